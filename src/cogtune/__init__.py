@@ -1,0 +1,1 @@
+"""cogtune tunes CogVideoX: a Snakemake workflow, and this package under it."""

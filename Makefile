@@ -1,0 +1,49 @@
+# Everything a newcomer types. `make` alone lists it.
+PYTHON ?= python3
+CORES ?= all
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+# Snakemake's own lock survives a SIGKILL; flock does not, so a run after a crash needs no unlocking by hand.
+SNAKEMAKE := flock --no-fork .cogtune.lock snakemake --nolock --cores $(CORES)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo demo-assets picture plan check lint test test-all clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
+
+setup: $(VENV)/.installed  ## .venv with the pinned versions of constraints.txt
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "make: needs Python 3.11 or newer; set PYTHON=python3.x")'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,test,dev,slurm]'
+	@touch $@
+
+demo: setup  ## the default experiments, from clips to report (about 10 minutes on 2 cores)
+	$(SNAKEMAKE)
+	@for report in results/*/report.html; do echo "report: $(CURDIR)/$$report"; done
+
+demo-assets: setup  ## train the demo's VAE again (about 40 minutes; its weights are in demo/assets)
+	python demo/train_vae.py
+
+picture: setup  ## the README's picture, from the demo's results
+	python demo/make_picture.py
+
+check: setup  ## check every config without running anything
+	cogtune config check
+
+lint: setup  ## ruff, pyright, snakefmt, snakemake --lint
+	ruff check . && ruff format --check .
+	pyright
+	snakefmt --check Snakefile workflow
+	snakemake --lint
+
+test: setup lint  ## linters and all CPU tests
+	pytest -m "not slow and not gpu and not slurm"
+
+test-all: setup lint  ## also the tests that take over a minute
+	pytest
+
+clean:  ## remove results (the store, with everything computed, stays)
+	rm -rf results

@@ -1,0 +1,29 @@
+"""The workflow of cogtune: a table of contents. Rules are in workflow/rules/, keys are worked out in src/cogtune/plan/."""
+
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+configfile: "config/config.yaml"
+
+
+include: "workflow/rules/common.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        [published(name) for name in WORKSPACE.experiments],
+
+
+# One target per experiment: `snakemake --cores all results/demo/report` is not a file; ask for the name instead.
+include: "workflow/rules/scan.smk"
+include: "workflow/rules/preprocess.smk"
+include: "workflow/rules/latents.smk"
+include: "workflow/rules/text.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/export.smk"
+include: "workflow/rules/sample.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/report.smk"

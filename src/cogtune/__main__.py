@@ -1,0 +1,125 @@
+"""`cogtune <stage>` and the commands around it."""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cogtune.config.errors import ConfigError, ConfigErrors
+from cogtune.config.slices import read_slice
+from cogtune.config.stages import STAGES
+from cogtune.errors import UserError
+
+_STAGE_HELP = {
+    "scan": "find videos and captions, reject what cannot be used, write the data report",
+    "preprocess": "choose the frames of every clip and prove that they decode",
+    "latents": "encode every clip with the 3D VAE into the latent cache",
+    "text": "encode every caption with T5 into the text cache",
+    "train": "train the diffusion transformer (LoRA or full) with DeepSpeed; resumes by itself",
+    "export": "write the trained weights in the format that other tools load, and prove that they load",
+    "sample": "make videos from captions, before and after training",
+    "evaluate": "measure samples and reconstruction, write metrics.json",
+    "report": "publish results/<experiment>/: report.html, metrics, config, links",
+}
+_EXAMPLES = """examples:
+  cogtune config check --base config/cogvideox_2b_lora.yaml config/sft.yaml -- args.load=CogVideoX-2b-sat/transformer
+  cogtune config show  --base config/tiny/demo.yaml -- deepspeed.optimizer.params.lr=1e-4
+  cogtune latents      --base config/tiny/demo.yaml
+  cogtune train        --base config/tiny/demo.yaml --ranks 2 -- --train-iters 10
+  cogtune store drop 3f0c9a51d2b7
+Values after `--` win over every file: key.path=value, or SAT's own flags (--train-iters 10)."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line. Everything after ``--`` is overrides and never reaches argparse."""
+    parser = argparse.ArgumentParser(
+        "cogtune", description="Tune CogVideoX.", epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for stage in STAGES:
+        _add_stage(commands, stage)
+    config = commands.add_parser("config", help="show, check, compare and explain configs")
+    _add_config(config.add_subparsers(dest="action", required=True, metavar="ACTION"))
+    store = commands.add_parser("store", help="look into the store, or drop a key from it")
+    store.add_argument("action", choices=["list", "drop"])
+    store.add_argument("key", nargs="?", help="12 hex digits, as in the folder's name")
+    store.add_argument("--store", type=Path, default=Path("store"), metavar="DIR")
+    return parser
+
+
+def _add_stage(commands: argparse._SubParsersAction, stage: str) -> None:
+    epilog = f"example: cogtune {stage} --base config/tiny/demo.yaml -- args.seed=7"
+    command = commands.add_parser(stage, help=_STAGE_HELP[stage], description=_STAGE_HELP[stage], epilog=epilog)
+    source = command.add_mutually_exclusive_group(required=True)
+    source.add_argument("--base", nargs="+", metavar="FILE", help="SAT-style YAML files, later ones win; overrides follow `--`")
+    source.add_argument("--slice", type=Path, metavar="FILE", help="a slice that Snakemake's main process wrote")
+    command.add_argument("--receipt", type=Path, metavar="FILE", help="where to write the receipt (default: where Snakemake looks)")
+    command.add_argument("--log", type=Path, metavar="FILE", help="also write everything printed here")
+    command.add_argument("--plain", action="store_true", help="progress as lines, for logs and parallel jobs")
+    command.add_argument("--workflow", type=Path, default=Path("config/config.yaml"), metavar="FILE", help="store, results, other experiments")
+    command.add_argument("--name", default="by-hand", help="experiment name, for results/<name> (default: by-hand)")
+    command.add_argument("--ranks", type=int, metavar="N", help="processes that train together (default: from --workflow)")
+
+
+def _add_config(actions: argparse._SubParsersAction) -> None:
+    show = actions.add_parser("show", help="the merged config; at each key, who set it")
+    show.add_argument("--format", choices=["yaml", "json"], default="yaml")
+    show.add_argument("--stage", choices=list(STAGES), help="only what this stage reads")
+    check = actions.add_parser("check", help="exit 0 or 2; without --base, all experiments of the workflow config")
+    check.add_argument("--no-files", action="store_true", help="do not look whether files exist")
+    check.add_argument("--workflow", type=Path, default=Path("config/config.yaml"), metavar="FILE")
+    for command in (show, check):
+        command.add_argument("--base", nargs="+", metavar="FILE", required=command is show)
+    diff = actions.add_parser("diff", help="the keys in which two configs differ")
+    diff.add_argument("files", nargs=2, metavar="FILE")
+    explain = actions.add_parser("explain", help="what a key means, its type, default, and the stages that read it")
+    explain.add_argument("key")
+
+
+def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
+    """Do what was asked; returns the exit code."""
+    if arguments.command == "config":
+        from cogtune.config import command
+
+        return command.run(arguments, overrides)
+    if arguments.command == "store":
+        from cogtune.data import inventory
+
+        return inventory.run(arguments.action, arguments.store, arguments.key)
+    from cogtune.stages import by_hand
+    from cogtune.stages.execute import execute_logged
+    from cogtune.stages.job import Job
+
+    if arguments.slice:
+        part, receipt = read_slice(arguments.slice), arguments.receipt
+        store = arguments.slice.resolve().parent.parent
+    else:
+        part, receipt, store = by_hand.prepare(arguments, overrides)
+    if part.stage != arguments.command:
+        raise UserError(f"{arguments.slice}: is a slice of stage {part.stage!r}, not of {arguments.command!r}")
+    command = "cogtune " + shlex.join(word for word in sys.argv[1:] if word != "--plain")
+    execute_logged(Job(part, store, arguments.log, arguments.plain), receipt, command)
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point. Exit codes: 0 done, 2 usage or config, 1 anything else."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    cut = words.index("--") if "--" in words else len(words)
+    arguments = build_parser().parse_args(words[:cut])
+    try:
+        return run(arguments, words[cut + 1 :])
+    except (ConfigError, ConfigErrors, UserError) as error:
+        if arguments.debug:
+            raise
+        print(f"cogtune: {error}", file=sys.stderr)
+        return 1 if type(error) is UserError else 2
+    except KeyboardInterrupt:
+        print("cogtune: interrupted; what was finished is kept", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,39 @@
+"""Canonical JSON and the digests that name everything in the store."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from typing import Any
+
+KEY_LENGTH = 12
+"""Hex digits of a digest that stand in a path: 48 bits, a collision among 1e5 keys has odds of 2e-5."""
+
+
+def canonical(value: Any) -> str:
+    """JSON of ``value`` that does not depend on the order of keys; NaN and infinity are refused (ValueError)."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """sha256 over the canonical JSON of ``value``, 64 hex digits."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def key_of(value: Any) -> str:
+    """The digest as it stands in paths."""
+    return digest(value)[:KEY_LENGTH]
+
+
+def data_digests(rows: Iterable[tuple[str, str, str]]) -> dict[str, str]:
+    """Digests of a scanned data set, one for each thing that a stage can depend on.
+
+    ``rows`` are (clip sha256, caption, split). ``clips`` and ``captions`` are sets: what is paired with what does not
+    matter to an encoder. ``train`` and ``pairs`` keep the pairing, for the training split and for all splits.
+    """
+    ordered = sorted(rows)
+    return {
+        "clips": digest(sorted({clip for clip, _, _ in ordered})),
+        "captions": digest(sorted({caption for _, caption, _ in ordered})),
+        "train": digest([[clip, caption] for clip, caption, split in ordered if split == "train"]),
+        "pairs": digest([list(row) for row in ordered]),
+    }

@@ -1,0 +1,177 @@
+"""Slices: the part of a merged config that one stage receives, and the key that names its work.
+
+The main process cuts them once, from the merged config and the table in `stages.py`, and writes two files per key:
+
+``store/slices/<key>.json``           identity: values (files as content hashes), upstream identities, data digest. Written once.
+``store/slices/<key>.volatile.json``  everything that may change without changing the work: paths, volatile keys, the
+                                      upstream *job* keys, the manifest, machine facts. Rewritten freely.
+
+A stage reads both, recomputes the key, and refuses a mismatch.
+"""
+
+import fnmatch
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cogtune.config.digest import key_of
+from cogtune.config.stages import STAGES, Stage
+from cogtune.errors import UserError
+
+FORMAT = "cogtune-slice-1"
+KeyPath = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """What one job of one stage is given. ``identity`` is exactly what ``key`` digests."""
+
+    stage: str
+    identity: dict[str, Any]
+    volatile: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """Names the job: slice file, receipt, and the folder of stages that keep one result per job."""
+        return key_of(self.identity)
+
+    @property
+    def items_key(self) -> str:
+        """Names the folder of rows: what one clip's or caption's row depends on, so the data set is left out."""
+        return key_of({name: value for name, value in self.identity.items() if name != "data"})
+
+    @property
+    def upstream_identity(self) -> str:
+        """What a downstream stage digests of this one: rows do not change when the data set grows."""
+        return self.items_key if STAGES[self.stage].items else self.key
+
+    def config(self) -> dict[str, Any]:
+        """The nested config that the stage sees: identity and volatile keys, with real paths in place of hashes."""
+        leaves = dict(leaves_of(self.identity["values"])) | {
+            _parse(path): value for path, value in self.volatile.get("values", {}).items()
+        }
+        leaves |= {_parse(path): value for path, value in self.volatile.get("files", {}).items()}
+        return nest(leaves)
+
+    def write(self, store: Path) -> Path:
+        """Put both files into the store; the identity file only if it is not there yet."""
+        from cogtune.runtime.atomic import write_json
+
+        path = store / "slices" / f"{self.key}.json"
+        if not path.exists():
+            write_json(path, self.identity)
+        write_json(path.with_suffix(".volatile.json"), self.volatile)
+        return path
+
+
+def read_slice(path: Path) -> Slice:
+    """Load a slice and prove that its content has the key that its name says. Raises UserError otherwise."""
+    import json
+
+    try:
+        identity = json.loads(path.read_text())
+        volatile = json.loads(path.with_suffix(".volatile.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: no readable slice ({error}); run snakemake again, it writes slices") from None
+    if identity.get("format") != FORMAT:
+        raise UserError(f"{path}: format {identity.get('format')!r}, this version reads {FORMAT!r}; run snakemake again")
+    found = Slice(identity["stage"], identity, volatile)
+    if found.key != path.stem:
+        raise UserError(f"{path}: its content has key {found.key}; the file was changed, delete it and run snakemake again")
+    return found
+
+
+def cut(
+    stage: Stage,
+    values: dict[str, Any],
+    hashes: dict[str, str],
+    files: dict[str, str],
+    upstream: dict[str, Slice],
+    data: str | None = None,
+    extra: dict[str, Any] | None = None,
+) -> Slice:
+    """Cut the slice of ``stage`` out of canonical config ``values``.
+
+    ``hashes`` and ``files`` map dotted paths of file keys to content hashes and to absolute paths. ``extra`` joins the
+    volatile part (manifest path, machine, experiment name).
+    """
+    identity_leaves: dict[KeyPath, Any] = {}
+    volatile_leaves: dict[str, Any] = {}
+    named_files: dict[str, str] = {}
+    for path, value in leaves_of(values):
+        dotted = ".".join(map(str, path))
+        kind = _kind(stage, path)
+        if kind is None:
+            continue
+        if kind == "volatile":
+            volatile_leaves[dotted] = files.get(dotted, value)
+        elif dotted in hashes:
+            identity_leaves[path], named_files[dotted] = hashes[dotted], files[dotted]
+        else:
+            identity_leaves[path] = value
+    identity: dict[str, Any] = {
+        "format": FORMAT,
+        "stage": stage.name,
+        "version": stage.version,
+        "values": nest(identity_leaves),
+        "upstream": {name: part.upstream_identity for name, part in upstream.items()},
+    }
+    if data is not None:
+        identity["data"] = data
+    jobs = {name: {"stage": part.stage, "key": part.key, "items": part.items_key} for name, part in upstream.items()}
+    volatile = {"values": volatile_leaves, "files": named_files, "jobs": jobs} | (extra or {})
+    return Slice(stage.name, identity, volatile)
+
+
+def reads_identity(stage: Stage, dotted: str) -> bool:
+    """Whether the key at ``dotted`` enters the digest of ``stage``."""
+    return _kind(stage, tuple(dotted.split("."))) == "keys"
+
+
+def _kind(stage: Stage, path: KeyPath) -> str | None:
+    best: tuple[int, str] | None = None
+    for kind in ("keys", "volatile"):
+        for pattern in getattr(stage, kind):
+            segments = pattern.split(".")
+            fits = len(segments) <= len(path) and all(
+                fnmatch.fnmatchcase(str(part), segment) for part, segment in zip(path, segments, strict=False)
+            )
+            if fits and (best is None or len(segments) >= best[0]):
+                best = (len(segments), kind)
+    return best[1] if best else None
+
+
+def leaves_of(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
+    """(path, value) of every leaf; empty mappings and lists are leaves, list items have integer segments."""
+    if isinstance(value, dict) and value:
+        for name, inner in value.items():
+            yield from leaves_of(inner, (*path, str(name)))
+    elif isinstance(value, list) and value and any(isinstance(inner, dict | list) for inner in value):
+        for index, inner in enumerate(value):
+            yield from leaves_of(inner, (*path, index))
+    elif path:
+        yield path, value
+
+
+def nest(leaves: dict[KeyPath, Any]) -> dict[str, Any]:
+    """The inverse of `leaves_of`; integer segments become lists, gaps in them close up."""
+    tree: dict[str | int, Any] = {}
+    for path, value in leaves.items():
+        node = tree
+        for segment in path[:-1]:
+            node = node.setdefault(segment, {})
+        node[path[-1]] = value
+    return _lists(tree)
+
+
+def _lists(node: Any) -> Any:
+    if not isinstance(node, dict):
+        return node
+    if node and all(isinstance(name, int) for name in node):
+        return [_lists(node[index]) for index in sorted(node)]
+    return {name: _lists(inner) for name, inner in node.items()}
+
+
+def _parse(dotted: str) -> KeyPath:
+    return tuple(int(part) if part.isdigit() else part for part in dotted.split("."))

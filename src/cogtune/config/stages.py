@@ -1,0 +1,201 @@
+"""THE TABLE: which keys each stage reads, which of them are identity, and what it stands on.
+
+A stage receives the keys listed here and nothing else (`slices.py` cuts them), so a key that is missing from the table
+cannot be read, and a key that is listed under the wrong heading fails the invalidation test. A new key, this table and
+`tests/workflow/test_invalidation.py` change in one commit.
+
+Patterns are dotted paths; ``*`` stands for one segment (a list index or a name); a pattern covers everything below it.
+The longest pattern that fits a key decides whether it is identity or volatile; what none fits does not reach the stage.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One row of the table.
+
+    ``keys`` enter the digest; ``volatile`` keys reach the stage without entering it (they change how fast or how
+    talkative a stage is, never what it writes). ``upstream`` names the stages whose results it reads. ``items`` marks
+    the stages that keep one row per clip or caption: their folder is named by the *item key*, which leaves the data
+    set out. ``data`` names the digest of `digest.data_digests` that the job depends on. ``version`` is raised whenever
+    the stage would write something else for the same slice.
+    """
+
+    name: str
+    version: int
+    keys: tuple[str, ...]
+    volatile: tuple[str, ...] = ()
+    upstream: tuple[str, ...] = ()
+    items: bool = False
+    data: str | None = None
+
+
+_FLUSH = ("args.flush_seconds", "args.flush_megabytes", "args.num_workers")
+_EMBEDDER = "model.conditioner_config.params.emb_models.*"
+_VAE = "model.first_stage_config"
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        Stage(
+            "scan",
+            version=1,
+            keys=("data.target", "data.params.allow_missing_caption", "args.max_reject_share"),
+            volatile=("args.train_data", "args.valid_data"),
+        ),
+        Stage(
+            "preprocess",
+            version=1,
+            keys=(
+                "data.params.video_size",
+                "data.params.fps",
+                "data.params.max_num_frames",
+                "data.params.skip_frms_num",
+                "data.params.frame_selection",
+            ),
+            volatile=_FLUSH,
+            items=True,
+            data="clips",
+        ),
+        Stage(
+            "latents",
+            version=1,
+            keys=(
+                f"{_VAE}.target",
+                f"{_VAE}.params.ckpt_path",
+                f"{_VAE}.params.ignore_keys",
+                f"{_VAE}.params.encoder_config",
+                f"{_VAE}.params.encode_batch_frames",
+                "args.encoder_precision",
+            ),
+            # The decoder comes along because the checkpoint is loaded strictly; it does not touch a moment.
+            volatile=(*_FLUSH, f"{_VAE}.params.decoder_config", f"{_VAE}.params.regularizer_config")
+            + ("args.encode_batch", "args.threads_per_rank", "data.params.video_size"),
+            upstream=("preprocess",),
+            items=True,
+            data="clips",
+        ),
+        Stage(
+            "text",
+            version=1,
+            keys=(
+                "model.conditioner_config.target",
+                f"{_EMBEDDER}.target",
+                f"{_EMBEDDER}.params.model_dir",
+                f"{_EMBEDDER}.params.max_length",
+                "args.encoder_precision",
+            ),
+            volatile=(*_FLUSH, "args.text_batch", "args.threads_per_rank"),
+            items=True,
+            data="captions",
+        ),
+        Stage(
+            "train",
+            version=1,
+            keys=(
+                "model.scale_factor",
+                "model.network_config",
+                "model.network_wrapper",
+                "model.denoiser_config",
+                "model.loss_fn_config",
+                f"{_EMBEDDER}.ucg_rate",
+                "model.not_trainable_prefixes",
+                "model.lora_train",
+                "model.latent_input",
+                "model.noised_image_input",
+                "model.noised_image_all_concat",
+                "model.noised_image_dropout",
+                "args.mode",
+                "args.load",
+                "args.seed",
+                "args.train_iters",
+                "args.epochs",
+                "args.lr",
+                "args.lr_decay_iters",
+                "args.lr_decay_style",
+                "args.lr_decay_ratio",
+                "args.warmup",
+                "args.auto_warmup",
+                "args.weight_decay",
+                "args.global_batch_size",
+                "args.bf16",
+                "args.fp16",
+                "deepspeed",
+            ),
+            volatile=(
+                "model.compile_model",
+                "model.network_config.params.transformer_args.checkpoint_activations",
+                "model.network_config.params.transformer_args.model_parallel_size",
+                "deepspeed.steps_per_print",
+                "deepspeed.wall_clock_breakdown",
+                "deepspeed.train_batch_size",
+                "deepspeed.train_micro_batch_size_per_gpu",
+                "deepspeed.gradient_accumulation_steps",
+                "deepspeed.tensorboard",
+                "deepspeed.wandb",
+                "deepspeed.csv_monitor",
+                "args.log_interval",
+                "args.save_interval",
+                "args.keep_checkpoints",
+                "args.eval_interval",
+                "args.eval_iters",
+                "args.eval_batch_size",
+                "args.experiment_name",
+                "args.num_workers",
+                "args.threads_per_rank",
+                "args.checkpoint_activations",
+                "args.distributed_backend",
+                "args.exit_interval",
+            ),
+            upstream=("latents", "text"),
+            data="train",
+        ),
+        Stage("export", version=1, keys=("args.ema_sampling",), upstream=("train",)),
+        Stage(
+            "sample",
+            version=1,
+            keys=(
+                "model.sampler_config",
+                "model.scale_factor",
+                f"{_VAE}.target",
+                f"{_VAE}.params.ckpt_path",
+                f"{_VAE}.params.ignore_keys",
+                f"{_VAE}.params.decoder_config",
+                "data.params.video_size",
+                "data.params.max_num_frames",
+                "data.params.fps",
+                "args.seed",
+                "args.bf16",
+                "args.fp16",
+                "args.input_type",
+                "args.input_file",
+                "args.image2video",
+                "args.sampling_count",
+                "args.sampling_guided",
+                "args.sampling_controls",
+                "args.sampling_steps",
+                "args.ema_sampling",
+            ),
+            volatile=(*_FLUSH, f"{_VAE}.params.encoder_config", f"{_VAE}.params.regularizer_config")
+            + ("args.sampling_batch", "args.threads_per_rank", "model.conditioner_config"),
+            upstream=("export", "text"),
+            data="train",
+        ),
+        Stage(
+            "evaluate",
+            version=1,
+            keys=(_VAE, "data.params.video_size", "args.encoder_precision", "args.seed"),
+            volatile=("args.threads_per_rank", "args.encode_batch", "data.params"),
+            upstream=("sample", "preprocess", "latents"),
+            data="pairs",
+        ),
+        Stage(
+            "report",
+            version=1,
+            keys=("model", "data", "args", "deepspeed"),
+            upstream=("scan", "preprocess", "latents", "text", "train", "export", "sample", "evaluate"),
+            data="pairs",
+        ),
+    )
+}

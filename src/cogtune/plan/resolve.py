@@ -1,0 +1,127 @@
+"""The slices of every stage of one experiment, cut in order of the table."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cogtune.config.errors import ConfigError
+from cogtune.config.files import ContentHashes
+from cogtune.config.merge import Config
+from cogtune.config.slices import Slice, cut, reads_identity
+from cogtune.config.stages import STAGES
+from cogtune.data.listing import fingerprint
+from cogtune.runtime.atomic import write_json
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an experiment runs: its store, its results, and the machine facts that are not identity."""
+
+    store: Path
+    results: Path
+    ranks: int = 1
+    experiment: str = "by-hand"
+
+    def receipt(self, part: Slice) -> Path:
+        """The one file that Snakemake knows of this job."""
+        return self.results / ".receipts" / f"{part.stage}-{part.key}.json"
+
+
+@dataclass
+class Resolver:
+    """Cuts slices for one merged config. ``loaded`` is the train slice of the experiment that ``args.load`` names."""
+
+    config: Config
+    place: Place
+    hashes: ContentHashes
+    loaded: Slice | None = None
+    _cut: dict[str, Slice] = field(default_factory=dict)
+
+    def scan(self) -> Slice:
+        """The scan slice; its key holds the fingerprint of the data folders (paths, sizes, mtimes)."""
+        if "scan" not in self._cut:
+            args = self.config.values["args"]
+            for split in ("train_data", "valid_data"):
+                for root in args.get(split) or []:
+                    if not Path(root).is_dir():
+                        raise ConfigError(f"args.{split}: no such folder: {root} ({self.config.origin_of(f'args.{split}')})")
+            if not args.get("train_data"):
+                raise ConfigError("args.train_data: not set; expected a list of folders with videos/ and labels/")
+            roots = {split: [str(Path(root).resolve()) for root in args.get(split) or []] for split in ("train_data", "valid_data")}
+            found = fingerprint([root for group in roots.values() for root in group])
+            self._put("scan", {}, data=found, extra={"values": {f"args.{name}": group for name, group in roots.items()}})
+        return self._cut["scan"]
+
+    def digests(self) -> dict[str, str]:
+        """The data digests that the finished scan left; FileNotFoundError before it ran."""
+        return json.loads((self.place.store / "scan" / self.scan().key / "digests.json").read_text())
+
+    def all(self) -> dict[str, Slice]:
+        """Every stage's slice, written to the store. Needs the scan to be done."""
+        digests = self.digests()
+        for name, stage in STAGES.items():
+            if name == "scan":
+                self.scan()
+                continue
+            upstream = {part: self._cut[part] for part in stage.upstream if part != "scan"}
+            if name == "train" and self.loaded is not None:
+                upstream["load"] = self.loaded
+            self._put(name, upstream, digests.get(stage.data) if stage.data else None, self._extra(name))
+        self.hashes.save()
+        return dict(self._cut)
+
+    def _put(self, name: str, upstream: dict[str, Slice], data: str | None, extra: dict[str, Any]) -> None:
+        stage = STAGES[name]
+        values, files = self._values(name, upstream), self.config.files
+        hashes = {path: self.hashes.of(file, path) for path, file in files.items() if name != "report" and reads_identity(stage, path)}
+        part = cut(stage, values, hashes, files, upstream, data)
+        merged = part.volatile | {kind: part.volatile.get(kind, {}) | extra[kind] if isinstance(extra[kind], dict) else extra[kind] for kind in extra}
+        part = Slice(name, part.identity, merged)
+        part.write(self.place.store)
+        self._cut[name] = part
+
+    def _values(self, name: str, upstream: dict[str, Slice]) -> dict[str, Any]:
+        values = self.config.values
+        if name == "report":
+            return values | {"experiment": self.place.experiment}
+        args = dict(values["args"])
+        if isinstance(args.get("load"), dict):
+            args["load"] = None  # the other experiment's train key stands among the upstream identities
+        if name == "train":
+            args["global_batch_size"] = self._global_batch(values | {"args": args}, upstream)
+        return values | {"args": args}
+
+    def _extra(self, name: str) -> dict[str, Any]:
+        place, scan = self.place, self.scan()
+        extra: dict[str, Any] = {
+            "jobs": {"scan": {"stage": "scan", "key": scan.key, "items": scan.items_key}},
+            "machine": {"ranks": place.ranks},
+        }
+        if name == "report":
+            from cogtune.config.show import annotated
+
+            extra["report"] = {
+                "experiment": place.experiment,
+                "results": str(place.results.resolve()),
+                "config_yaml": annotated(self.config),
+                "files": self.config.files,
+            }
+        return extra
+
+    def _global_batch(self, values: dict[str, Any], upstream: dict[str, Slice]) -> int:
+        """Clips per optimizer step. Without ``args.global_batch_size`` the first resolution decides and is remembered,
+        so that more ranks later neither retrain nor change the result."""
+        asked = values["args"].get("global_batch_size")
+        if asked:
+            return asked
+        deepspeed = values.get("deepspeed") or {}
+        micro = deepspeed.get("train_micro_batch_size_per_gpu") or values["args"].get("batch_size") or 1
+        accumulation = deepspeed.get("gradient_accumulation_steps") or 1
+        anonymous = cut(STAGES["train"], values, {}, {}, upstream, None)
+        memo = self.place.store / "slices" / f"{anonymous.key}.batch.json"
+        if not memo.exists():
+            write_json(memo, {"global_batch_size": micro * accumulation * self.place.ranks})
+        return json.loads(memo.read_text())["global_batch_size"]
+
+

@@ -1,0 +1,46 @@
+"""The same jobs without Snakemake: `cogtune <stage> --base …` cuts the same slices, so either finds the other's work."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from cogtune.config.slices import Slice
+from cogtune.config.stages import STAGES
+from cogtune.errors import UserError
+from cogtune.plan.experiments import Experiment, Workspace
+
+
+def prepare(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple[Slice, Path, Path]:
+    """(slice, receipt, store) of the stage asked for. Scans inline, since keys are known only after it.
+
+    Raises UserError with the command to run first when an upstream stage has not left its receipt.
+    """
+    from cogtune.stages.execute import execute
+    from cogtune.stages.job import Job
+
+    workspace = Workspace.load(arguments.workflow) if arguments.workflow.exists() else Workspace(Path("store"), Path("results"), {})
+    ranks = arguments.ranks or max((known.ranks for known in workspace.experiments.values()), default=1)
+    workspace.experiments[arguments.name] = Experiment(arguments.name, tuple(arguments.base), tuple(overrides), ranks)
+    place = workspace.resolver(arguments.name).place
+    if arguments.command == "scan":
+        part = workspace.resolver(arguments.name).scan()
+        return part, _receipt(arguments, place, part), workspace.store
+    for link in workspace.chain(arguments.name):
+        scan = workspace.resolver(link).scan()
+        if not place.receipt(scan).exists():
+            execute(Job(scan, workspace.store, plain=arguments.plain), place.receipt(scan))
+    parts = workspace.slices(arguments.name)
+    part = parts[arguments.command]
+    for name in STAGES[arguments.command].upstream:
+        if not place.receipt(parts[name]).exists():
+            bases = " ".join(arguments.base) + (f" -- {' '.join(overrides)}" if overrides else "")
+            raise UserError(f"{arguments.command} needs the result of {name}; run first:\n  cogtune {name} --base {bases}")
+    return part, _receipt(arguments, place, part), workspace.store
+
+
+def _receipt(arguments: argparse.Namespace, place, part: Slice) -> Path:
+    if arguments.receipt:
+        return arguments.receipt
+    if part.stage == "report":
+        return place.results / place.experiment / f".published-{part.key}"
+    return place.receipt(part)

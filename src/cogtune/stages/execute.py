@@ -1,0 +1,78 @@
+"""Runs one job: lock, log, work, record, receipt, in this order."""
+
+import importlib
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cogtune.config.stages import STAGES
+from cogtune.errors import UserError
+from cogtune.runtime.atomic import write_json
+from cogtune.runtime.locks import hold_lock
+from cogtune.runtime.log import last_lines, tee_to
+from cogtune.stages.job import Job
+
+
+def execute(job: Job, receipt: Path | None) -> dict[str, Any]:
+    """Do what ``job`` lacks and write its receipt. Two jobs of one key never overlap: the second waits, then finds all made.
+
+    Returns the receipt: stage, key, the stage's own counts, seconds.
+    """
+    name = job.slice.stage
+    run: Callable[[Job], dict[str, Any]] = importlib.import_module(f"cogtune.stages.{name}").run
+    folder = job.items_dir() if STAGES[name].items else job.job_dir()
+    with hold_lock(job.store / "locks" / f"{name}-{folder.name}.lock"):
+        started = time.monotonic()
+        counts = run(job)
+        seconds = time.monotonic() - started
+        _record(job, counts, seconds)
+    found = {"stage": name, "key": job.key, **counts, "seconds": round(seconds, 3)}
+    if receipt is not None:
+        write_json(receipt, found)
+    print(f"[{name}] {_summary(counts)} in {seconds:.1f} s", file=sys.stderr)
+    return found
+
+
+def execute_logged(job: Job, receipt: Path | None, command: str) -> dict[str, Any]:
+    """`execute` with everything printed also in ``job.log_path``; a failure says how to repeat it by hand."""
+    if job.log_path is None:
+        return execute(job, receipt)
+    try:
+        with tee_to(job.log_path):
+            print(f"[{job.slice.stage}] key {job.key}: {command}", file=sys.stderr)
+            return execute(job, receipt)
+    except BaseException as error:
+        if not isinstance(error, KeyboardInterrupt | SystemExit | UserError):
+            print(f"\nstage {job.slice.stage!r} failed; the end of {job.log_path}:", file=sys.stderr)
+            print("\n".join(last_lines(job.log_path, 15)), file=sys.stderr)
+        print(f"\nto repeat this job by hand:\n  {command}", file=sys.stderr)
+        raise
+
+
+def _record(job: Job, counts: dict[str, Any], seconds: float) -> None:
+    """Add this run to the job's record. Receipts may be lost and written again by a run that made nothing, so what the
+    work really cost is kept here: a run that only found its work done changes nothing."""
+    import json
+
+    path = job.store / "records" / f"{job.slice.stage}-{job.key}.json"
+    known = json.loads(path.read_text()) if path.exists() else None
+    if known is not None and not counts.get("made"):
+        return
+    peak_kib = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    known = known or {"stage": job.slice.stage, "key": job.key, "runs": 0, "seconds": 0.0, "peak_memory_mib": 0.0}
+    write_json(
+        path,
+        known
+        | {
+            "runs": known["runs"] + 1,
+            "seconds": round(known["seconds"] + seconds, 3),
+            "peak_memory_mib": max(known["peak_memory_mib"], round(peak_kib / 1024, 1)),
+        },
+    )
+
+
+def _summary(counts: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in counts.items() if isinstance(value, int | str))

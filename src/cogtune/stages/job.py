@@ -1,0 +1,93 @@
+"""What a stage is given: its slice, its folders, and a progress bar."""
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from cogtune.config.digest import data_digests
+from cogtune.config.slices import Slice, read_slice
+from cogtune.config.stages import STAGES
+from cogtune.data.listing import ClipRow, read_manifest
+from cogtune.errors import UserError
+from cogtune.runtime.progress import Progress, progress
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of one stage. Everything that the stage may read is reachable from here, and nothing else is."""
+
+    slice: Slice
+    store: Path
+    log_path: Path | None = None
+    plain: bool = True
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The slice as a nested config with real paths."""
+        return self.slice.config()
+
+    @property
+    def key(self) -> str:
+        return self.slice.key
+
+    @property
+    def items_key(self) -> str:
+        return self.slice.items_key
+
+    @property
+    def machine(self) -> dict[str, int]:
+        """``ranks``: processes that train together; a machine fact, never identity."""
+        return {"ranks": 1} | self.slice.volatile.get("machine", {})
+
+    @property
+    def upstream(self) -> dict[str, str]:
+        """Job keys by stage name, and ``load``: the train job whose result this one starts from."""
+        return {name: job["key"] for name, job in self.slice.volatile.get("jobs", {}).items()}
+
+    def job_dir(self, stage: str | None = None) -> Path:
+        """The folder of this stage's result, or of the upstream result named ``stage``."""
+        if stage is None:
+            return self.store / self.slice.stage / self.key
+        job = self._upstream(stage)
+        return self.store / job["stage"] / job["key"]
+
+    def items_dir(self, stage: str | None = None) -> Path:
+        """The folder of rows of this stage, or of the upstream stage named ``stage``."""
+        if stage is None:
+            return self.store / self.slice.stage / self.items_key
+        job = self._upstream(stage)
+        return self.store / job["stage"] / job["items"]
+
+    def upstream_job(self, stage: str) -> "Job":
+        """The upstream job itself: its config, its own upstream."""
+        job = self._upstream(stage)
+        return Job(read_slice(self.store / "slices" / f"{job['key']}.json"), self.store, self.log_path, self.plain)
+
+    def manifest(self) -> list[ClipRow]:
+        """The accepted (clip, caption) pairs, proved to be the data set that the slice was cut for."""
+        rows = read_manifest(self.job_dir("scan") / "manifest.jsonl")
+        named = STAGES[self.slice.stage].data
+        if named and named in (found := data_digests((row.clip, row.caption, row.split) for row in rows)):
+            expected = self.slice.identity["data"]
+            if found[named] != expected:
+                raise UserError(f"{self.job_dir('scan')}: the data set changed since this job was planned; run snakemake again")
+        return rows
+
+    def progress(self, total: int, label: str, unit: str = "items") -> AbstractContextManager[Progress]:
+        """A bar with rate and ETA."""
+        return progress(total, label, unit, plain=self.plain)
+
+    def _upstream(self, stage: str) -> dict[str, str]:
+        try:
+            return self.slice.volatile["jobs"][stage]
+        except KeyError:
+            raise UserError(f"stage {self.slice.stage!r} has no upstream {stage!r}; see config/stages.py") from None
+
+
+def missing(wanted: Iterable[str], present: set[str]) -> list[str]:
+    """What is still to be made, each once, in the order asked for."""
+    return [item for item in dict.fromkeys(wanted) if item not in present]

@@ -1,0 +1,62 @@
+"""Path functions only: what to ask of cogtune.plan, and where receipts, slices and logs are."""
+
+import json
+import sys
+from pathlib import Path
+
+from cogtune.config.errors import ConfigError
+from cogtune.plan.experiments import Workspace
+
+
+def open_workspace():
+    """The experiments, each checked now: a bad config ends here with exit code 2, before any job."""
+    try:
+        workspace = Workspace.load("config/config.yaml", config)
+        for name in workspace.experiments:
+            workspace.scan_receipts(name)
+        return workspace
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+
+WORKSPACE = open_workspace()
+STORE, RESULTS = str(WORKSPACE.store), str(WORKSPACE.results)
+
+
+wildcard_constraints:
+    key="[0-9a-f]{12}",
+    experiment="[A-Za-z0-9_.-]+",
+
+
+def receipt(stage):
+    """The declared output of a stage's jobs."""
+    return f"{RESULTS}/.receipts/{stage}-{{key}}.json"
+
+
+def log_file(stage):
+    """One log per job."""
+    return f"{RESULTS}/.logs/{stage}-{{key}}.log"
+
+
+def slice_file(wildcards):
+    """The slice that the main process wrote for this job."""
+    return f"{STORE}/slices/{wildcards.key}.json"
+
+
+def upstream(wildcards):
+    """Receipts of the jobs that this one stands on, as its slice names them."""
+    path = Path(slice_file(wildcards)).with_suffix(".volatile.json")
+    jobs = json.loads(path.read_text())["jobs"].values()
+    return sorted(f"{RESULTS}/.receipts/{job['stage']}-{job['key']}.json" for job in jobs)
+
+
+def published(name):
+    """The final target of an experiment: known only after its scans, hence a function of their checkpoint."""
+
+    def target(wildcards):
+        for path in WORKSPACE.scan_receipts(name):
+            checkpoints.scan.get(key=path.stem.removeprefix("scan-"))
+        return str(WORKSPACE.published(name))
+
+    return target

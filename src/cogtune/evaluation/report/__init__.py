@@ -1,0 +1,1 @@
+"""The published page: gathered from the store, written as one HTML file. Nothing here imports torch."""

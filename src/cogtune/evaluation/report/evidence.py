@@ -1,0 +1,66 @@
+"""What the page is made of, as plain values: `gather` fills it from the store, `page` renders it."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One video of a strip. ``hit``: nearest to its own clip; None for the clip itself and for a user's own prompts."""
+
+    label: str
+    path: Path
+    psnr_db: float | None = None
+    hit: bool | None = None
+    nearest: str | None = None
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One caption with its clip and samples, side by side."""
+
+    caption: str
+    name: str
+    videos: list[Shown]
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What scan, preprocess and text found. Rejects are (name, reason); ``truncated``: captions cut at T5's limit."""
+
+    clips: dict[str, int] = field(default_factory=dict)
+    frames: int = 0
+    height: int = 0
+    width: int = 0
+    asked_fps: float = 0.0
+    effective_fps: tuple[float, float] | None = None
+    rejects: list[tuple[str, str]] = field(default_factory=list)
+    truncated: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class StageFacts:
+    """One line of the table of stages; seconds over all runs of the job, peak memory of one process."""
+
+    stage: str
+    key: str
+    seconds: float | None
+    runs: int
+    peak_memory_mib: float | None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that a report shows."""
+
+    experiment: str
+    metrics: dict[str, Any]
+    timings: dict[str, Any]
+    strips: list[Strip]
+    training: list[dict[str, Any]]
+    validation: list[dict[str, Any]]
+    data: DataFacts
+    stages: list[StageFacts]
+    config_yaml: str
+    run: dict[str, Any]

@@ -1,0 +1,81 @@
+"""Renders the evidence as one self-contained HTML file: no script, nothing from a network or from another file."""
+
+import base64
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from cogtune.evaluation.report import plots, sentences
+from cogtune.evaluation.report.evidence import Evidence, Shown, Strip
+
+MOST_VIDEO_BYTES = 48_000_000
+"""Videos are embedded until this much is used up (4/3 of it in base64); the page says how many were left out."""
+
+
+@dataclass(frozen=True)
+class _Embedded:
+    shown: Shown
+    uri: str
+
+
+def render(evidence: Evidence) -> str:
+    """The page as text. All strings of the evidence are escaped; only plots and css are passed through as markup."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(decibel=_decibel, duration=plots.duration, figure=_figure)
+    seconds = {row.stage: row.seconds for row in evidence.stages if row.seconds is not None}
+    strips, left_out = _within_budget(evidence.strips)
+    return environment.get_template("report.html.j2").render(
+        evidence=evidence,
+        css=Markup(Path(__file__).with_name("report.css").read_text()),
+        headline=sentences.headline(evidence.metrics),
+        summary=sentences.summary(evidence.metrics),
+        rows=sentences.rows(evidence.metrics),
+        training=sentences.training(evidence.metrics, evidence.timings),
+        strips=[(strip, [_Embedded(shown, _data_uri(shown.path)) for shown in strip.videos]) for strip in strips],
+        left_out=left_out,
+        loss_plot=Markup(plots.loss_plot(evidence.training, evidence.validation)),
+        seconds_plot=Markup(plots.seconds_plot(seconds)),
+        config_lines=list(_config_lines(evidence.config_yaml)),
+        total_seconds=sum(seconds.values()),
+    )
+
+
+def _within_budget(strips: list[Strip]) -> tuple[list[Strip], int]:
+    used, kept = 0, 0
+    for strip in strips:
+        used += sum(shown.path.stat().st_size for shown in strip.videos)
+        if used > MOST_VIDEO_BYTES and kept:
+            break
+        kept += 1
+    return strips[:kept], len(strips) - kept
+
+
+@cache
+def _data_uri(path: Path) -> str:
+    return "data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def _config_lines(text: str) -> Iterator[tuple[str, str]]:
+    """(YAML, comment that says who set it) of each line."""
+    for line in text.splitlines():
+        code, mark, comment = line.rpartition("  # ")
+        yield (code.rstrip(), comment) if mark else (line, "")
+
+
+def _decibel(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f} dB"
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

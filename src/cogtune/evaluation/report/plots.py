@@ -1,0 +1,158 @@
+"""Plots as SVG text that takes its colours from the page, so that they follow a dark or a light scheme."""
+
+import functools
+import io
+import re
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import Any
+
+# Matplotlib wants real colours; each of these stands for a CSS variable of report.css and is replaced by it.
+_INK, _FAINT, _ACCENT, _SECOND = "#010203", "#010204", "#010205", "#010206"
+_VARIABLES = {_INK: "var(--ink)", _FAINT: "var(--line)", _ACCENT: "var(--accent)", _SECOND: "var(--second)"}
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "cogtune",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 10,
+    "text.color": _INK,
+    "axes.edgecolor": _FAINT,
+    "axes.labelcolor": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": _FAINT,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+}
+_MOST_POINTS = 600
+
+
+def smoothed(values: Sequence[float], span: int) -> list[float]:
+    """Mean of the ``span`` values around each one; the window shrinks on both sides alike towards the ends, so that a
+    falling curve is not shifted."""
+    sums, found = [0.0, *accumulate(values)], []
+    for i in range(len(values)):
+        reach = min(span // 2, i, len(values) - 1 - i)
+        found.append((sums[i + reach + 1] - sums[i - reach]) / (2 * reach + 1))
+    return found
+
+
+def thinned(rows: Sequence[Any], most: int = _MOST_POINTS) -> list[Any]:
+    """At most ``most`` of the rows, evenly spaced, first and last kept: a plot holds no more."""
+    if len(rows) <= most:
+        return list(rows)
+    return [rows[round(i * (len(rows) - 1) / (most - 1))] for i in range(most)]
+
+
+def _styled(draw: Callable[..., str]) -> Callable[..., str]:
+    """Runs ``draw`` under the page's style and leaves matplotlib's settings as they were."""
+
+    @functools.wraps(draw)
+    def wrapped(*args: Any) -> str:
+        import matplotlib
+
+        with matplotlib.rc_context(_STYLE):
+            return draw(*args)
+
+    return wrapped
+
+
+@_styled
+def loss_plot(training: Sequence[dict[str, Any]], validation: Sequence[dict[str, Any]]) -> str:
+    """Loss over steps, each row {"step", "loss", "lr"?}: single steps faint, their average strong, validation as
+    points, and the learning rate below. Empty when there is nothing to draw."""
+    if not training:
+        return ""
+    steps, losses = [row["step"] for row in training], [row["loss"] for row in training]
+    span = max(2, len(losses) // 20)
+    drawn = thinned(list(zip(steps, losses, smoothed(losses, span), strict=True)))
+    figure, (top, bottom) = _figure(8.6, 4.4, rows=2, heights=(4, 1))
+    top.plot(
+        [row[0] for row in drawn], [row[1] for row in drawn], color=_SECOND, linewidth=0.7, alpha=0.45, label="one step"
+    )
+    top.plot(
+        [row[0] for row in drawn],
+        [row[2] for row in drawn],
+        color=_ACCENT,
+        linewidth=2,
+        label=f"average over {span} points",
+    )
+    if validation:
+        points = [row["step"] for row in validation], [row["loss"] for row in validation]
+        top.plot(*points, "o", color=_INK, markersize=4, label="validation")
+    if min(losses) > 0 and max(losses) > 8 * min(losses):
+        _log_axis(top)
+    top.set_ylabel("loss")
+    top.legend(loc="upper right")
+    rates = thinned([(row["step"], row["lr"]) for row in training if row.get("lr") is not None])
+    bottom.plot([rate[0] for rate in rates], [rate[1] for rate in rates], color=_INK, linewidth=1.2)
+    bottom.set_ylabel("learning rate")
+    bottom.set_ylim(bottom=0)
+    bottom.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    bottom.set_xlabel("optimizer step")
+    return _svg(figure, "Loss and learning rate over training steps")
+
+
+@_styled
+def seconds_plot(seconds: dict[str, float]) -> str:
+    """Horizontal bars: how long each stage took."""
+    if not seconds:
+        return ""
+    figure, (axes,) = _figure(8.6, 0.6 + 0.3 * len(seconds))
+    names, values = list(seconds), list(seconds.values())
+    bars = axes.barh(names, values, color=_ACCENT, height=0.62)
+    axes.bar_label(bars, [duration(value) for value in values], padding=5, color=_INK)
+    axes.invert_yaxis()
+    axes.grid(False)
+    axes.spines["bottom"].set_visible(False)
+    axes.tick_params(left=False, bottom=False, labelbottom=False)
+    axes.set_xlim(0, 1.15 * max(values, default=1) or 1)
+    return _svg(figure, "Seconds spent in each stage")
+
+
+def duration(seconds: float) -> str:
+    """ "0.4 s", "12 s", "3 min 20 s", "2 h 05 min"."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _figure(width: float, height: float, rows: int = 1, heights: tuple[int, ...] = (1,)) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure  # without pyplot no backend is looked for
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots(rows, 1, squeeze=False, sharex=rows > 1, gridspec_kw={"height_ratios": heights})
+    return figure, [row[0] for row in axes]
+
+
+def _log_axis(axes: Any) -> None:
+    from matplotlib.ticker import NullFormatter, ScalarFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _svg(figure: Any, title: str) -> str:
+    """The figure as an <svg> element for an HTML page: no XML prologue, no metadata, nothing that is loaded."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", text)
+    for placeholder, variable in _VARIABLES.items():
+        text = text.replace(placeholder, variable)
+    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)  # would apply to the whole page
+    text = re.sub(r'\s(width|height)="[^"]*pt"', "", text)
+    text = text.replace("font-family: 'DejaVu Sans', sans-serif", "font-family: inherit")
+    return re.sub(r"<svg ", f'<svg role="img" aria-label="{title}" ', text, count=1)

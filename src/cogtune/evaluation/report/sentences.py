@@ -1,0 +1,101 @@
+"""What the figures say, in words that a newcomer understands. Pure functions of metrics.json."""
+
+from dataclasses import dataclass
+from typing import Any
+
+VARIANTS = ("tuned", "base", "guided", "shuffled", "null")
+"""In the order of the page."""
+
+LABELS = {
+    "tuned": "After training",
+    "base": "Before training",
+    "guided": "Guided",
+    "shuffled": "Another clip's caption",
+    "null": "No caption",
+}
+_MEANING = {
+    "tuned": "Each sample starts from pure noise and sees the caption only.",
+    "base": "The same noise and captions, with the weights that training started from: "
+    "the difference is what training did.",
+    "guided": "With the sampler's classifier-free guidance: often crisper, seldom closer to the clip pixel by pixel.",
+    "shuffled": "Each sample sees the next clip's caption and is still compared with its own clip. "
+    "A low figure means that the caption decides what appears, not the noise.",
+    "null": "The model is given no caption. A high figure would mean that it does not need one.",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table of controls; None where nothing was measured."""
+
+    variant: str
+    label: str
+    meaning: str
+    hits: int | None
+    count: int
+    accuracy: float | None
+    psnr_db: float | None
+    ssim: float | None
+
+
+def suffix(variant: str) -> str:
+    """What follows a metric's name for samples of this variant: nothing for the tuned model."""
+    return "" if variant == "tuned" else f"_{variant}"
+
+
+def rows(metrics: dict[str, Any]) -> list[Row]:
+    """The table of controls: one row for each variant that was measured."""
+    found = []
+    for variant in VARIANTS:
+        accuracy = metrics.get(f"samples.retrieval_accuracy{suffix(variant)}")
+        if accuracy is None:
+            continue
+        count = metrics["samples.count"]
+        psnr, similarity = (metrics.get(f"samples.{name}{suffix(variant)}") for name in ("psnr_db", "ssim"))
+        found.append(
+            Row(variant, LABELS[variant], _MEANING[variant], round(accuracy * count), count, accuracy, psnr, similarity)
+        )
+    return found
+
+
+def headline(metrics: dict[str, Any]) -> str:
+    """The one sentence that a reader takes away."""
+    by_variant = {row.variant: row for row in rows(metrics)}
+    tuned, base = by_variant.get("tuned"), by_variant.get("base")
+    if tuned is None:
+        return "Samples of your own prompts, after training."
+    verb = "is nearest to its" if tuned.count == 1 else "are nearest to their"
+    text = f"After training, {tuned.hits} of {tuned.count} samples {verb} own clip"
+    return f"{text}; before: {base.hits} of {base.count}." if base else f"{text}."
+
+
+def summary(metrics: dict[str, Any]) -> list[str]:
+    """A few sentences below the headline, each about one figure and what it is measured against."""
+    found = []
+    psnr, before = metrics.get("samples.psnr_db"), metrics.get("samples.psnr_db_base")
+    if psnr is not None:
+        gain = (
+            "" if before is None else f", {psnr - before:+.1f} dB against the model before training ({before:.1f} dB)"
+        )
+        found.append(f"Mean PSNR of a sample to its own clip: {psnr:.1f} dB{gain}.")
+    ceiling, worst = metrics.get("vae.psnr_db"), metrics.get("vae.psnr_db_min")
+    if ceiling is not None and worst is not None:
+        found.append(
+            f"The VAE alone, encoding and decoding the clips themselves, reaches {ceiling:.1f} dB "
+            f"(worst clip {worst:.1f} dB): no sample can be expected above that."
+        )
+    clips = metrics.get("data.clips_train")
+    if psnr is not None and clips:
+        found.append(f"Nearest is by pixel error among all {clips} training clips, so chance is 1 in {clips}.")
+    return found
+
+
+def training(metrics: dict[str, Any], timings: dict[str, Any]) -> str:
+    """What the curve shows, in one sentence."""
+    first, last = metrics.get("train.loss_first"), metrics.get("train.loss_last")
+    text = "" if first is None or last is None else f"The loss went from {first:.3f} to {last:.3f}"
+    if speed := timings.get("train.steps_per_second"):
+        text += f"{' at ' if text else 'Training ran at '}{speed:.2f} steps a second"
+    if (wait := timings.get("train.data_wait_fraction")) is not None and text:
+        text += f"; {100 * wait:.1f} % of the time went into waiting for data"
+    return f"{text}." if text else ""

@@ -1,0 +1,66 @@
+"""Classifier-free guidance ("Classifier-Free Diffusion Guidance", arXiv:2207.12598), on the predicted clean latent."""
+
+import math
+from typing import Protocol
+
+from cogtune.config.schema.diffusion import DynamicCFGParams, IdentityGuiderParams, VanillaCFGParams
+from cogtune.errors import UserError
+
+
+class Guider(Protocol):
+    """x_0 = x_u + g (x_c - x_u); a guider says g for each step, or None for no guidance and no unconditional pass."""
+
+    def scale(self, step: int, timestep: int, sampler_steps: int) -> float | None:
+        """g at `step` (0 is pure noise) of `sampler_steps`, which stands for `timestep` (999 is pure noise)."""
+        ...
+
+
+class IdentityGuider:
+    """No guidance: the network is asked once per step, with the caption."""
+
+    def __init__(self, params: IdentityGuiderParams | None = None) -> None:
+        pass
+
+    def scale(self, step: int, timestep: int, sampler_steps: int) -> None:
+        return None
+
+
+class VanillaCFG:
+    """The same guidance scale at every step."""
+
+    def __init__(self, params: VanillaCFGParams) -> None:
+        _refuse_thresholding(params.dyn_thresh_config)
+        self.params = params
+
+    def scale(self, step: int, timestep: int, sampler_steps: int) -> float:
+        return float(self.params.scale)
+
+
+class DynamicCFG:
+    """g = 1 + scale (1 - cos(pi (k / num_steps)^exp)) / 2, between 1 and 1 + scale.
+
+    `schedule: timestep` (upstream, diffusers, and all published results): k = sampler steps - timestep, which is far
+    outside 0..num_steps and makes g jump about. `schedule: step_index`: k = step, the smooth ramp that was meant.
+    """
+
+    def __init__(self, params: DynamicCFGParams) -> None:
+        _refuse_thresholding(params.dyn_thresh_config)
+        if params.schedule not in ("timestep", "step_index"):
+            raise UserError(f"DynamicCFG schedule: {params.schedule!r}; expected timestep or step_index")
+        if params.schedule == "timestep" and params.exp != int(params.exp):
+            raise UserError(
+                f"DynamicCFG exp: {params.exp} with schedule timestep, where k is negative; expected an integer"
+            )
+        self.params = params
+
+    def scale(self, step: int, timestep: int, sampler_steps: int) -> float:
+        p = self.params
+        k = step if p.schedule == "step_index" else sampler_steps - timestep
+        return 1 + p.scale * (1 - math.cos(math.pi * (k / p.num_steps) ** p.exp)) / 2
+
+
+def _refuse_thresholding(dyn_thresh_config: dict | None) -> None:
+    """Upstream has one thresholding class, and it does nothing."""
+    target = (dyn_thresh_config or {}).get("target", "NoDynamicThresholding")
+    if target.rsplit(".", 1)[-1] != "NoDynamicThresholding":
+        raise UserError(f"dyn_thresh_config: {target!r} is unknown; leave the key out")

@@ -1,0 +1,40 @@
+"""Which timestep each training sample is noised to."""
+
+from torch import Tensor
+
+from cogtune.config.schema.diffusion import DiscreteSamplingParams
+from cogtune.diffusion.discretizer import training_table
+
+
+class DiscreteSampling:
+    """Uniform timesteps in 0..num_idx-1, independent or stratified over the global batch.
+
+    Upstream stratifies over data-parallel ranks, and only above eight of them (sgm…sigma_sampling.DiscreteSampling);
+    here the strata lie over the positions in the global batch, so that the number of ranks changes nothing.
+    """
+
+    def __init__(self, params: DiscreteSamplingParams) -> None:
+        self.params = params
+        self.alphas_N = training_table(params.discretization_config, params.num_idx, params.do_append_zero, params.flip)
+
+    def strata(self, global_batch: int) -> int:
+        """How many equal intervals of timesteps one global batch is spread over; 1 means independent draws.
+
+        `group_num` intervals where they share the batch out evenly; otherwise, or when it is 0, one per sample: uneven
+        shares would favour some timesteps.
+        """
+        if not self.params.uniform_sampling:
+            return 1
+        asked = self.params.group_num
+        return asked if asked > 0 and global_batch % asked == 0 else global_batch
+
+    def index(self, uniform_B: Tensor, position_B: Tensor, global_batch: int) -> Tensor:
+        """Timesteps, (B,) int64, from one number in [0, 1) per sample and its position in 0..global_batch-1."""
+        count = self.strata(global_batch)
+        stratum_B = (position_B * count) // global_batch
+        index_B = ((stratum_B + uniform_B.double()) / count * self.params.num_idx).long()
+        return index_B.clamp(max=self.params.num_idx - 1)
+
+    def alpha(self, index_B: Tensor) -> Tensor:
+        """Signal scales a, (B,) float64, of these timesteps."""
+        return self.alphas_N.to(index_B.device)[index_B]

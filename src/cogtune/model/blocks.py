@@ -1,0 +1,140 @@
+"""One transformer layer, its adaptive modulation, and the final layer.
+
+The sequence is [text; video] in one tensor h_BND all the way: both share every weight but the modulation, which has
+separate shift, scale and gate for the text and for the video part. m_B2D below holds (text, video) on its axis 1.
+Parameter names are those of upstream's checkpoints, which keep a layer's modulation and query/key norms apart from it
+(`mixins.adaln_layer`).
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cogtune.config.schema.dit import AdaLNParams, FinalLayerParams
+from cogtune.model.modulation import ModulatedLayerNorm, gated_add
+from cogtune.model.positions import rotate
+
+
+class Modulation(NamedTuple):
+    """Shift, scale and gate of one branch, each (B, 2, D) for (text, video)."""
+
+    shift_B2D: Tensor
+    scale_B2D: Tensor
+    gate_B2D: Tensor
+
+
+class QueryKeyValue(nn.Linear):
+    """Linear D -> 3D whose rows are [q; k; v]. Three products, so that each result is contiguous for its norm."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__(hidden_size, 3 * hidden_size)
+
+    def forward(self, h_BND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        weights, biases = self.weight.chunk(3), self.bias.chunk(3)
+        q, k, v = (F.linear(h_BND, w_DD, b_D) for w_DD, b_D in zip(weights, biases, strict=True))
+        return q, k, v
+
+
+class Attention(nn.Module):
+    """Full attention over text and video tokens; no mask, so padding of the caption takes part, as in training."""
+
+    def __init__(self, hidden_size: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query_key_value: nn.Module = QueryKeyValue(hidden_size)
+        self.dense: nn.Module = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, h_BND: Tensor, query_norm: nn.Module, key_norm: nn.Module, rotation: Tensor | None) -> Tensor:
+        q_BNHD, k_BNHD, v_BNHD = (y.unflatten(-1, (self.heads, -1)) for y in self.query_key_value(h_BND))
+        q_BNHD, k_BNHD = query_norm(q_BNHD), key_norm(k_BNHD)
+        if rotation is not None:
+            q_BNHD, k_BNHD = rotate(q_BNHD, rotation), rotate(k_BNHD, rotation)
+        y_BHND = F.scaled_dot_product_attention(q_BNHD.transpose(1, 2), k_BNHD.transpose(1, 2), v_BNHD.transpose(1, 2))
+        return self.dense(y_BHND.transpose(1, 2).flatten(2))
+
+
+class Mlp(nn.Module):
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.dense_h_to_4h = nn.Linear(hidden_size, 4 * hidden_size)
+        self.dense_4h_to_h = nn.Linear(4 * hidden_size, hidden_size)
+
+    def forward(self, h_BND: Tensor) -> Tensor:
+        return self.dense_4h_to_h(F.gelu(self.dense_h_to_4h(h_BND), approximate="tanh"))
+
+
+class TransformerLayer(nn.Module):
+    """Attention and MLP, each as h + gate * branch(norm(h) * (1 + scale) + shift)."""
+
+    def __init__(self, hidden_size: int, heads: int, affine: bool) -> None:
+        super().__init__()
+        self.input_layernorm = ModulatedLayerNorm(hidden_size, eps=1e-5, elementwise_affine=affine)
+        self.attention = Attention(hidden_size, heads)
+        self.post_attention_layernorm = ModulatedLayerNorm(hidden_size, eps=1e-5, elementwise_affine=affine)
+        self.mlp = Mlp(hidden_size)
+
+    def forward(
+        self,
+        h_BND: Tensor,
+        text_length: int,
+        modulation: tuple[Modulation, Modulation],
+        norms: tuple[nn.Module, nn.Module],
+        rotation: Tensor | None,
+    ) -> Tensor:
+        first, second = modulation
+        normed_BND = self.input_layernorm(h_BND, text_length, first.shift_B2D, first.scale_B2D)
+        h_BND = gated_add(h_BND, self.attention(normed_BND, *norms, rotation), first.gate_B2D, text_length)
+        normed_BND = self.post_attention_layernorm(h_BND, text_length, second.shift_B2D, second.scale_B2D)
+        return gated_add(h_BND, self.mlp(normed_BND), second.gate_B2D, text_length)
+
+
+class AdaLN(nn.Module):
+    """Modulation and query/key norms of all layers (upstream AdaLNMixin)."""
+
+    def __init__(
+        self, params: AdaLNParams, *, num_layers: int, hidden_size: int, head_size: int, emb_dim: int, affine: bool
+    ) -> None:
+        super().__init__()
+        self.adaLN_modulations = nn.ModuleList(
+            nn.Sequential(nn.SiLU(), nn.Linear(emb_dim, 12 * hidden_size)) for _ in range(num_layers)
+        )
+        self.qk_ln = params.qk_ln
+        if params.qk_ln:
+            for name in ("query_layernorm_list", "key_layernorm_list"):
+                norms = (nn.LayerNorm(head_size, eps=1e-6, elementwise_affine=affine) for _ in range(num_layers))
+                self.add_module(name, nn.ModuleList(norms))
+
+    def norms(self, layer: int) -> tuple[nn.Module, nn.Module]:
+        """Query and key norm of a layer, over one head's channels."""
+        if not self.qk_ln:
+            return nn.Identity(), nn.Identity()
+        return self.get_submodule(f"query_layernorm_list.{layer}"), self.get_submodule(f"key_layernorm_list.{layer}")
+
+    def modulation(self, layer: int, emb_BE: Tensor) -> tuple[Modulation, Modulation]:
+        """Of the attention and of the MLP branch. The 12 chunks come as video's six, then text's six."""
+        chunks_B223D = self.adaLN_modulations[layer](emb_BE).unflatten(1, (2, 2, 3, -1))  # video|text, branch, kind, D
+        text_first_B223D = chunks_B223D.flip(1)
+        first, second = (Modulation(*text_first_B223D[:, :, branch].unbind(2)) for branch in (0, 1))
+        return first, second
+
+
+class FinalLayer(nn.Module):
+    """Video tokens to patches: modulated norm, Linear (upstream FinalLayerMixin)."""
+
+    def __init__(
+        self, params: FinalLayerParams, *, hidden_size: int, emb_dim: int, patch_features: int, affine: bool
+    ) -> None:
+        super().__init__()
+        self.norm_final = nn.LayerNorm(hidden_size, eps=1e-6, elementwise_affine=affine)
+        self.linear = nn.Linear(hidden_size, patch_features)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(emb_dim, 2 * hidden_size))
+
+    def reset_parameters(self) -> None:
+        nn.init.xavier_uniform_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, h_BND: Tensor, emb_BE: Tensor) -> Tensor:
+        shift_B1D, scale_B1D = self.adaLN_modulation(emb_BE)[:, None].chunk(2, dim=2)
+        return self.linear(torch.addcmul(shift_B1D, self.norm_final(h_BND), 1 + scale_B1D))

@@ -1,0 +1,209 @@
+"""The CogVideoX diffusion transformer, all families (2B, 5B, 5B-I2V, 1.5, 1.5-I2V).
+
+Shapes: B batch, T H W latent frames, height, width, C channels, L text tokens, N = L + video tokens, D hidden,
+E conditioning vector. Source: upstream dit_video_concat.py; parameter names are those of its checkpoints below
+`model.diffusion_model.`.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from cogtune.config.registry import build, params_of
+from cogtune.config.schema.dit import DiffusionTransformerParams
+from cogtune.errors import UserError
+from cogtune.model.blocks import AdaLN, FinalLayer, TransformerLayer
+from cogtune.model.embeddings import PatchEmbedding, ScalarEmbedding, token_grid, unpatchify
+from cogtune.model.positions import Basic3DPositionEmbedding, Rotary3DPositionEmbedding
+
+
+class Transformer(nn.Module):
+    """The layers, and the tables that upstream's base class brings along."""
+
+    def __init__(self, num_layers: int, hidden_size: int, heads: int, affine: bool, unused_positions: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(TransformerLayer(hidden_size, heads, affine) for _ in range(num_layers))
+        self.final_layernorm = nn.LayerNorm(hidden_size, eps=1e-5, elementwise_affine=affine)
+        if unused_positions:  # rotary checkpoints hold this table, which no forward pass reads
+            self.position_embeddings = nn.Embedding(unused_positions, hidden_size).requires_grad_(False)
+
+
+class Mixins(nn.Module):
+    """What upstream plugs into the transformer; each is a `{target, params}` node of the configuration."""
+
+    def __init__(
+        self,
+        patch_embed: PatchEmbedding,
+        pos_embed: Basic3DPositionEmbedding | Rotary3DPositionEmbedding,
+        adaln_layer: AdaLN,
+        final_layer: FinalLayer,
+    ) -> None:
+        super().__init__()
+        self.patch_embed, self.pos_embed = patch_embed, pos_embed
+        self.adaln_layer, self.final_layer = adaln_layer, final_layer
+
+
+class DiffusionTransformer(nn.Module):
+    """v-prediction network over latent videos (CogVideoX, arXiv:2408.06072)."""
+
+    checkpoint_prefix = "model.diffusion_model."
+
+    def __init__(self, params: DiffusionTransformerParams) -> None:
+        super().__init__()
+        _refuse_unsupported(params)
+        self.params = p = params
+        D, E, affine = p.hidden_size, p.time_embed_dim or p.hidden_size, p.elementwise_affine
+        heads, head_size = p.num_attention_heads, p.hidden_size // p.num_attention_heads
+        patch = self.patch_size = patch_of(p)
+        latent_frames = (p.num_frames - 1) // p.time_compressed_rate + 1
+        nodes = p.modules
+        pos_embed = build(
+            nodes["pos_embed_config"],
+            grid=(latent_frames, p.latent_height // patch[1], p.latent_width // patch[2]),
+            hidden_size=D,
+            head_size=head_size,
+            interpolation=(p.time_interpolation, p.height_interpolation, p.width_interpolation),
+        )
+        unused = 0 if isinstance(pos_embed, Basic3DPositionEmbedding) else p.transformer_args.max_sequence_length
+
+        self.time_embed = ScalarEmbedding(D, E)
+        self.ofs_embed = ScalarEmbedding(p.ofs_embed_dim, E) if p.ofs_embed_dim else None
+        self.transformer = Transformer(p.num_layers, D, heads, affine, unused)
+        self.mixins = Mixins(
+            build(nodes["patch_embed_config"], in_channels=p.in_channels, hidden_size=D, patch_size=patch),
+            pos_embed,
+            build(
+                nodes["adaln_layer_config"],
+                num_layers=p.num_layers,
+                hidden_size=D,
+                head_size=head_size,
+                emb_dim=E,
+                affine=affine,
+            ),
+            build(
+                nodes["final_layer_config"],
+                hidden_size=D,
+                emb_dim=E,
+                patch_features=p.out_channels * math.prod(patch),
+                affine=affine,
+            ),
+        )
+        self.reset_parameters()
+        self.checkpoint_activations = p.transformer_args.checkpoint_activations
+        self.has_dropout = False
+        if "lora_config" in nodes:
+            self.has_dropout = params_of(nodes["lora_config"]).lora_dropout > 0
+            build(nodes["lora_config"]).wrap(list(self.transformer.layers))
+
+    def reset_parameters(self) -> None:
+        """Upstream's initial values. The modulation keeps torch's default, so gates do not start at zero."""
+        out_std = 0.02 / math.sqrt(2 * self.params.num_layers)
+        for name, module in self.transformer.named_modules():
+            if isinstance(module, nn.Linear):
+                branch_end = name.endswith(("attention.dense", "dense_4h_to_h"))
+                nn.init.normal_(module.weight, std=out_std if branch_end else 0.02)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+        self.mixins.patch_embed.reset_parameters()
+        self.mixins.final_layer.reset_parameters()
+
+    def derived_state(self) -> dict[str, Tensor]:
+        """Entries of the state dict that are computed or unused; formats with learned weights only leave them out."""
+        derived: dict[str, Tensor] = {}
+        pos = self.mixins.pos_embed
+        if isinstance(pos, Basic3DPositionEmbedding):
+            derived["mixins.pos_embed.pos_embedding"] = pos.table()
+        else:
+            unused = self.transformer.position_embeddings.weight
+            derived["transformer.position_embeddings.weight"] = torch.zeros(unused.shape)
+        return derived
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.mixins.patch_embed.proj.weight.dtype
+
+    def forward(
+        self,
+        x_BTCHW: Tensor,
+        timesteps_B: Tensor,
+        context_BLD: Tensor,
+        ofs: Tensor | float | None = None,
+    ) -> Tensor:
+        """v, (B, T, C_out, H, W) in the model's dtype.
+
+        x: noisy latent; for image-to-video the condition channels follow the noise channels on axis 2.
+        timesteps: 0 (clean) to 999 (noise). context: caption embeddings, padded to the trained length.
+        ofs: a number, (1,) or (B,), of the 1.5 image-to-video model; 2.0 when left out. Other models ignore it.
+        Raises: UserError for sizes that do not fit the model.
+        """
+        self._check(x_BTCHW, timesteps_B, context_BLD)
+        grid, L = token_grid(x_BTCHW, self.patch_size), context_BLD.shape[1]
+        emb_BE = self._embed_scalars(timesteps_B, ofs, x_BTCHW.device)
+        rotation = self.mixins.pos_embed.rotation(grid, L, x_BTCHW.device)
+
+        h_BND = self.mixins.patch_embed(x_BTCHW.to(self.dtype), context_BLD.to(self.dtype))
+        h_BND = self.mixins.pos_embed(h_BND, grid)
+        for i in range(len(self.transformer.layers)):
+            h_BND = self._run_layer(i, h_BND, emb_BE, rotation, L)
+        video_BND = self.transformer.final_layernorm(h_BND[:, L:])
+        return unpatchify(self.mixins.final_layer(video_BND, emb_BE), grid, self.patch_size)
+
+    def _run_layer(self, i: int, h_BND: Tensor, emb_BE: Tensor, rotation: Tensor | None, L: int) -> Tensor:
+        if not (self.checkpoint_activations and torch.is_grad_enabled()):
+            return self._layer(i, h_BND, emb_BE, rotation, L)
+        random = {"use_reentrant": False, "preserve_rng_state": self.has_dropout}
+        return checkpoint(self._layer, i, h_BND, emb_BE, rotation, L, **random)
+
+    def _layer(self, i: int, h_BND: Tensor, emb_BE: Tensor, rotation: Tensor | None, L: int) -> Tensor:
+        adaln = self.mixins.adaln_layer
+        return self.transformer.layers[i](h_BND, L, adaln.modulation(i, emb_BE), adaln.norms(i), rotation)
+
+    def _embed_scalars(self, timesteps_B: Tensor, ofs: Tensor | float | None, device: torch.device) -> Tensor:
+        emb_BE = self.time_embed(timesteps_B.to(device))
+        if self.ofs_embed is None:
+            return emb_BE
+        value = torch.as_tensor(2.0 if ofs is None else ofs, dtype=torch.float32, device=device)
+        return emb_BE + self.ofs_embed(value.reshape(-1))
+
+    def _check(self, x_BTCHW: Tensor, timesteps_B: Tensor, context_BLD: Tensor) -> None:
+        p = self.params
+        if x_BTCHW.ndim != 5 or x_BTCHW.shape[2] != p.in_channels:
+            raise UserError(
+                f"latent of shape {tuple(x_BTCHW.shape)}; expected (B, T, C, H, W) with "
+                f"C = in_channels = {p.in_channels}"
+            )
+        width = self.mixins.patch_embed.text_proj.in_features
+        batch = x_BTCHW.shape[0]
+        if context_BLD.ndim != 3 or context_BLD.shape[0] != batch or context_BLD.shape[2] != width:
+            raise UserError(
+                f"context of shape {tuple(context_BLD.shape)}; expected (B, L, D) with B = {batch}, "
+                f"D = text_hidden_size = {width}"
+            )
+        if timesteps_B.shape != (batch,):
+            raise UserError(f"timesteps of shape {tuple(timesteps_B.shape)}; expected ({batch},), one per sample")
+
+
+def patch_of(params: DiffusionTransformerParams) -> tuple[int, int, int]:
+    """(t, h, w) of a patch. A plain `2`, as in the files of 1.0, means one frame of 2 x 2 latent pixels."""
+    size = params.patch_size
+    o, p, q = (1, size, size) if isinstance(size, int) else size
+    return o, p, q
+
+
+def _refuse_unsupported(p: DiffusionTransformerParams) -> None:
+    for key, expected in {
+        "input_time": "adaln", "num_classes": None, "use_SwiGLU": False, "use_RMSNorm": False
+    }.items():  # fmt: skip
+        if getattr(p, key) != expected:
+            raise UserError(f"network_config.params.{key}: {getattr(p, key)!r} is not supported; expected {expected!r}")
+    if p.transformer_args.layernorm_order != "pre":
+        raise UserError(f"layernorm_order: {p.transformer_args.layernorm_order!r} is not supported; expected 'pre'")
+    if p.hidden_size % p.num_attention_heads:
+        raise UserError(f"hidden_size {p.hidden_size} is not a multiple of num_attention_heads {p.num_attention_heads}")
+    if p.ofs_embed_dim and p.ofs_embed_dim != (p.time_embed_dim or p.hidden_size):
+        raise UserError(f"ofs_embed_dim {p.ofs_embed_dim} is added to the time embedding; expected time_embed_dim")
+    if "pos_embed_config" not in p.modules:
+        raise UserError("network_config.params.modules lacks pos_embed_config")

@@ -1,0 +1,95 @@
+"""Shift, scale and gate that differ between the text and the video part of one sequence.
+
+Written as autograd functions because the obvious form (norm, slice, multiply, concatenate) keeps two more tensors of
+the size of the sequence per use for the backward pass, and copies it once more.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+class ModulatedLayerNorm(nn.LayerNorm):
+    """LayerNorm(h) * (1 + scale) + shift. Keys `weight` and `bias`, shared by text and video."""
+
+    def forward(self, h_BND: Tensor, text_length: int, shift_B2D: Tensor, scale_B2D: Tensor) -> Tensor:  # type: ignore[override]
+        factor_B2D, offset_B2D = 1 + scale_B2D, shift_B2D
+        if self.elementwise_affine:
+            # Folded into the modulation: (x w + b)(1 + scale) + shift = x [w (1 + scale)] + [b (1 + scale) + shift]
+            offset_B2D = torch.addcmul(offset_B2D, self.bias, factor_B2D)
+            factor_B2D = self.weight * factor_B2D
+        return _ModulatedNorm.apply(h_BND, factor_B2D, offset_B2D, text_length, self.eps)
+
+
+def gated_add(h_BND: Tensor, branch_BND: Tensor, gate_B2D: Tensor, text_length: int) -> Tensor:
+    """h + gate * branch."""
+    return _GatedAdd.apply(h_BND, branch_BND, gate_B2D, text_length)
+
+
+def _parts(x_BND: Tensor, text_length: int) -> tuple[Tensor, Tensor]:
+    return x_BND[:, :text_length], x_BND[:, text_length:]
+
+
+def _sum_parts(x_BND: Tensor, text_length: int) -> Tensor:
+    """Sum over the tokens of each part, (B, 2, D)."""
+    return torch.stack([part.sum(1) for part in _parts(x_BND, text_length)], dim=1)
+
+
+class _ModulatedNorm(torch.autograd.Function):
+    """y = (h - mean) rstd * factor + offset; keeps h, and of the norm only mean and rstd."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, h_BND: Tensor, factor_B2D: Tensor, offset_B2D: Tensor, text_length: int, eps: float
+    ) -> Tensor:
+        D = h_BND.shape[-1]
+        y_BND, mean_BN1, rstd_BN1 = torch.native_layer_norm(h_BND, (D,), None, None, eps)
+        for i, part in enumerate(_parts(y_BND, text_length)):
+            torch.addcmul(offset_B2D[:, i : i + 1], part, factor_B2D[:, i : i + 1], out=part)
+        ctx.save_for_backward(h_BND, mean_BN1, rstd_BN1, factor_B2D)
+        ctx.text_length = text_length
+        return y_BND
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy_BND: Tensor) -> tuple[Tensor | None, ...]:
+        h_BND, mean_BN1, rstd_BN1, factor_B2D = ctx.saved_tensors
+        need_h, need_factor, need_offset = ctx.needs_input_grad[:3]
+        dh = dfactor = doffset = None
+        if need_offset:
+            doffset = _sum_parts(dy_BND, ctx.text_length)
+        if need_factor:
+            normed_BND = ((h_BND - mean_BN1) * rstd_BN1).to(dy_BND.dtype)
+            dfactor = _sum_parts(normed_BND.mul_(dy_BND), ctx.text_length)
+        if need_h:
+            scaled = [part * factor_B2D[:, i : i + 1] for i, part in enumerate(_parts(dy_BND, ctx.text_length))]
+            dh = torch.ops.aten.native_layer_norm_backward(
+                torch.cat(scaled, dim=1), h_BND, [h_BND.shape[-1]], mean_BN1, rstd_BN1, None, None, [True, False, False]
+            )[0]
+        return dh, dfactor, doffset, None, None
+
+
+class _GatedAdd(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, h_BND: Tensor, branch_BND: Tensor, gate_B2D: Tensor, text_length: int) -> Tensor:
+        y_BND = torch.empty_like(h_BND)
+        pairs = zip(*(_parts(x, text_length) for x in (h_BND, branch_BND, y_BND)), strict=True)
+        for i, (h, branch, y) in enumerate(pairs):
+            torch.addcmul(h, branch, gate_B2D[:, i : i + 1], out=y)
+        ctx.save_for_backward(branch_BND, gate_B2D)
+        ctx.text_length = text_length
+        return y_BND
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy_BND: Tensor) -> tuple[Tensor | None, ...]:
+        branch_BND, gate_B2D = ctx.saved_tensors
+        dbranch = dgate = None
+        if ctx.needs_input_grad[1]:
+            parts = _parts(dy_BND, ctx.text_length)
+            dbranch = torch.cat([part * gate_B2D[:, i : i + 1] for i, part in enumerate(parts)], dim=1)
+        if ctx.needs_input_grad[2]:
+            dgate = _sum_parts(branch_BND * dy_BND, ctx.text_length)
+        return dy_BND, dbranch, dgate, None

@@ -1,0 +1,5 @@
+"""Weights in and out of files: SAT, diffusers, LoRA."""
+
+from cogtune.model.weights.load import load_weights
+
+__all__ = ["load_weights"]

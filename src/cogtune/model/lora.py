@@ -1,0 +1,129 @@
+"""Low-rank adapters on the attention projections, and what trains.
+
+LoRA (arXiv:2106.09685), in the layout of upstream's sat.model.finetune.lora2: the wrapped layer moves to `original`,
+and each part of its output (q, k, v; or the one of `dense`) has its own pair matrix_A.{j} (r, D), matrix_B.{j} (D, r).
+y_j = original(x)_j + (lora_alpha / r) B_j A_j x. With upstream's default lora_alpha = 1 the factor is 1/r.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cogtune.config.schema.dit import LoraParams
+from cogtune.errors import UserError
+from cogtune.model.blocks import TransformerLayer
+
+ADAPTED = {"query_key_value": 3, "dense": 1}  # layer of the attention -> parts of its output
+CHECKPOINT_PREFIX = "model.diffusion_model."
+
+
+class AdaptedLinear(nn.Module):
+    """A frozen linear layer plus its low-rank update; returns what the layer returned (a tensor, or q, k, v)."""
+
+    def __init__(self, original: nn.Linear, parts: int, params: LoraParams) -> None:
+        super().__init__()
+        self.original = original
+        self.scale = params.lora_alpha / params.r
+        self.dropout = params.lora_dropout
+        like = {"dtype": original.weight.dtype, "device": original.weight.device}
+        out = original.out_features // parts
+        self.matrix_A = nn.ParameterList(torch.empty(params.r, original.in_features, **like) for _ in range(parts))
+        self.matrix_B = nn.ParameterList(torch.empty(out, params.r, **like) for _ in range(parts))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        for A, B in zip(self.matrix_A, self.matrix_B, strict=True):
+            nn.init.kaiming_uniform_(A, a=math.sqrt(5))
+            nn.init.zeros_(B)
+
+    def forward(self, x_BND: Tensor) -> Tensor | tuple[Tensor, ...]:
+        y = self.original(x_BND)
+        dropped_BND = F.dropout(x_BND, self.dropout, self.training)
+        if isinstance(y, Tensor):
+            return self._add(y, dropped_BND, 0)
+        return tuple(self._add(part, dropped_BND, j) for j, part in enumerate(y))
+
+    def _add(self, y_BND: Tensor, x_BND: Tensor, j: int) -> Tensor:
+        low_NR = F.linear(x_BND, self.matrix_A[j]).flatten(0, 1)
+        return torch.addmm(y_BND.flatten(0, 1), low_NR, self.matrix_B[j].T, alpha=self.scale).view_as(y_BND)
+
+
+class Lora:
+    """The `modules.lora_config` node: knows which layers to wrap."""
+
+    def __init__(self, params: LoraParams) -> None:
+        if params.r < 1:
+            raise UserError(f"lora_config.params.r: {params.r}; expected a rank of at least 1")
+        if params.qlora:
+            raise UserError("lora_config.params.qlora: true is not supported; expected false")
+        self.params = params
+
+    def wrap(self, layers: Sequence[TransformerLayer]) -> None:
+        """Puts adapters on query_key_value and dense of the layers in `layer_range` (all by default), in place."""
+        chosen = range(len(layers)) if self.params.layer_range is None else self.params.layer_range
+        for i in chosen:
+            if not 0 <= i < len(layers):
+                raise UserError(f"lora_config.params.layer_range: no layer {i}; the model has {len(layers)}, from 0")
+            attention = layers[i].attention
+            for name, parts in ADAPTED.items():
+                original = attention.get_submodule(name)
+                assert isinstance(original, nn.Linear)
+                setattr(attention, name, AdaptedLinear(original, parts, self.params))
+
+
+def is_adapter(name: str) -> bool:
+    return "matrix_A" in name or "matrix_B" in name
+
+
+def set_trainable(model: nn.Module, prefixes: Iterable[str], lora_train: bool = False) -> list[str]:
+    """Freezes what the configuration freezes; returns the names of what trains, in the model's order.
+
+    prefixes: `not_trainable_prefixes`, compared with `model.diffusion_model.<name>`; `all` freezes everything. Adapters
+    train in any case. lora_train: adapters only, whatever the prefixes say.
+    Raises: UserError when nothing would train, or a prefix freezes nothing (a typing error).
+    """
+    names = [name for name, _ in model.named_parameters()]
+    if lora_train and not any(map(is_adapter, names)):
+        raise UserError(
+            "lora_train: true, but the model has no adapters; add to network_config.params.modules:\n"
+            "    lora_config:\n      target: sat.model.finetune.lora2.LoraMixin\n      params: {r: 128}"
+        )
+    frozen = _frozen_prefixes(names, prefixes, lora_train)
+    for name, parameter in model.named_parameters():
+        if is_adapter(name):
+            parameter.requires_grad_(True)
+        elif any(p == "all" or (CHECKPOINT_PREFIX + name).startswith(p) for p in frozen):
+            parameter.requires_grad_(False)
+    trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    if not trainable:
+        raise UserError("not_trainable_prefixes freezes every weight and there is no lora_config: nothing would train")
+    return trainable
+
+
+def _frozen_prefixes(names: list[str], prefixes: Iterable[str], lora_train: bool) -> list[str]:
+    elsewhere = ("first_stage_model", "conditioner")  # VAE and T5: never part of what trains here
+    frozen = ["all"] if lora_train else [p for p in prefixes if not p.startswith(elsewhere)]
+    for prefix in frozen:
+        if prefix != "all" and not any((CHECKPOINT_PREFIX + name).startswith(prefix) for name in names):
+            raise UserError(
+                f"not_trainable_prefixes: no weight's name starts with {prefix!r}; expected `all` or a name such as "
+                f"{CHECKPOINT_PREFIX + names[0]!r}"
+            )
+    return frozen
+
+
+def merge_lora(state: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
+    """A state dict without adapters: W' = W + rows_j(scale B_j A_j), added in fp32, names without `.original`."""
+    merged = {name.replace(".original.", "."): tensor for name, tensor in state.items() if not is_adapter(name)}
+    for name in state:
+        if found := re.fullmatch(r"(.+)\.matrix_A\.0", name):
+            layer = found[1]
+            parts = [j for j in range(3) if f"{layer}.matrix_A.{j}" in state]
+            update = [state[f"{layer}.matrix_B.{j}"].float() @ state[f"{layer}.matrix_A.{j}"].float() for j in parts]
+            weight = merged[f"{layer}.weight"]
+            merged[f"{layer}.weight"] = (weight.float() + scale * torch.cat(update)).to(weight.dtype)
+    return merged

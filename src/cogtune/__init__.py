@@ -1,1 +1,31 @@
-"""cogtune tunes CogVideoX: a Snakemake workflow, and this package under it."""
+"""cogtune tunes CogVideoX: a Snakemake workflow, and this package under it.
+
+The few functions that a notebook needs, imported when first used:
+
+    config = cogtune.load_config(["cogvideox_2b_lora.yaml", "sft.yaml"], overrides=["model.scale_factor=0.7"])
+    dit = cogtune.build(config.model.network_config)    # any {target, params} node, upstream's names or ours
+    cogtune.load_weights(dit, "CogVideoX-2b-sat/transformer")
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cogtune.config.merge import load_config
+    from cogtune.config.registry import build
+    from cogtune.errors import UserError
+    from cogtune.model.weights import load_weights
+
+_HOMES = {
+    "load_config": "cogtune.config.merge",
+    "build": "cogtune.config.registry",
+    "load_weights": "cogtune.model.weights",
+    "UserError": "cogtune.errors",
+}
+__all__ = ["UserError", "build", "load_config", "load_weights"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'cogtune' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

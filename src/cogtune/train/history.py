@@ -1,0 +1,71 @@
+"""log.jsonl: one row per step, and rows of validation; what a resumed run keeps of it."""
+
+import json
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TextIO
+
+AVERAGED = 20
+"""Steps over which the first and the last loss of a summary are averaged."""
+
+
+class History:
+    """Writer of log.jsonl. Only the first rank has one.
+
+    Step rows: step (from 1), loss (mean over the global batch), lr, grad_norm (before clipping), seconds, data_wait
+    (seconds that the step waited for data). Validation rows: step, validation_loss. Rows after ``last_step`` are from a
+    run that died before its next checkpoint; they are cut off, since their steps are done again.
+    """
+
+    def __init__(self, path: Path, last_step: int) -> None:
+        self.path = path
+        kept = [row for row in read(path) if row["step"] <= last_step]
+        partial = path.with_name(f".{path.name}")
+        with partial.open("w") as stream:
+            stream.writelines(json.dumps(row) + "\n" for row in kept)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(partial, path)
+        self._stream: TextIO = path.open("a")
+
+    def add(self, **row: Any) -> None:
+        """Append one row; it survives the death of this process, though not of the machine before `sync`."""
+        self._stream.write(json.dumps(row) + "\n")
+        self._stream.flush()
+
+    def sync(self) -> None:
+        """Put all rows on the disk; done before each checkpoint, so that no row before it can be missing."""
+        os.fsync(self._stream.fileno())
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The rows of a log; a last line that a kill cut short is left out."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+def figures(rows: Iterable[dict[str, Any]]) -> dict[str, float | int]:
+    """Summary figures of a finished log: loss_first, loss_last, steps_per_second, data_wait_fraction (and the last
+    validation loss, if any). The first step of the log is not timed: it warms up."""
+    rows = list(rows)
+    steps = [row for row in rows if "loss" in row]
+    losses = [row["loss"] for row in steps]
+    timed = steps[1:] or steps
+    seconds = sum(row["seconds"] for row in timed)
+    found: dict[str, float | int] = {
+        "loss_first": math.fsum(losses[:AVERAGED]) / len(losses[:AVERAGED]),
+        "loss_last": math.fsum(losses[-AVERAGED:]) / len(losses[-AVERAGED:]),
+        "steps_per_second": len(timed) / seconds,
+        "data_wait_fraction": sum(row["data_wait"] for row in timed) / seconds,
+    }
+    validation = [row["validation_loss"] for row in rows if "validation_loss" in row]
+    return found | ({"validation_loss_last": validation[-1]} if validation else {})

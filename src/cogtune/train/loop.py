@@ -1,0 +1,157 @@
+"""The training loop."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from cogtune.diffusion.loss import VideoDiffusionLoss
+from cogtune.diffusion.noise import generator
+from cogtune.errors import UserError
+from cogtune.train import checkpoint
+from cogtune.train.batches import BatchPlan
+from cogtune.train.engine import take_step
+from cogtune.train.feed import Draws, Feed, Prefetch, StepFeed
+from cogtune.train.history import History
+from cogtune.train.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """When, in steps, and how much. 0 means never."""
+
+    save: int
+    keep: int
+    log: int
+    evaluate: int = 0
+    evaluate_batch: int = 1
+    evaluate_draws: int = 0
+
+
+@dataclass
+class Loop:
+    """One rank's view of training. ``history`` exists on the first rank only.
+
+    ``on_step(step, loss)`` is called on the first rank after each step; ``stopping()`` says whether this rank was asked
+    to stop. What a step draws depends on (seed, step, position in the global batch) alone.
+    """
+
+    engine: Any
+    loss: VideoDiffusionLoss
+    feed: Feed
+    validation: Feed | None
+    plan: BatchPlan
+    schedule: Schedule
+    steps: int
+    intervals: Intervals
+    folder: Path
+    rank: int
+    device: torch.device
+    history: History | None = None
+    on_step: Callable[[int, float], None] = lambda step, loss: None
+    stopping: Callable[[], bool] = lambda: False
+    _waited: float = field(default=0.0, init=False)
+
+    def run(self, start: int) -> bool:
+        """Train from step ``start`` to the end; False if it was asked to stop (a checkpoint is written then)."""
+        step_feed = StepFeed(self.feed, self.plan, self.rank)
+        self.engine.train()
+        with Prefetch(step_feed.step, range(start, self.steps)) as batches:
+            source = iter(batches)
+            for step in range(start, self.steps):
+                began = time.perf_counter()
+                micro_batches = next(source)
+                waited = time.perf_counter() - began
+                loss, rate, norm, stop = self._step(step, micro_batches)
+                self._record(step + 1, loss, rate, norm, time.perf_counter() - began, waited)
+                self._evaluate(step + 1)
+                done = step + 1 == self.steps
+                if stop or done or (self.intervals.save and (step + 1) % self.intervals.save == 0):
+                    self._save(step + 1)
+                if stop and not done:
+                    return False
+        return True
+
+    def _step(self, step: int, micro_batches: list[Draws]) -> tuple[float, float, float, bool]:
+        """Forward and backward over this rank's micro batches, then one optimizer step."""
+        rate = self.schedule(step)
+        losses = []
+        for draws, positions in zip(micro_batches, self._positions(), strict=True):
+            # Dropout, if a LoRA has it, is the one draw that torch's own generator makes.
+            torch.manual_seed(generator(self.feed.seed, "dropout", step, positions[0]).initial_seed())
+            loss_B = self._loss(draws)
+            self.engine.backward(loss_B.mean())
+            losses.append(loss_B.detach())
+            if len(losses) < self.plan.accumulation:
+                self.engine.step()  # counts the micro batch; the weights move at the last one only
+        loss, stop = self._agree(torch.stack(losses))
+        if not math.isfinite(loss):
+            raise UserError(
+                f"the loss is {loss} at step {step + 1} (learning rate {rate:g}); lower the learning rate, clip the gradient "
+                f"(deepspeed.gradient_clipping) or train in bf16 or fp32. The last checkpoint before it is kept"
+            )
+        return loss, rate, take_step(self.engine, rate), stop
+
+    def _loss(self, draws: Draws) -> Tensor:
+        draws = draws.to(self.device)
+        offset_B = draws.offset_B if self.loss.params.offset_noise_level else None
+        return self.loss(self.engine, draws.x0_BTCHW, draws.context_BLD, draws.index_B, draws.noise_BTCHW, offset_B=offset_B)
+
+    def _positions(self) -> list[range]:
+        return [self.plan.positions(self.rank, k) for k in range(self.plan.accumulation)]
+
+    def _agree(self, losses_KB: Tensor) -> tuple[float, bool]:
+        """Mean loss of the global batch, summed in the order of positions, so that the sum does not depend on the
+        ranks; and whether any rank was asked to stop, so that all stop at the same step."""
+        flag = torch.full((1,), float(self.stopping()), device=self.device)
+        mine = torch.cat([losses_KB.float().flatten(), flag])
+        every = [torch.empty_like(mine) for _ in range(self.plan.ranks)]
+        dist.all_gather(every, mine)
+        whole = torch.stack(every).cpu().double()
+        losses_RKB = whole[:, :-1].view(self.plan.ranks, self.plan.accumulation, self.plan.micro)
+        ordered = losses_RKB.transpose(0, 1).flatten().tolist()
+        return math.fsum(ordered) / len(ordered), bool(whole[:, -1].any())
+
+    def _record(self, step: int, loss: float, rate: float, norm: float, seconds: float, waited: float) -> None:
+        if self.history is None:
+            return
+        self.history.add(step=step, loss=loss, lr=rate, grad_norm=norm, seconds=round(seconds, 6), data_wait=round(waited, 6))
+        self.on_step(step, loss)
+        if self.intervals.log and step % self.intervals.log == 0:
+            print(f"step {step}/{self.steps}  loss {loss:.5f}  lr {rate:.3g}  grad norm {norm:.4g}  {seconds:.3f} s", flush=True)
+
+    def _evaluate(self, step: int) -> None:
+        if self.validation is None or not self.intervals.evaluate or step % self.intervals.evaluate:
+            return
+        loss = self.validation_loss(self.validation)
+        if self.history is not None:
+            self.history.add(step=step, validation_loss=loss)
+
+    @torch.no_grad()
+    def validation_loss(self, feed: Feed) -> float:
+        """Mean loss over fixed draws: the same noise each time, timesteps one per stratum, no caption dropout."""
+        total, size = self.intervals.evaluate_draws, self.intervals.evaluate_batch
+        chunks = [range(first, min(first + size, total)) for first in range(0, total, size)]
+        sums = torch.zeros(2, dtype=torch.float64, device=self.device)
+        self.engine.eval()
+        # Under ZeRO-3 a forward pass is collective, so every rank makes the same number; surplus ones do not count.
+        for turn in range(-(-len(chunks) // self.plan.ranks)):
+            own = turn * self.plan.ranks + self.rank
+            chunk = chunks[min(own, len(chunks) - 1)]
+            loss_B = self._loss(feed.validation_batch([j % len(feed.data) for j in chunk], chunk, total))
+            if own < len(chunks):
+                sums += torch.stack([loss_B.double().sum(), torch.tensor(float(len(chunk)), device=self.device)])
+        self.engine.train()
+        dist.all_reduce(sums)
+        return float(sums[0] / sums[1])
+
+    def _save(self, step: int) -> None:
+        if self.history is not None:
+            self.history.sync()
+        checkpoint.save(self.engine, self.folder, step, self.intervals.keep)

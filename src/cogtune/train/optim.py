@@ -1,0 +1,67 @@
+"""AdamW with an exponential moving average of the weights in its own state."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+SHADOW = "shadow"
+
+
+class AdamWEma(torch.optim.AdamW):
+    """AdamW that also keeps a moving average of each parameter (upstream sat.ops.FusedEmaAdam).
+
+    After step n (from 1): shadow = d shadow + (1 - d) p with d = min(ema_decay, (1 + n) / (10 + n)), or d = ema_decay
+    when ``ramp`` is off. The shadow starts at p as it was before the first step. It lives in the optimizer's state
+    under "shadow", so that whoever partitions or saves that state (ZeRO does both) carries the average along.
+    """
+
+    def __init__(
+        self, params: Iterable[Any], lr: float = 1e-3, *, ema_decay: float = 0.9999, ramp: bool = True, **adamw: Any
+    ) -> None:
+        super().__init__(params, lr=lr, **adamw)
+        self.ema_decay = ema_decay
+        self.ramp = ramp
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One AdamW step, then the average. Parameters without gradient are left alone."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        moved = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        # AdamW fills an empty state by itself, so a new shadow joins only after its step.
+        new_shadows = {p: p.detach().clone() for p in moved if SHADOW not in self.state.get(p, {})}
+        super().step()
+        for p in moved:
+            state = self.state[p]
+            if p in new_shadows:
+                state[SHADOW] = new_shadows[p]
+            state[SHADOW].lerp_(p, 1 - self.decay_after(int(state["step"])))
+        return loss
+
+    def decay_after(self, n: int) -> float:
+        """d of step n, counted from 1."""
+        return min(self.ema_decay, (1 + n) / (10 + n)) if self.ramp else self.ema_decay
+
+
+def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Trainable parameters in two groups: weights, which decay, and biases and everything in a norm, which do not.
+
+    The order inside a group is that of ``module.named_parameters()``; an empty group is left out.
+    """
+    in_norm = {
+        id(p)
+        for inner in module.modules()
+        if isinstance(inner, nn.LayerNorm | nn.GroupNorm | nn.RMSNorm)
+        for p in inner.parameters(recurse=False)
+    }
+    decayed: list[Tensor] = []
+    plain: list[Tensor] = []
+    for name, p in module.named_parameters():
+        if p.requires_grad:
+            (plain if id(p) in in_norm or name.endswith("bias") else decayed).append(p)
+    groups = ({"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0})
+    return [group for group in groups if group["params"]]

@@ -1,0 +1,55 @@
+"""final/: the trained parameters, their moving average, and a summary."""
+
+import json
+import os
+import resource
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from cogtune.train.engine import keeps_average, whole_tensors
+from cogtune.train.history import figures, read
+from cogtune.train.optim import SHADOW
+
+MODEL, AVERAGE, SUMMARY = "model.safetensors", "ema.safetensors", "summary.json"
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    """Write a safetensors file by temp, fsync, rename. The header holds ``facts`` as one JSON string, under "cogtune":
+    with several metadata keys safetensors' order of them, and so the file's bytes, would differ from run to run."""
+    partial = path.with_name(f".{path.name}")
+    save_file({name: t.contiguous() for name, t in tensors.items()}, partial, {"cogtune": json.dumps(facts, sort_keys=True)})
+    with partial.open("rb") as stream:
+        os.fsync(stream.fileno())
+    os.replace(partial, path)
+
+
+def write_weights(engine: Any, module: nn.Module, final: Path, facts: dict[str, Any], first: bool) -> None:
+    """Gather the fp32 master weights of all trained parameters, and their average, into ``final``. Collective."""
+    if first:
+        final.mkdir(parents=True, exist_ok=True)
+    weights = dict(whole_tensors(engine, module))
+    if first:
+        write_tensors(final / MODEL, weights, facts)
+    if keeps_average(engine):
+        averages = dict(whole_tensors(engine, module, SHADOW))
+        if first:
+            write_tensors(final / AVERAGE, averages, facts | {"average": True})
+
+
+def summary(module: nn.Module, log: Path, facts: dict[str, Any]) -> dict[str, Any]:
+    """What summary.json says: ``facts``, the figures of the log, parameter counts, peak memory of this process."""
+    numel = {id(p): (getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in module.parameters()}
+    peak: dict[str, float] = {"host_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)}
+    if torch.cuda.is_available():
+        peak["gpu_mib"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    return {
+        **facts,
+        **figures(read(log)),
+        "parameters_trained": sum(count for count, trained in numel.values() if trained),
+        "parameters_total": sum(count for count, _ in numel.values()),
+        "peak_memory": peak,
+    }

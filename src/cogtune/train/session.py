@@ -1,0 +1,152 @@
+"""From a training plan to the finished result: everything that one rank sets up around the loop."""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from cogtune.config.registry import build
+from cogtune.data.dataset import CachedDataset
+from cogtune.diffusion.loss import VideoDiffusionLoss
+from cogtune.errors import UserError
+from cogtune.model.dit import patch_of
+from cogtune.model.lora import set_trainable
+from cogtune.runtime.atomic import write_json
+from cogtune.train import checkpoint, result
+from cogtune.train.batches import plan_batches, total_steps
+from cogtune.train.engine import RankInfo, build_engine, connect, deepspeed_config
+from cogtune.train.feed import Feed
+from cogtune.train.history import History
+from cogtune.train.loop import Intervals, Loop
+from cogtune.train.schedule import Schedule, schedule_of
+from cogtune.train.start import Start, initial_model
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a rank is told. ``config``: the train slice; ``start``: see `start.Start`; ``folder``: the job's folder;
+    ``pairs``: (clip, caption id) of the training and of the validation split; ``threads`` per rank."""
+
+    key: str
+    config: dict[str, Any]
+    start: dict[str, Any]
+    folder: str
+    latents: str
+    text: str
+    pairs: list[list[str]]
+    validation_pairs: list[list[str]]
+    threads: int
+
+
+def train(plan_dict: dict[str, Any], report: TextIO, stopping: Callable[[], bool]) -> bool:
+    """Train to the end and write final/; False if asked to stop before. Collective over all ranks."""
+    plan = Plan(**plan_dict)
+    here = RankInfo(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+    torch.set_num_threads(plan.threads)
+    connect(here, os.environ.get("COGTUNE_RENDEZVOUS", "env://"))
+    loop, module = _set_up(plan, here, report, stopping)
+    start = checkpoint.load_newest(loop.engine, Path(plan.folder) / "checkpoints", loop.engine.zero_optimization_stage())
+    if here.rank == 0:
+        print(f"{'resuming after' if start else 'starting at'} step {start} of {loop.steps}", flush=True)
+        loop.history = History(Path(plan.folder) / "log.jsonl", start)
+        report.write(json.dumps({"start": start, "steps": loop.steps}) + "\n")
+    finished = loop.run(start)
+    if finished:
+        _finish(plan, loop, module, here)
+    dist.barrier()
+    dist.destroy_process_group()
+    return finished
+
+
+def _set_up(plan: Plan, here: RankInfo, report: TextIO, stopping: Callable[[], bool]) -> tuple[Loop, nn.Module]:
+    config, args = plan.config, plan.config["args"]
+    section = config.get("deepspeed") or {}
+    batches = plan_batches(section, args, here.ranks)
+    steps = total_steps(args, len(plan.pairs), batches.global_batch)
+    settings, notices = deepspeed_config(section, batches, here.device)
+    loss: VideoDiffusionLoss = build(config["model"]["loss_fn_config"])
+    module = trainable_model(plan)
+    engine = build_engine(module, section, settings)
+    if here.rank == 0:
+        for notice in notices:
+            print(f"notice: {notice}", flush=True)
+    feeds = [_feed(plan, pairs, loss) for pairs in (plan.pairs, plan.validation_pairs)]
+    loop = Loop(
+        engine=engine,
+        loss=loss,
+        feed=feeds[0],
+        validation=feeds[1] if plan.validation_pairs else None,
+        plan=batches,
+        schedule=_schedule(args, section, steps),
+        steps=steps,
+        intervals=_intervals(args, batches.micro),
+        folder=Path(plan.folder) / "checkpoints",
+        rank=here.rank,
+        device=here.device,
+        on_step=lambda step, loss: report.write(json.dumps({"step": step, "loss": loss}) + "\n") and None,
+        stopping=stopping,
+    )
+    return loop, module
+
+
+def trainable_model(plan: Plan) -> nn.Module:
+    """The starting model with everything frozen that the config freezes."""
+    model = plan.config["model"]
+    module = initial_model(Start.from_dict(plan.start)).train()
+    if plan.config["args"].get("checkpoint_activations"):
+        module.checkpoint_activations = True  # pyright: ignore[reportArgumentType]
+    set_trainable(module, model.get("not_trainable_prefixes") or [], model.get("lora_train") or False)
+    return module
+
+
+def _feed(plan: Plan, pairs: list[list[str]], loss: VideoDiffusionLoss) -> Feed:
+    model = plan.config["model"]
+    embedders = (model.get("conditioner_config") or {}).get("params", {}).get("emb_models") or [{}]
+    regularizer = (model.get("first_stage_config") or {}).get("params", {}).get("regularizer_config")
+    network = model["network_config"]
+    return Feed(
+        data=CachedDataset(Path(plan.latents), Path(plan.text), [(clip, caption) for clip, caption in pairs]),
+        regularizer=build(regularizer or {"target": "DiagonalGaussian", "params": {}}),
+        sampling=loss.sampling,
+        seed=plan.config["args"]["seed"],
+        scale_factor=model.get("scale_factor") or 1.0,
+        caption_dropout=embedders[0].get("ucg_rate") or 0.0,
+        frame_multiple=_temporal_patch(network["params"].get("patch_size", [1, 2, 2])),
+    )
+
+
+def _temporal_patch(size: int | list[int]) -> int:
+    return 1 if isinstance(size, int) else size[0]
+
+
+def _schedule(args: dict[str, Any], section: dict[str, Any], steps: int) -> Schedule:
+    params = (section.get("optimizer") or {}).get("params") or {}
+    return schedule_of(args, params.get("lr", args.get("lr") or 1e-4), steps)
+
+
+def _intervals(args: dict[str, Any], micro: int) -> Intervals:
+    size = args.get("eval_batch_size") or micro
+    return Intervals(
+        save=args.get("save_interval") or 0,
+        keep=args.get("keep_checkpoints") or 1,
+        log=args.get("log_interval") or 0,
+        evaluate=args.get("eval_interval") or 0,
+        evaluate_batch=size,
+        evaluate_draws=size * (args.get("eval_iters") or 1),
+    )
+
+
+def _finish(plan: Plan, loop: Loop, module: nn.Module, here: RankInfo) -> None:
+    folder = Path(plan.folder)
+    start = Start.from_dict(plan.start)
+    facts = {"run": plan.key, "steps": loop.steps, "base": start.origin()}
+    result.write_weights(loop.engine, module, folder / "final", facts, first=here.rank == 0)
+    if here.rank == 0:
+        more = {"ranks": here.ranks, "threads_per_rank": plan.threads, "start": start.to_dict()}
+        write_json(folder / "final" / result.SUMMARY, result.summary(module, folder / "log.jsonl", facts | more))

@@ -1,0 +1,65 @@
+"""One rank of training: `python -m cogtune.train.worker PLAN.json`, with RANK, LOCAL_RANK, WORLD_SIZE in the environment.
+
+`launch.py` starts the ranks of one machine. For several machines torchrun can: without COGTUNE_RENDEZVOUS the ranks meet
+at MASTER_ADDR:MASTER_PORT.
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+_STOP_REQUESTS: list[int] = []
+
+
+def _remember_stop(number: int, frame: FrameType | None) -> None:
+    _STOP_REQUESTS.append(number)
+
+
+def main() -> None:
+    """Train, or leave the error for the starting process; exit codes 0 done, 143 stopped after a checkpoint, 1 error."""
+    signal.signal(signal.SIGTERM, _remember_stop)  # before the slow imports
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the starting process decides
+    from cogtune.runtime.children import die_with_parent
+
+    die_with_parent()
+    parser = argparse.ArgumentParser("python -m cogtune.train.worker", description="One rank of training.")
+    parser.add_argument("plan", type=Path)
+    parser.add_argument("--errors", type=Path, default=None, help="folder for error-<rank>.json")
+    arguments = parser.parse_args()
+    try:
+        from cogtune.train.session import train
+
+        finished = train(json.loads(arguments.plan.read_text()), reporter(), lambda: bool(_STOP_REQUESTS))
+    except BaseException as error:
+        from cogtune.errors import UserError
+        from cogtune.train.launch import leave_error
+
+        traceback.print_exc()
+        if arguments.errors is not None:
+            rank, expected = int(os.environ.get("RANK", "0")), isinstance(error, UserError)
+            leave_error(arguments.errors, rank, error, expected, traceback.format_exc())
+        _leave(1)
+    _leave(0 if finished else 143)
+
+
+def reporter() -> Any:
+    """Where the first rank reports to: a pipe of the starting process, or nowhere."""
+    descriptor = os.environ.get("COGTUNE_REPORT_FD")
+    return open(int(descriptor), "w", buffering=1) if descriptor else open(os.devnull, "w")  # noqa: SIM115
+
+
+def _leave(code: int) -> NoReturn:
+    """End without the interpreter's own clean-up: threads of the communication library abort in it now and then."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,5 +1,6 @@
 """Which timestep each training sample is noised to."""
 
+import torch
 from torch import Tensor
 
 from cogtune.config.schema.diffusion import DiscreteSamplingParams
@@ -33,7 +34,8 @@ class DiscreteSampling:
         count = self.strata(global_batch)
         stratum_B = (position_B * count) // global_batch
         index_B = ((stratum_B + uniform_B.double()) / count * self.params.num_idx).long()
-        return index_B.clamp(max=self.params.num_idx - 1)
+        end_B = -((stratum_B + 1) * self.params.num_idx // -count)  # rounded up; the product above may round to it
+        return torch.minimum(index_B, end_B - 1)
 
     def alpha(self, index_B: Tensor) -> Tensor:
         """Signal scales a, (B,) float64, of these timesteps."""

@@ -1,0 +1,79 @@
+"""The VAE against diffusers' AutoencoderKLCogVideoX: same random weights, same numbers."""
+
+import re
+
+import pytest
+import torch
+
+from cogtune.config.registry import build
+
+diffusers = pytest.importorskip("diffusers")
+CODER = {"ch": 32, "ch_mult": [1, 2, 2, 3], "num_res_blocks": 1, "z_channels": 4, "num_groups": 32}
+RENAMES = [
+    (r"\bdown\.", "down_blocks."),
+    (r"\bup\.(\d+)", lambda match: f"up_blocks.{3 - int(match[1])}"),
+    (r"\bblock\.(\d)", r"resnets.\1"),
+    (r"\bmid\.block_(\d)", lambda match: f"mid_block.resnets.{int(match[1]) - 1}"),
+    (r"downsample\.", "downsamplers.0."),
+    (r"upsample\.", "upsamplers.0."),
+    (r"nin_shortcut", "conv_shortcut"),
+]
+
+
+def foreign_name(name: str) -> str:
+    """sat_reference 4.5: SAT's parameter name in diffusers."""
+    for pattern, new in RENAMES:
+        name = re.sub(pattern, new, name)
+    return name
+
+
+@pytest.fixture(scope="module")
+def pair():
+    torch.manual_seed(3)
+    coders = {f"{part}_config": {"target": name, "params": CODER} for part, name in (("encoder", "Encoder3D"), ("decoder", "Decoder3D"))}
+    ours = build({"target": "VideoAutoencoder", "params": coders})
+    for parameter in ours.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    theirs = diffusers.AutoencoderKLCogVideoX(
+        down_block_types=("CogVideoXDownBlock3D",) * 4, up_block_types=("CogVideoXUpBlock3D",) * 4,
+        block_out_channels=(32, 64, 64, 96), latent_channels=4, layers_per_block=1, norm_num_groups=32,
+    ).eval()  # fmt: skip
+    theirs.load_state_dict({foreign_name(name): value for name, value in ours.state_dict().items()})
+    return ours, theirs
+
+
+def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    assert ours.shape == theirs.shape
+    assert (ours - theirs).abs().max() <= 5e-6 * theirs.abs().max()
+
+
+@pytest.mark.parametrize(("frames", "height", "width"), [(1, 16, 24), (5, 16, 16), (9, 24, 40), (17, 16, 24)])
+@torch.no_grad()
+def test_encoder_moments(pair, frames: int, height: int, width: int) -> None:
+    ours, theirs = pair
+    video_BCTHW = torch.randn(2, 3, frames, height, width)
+    theirs.num_sample_frames_batch_size = 99  # a whole clip in one call, as upstream; diffusers' own is 8
+    close(ours.encode(video_BCTHW), theirs.encode(video_BCTHW).latent_dist.parameters)
+
+
+@torch.no_grad()
+def test_encoding_in_batches_of_8_frames_is_diffusers_way_and_differs(pair) -> None:
+    ours, theirs = pair
+    video_BCTHW = torch.randn(1, 3, 17, 16, 24)
+    theirs.num_sample_frames_batch_size = 8
+    foreign = theirs.encode(video_BCTHW).latent_dist.parameters
+    whole = ours.encode(video_BCTHW)
+    ours.batch_frames = 8
+    close(ours.encode(video_BCTHW), foreign)
+    ours.batch_frames = None
+    assert (whole - foreign).abs().max() > 1e-3 * foreign.abs().max()
+
+
+@pytest.mark.parametrize("latents", [1, 3, 5, 7])
+@torch.no_grad()
+def test_decoder(pair, latents: int) -> None:
+    ours, theirs = pair
+    latent_BCTHW = torch.randn(1, 4, latents, 3, 4)
+    video_BCTHW = ours.decode(latent_BCTHW)
+    assert video_BCTHW.shape[2] == 4 * (latents - 1) + 1
+    close(video_BCTHW, theirs.decode(latent_BCTHW).sample)

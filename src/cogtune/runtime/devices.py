@@ -1,0 +1,36 @@
+"""What to compute on, in which precision, with how many threads."""
+
+import torch
+
+from cogtune.errors import UserError
+
+_DTYPES = {
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp32": torch.float32,
+}
+
+
+def devices() -> list[torch.device]:
+    """Every CUDA device that this process may see (CUDA_VISIBLE_DEVICES narrows it), or the CPU."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return [torch.device("cuda", index) for index in range(count)] or [torch.device("cpu")]
+
+
+def device_for(rank: int = 0) -> torch.device:
+    """The device of local rank ``rank``; ranks beyond the number of devices share them in turn."""
+    found = devices()
+    return found[rank % len(found)]
+
+
+def dtype_of(name: str) -> torch.dtype:
+    """The dtype of a config's precision. Raises UserError for another name."""
+    try:
+        return _DTYPES[name]
+    except KeyError:
+        raise UserError(f"precision {name!r}: expected one of {', '.join(_DTYPES)}") from None
+
+
+def set_threads(threads: int) -> None:
+    """Use ``threads`` CPU threads inside one operator. From the config, as some sums depend on it in the last bits."""
+    torch.set_num_threads(max(1, threads))

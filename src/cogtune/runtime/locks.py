@@ -1,0 +1,195 @@
+"""One writer per key: a lock with a live owner, which a waiter takes over when the owner is dead.
+
+A lock is a folder of numbered claims, ``<n>.json``. The highest number counts: its owner holds the lock until it writes
+there that it released it, or is found dead. To take the lock is to create number n + 1 (O_EXCL), so of several waiters
+that found the same owner dead exactly one gets it; and as the highest claim is never removed, a waiter that slept over
+the whole life of a later owner finds that owner's claim above its own, and steps back. No step relies on flock, which
+clusters' shared file systems often lack.
+"""
+
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cogtune.runtime.atomic import write_json
+
+_POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds: between two signs of life of an owner; without a sign, until an owner on another host counts as dead;
+    between two lines of a waiter."""
+
+    heartbeat: float = 10.0
+    stale: float = 60.0
+    say: float = 10.0
+
+
+_DEFAULT = Timing()
+
+
+@dataclass(frozen=True)
+class _Claim:
+    """One file of the folder. ``owner`` is empty while it is being written; ``stamp`` moves with each heartbeat."""
+
+    number: int
+    path: Path
+    owner: dict[str, Any]
+    stamp: int
+
+
+@contextmanager
+def hold_lock(path: str | os.PathLike[str], timing: Timing = _DEFAULT) -> Iterator[None]:
+    """Hold the lock ``path`` inside the block; while a live process holds it, wait and say for whom (stderr).
+
+    An owner is dead when its process is gone (same host: pid and start time are compared) or, on another host, when
+    its heartbeat did not move for ``timing.stale`` seconds of this process's own clock, so clocks need not agree.
+    Not re-entrant. Should another host take the lock over because this process did not run for that long, this process
+    ends at once with exit code 1: two writers never overlap.
+    """
+    folder = Path(path)
+    claim = _acquire(folder, timing)
+    ended = threading.Event()
+    beating = threading.Thread(target=_beat, args=(claim, ended, timing), name="lock-heartbeat", daemon=True)
+    beating.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        beating.join()
+        write_json(claim.path, claim.owner | {"released": True})
+
+
+def _acquire(folder: Path, timing: Timing) -> _Claim:
+    folder.mkdir(parents=True, exist_ok=True)
+    started = seen_at = time.monotonic()
+    seen: _Claim | None = None
+    say_at = started
+    while True:
+        newest, now = _newest(folder), time.monotonic()
+        if newest != seen:
+            seen, seen_at = newest, now
+        if newest is None or newest.owner.get("released") or _is_dead(newest.owner, now - seen_at > timing.stale):
+            claim = _take(folder, newest)
+            if claim is not None:
+                return claim
+            continue
+        if now >= say_at:
+            say_at = now + timing.say
+            print(
+                f"waiting for {_name(newest)}, which holds {folder.stem} ({now - started:.0f} s)",
+                file=sys.stderr,
+                flush=True,
+            )
+        time.sleep(_POLL_SECONDS)
+
+
+def _take(folder: Path, before: _Claim | None) -> _Claim | None:
+    """Create the claim after ``before``; None if another waiter was faster."""
+    number = before.number + 1 if before else 1
+    path, owner = folder / f"{number}.json", _this_process()
+    try:
+        with path.open("x") as stream:
+            json.dump(owner, stream)
+    except FileExistsError:
+        return None
+    newest = _newest(folder)
+    if newest is not None and newest.number > number:
+        path.unlink()
+        return None
+    if before is not None and not before.owner.get("released"):
+        print(f"{_name(before)} is dead; took {folder.stem} over", file=sys.stderr, flush=True)
+    for older in _numbers(folder):
+        # The one before stays: whoever lists the folder just now meets that one or this one.
+        if older < number - 1:
+            (folder / f"{older}.json").unlink(missing_ok=True)
+    return _Claim(number, path, owner, 0)
+
+
+def _beat(claim: _Claim, ended: threading.Event, timing: Timing) -> None:
+    while not ended.wait(timing.heartbeat):
+        newest = None
+        with suppress(OSError):  # a file system that is away for a moment; the next beat tries again
+            os.utime(claim.path)
+            newest = _newest(claim.path.parent)
+        if newest is not None and newest.number > claim.number and not ended.is_set():
+            silence = f"as this process gave no sign of life for {timing.stale:.0f} s; ending"
+            message = f"{_name(newest)} took {claim.path.parent.stem} over {silence}"
+            print(message, file=sys.stderr, flush=True)
+            os._exit(1)
+
+
+def _numbers(folder: Path) -> list[int]:
+    return [int(path.stem) for path in folder.glob("*.json") if path.stem.isdecimal()]
+
+
+def _newest(folder: Path) -> _Claim | None:
+    numbers = _numbers(folder)
+    if not numbers:
+        return None
+    path = folder / f"{max(numbers)}.json"
+    try:
+        with path.open() as stream:  # opening it, not stat alone: NFS then asks the server
+            stamp, text = os.fstat(stream.fileno()).st_mtime_ns, stream.read()
+    except FileNotFoundError:
+        return _newest(folder)
+    try:
+        return _Claim(max(numbers), path, json.loads(text), stamp)
+    except ValueError:
+        return _Claim(max(numbers), path, {}, stamp)
+
+
+def _is_dead(owner: dict[str, Any], silent: bool) -> bool:
+    if owner.get("machine") == _machine():
+        return _start_time(owner["pid"]) != owner["start"]
+    return silent
+
+
+def _name(claim: _Claim) -> str:
+    return f"process {claim.owner.get('pid', '?')} on {claim.owner.get('host', '?')}"
+
+
+def _this_process() -> dict[str, Any]:
+    pid = os.getpid()
+    return {"host": socket.gethostname(), "machine": _machine(), "pid": pid, "start": _start_time(pid)}
+
+
+def _machine() -> str:
+    """What two processes must share for a pid of one to mean the same to the other: host, boot, pid namespace."""
+    boot = namespace = ""
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    with suppress(OSError):
+        namespace = os.readlink("/proc/self/ns/pid")
+    return f"{socket.gethostname()} {boot} {namespace}"
+
+
+def _start_time(pid: int) -> str | None:
+    """When a process started, in the kernel's own unit; None if it is gone, or a zombie that waits for its parent."""
+    if not Path("/proc/self/stat").exists():
+        return _answers(pid)
+    try:
+        # The name in parentheses may hold spaces and parentheses itself; state is field 3, start time field 22.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else fields[19]
+
+
+def _answers(pid: int) -> str | None:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    return "alive"

@@ -1,0 +1,119 @@
+"""How far a stage is, how fast, and how long it will take: a bar on a terminal, a line now and then elsewhere."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TextIO
+
+from cogtune.runtime.log import Tee
+
+LINE_SECONDS = 5.0
+"""The least time between two plain lines."""
+
+
+class Progress:
+    """Counts towards ``total``: ``draw`` gets the count at every step, ``say`` a line at most every 5 s."""
+
+    def __init__(
+        self, total: int, label: str, unit: str, say: Callable[[str], None], draw: Callable[[int], None] | None = None
+    ) -> None:
+        self.total, self.label, self.unit = total, label, unit
+        self.count = 0
+        self._say, self._draw = say, draw
+        self._started = self._said_at = time.monotonic()
+        self._said = -1
+
+    def advance(self, n: int = 1) -> None:
+        """``n`` more are done."""
+        self.count += n
+        if self._draw is not None:
+            self._draw(self.count)
+        if time.monotonic() - self._said_at >= LINE_SECONDS:
+            self._write()
+
+    def close(self) -> None:
+        """Say the last count, unless it was said or nothing happened at all."""
+        if self.count and self._said != self.count:
+            self._write()
+
+    def line(self) -> str:
+        """``[latents] 120/500 clips (24 %), 3.41 clips/s, 1:51 left``; the rate is the mean since the start."""
+        seconds = max(time.monotonic() - self._started, 1e-6)
+        rate = self.count / seconds
+        percent = 100 * self.count // self.total if self.total else 100
+        left = f", {_duration((self.total - self.count) / rate)} left" if 0 < self.count < self.total else ""
+        end = f", took {_duration(seconds)}" if self.count >= self.total else ""
+        return (
+            f"[{self.label}] {self.count}/{self.total} {self.unit} ({percent} %), {_rate(rate, self.unit)}{left}{end}"
+        )
+
+    def _write(self) -> None:
+        self._said_at, self._said = time.monotonic(), self.count
+        self._say(self.line())
+
+
+@contextmanager
+def progress(total: int, label: str, unit: str = "items", plain: bool = False) -> Iterator[Progress]:
+    """A `Progress` on stderr: a bar with rate and ETA if stderr is a terminal and not ``plain``, lines otherwise.
+
+    Under `log.tee_to` the bar is drawn on the terminal, and the lines go to the log file.
+    """
+    stream = sys.stderr
+    if plain or not stream.isatty():
+        bar = Progress(total, label, unit, say=_writer(stream))
+        try:
+            yield bar
+        finally:
+            bar.close()
+        return
+    terminal, log = (stream.terminal, stream.log) if isinstance(stream, Tee) else (stream, None)
+    with _drawn(terminal, total, label, unit) as draw:
+        bar = Progress(total, label, unit, say=_writer(log) if log else lambda line: None, draw=draw)
+        try:
+            yield bar
+        finally:
+            bar.close()
+
+
+def _writer(stream: TextIO) -> Callable[[str], None]:
+    def write(line: str) -> None:
+        stream.write(f"{line}\n")
+        stream.flush()
+
+    return write
+
+
+@contextmanager
+def _drawn(terminal: TextIO, total: int, label: str, unit: str) -> Iterator[Callable[[int], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(_rate(task.finished_speed or task.speed or 0.0, unit))
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    )
+    # Redirecting would put what is printed meanwhile above the bar, but past the log: the log matters more.
+    with Bars(*columns, console=Console(file=terminal), redirect_stdout=False, redirect_stderr=False) as bars:
+        task = bars.add_task(label, total=total)
+        yield lambda count: bars.update(task, completed=count)
+
+
+def _rate(per_second: float, unit: str) -> str:
+    if per_second >= 0.1 or per_second == 0:
+        return f"{per_second:.2f} {unit}/s"
+    return f"{1 / per_second:.1f} s per {unit.removesuffix('s')}"
+
+
+def _duration(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))

@@ -1,0 +1,167 @@
+"""Locks with real processes: who waits, who takes over, and that two never hold one lock."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cogtune.runtime import locks
+from cogtune.runtime.atomic import write_json
+from cogtune.runtime.locks import Timing, hold_lock
+
+_HOLD = """
+    import sys, time
+    from pathlib import Path
+    from cogtune.runtime.locks import Timing, hold_lock
+    with hold_lock(Path(sys.argv[1]), Timing(heartbeat=0.1, stale=0.5, say=0.3)):
+        print("held", flush=True)
+        time.sleep(float(sys.argv[2]))
+"""
+_COUNT = """
+    import sys
+    from pathlib import Path
+    from cogtune.runtime.locks import hold_lock
+    counter = Path(sys.argv[2])
+    for _ in range(int(sys.argv[3])):
+        with hold_lock(Path(sys.argv[1])):
+            counter.write_text(str(int(counter.read_text()) + 1))
+"""
+
+
+def start(code: str, *arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def holder(path: Path, seconds: float) -> subprocess.Popen[str]:
+    process = start(_HOLD, path, seconds)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "did not happen in time"
+        time.sleep(0.02)
+
+
+def test_free_lock_and_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(5):
+        with hold_lock(tmp_path / "key.lock"):
+            pass
+    assert capsys.readouterr().err == ""
+    assert len(list((tmp_path / "key.lock").iterdir())) == 2
+
+
+def test_released_after_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), hold_lock(tmp_path / "key.lock"):
+        raise RuntimeError
+    with hold_lock(tmp_path / "key.lock"):
+        pass
+
+
+def test_waits_for_a_live_owner_and_says_for_whom(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    owner = holder(tmp_path / "latents-abc.lock", 1.0)
+    started = time.monotonic()
+    with hold_lock(tmp_path / "latents-abc.lock", Timing(say=0.3)):
+        waited = time.monotonic() - started
+        assert owner.wait(5) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if f"process {owner.pid} on" in line]
+    assert waited > 0.5
+    assert 1 <= len(said) <= waited / 0.3 + 1
+    assert all("latents-abc" in line for line in said)
+
+
+@pytest.mark.parametrize("reap", [True, False], ids=["gone", "zombie"])
+def test_takes_over_from_a_killed_owner(tmp_path: Path, capsys: pytest.CaptureFixture[str], reap: bool) -> None:
+    owner = holder(tmp_path / "key.lock", 60)
+    owner.send_signal(signal.SIGKILL)
+    if reap:
+        owner.wait()
+    started = time.monotonic()
+    with hold_lock(tmp_path / "key.lock"):
+        assert time.monotonic() - started < 2
+    assert "dead" in capsys.readouterr().err
+    owner.wait()
+
+
+def test_a_reused_pid_is_not_the_owner(tmp_path: Path) -> None:
+    other = locks._this_process() | {"start": "1"}
+    write_json(tmp_path / "key.lock/1.json", other)
+    with hold_lock(tmp_path / "key.lock"):
+        pass
+
+
+def test_only_one_of_several_waiters_takes_over_at_a_time(tmp_path: Path) -> None:
+    """Waiters add to a number without any other protection; owners are killed in between. A lost update would show."""
+    path, counter = tmp_path / "key.lock", tmp_path / "count"
+    counter.write_text("0")
+    doomed = holder(path, 60)
+    workers = [start(_COUNT, path, counter, 25) for _ in range(4)]
+    time.sleep(0.3)
+    doomed.kill()
+    doomed.wait()
+    assert [worker.wait(50) for worker in workers] == [0, 0, 0, 0], workers[0].stderr
+    assert counter.read_text() == "100"
+
+
+def foreign(path: Path, number: int) -> Path:
+    claim = path / f"{number}.json"
+    write_json(claim, {"host": "elsewhere", "machine": "elsewhere", "pid": os.getpid(), "start": "1"})
+    return claim
+
+
+def test_another_host_is_believed_while_its_heart_beats(tmp_path: Path) -> None:
+    claim, timing = foreign(tmp_path / "key.lock", 7), Timing(stale=0.6)
+    alive, last_beat = threading.Event(), [0.0]
+
+    def beat() -> None:
+        for _ in range(10):
+            os.utime(claim)
+            last_beat[0] = time.monotonic()
+            alive.wait(0.1)
+
+    beating = threading.Thread(target=beat)
+    beating.start()
+    with hold_lock(tmp_path / "key.lock", timing):
+        assert time.monotonic() - last_beat[0] >= 0.5
+        assert (tmp_path / "key.lock/8.json").exists()
+    beating.join()
+
+
+def test_a_claim_that_is_half_written_counts_as_alive_until_stale(tmp_path: Path) -> None:
+    (tmp_path / "key.lock").mkdir()
+    (tmp_path / "key.lock/1.json").write_text('{"host": "e')
+    started = time.monotonic()
+    with hold_lock(tmp_path / "key.lock", Timing(stale=0.5)):
+        assert time.monotonic() - started >= 0.5
+
+
+def test_an_owner_that_was_taken_over_from_ends(tmp_path: Path) -> None:
+    owner = holder(tmp_path / "key.lock", 60)
+    foreign(tmp_path / "key.lock", 2)
+    assert owner.wait(5) == 1
+    assert owner.stderr is not None
+    assert "process" in owner.stderr.read()
+
+
+def test_a_sleeper_steps_back_behind_a_later_owner(tmp_path: Path) -> None:
+    """It saw claim 1 released, slept, and finds number 2 free only because later owners cleaned up."""
+    folder = tmp_path / "key.lock"
+    write_json(folder / "1.json", {"released": True})
+    before = locks._newest(folder)
+    (folder / "1.json").unlink()
+    write_json(folder / "5.json", locks._this_process())
+    assert locks._take(folder, before) is None
+    assert sorted(path.name for path in folder.iterdir()) == ["5.json"]
+    assert not json.loads((folder / "5.json").read_text()).get("released")

@@ -49,7 +49,7 @@ class Resolver:
             if not args.get("train_data"):
                 raise ConfigError("args.train_data: not set; expected a list of folders with videos/ and labels/")
             roots = {split: [str(Path(root).resolve()) for root in args.get(split) or []] for split in ("train_data", "valid_data")}
-            found = fingerprint([root for group in roots.values() for root in group])
+            found = fingerprint({"train": roots["train_data"], "valid": roots["valid_data"]})
             self._put("scan", {}, data=found, extra={"values": {f"args.{name}": group for name, group in roots.items()}})
         return self._cut["scan"]
 

@@ -20,7 +20,7 @@ class ClipRow:
     """One accepted (clip, caption) pair.
 
     ``clip``: sha256 of the file's content, 64 hex digits. ``name``: relative to its root, with slashes. ``split``:
-    "train" or "valid". ``caption_id``: sha256 of the caption in UTF-8. ``fps``: the average. ``width``, ``height``: pixels.
+    "train" or "valid". ``caption_id``: sha256 of the caption in UTF-8. ``fps``: the average. Sizes are in pixels.
     """
 
     clip: str
@@ -46,7 +46,7 @@ class Listed:
 
 
 def list_videos(root: Path) -> Iterator[Listed]:
-    """Every video below ``root``, in a fixed order. Nothing outside the root is reached: links that lead out are refused.
+    """Every video below ``root``, in a fixed order. Links that lead out of it are refused, links to folders not followed.
 
     Hidden files and folders are passed over, as macOS puts ``._clip.mp4`` beside clips.
     """

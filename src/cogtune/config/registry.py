@@ -2,41 +2,90 @@
 
 import difflib
 import importlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from cogtune.config.errors import ConfigError
 
+_SCHEMA = "cogtune.config.schema"
+_SGM = "sgm.modules.diffusionmodules"
+
 
 @dataclass(frozen=True)
 class Entry:
-    """One component: its canonical name, ``module:Class`` of params and class (both lazy), upstream's names."""
+    """One component. ``role`` is where it fits; ``params`` and ``target`` are "module:Class", imported when needed."""
 
     name: str
+    role: str
     params: str
     target: str
     aliases: tuple[str, ...] = ()
 
-
-_SGM = "sgm.modules.diffusionmodules"
-_SCHEMA = "cogtune.config.schema"
-
-
-def _entry(name: str, schema: str, module: str, *aliases: str, params: str = "") -> Entry:
-    return Entry(name, f"{_SCHEMA}.{schema}:{params or name + 'Params'}", f"{module}:{name}", aliases)
+    @property
+    def schema(self) -> type:
+        """The dataclass of its params."""
+        return _load(self.params)
 
 
-def _diffusion(name: str, module: str, upstream: str = "") -> Entry:
-    return _entry(name, "diffusion", f"cogtune.diffusion.{module}", f"{_SGM}.{upstream or module}.{name}")
+def _entry(name: str, role: str, area: str, module: str, *aliases: str, params: str = "") -> Entry:
+    return Entry(name, role, f"{_SCHEMA}.{area}:{params or name + 'Params'}", f"{module}:{name}", aliases)
+
+
+def _dit(name: str, role: str, module: str, upstream: str = "") -> Entry:
+    return _entry(name, role, "dit", f"cogtune.model.{module}", f"dit_video_concat.{upstream or name}")
+
+
+def _process(name: str, role: str, module: str, upstream: str = "", params: str = "") -> Entry:
+    alias = f"{_SGM}.{upstream or module}.{name}"
+    return _entry(name, role, "diffusion", f"cogtune.diffusion.{module}", alias, params=params)
+
+
+def _vae(name: str, role: str, module: str, upstream: str) -> Entry:
+    return _entry(name, role, "vae", f"cogtune.model.vae.{module}", f"vae_modules.{upstream}")
 
 
 ENTRIES = (
-    _entry("VideoAutoencoder", "vae", "cogtune.model.vae.autoencoder", "vae_modules.autoencoder.VideoAutoencoderInferenceWrapper"),
-    _entry("Encoder3D", "vae", "cogtune.model.vae.encoder", "vae_modules.cp_enc_dec.ContextParallelEncoder3D"),
-    _entry("Decoder3D", "vae", "cogtune.model.vae.decoder", "vae_modules.cp_enc_dec.ContextParallelDecoder3D"),
-    _entry("DiagonalGaussian", "vae", "cogtune.model.vae.regularizer", "vae_modules.regularizers.DiagonalGaussianRegularizer"),
-)
+    _dit("DiffusionTransformer", "network", "dit"),
+    _dit("Basic3DPositionEmbedding", "positions", "positions", "Basic3DPositionEmbeddingMixin"),
+    _dit("Rotary3DPositionEmbedding", "positions", "positions", "Rotary3DPositionEmbeddingMixin"),
+    _dit("PatchEmbedding", "patch embedding", "embeddings", "ImagePatchEmbeddingMixin"),
+    _dit("AdaLN", "modulation", "blocks", "AdaLNMixin"),
+    _dit("FinalLayer", "final layer", "blocks", "FinalLayerMixin"),
+    _entry("Lora", "lora", "dit", "cogtune.model.lora", "sat.model.finetune.lora2.LoraMixin"),
+    _entry("GeneralConditioner", "conditioner", "text", "cogtune.model.text", "sgm.modules.GeneralConditioner",
+           "sgm.modules.encoders.modules.GeneralConditioner"),
+    _entry("T5Embedder", "embedder", "text", "cogtune.model.text", "sgm.modules.encoders.modules.FrozenT5Embedder"),
+    _vae("VideoAutoencoder", "autoencoder", "autoencoder", "autoencoder.VideoAutoencoderInferenceWrapper"),
+    _vae("Encoder3D", "encoder", "encoder", "cp_enc_dec.ContextParallelEncoder3D"),
+    _vae("Decoder3D", "decoder", "decoder", "cp_enc_dec.ContextParallelDecoder3D"),
+    _vae("DiagonalGaussian", "regularizer", "regularizer", "regularizers.DiagonalGaussianRegularizer"),
+    Entry("Identity", "identity", f"{_SCHEMA}.common:IdentityParams", "builtins:object", ("torch.nn.Identity",)),
+    _process("DiscreteDenoiser", "denoiser", "denoiser"),
+    _process("EpsWeighting", "weighting", "denoiser", "denoiser_weighting"),
+    _process("VideoScaling", "scaling", "denoiser", "denoiser_scaling"),
+    _process("ZeroSNRDDPMDiscretization", "discretization", "discretizer"),
+    _process("VideoDiffusionLoss", "loss", "loss"),
+    _process("DiscreteSampling", "timesteps", "sampling_index", "sigma_sampling"),
+    _process("VPSDEDPMPP2MSampler", "sampler", "samplers", "sampling", "VideoDDIMSamplerParams"),
+    _process("VPODEDPMPP2MSampler", "sampler", "samplers", "sampling", "VideoDDIMSamplerParams"),
+    _process("VideoDDIMSampler", "sampler", "samplers", "sampling"),
+    _process("DynamicCFG", "guider", "guiders"),
+    _process("VanillaCFG", "guider", "guiders"),
+    _process("IdentityGuider", "guider", "guiders"),
+    _entry("SFTDataset", "dataset", "data", "cogtune.data.dataset", "data_video.SFTDataset"),
+    Entry("FusedEmaAdam", "optimizer", f"{_SCHEMA}.deepspeed:FusedEmaAdamParams",
+          "cogtune.train.optim:AdamWEma", ("sat.ops.FusedEmaAdam",)),
+    Entry("AdamW", "optimizer", f"{_SCHEMA}.deepspeed:AdamParams", "torch.optim:AdamW"),
+    Entry("Adam", "optimizer", f"{_SCHEMA}.deepspeed:AdamParams", "torch.optim:Adam"),
+)  # fmt: skip
+
+UNAVAILABLE = {
+    "data_video.VideoDataset": "webdataset shards are not read; unpack them and use data_video.SFTDataset",
+    f"{_SGM}.loss.StandardDiffusionLoss": "CogVideoX is trained with VideoDiffusionLoss",
+    f"{_SGM}.denoiser.Denoiser": "CogVideoX needs DiscreteDenoiser",
+}
+"""Upstream targets that are understood and not available: because …"""
 
 
 @cache
@@ -44,31 +93,49 @@ def _by_name() -> dict[str, Entry]:
     return {name: entry for entry in ENTRIES for name in (entry.name, *entry.aliases)}
 
 
-def find(target: str) -> Entry:
-    """The entry of a canonical name or alias; ConfigError with the nearest valid name otherwise."""
-    if target not in _by_name():
-        near = difflib.get_close_matches(target, _by_name(), n=1, cutoff=0.3)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"unknown target {target!r}{hint}")
-    return _by_name()[target]
+def names(role: str = "") -> list[str]:
+    """Canonical names, of one role if given."""
+    return [entry.name for entry in ENTRIES if role in ("", entry.role)]
+
+
+def find(target: str, role: str = "") -> Entry:
+    """The entry of a canonical name or alias. Raises ConfigError with the nearest valid name."""
+    entry = _by_name().get(target)
+    if entry is None:
+        if target in UNAVAILABLE:
+            raise ConfigError(f"target {target!r} is not available: {UNAVAILABLE[target]}")
+        raise ConfigError(f"unknown target {target!r}; {_nearest(target, role)}")
+    if role and entry.role != role:
+        raise ConfigError(f"target {target!r} is no {role}; expected {' or '.join(names(role))}")
+    return entry
+
+
+def canonical(target: str) -> str:
+    """Our name of a target: ``sgm.….DynamicCFG`` and ``DynamicCFG`` are both ``DynamicCFG``. Raises ConfigError."""
+    return find(target).name
+
+
+def _nearest(target: str, role: str) -> str:
+    fitting = [name for name, entry in _by_name().items() if role in ("", entry.role)]
+    shown = [name for name in fitting if ("." in name) == ("." in target)] or fitting
+    near = difflib.get_close_matches(target, shown, n=1, cutoff=0.6)
+    return f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(names(role))}"
 
 
 def params_of(node: dict[str, Any]) -> Any:
-    """The params dataclass of a {target, params} node; ConfigError for an unknown key."""
-    entry = find(node["target"])
-    kind = _load(entry.params)
-    given, known = node.get("params") or {}, {field.name for field in fields(kind)}
-    for name in given:
-        if name not in known:
-            raise ConfigError(f"{entry.name}: unknown key {name!r}; expected one of {', '.join(sorted(known))}")
-    return kind(**given)
+    """The params of a ``{target, params}`` node as its dataclass, checked. Raises ConfigErrors."""
+    from cogtune.config.check import params_of_node
+
+    return params_of_node(node)
 
 
 def build(node: dict[str, Any], **runtime: Any) -> Any:
-    """The object that a {target, params} node describes: ``Class(params, **runtime)``."""
-    return _load(find(node["target"]).target)(params_of(node), **runtime)
+    """The object that a ``{target, params}`` node describes: ``Class(params, **runtime)``. Raises ConfigError."""
+    params = params_of(node)
+    return _load(find(node["target"]).target)(params, **runtime)
 
 
 def _load(name: str) -> Any:
+    """``module:Class``; only ever called with names that stand in this file."""
     module, _, member = name.partition(":")
     return getattr(importlib.import_module(module), member)

@@ -1,58 +1,85 @@
-"""Keys of ``model.first_stage_config``: the 3D causal VAE."""
+"""Keys of `model.first_stage_config`: the 3D causal VAE (upstream: vae_modules)."""
 
 from dataclasses import dataclass
 from typing import Any
 
-from cogtune.config.schema.common import key
+from cogtune.config.schema.common import REQUIRED, key
 
-_ATTENTION = "the encoder and decoder of CogVideoX have no attention blocks; upstream ignores it too"
+Node = dict[str, Any]
+
+_NOT_SPLIT = "the VAE is not split over ranks here"
+_NOT_TRAINED = "the VAE is not trained here"
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Coder3DParams:
-    """What encoder and decoder have in common (sat_reference: vae_modules/cp_enc_dec.py)."""
+    """What encoder and decoder have in common."""
 
-    ch: int = key(128, "channels of the first level")
-    ch_mult: list[int] = key([1, 2, 2, 4], "channels of each level, as multiples of ch")
-    num_res_blocks: int = key(3, "residual blocks of a level; the decoder has one more")
-    z_channels: int = key(16, "channels of the latent")
-    in_channels: int = key(3, "channels of the video")
-    out_ch: int = key(3, "channels of the video that comes out")
-    dropout: float = key(0.0, "dropout in the residual blocks", unit="probability")
+    ch: int = key(128, "channels of the first level", least=1)
+    ch_mult: list[int] = key([1, 2, 2, 4], "channels of each level, as multiples of ch", least=1)
+    num_res_blocks: int = key(3, "residual blocks of a level; the decoder has one more", least=1)
+    z_channels: int = key(16, "channels of the latent", least=1)
+    in_channels: int = key(3, "channels of the video", least=1)
+    out_ch: int = key(3, "channels of the decoded video", least=1)
+    dropout: float = key(
+        0.0, "dropout in the residual blocks; the VAE is frozen, so it never drops", unit="probability"
+    )
     double_z: bool = key(True, "the encoder gives mean and log-variance")
-    num_groups: int = key(32, "groups of every GroupNorm; upstream's is 32, small VAEs need fewer")
-    resolution: int = key(256, "nominal size", without_effect="upstream stores it and never reads it")
-    attn_resolutions: list[int] = key([], "sizes with attention", without_effect=_ATTENTION)
-    gather_norm: bool = key(False, "norms over all ranks", without_effect="the VAE is not split over ranks here")
-    pad_mode: str = key("first", "what stands before the first frame", without_effect="always the first frame, as upstream")
+    num_groups: int = key(32, "groups of every GroupNorm; upstream's is 32, a small VAE needs fewer", least=1)
+    temporal_compress_times: int = key(
+        4, "pixel frames to one latent frame", refused="the published VAEs compress 4 frames to one"
+    )
+    resolution: int = key(256, "nominal size", unit="pixels", without_effect="upstream stores it and never reads it")
+    attn_resolutions: list[int] = key(
+        [], "sizes with attention", without_effect="the CogVideoX VAE has no attention; upstream ignores it too"
+    )
+    gather_norm: bool = key(False, "norms over all context-parallel ranks", without_effect=_NOT_SPLIT)
+    pad_mode: str = key(
+        "first",
+        "what stands before the first frame",
+        without_effect="it is the first frame, repeated; upstream ignores it too",
+    )
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Encoder3DParams(Coder3DParams):
-    """``ContextParallelEncoder3D``."""
+    """Pixels to moments. Upstream: ContextParallelEncoder3D."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Decoder3DParams(Coder3DParams):
-    """``ContextParallelDecoder3D``."""
+    """Latents to pixels. Upstream: ContextParallelDecoder3D."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class DiagonalGaussianParams:
-    """``DiagonalGaussianRegularizer``."""
+    """The posterior. Upstream: DiagonalGaussianRegularizer."""
 
-    sample: bool = key(True, "draw from the posterior (false: take its mean)")
+    sample: bool = key(True, "draw a fresh latent from the posterior each time; false takes its mean")
 
 
-@dataclass
+@dataclass(kw_only=True)
 class VideoAutoencoderParams:
-    """``VideoAutoencoderInferenceWrapper``."""
+    """The whole VAE. Upstream: VideoAutoencoderInferenceWrapper."""
 
-    encoder_config: dict[str, Any] = key({}, "the encoder", node=True)
-    decoder_config: dict[str, Any] = key({}, "the decoder", node=True)
-    regularizer_config: dict[str, Any] = key({"target": "DiagonalGaussian"}, "the posterior", node=True)
-    loss_config: dict[str, Any] | None = key(None, "VAE loss", node=True, without_effect="the VAE is not trained here")
-    ckpt_path: str | None = key(None, "weights: 3d-vae.pt or .safetensors with its names", file=True)
-    ignore_keys: list[str] = key([], "prefixes of checkpoint keys to skip")
-    encode_batch_frames: int | None = key(None, "encode in batches of so many frames (8: diffusers' way); null: whole clip", unit="frames")
-    cp_size: int = key(0, "context parallel size", without_effect="the VAE is not split over ranks here")
+    encoder_config: Node = key(REQUIRED, "the encoder", node="encoder")
+    decoder_config: Node = key(REQUIRED, "the decoder", node="decoder")
+    regularizer_config: Node = key({"target": "DiagonalGaussian"}, "the posterior", node="regularizer")
+    ckpt_path: str | None = key(None, "weights: upstream's 3d-vae.pt, or .safetensors with the same names", file=True)
+    ignore_keys: list[str] = key([], "prefixes of checkpoint keys that are skipped")
+    encode_batch_frames: int | None = key(
+        None,
+        "encode so many frames at a time (8 is diffusers' way, other moments); null: the whole clip",
+        unit="frames",
+        least=1,
+    )
+    loss_config: Node | None = key(None, "loss of VAE training", node="identity", without_effect=_NOT_TRAINED)
+    cp_size: int = key(0, "ranks that share one video", without_effect=_NOT_SPLIT)
+    context_parallel_size: int = key(0, "ranks that share one video", without_effect=_NOT_SPLIT)
+    image_video_weights: list[float] = key([1, 1], "weights of image and video loss", without_effect=_NOT_TRAINED)
+    only_train_decoder: bool = key(False, "freeze the encoder", without_effect=_NOT_TRAINED)
+    monitor: str | None = key(None, "metric that picks a checkpoint", without_effect=_NOT_TRAINED)
+    lr_g_factor: float = key(1.0, "learning rate factor of the generator", without_effect=_NOT_TRAINED)
+    input_key: str = key(
+        "mp4", "which part of a batch is encoded", without_effect="the pipeline hands pixels over directly"
+    )

@@ -1,0 +1,244 @@
+"""A tree against the schema: every error of it, and its canonical values.
+
+Canonical: our target names for upstream's, every default filled in, numbers of the declared type. Keys without effect
+and keys that allow one value only are checked and then left out, so they are in no digest.
+"""
+
+import typing
+from dataclasses import dataclass, field, is_dataclass
+from typing import Any
+
+from cogtune.config import registry
+from cogtune.config.errors import ConfigError, ConfigErrors
+from cogtune.config.hints import elsewhere
+from cogtune.config.schema.common import Field, Key, Sparse, fields_of
+from cogtune.config.schema.deepspeed import REFUSED, DeepSpeedSection, Optimizer
+from cogtune.config.schema.text import EmbedderKeys
+from cogtune.config.tree import Node, from_plain
+from cogtune.config.types import Mismatch, check_bounds, describe, members, nearest, scalar, shown
+
+_OMIT = object()
+_COMPONENT = ("target", "params")
+_BESIDE_TARGET = {"embedder": EmbedderKeys}
+
+
+@dataclass
+class FileKey:
+    """A path in a config, as written."""
+
+    path: str
+    value: str
+    node: Node
+
+
+@dataclass
+class Checker:
+    """Walks a tree; collects what it finds on the way."""
+
+    errors: list[ConfigError] = field(default_factory=list)
+    origin: dict[str, str] = field(default_factory=dict)
+    files: list[FileKey] = field(default_factory=list)
+    ignored: dict[str, list[str]] = field(default_factory=dict)
+    """Reason -> paths of the keys that were given and have no effect."""
+
+    def section(self, node: Node | None, schema: type, path: str) -> dict[str, Any]:
+        """The canonical dict of a mapping that must follow ``schema``."""
+        if node is not None and not node.is_map:
+            self._error(node, path, f"expected a mapping; found {shown(node.plain())}")
+            return {}
+        given: dict[str, Node] = {} if node is None else node.value
+        known = fields_of(schema)
+        suggested = self._unknown(given, set(known), path, REFUSED if schema is DeepSpeedSection else {})
+        values = {}
+        for name, declared in known.items():
+            here = f"{path}.{name}" if path else name
+            if name in given:
+                found = self._given(given[name], declared, here)
+            elif declared.required:
+                if name not in suggested:
+                    self._error(node, here, f"missing; {declared.key.doc}")
+                continue
+            else:
+                found = self._default(declared, here)
+            if found is not _OMIT and not (found is None and issubclass(schema, Sparse)):
+                values[name] = found
+        if schema is Optimizer:
+            self._optimizer(given, values, path)
+        return values
+
+    def component(self, node: Node, role: str, path: str) -> dict[str, Any] | None:
+        """The canonical form of a ``{target, params}`` mapping; None after an error."""
+        if not node.is_map:
+            self._error(node, path, f"expected a mapping with `target` and `params`; found {shown(node.plain())}")
+            return None
+        extra = _BESIDE_TARGET.get(role)
+        beside = fields_of(extra) if extra else {}
+        self._unknown(node.value, {*_COMPONENT, *beside}, path, {})
+        target = node.value.get("target")
+        if target is None or not isinstance(target.value, str):
+            expected = " or ".join(registry.names(role))
+            self._error(target or node, f"{path}.target", f"expected the name of a {role or 'component'}: {expected}")
+            return None
+        try:
+            entry = registry.find(target.value, role)
+        except ConfigError as error:
+            self._error(target, f"{path}.target", error.message)
+            return None
+        self._leaf(f"{path}.target", target)
+        params = node.value.get("params")
+        params = None if params is not None and params.value is None else params
+        canonical = {
+            "target": entry.name,
+            "params": self.section(params or Node({}, node.mark), entry.schema, f"{path}.params"),
+        }
+        if extra:
+            own = {name: child for name, child in node.value.items() if name not in _COMPONENT}
+            canonical |= self.section(Node(own, node.mark), extra, path) if own.keys() <= beside.keys() else {}
+        return canonical
+
+    def _given(self, node: Node, declared: Field, path: str) -> Any:
+        key = declared.key
+        try:
+            value = self._value(node, declared.type, key, path)
+            if not (isinstance(value, dict) or value is _OMIT):
+                check_bounds(value, key)
+        except Mismatch as error:
+            self._error(node, path, str(error))
+            return _OMIT
+        if key.refused and value != declared.default():
+            self._error(node, path, f"{shown(node.plain())} is not available: {key.refused}")
+        if key.without_effect:
+            self.ignored.setdefault(key.without_effect, []).append(path)
+        if not key.honoured:
+            return _OMIT
+        return value if key.canonical is None else key.canonical(value)
+
+    def _default(self, declared: Field, path: str) -> Any:
+        if not declared.key.honoured:
+            return _OMIT
+        return self._value(from_plain(_undressed(declared.default())), declared.type, declared.key, path)
+
+    def _value(self, node: Node, kind: Any, key: Key, path: str) -> Any:
+        """The canonical value of any key. Raises Mismatch; errors further down are collected instead."""
+        if node.value is None and type(None) in members(kind):
+            self._leaf(path, node)
+            return None
+        if node.is_map:
+            if key.keys is not None:
+                return self.section(node, key.keys, path)
+            if key.node and not key.without_effect and dict in map(typing.get_origin, members(kind)):
+                return self.component(node, key.node, path)
+            for member in members(kind):
+                if is_dataclass(member):
+                    return self.section(node, typing.cast(type, member), path)
+                if typing.get_origin(member) is dict:
+                    return node.plain()
+        if node.is_list:
+            for member in members(kind):
+                if typing.get_origin(member) is list:
+                    return self._list(node, typing.get_args(member)[0], key, path)
+        if not node.is_map and not node.is_list:
+            return self._scalar(node, kind, key, path)
+        raise Mismatch(f"expected {describe(kind)}; found {shown(node.plain())}")
+
+    def _list(self, node: Node, item: Any, key: Key, path: str) -> list[Any]:
+        if key.node:
+            found = [self.component(child, key.node, f"{path}.{i}") for i, child in enumerate(node.value)]
+            return [each for each in found if each is not None]
+        values = []
+        for i, child in enumerate(node.value):
+            try:
+                values.append(scalar(child.value, item, key))
+            except Mismatch:
+                raise Mismatch(f"expected {describe(list[item])}; item {i} is {shown(child.plain())}") from None
+            if key.file:
+                self.files.append(FileKey(f"{path}.{i}", child.value, child))
+        self._leaf(path, node)
+        return values
+
+    def _scalar(self, node: Node, kind: Any, key: Key, path: str) -> Any:
+        for member in members(kind):
+            if not isinstance(member, type):
+                continue
+            # What was typed on the command line is text as well: `args.split=1` is "1".
+            for candidate in (node.value, node.text) if member is str else (node.value,):
+                try:
+                    value = scalar(candidate, member, key)
+                except Mismatch:
+                    continue
+                self._leaf(path, node)
+                if key.file and isinstance(value, str):
+                    self.files.append(FileKey(path, value, node))
+                return value
+        raise Mismatch(f"expected {describe(kind)}; found {shown(node.value)}")
+
+    def _optimizer(self, given: dict[str, Node], values: dict[str, Any], path: str) -> None:
+        """`{type, params}`: as a component, but spelled `type`."""
+        kind = given.get("type", from_plain("AdamW"))
+        try:
+            entry = registry.find(str(kind.value), "optimizer")
+        except ConfigError as error:
+            self._error(kind, f"{path}.type", error.message)
+            return
+        values["type"] = entry.name
+        values["params"] = self.section(given.get("params", Node({}, kind.mark)), entry.schema, f"{path}.params")
+
+    def _unknown(self, given: dict[str, Node], known: set[str], path: str, refused: dict[str, str]) -> set[str]:
+        """Errors for keys that the schema does not have; returns the names that were suggested instead."""
+        suggested: set[str] = set()
+        for name, child in given.items():
+            here = f"{path}.{name}" if path else name
+            if name in known:
+                continue
+            if name in refused:
+                self._error(child, here, refused[name])
+                continue
+            near = nearest(name, known)
+            suggested.update(near)
+            if near:
+                hint = "did you mean " + " or ".join(map(repr, near)) + "?"
+            else:
+                hint = elsewhere(name) or f"expected one of {', '.join(sorted(known))}"
+            self._error(child, here, f"unknown key; {hint}")
+        return suggested
+
+    def _leaf(self, path: str, node: Node) -> None:
+        self.origin[path] = node.mark.origin
+
+    def _error(self, node: Node | None, path: str, message: str) -> None:
+        mark = node.mark if node is not None and node.mark.file != "default" else None
+        self.errors.append(ConfigError(message, key=path, mark=mark))
+
+
+def _undressed(value: Any) -> Any:
+    """A default as plain values: an instance of a schema stands for an empty mapping."""
+    return {} if is_dataclass(value) else value
+
+
+def params_of_node(node: dict[str, Any]) -> Any:
+    """The params dataclass of a plain ``{target, params}`` mapping, checked. Raises ConfigErrors."""
+    if not isinstance(node, dict) or not isinstance(node.get("target"), str):
+        raise ConfigError(f"expected a mapping with `target` and `params`; found {shown(node)}")
+    entry = registry.find(node["target"])
+    given = node.get("params") or {}
+    checker = Checker()
+    values = checker.section(from_plain(given), entry.schema, entry.name)
+    if checker.errors:
+        raise ConfigErrors(checker.errors)
+    return instance(entry.schema, values, given)
+
+
+def instance(schema: type, values: dict[str, Any], given: dict[str, Any] | None = None) -> Any:
+    """A schema dataclass of canonical values; nested sections become dataclasses, components stay dicts.
+
+    Keys that are not in ``values`` because they have no effect are taken from ``given``.
+    """
+    merged = {name: value for name, value in (given or {}).items() if name in fields_of(schema)} | values
+    arguments = {}
+    for name, value in merged.items():
+        kinds = [kind for kind in members(fields_of(schema)[name].type) if is_dataclass(kind)]
+        if kinds and isinstance(value, dict):
+            inner = (given or {}).get(name)
+            value = instance(typing.cast(type, kinds[0]), value, inner if isinstance(inner, dict) else None)
+        arguments[name] = value
+    return schema(**arguments)

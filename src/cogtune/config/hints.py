@@ -1,0 +1,67 @@
+"""Where else a key of this name exists: for those who put the right key in the wrong place."""
+
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from cogtune.config import registry
+from cogtune.config.schema.args import ArgsSection
+from cogtune.config.schema.common import Field, fields_of, key
+from cogtune.config.schema.deepspeed import DeepSpeedSection, FusedEmaAdamParams, Optimizer
+from cogtune.config.schema.model import ModelSection
+from cogtune.config.schema.text import EmbedderKeys
+from cogtune.config.types import members
+
+
+@dataclass(kw_only=True)
+class Sections:
+    """The top level of a config."""
+
+    model: ModelSection = key(ModelSection, "network, VAE, text encoder, diffusion process")
+    args: ArgsSection = key(ArgsSection, "how to train and to sample")
+    data: dict[str, Any] = key({}, "how clips are read", node="dataset")
+    deepspeed: DeepSpeedSection = key(DeepSpeedSection, "DeepSpeed's own configuration")
+
+
+@dataclass(frozen=True)
+class Declared:
+    """One key at one place. ``owner`` is the component whose params it belongs to, or the schema class."""
+
+    path: str
+    field: Field
+    owner: str
+    components: tuple[str, ...] = ()
+    """Canonical names of what may stand here, for a ``{target, params}`` mapping."""
+
+
+@cache
+def all_keys() -> tuple[Declared, ...]:
+    """Every key that a config may have, each at every place where it may stand; list items are ``*``."""
+    return tuple(_section(Sections, "", "config"))
+
+
+def _section(schema: type, path: str, owner: str) -> Iterator[Declared]:
+    for name, field in fields_of(schema).items():
+        here = f"{path}.{name}" if path else name
+        item = f"{here}.*" if any(typing.get_origin(kind) is list for kind in members(field.type)) else here
+        roles = registry.names(field.key.node) if field.key.node and schema is not Optimizer else []
+        yield Declared(here, field, owner, tuple(roles))
+        if schema is Optimizer and name == "params":
+            yield from _section(FusedEmaAdamParams, here, "FusedEmaAdam")
+        if field.key.keys is not None:
+            yield from _section(field.key.keys, here, owner)
+        for kind in members(field.type):
+            if hasattr(kind, "__dataclass_fields__"):
+                yield from _section(kind, here, kind.__name__)
+        for component in roles:
+            yield from _section(registry.find(component).schema, f"{item}.params", component)
+            if field.key.node == "embedder":
+                yield from _section(EmbedderKeys, item, component)
+
+
+def elsewhere(name: str) -> str:
+    """``it belongs to model.network_config.params`` if a key of that name exists anywhere."""
+    places = sorted({declared.path.rpartition(".")[0] for declared in all_keys() if declared.field.name == name})
+    return f"a key of that name belongs to {places[0]}" if len(places) == 1 else ""

@@ -1,0 +1,201 @@
+"""Keys of `args`: SwissArmyTransformer's and CogVideo's command line, and our own (marked so)."""
+
+from dataclasses import dataclass
+
+from cogtune.config.schema.common import REQUIRED, key
+
+_SAMPLES = "samples have the size of the training clips (data.params.video_size, max_num_frames, fps)"
+_STRICT = "weights are checked against the model, and frozen parts are not in its checkpoint"
+_NEVER = "upstream never reads it"
+_LAUNCH = "the train stage starts its ranks and gives each its device"
+_STORE = "checkpoints and results live in the store; results/<experiment>/ links to them"
+_RANDOM = "there is no random state: every draw comes from (seed, step, place in the batch)"
+_ONE_SET = "leave it out; put the folders into train_data"
+
+
+@dataclass(kw_only=True)
+class Load:
+    """`load` as a mapping: start from another experiment's result."""
+
+    experiment: str = key(REQUIRED, "name of an experiment of config/config.yaml")
+
+
+@dataclass(kw_only=True)
+class TrainArgs:
+    """Training."""
+
+    experiment_name: str = key("MyModel", "name of the run, for people")
+    mode: str = key(
+        "pretrain",
+        "finetune and pretrain train alike here; inference only samples",
+        choices=["pretrain", "finetune", "inference"],
+    )
+    load: Load | str | None = key(
+        None,
+        "weights to start from: SAT folder, .pt, .safetensors, diffusers folder, or {experiment: name}; null: random",
+        file=True,
+    )
+    seed: int = key(1234, "of every draw", least=1)
+    train_iters: int | None = key(None, "optimizer steps; null without epochs: 10000", unit="steps", least=1)
+    epochs: int | None = key(None, "passes over the data, instead of train_iters", least=1)
+    batch_size: int = key(
+        4, "clips of one rank in one pass; deepspeed.train_micro_batch_size_per_gpu wins", unit="clips", least=1
+    )
+    gradient_accumulation_steps: int = key(1, "passes to one step; deepspeed.gradient_accumulation_steps wins", least=1)
+    lr: float = key(1e-4, "peak learning rate; deepspeed.optimizer.params.lr wins", least=0)
+    weight_decay: float = key(0.01, "decoupled decay; deepspeed.optimizer.params.weight_decay wins", least=0)
+    lr_decay_style: str = key(
+        "linear", "schedule after the warmup", choices=["constant", "linear", "cosine", "exponential"]
+    )
+    lr_decay_iters: int | None = key(None, "steps of the schedule; null: all", unit="steps", least=1)
+    lr_decay_ratio: float = key(0.1, "where cosine ends, as a share of lr", least=0, most=1)
+    warmup: float = key(0.01, "share of the steps in which the rate rises; 0 is legal", least=0, most=1)
+    fp16: bool = key(False, "half precision; in training the deepspeed section decides")
+    bf16: bool = key(False, "bfloat16; in training the deepspeed section decides")
+    zero_stage: int = key(0, "ZeRO stage; deepspeed.zero_optimization.stage wins", choices=[0, 1, 2, 3])
+    checkpoint_activations: bool = key(
+        False, "recompute activations in the backward pass (also transformer_args.checkpoint_activations)"
+    )
+    log_interval: int = key(50, "steps between two lines of the log", unit="steps", least=1)
+    save_interval: int = key(5000, "steps between two checkpoints", unit="steps", least=1)
+    eval_interval: int | None = key(None, "steps between two validation losses; null: never", unit="steps", least=1)
+    eval_iters: int = key(100, "batches of a validation loss", least=1)
+    eval_batch_size: int | None = key(None, "clips of such a batch; null: as in training", unit="clips", least=1)
+    train_data: list[str] | None = key(None, "folders with videos/ and labels/", file=True)
+    valid_data: list[str] | None = key(None, "folders with clips that are not trained on", file=True)
+    num_workers: int = key(1, "threads that decode and read", least=0)
+
+    checkpoint_num_layers: int = key(
+        1, "layers recomputed together", without_effect="each layer is recomputed by itself"
+    )
+    checkpoint_skip_layers: int = key(
+        0, "layers that are not recomputed", without_effect="all layers are recomputed, or none"
+    )
+    model_parallel_size: int = key(
+        1,
+        "ranks that share one layer",
+        refused="tensor parallelism is not available; set 1, and use ZeRO to fit a model into memory",
+    )
+    save: str | None = key(None, "folder for checkpoints", without_effect=_STORE)
+    save_args: bool = key(
+        False, "write the arguments down", without_effect="results/<experiment>/config.yaml always says them"
+    )
+    summary_dir: str = key(
+        "",
+        "folder for TensorBoard",
+        without_effect="the report draws the curves; deepspeed.tensorboard writes DeepSpeed's",
+    )
+    force_train: bool = key(False, "train in spite of missing weights", without_effect=_STRICT)
+    force_pretrain: bool = key(False, "train in spite of missing weights", without_effect=_STRICT)
+    no_save_rng: bool = key(False, "checkpoint without random state", without_effect=_RANDOM)
+    no_load_rng: bool = key(False, "resume without random state", without_effect=_RANDOM)
+    resume_dataloader: bool = key(
+        False, "resume at the same data", without_effect="a resumed run always goes on where it was"
+    )
+    exit_interval: int | None = key(
+        None, "leave after so many steps", without_effect="a run may be stopped at any time and resumes by itself"
+    )
+    distributed_backend: str = key("nccl", "communication", without_effect="NCCL on GPUs, gloo on the CPU")
+    device: int = key(-1, "device of this process", without_effect=_LAUNCH)
+    local_rank: int | None = key(None, "rank on this machine", without_effect=_LAUNCH)
+    profiling: int = key(-1, "step at which the profiler starts", without_effect="use deepspeed.flops_profiler")
+    wandb: bool = key(False, "log to Weights & Biases", without_effect="use deepspeed.wandb")
+    wandb_project_name: str = key("default_project", "its project", without_effect="use deepspeed.wandb")
+    debug: bool = key(False, "debug mode", without_effect="use `cogtune --debug`")
+    log_image: bool = key(True, "log images", without_effect="samples are made after training, and shown in the report")
+    strict_eval: bool = key(
+        False, "evaluate all of the data", without_effect="eval_iters batches are drawn, the same ones each time"
+    )
+    split: str = key(
+        "1000,1,1", "shares of training, validation, test", without_effect="train_data is trained on, valid_data is not"
+    )
+    test_data: list[str] | None = key(None, "test folders", without_effect="valid_data holds what is not trained on")
+    train_data_weights: list[int] | None = key(
+        None, "weights of the folders", refused=f"weights are not available; {_ONE_SET}"
+    )
+    iterable_dataset: bool | str = key(
+        False, "read webdataset shards", refused=f"webdataset shards are not read; unpack them, and {_ONE_SET}"
+    )
+    iterable_dataset_eval: str = key(
+        "", "read webdataset shards", refused=f"webdataset shards are not read; unpack them, and {_ONE_SET}"
+    )
+    batch_from_same_dataset: bool = key(False, "one folder per batch", refused=f"batches mix all folders; {_ONE_SET}")
+    block_size: int = key(10000, "block of the data index", without_effect="each epoch is one permutation of the data")
+    prefetch_factor: int = key(
+        4, "batches read ahead", without_effect="latents are read from the cache, one batch ahead"
+    )
+    base: list[str] | None = key(
+        None, "config files", refused="name parents at the top level of the file: `base: [other.yaml]`"
+    )
+    deepspeed: bool = key(False, "use DeepSpeed", without_effect="training always uses it")
+    deepspeed_config: str | None = key(None, "JSON file", refused="write its content into the `deepspeed:` section")
+    deepscale: bool = key(False, "old name of deepspeed", without_effect="training always uses DeepSpeed")
+    deepscale_config: str | None = key(None, "JSON file", refused="write its content into the `deepspeed:` section")
+
+
+@dataclass(kw_only=True)
+class SampleArgs:
+    """Sampling, upstream's keys."""
+
+    input_type: str = key("cli", "txt: prompts of input_file; cli: the data set's captions", choices=["cli", "txt"])
+    input_file: str = key("input.txt", "prompts, one a line, with input_type txt", file=True)
+    image2video: bool = key(False, "sample from images: `prompt@@image` lines")
+    sampling_image_size: list[int] = key([768, 1360], "[height, width]", unit="pixels", without_effect=_SAMPLES)
+    sampling_num_frames: int = key(32, "frames", unit="latent frames", without_effect=_SAMPLES)
+    sampling_fps: int = key(8, "frames a second", without_effect=_SAMPLES)
+    latent_channels: int = key(
+        32, "channels of the latent", without_effect="network_config.params.out_channels says it"
+    )
+    output_dir: str = key("samples", "folder for videos", without_effect=_STORE)
+    input_dir: str | None = key(
+        None, "folder for inputs", without_effect="prompts come from input_file or from the data set"
+    )
+    force_inference: bool = key(False, "sample in spite of missing weights", without_effect=_STRICT)
+    only_save_latents: bool = key(
+        False, "keep latents, no video", without_effect="samples are kept as latents and as videos"
+    )
+    only_log_video_latents: bool = key(
+        False, "log latents in training", without_effect="samples are made after training"
+    )
+    sdedit: bool = key(False, "start from a noised video", refused="sampling starts from noise; leave it out")
+    final_size: int = key(2048, "size", without_effect=_NEVER)
+    grid_num_rows: int = key(1, "rows of a grid", without_effect=_NEVER)
+    lcm_steps: int | None = key(None, "LCM steps", without_effect=_NEVER)
+
+
+@dataclass(kw_only=True)
+class OwnArgs:
+    """Keys that upstream does not have."""
+
+    encoder_precision: str = key(
+        "bf16", "of VAE and T5 when the caches are made (ours)", choices=["bf16", "fp16", "fp32"]
+    )
+    global_batch_size: int | None = key(
+        None,
+        "clips of one optimizer step on all ranks; null: micro batch x accumulation x ranks (ours)",
+        unit="clips",
+        least=1,
+    )
+    threads_per_rank: int = key(1, "CPU threads of a rank; another number gives other rounding (ours)", least=1)
+    keep_checkpoints: int = key(2, "checkpoints kept (ours)", least=1)
+    auto_warmup: bool = key(False, "upstream's plateau: 100 steps at 5 % of lr (ours)")
+    max_reject_share: float = key(0.5, "scan fails above this share of rejected clips (ours)", least=0, most=1)
+    flush_seconds: float = key(30.0, "encoded rows reach the disk at least this often (ours)", unit="s", least=0)
+    flush_megabytes: float = key(256, "… or after so much (ours)", unit="MB", least=0)
+    encode_batch: int = key(1, "clips that the VAE encodes at once (ours)", unit="clips", least=1)
+    text_batch: int = key(8, "captions that T5 encodes at once (ours)", least=1)
+    sampling_count: int | None = key(4, "captions of the data set that are sampled; null: all (ours)", least=0)
+    sampling_guided: bool = key(True, "the measured samples use the sampler's guider; false: scale 1 (ours)")
+    sampling_controls: list[str] = key(
+        [],
+        "samples beside them: base model, shuffled captions, no caption, guided (ours)",
+        choices=["base", "shuffled", "null", "guided"],
+    )
+    sampling_steps: int | None = key(None, "steps; null: sampler_config's num_steps (ours)", unit="steps", least=1)
+    sampling_batch: int = key(1, "samples made at once; changes no result (ours)", least=1)
+    ema_sampling: bool = key(False, "export and sample the moving average of the weights (ours)")
+
+
+@dataclass(kw_only=True)
+class ArgsSection(OwnArgs, SampleArgs, TrainArgs):
+    """The whole section."""

@@ -1,0 +1,24 @@
+"""Keys of `data`: how clips are read (upstream: data_video.SFTDataset)."""
+
+from dataclasses import dataclass
+
+from cogtune.config.schema.common import REQUIRED, key
+
+
+@dataclass(kw_only=True)
+class SFTDatasetParams:
+    """Folders with `videos/*.mp4` and `labels/*.txt`."""
+
+    video_size: list[int] = key(
+        REQUIRED, "[height, width] of the clips; resized to cover, centre cropped", unit="pixels", least=16
+    )
+    fps: float = key(REQUIRED, "frames a second of the clips", unit="1/s", least=0.001)
+    max_num_frames: int = key(REQUIRED, "frames of a clip; 4k + 1", unit="frames", least=1)
+    skip_frms_num: float = key(3, "source frames that are skipped at either end", unit="frames", least=0)
+    frame_selection: str = key(
+        "timestamp", "timestamp: exactly the asked fps; stride: upstream's integer stride (30 fps give 10, not 8)",
+        choices=["timestamp", "stride"],
+    )  # fmt: skip
+    allow_missing_caption: bool = key(
+        False, "true: a clip without caption trains with an empty one; false: it is rejected"
+    )

@@ -1,0 +1,275 @@
+"""Keys of `deepspeed`. A default of null leaves the choice to DeepSpeed; DeepSpeed itself ignores mistyped keys.
+
+Source: DeepSpeed 0.19, deepspeed/runtime/{config,zero/config,zero/offload_config,precision_config}.py.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from cogtune.config.schema.common import Sparse, key
+
+Node = dict[str, Any]
+
+_BUCKET: dict[str, Any] = {"unit": "elements", "whole": True, "least": 1}
+_MISPLACED = "DeepSpeed reads it in its fp16 section only (upstream's sft.yaml has it here, without effect too)"
+_PARTS = "activations are recomputed by PyTorch, block by block (args.checkpoint_activations)"
+_REMOVED = "DeepSpeed has removed it; leave it out"
+_NOT_HERE = "it has no place in this training loop; leave it out"
+
+
+@dataclass(kw_only=True)
+class Offload(Sparse):
+    """`offload_optimizer`, `offload_param`: keep state outside GPU memory."""
+
+    device: str = key("none", "where to", choices=["none", "cpu", "nvme"])
+    nvme_path: str | None = key(None, "folder on the NVMe device")
+    pin_memory: bool | None = key(None, "use page-locked memory")
+    buffer_count: int | None = key(None, "buffers for NVMe", least=0)
+    buffer_size: int | None = key(None, "size of a buffer (offload_param)", **_BUCKET)
+    max_in_cpu: int | None = key(
+        None, "parameters kept in CPU memory with NVMe (offload_param)", unit="elements", whole=True, least=0
+    )
+    pipeline_read: bool | None = key(None, "overlap reading with the step (offload_optimizer)")
+    pipeline_write: bool | None = key(None, "overlap writing with the step (offload_optimizer)")
+    fast_init: bool | None = key(None, "quick start with NVMe (offload_optimizer)")
+    ratio: float | None = key(None, "share of the optimizer that steps on the CPU (ZeRO 3)", least=0, most=1)
+
+
+@dataclass(kw_only=True)
+class ZeroOptimization(Sparse):
+    """`zero_optimization`: what is split over the ranks."""
+
+    stage: int = key(0, "0 nothing, 1 optimizer, 2 and gradients, 3 and weights", choices=[0, 1, 2, 3])
+    contiguous_gradients: bool | None = key(None, "copy gradients into one buffer (DeepSpeed: true)")
+    overlap_comm: bool | None = key(None, "reduce while the backward pass runs")
+    reduce_scatter: bool | None = key(None, "reduce-scatter instead of all-reduce (DeepSpeed: true)")
+    reduce_bucket_size: int | None = key(None, "elements reduced at once (DeepSpeed: 5e8)", **_BUCKET)
+    allgather_partitions: bool | None = key(None, "all-gather weights after the step (DeepSpeed: true)")
+    allgather_bucket_size: int | None = key(None, "elements gathered at once (DeepSpeed: 5e8)", **_BUCKET)
+    use_multi_rank_bucket_allreduce: bool | None = key(None, "merge the buckets of several ranks (DeepSpeed: true)")
+    round_robin_gradients: bool | None = key(None, "spread gradient copies over ranks (ZeRO 2 with CPU offload)")
+    offload_optimizer: Offload | None = key(None, "keep the optimizer outside GPU memory")
+    offload_param: Offload | None = key(None, "keep weights outside GPU memory (ZeRO 3)")
+    cpu_offload: bool = key(False, "old switch", refused="write `offload_optimizer: {device: cpu}` instead")
+    load_from_fp32_weights: bool | None = key(
+        None,
+        "restore fp32 masters on resume; always true here: false loses precision, and a resumed run ends elsewhere",
+    )
+    ignore_unused_parameters: bool | None = key(None, "allow parameters without gradient (DeepSpeed: true)")
+    sub_group_size: int | None = key(None, "elements stepped at once (ZeRO 3; DeepSpeed: 1e9)", **_BUCKET)
+    stage3_prefetch_bucket_size: int | None = key(
+        None, "elements fetched ahead (ZeRO 3; DeepSpeed: 5e7)", unit="elements", whole=True, least=0
+    )
+    stage3_param_persistence_threshold: int | None = key(
+        None, "smaller tensors stay whole (ZeRO 3; DeepSpeed: 1e5)", unit="elements", whole=True, least=0
+    )
+    stage3_model_persistence_threshold: int | None = key(
+        None, "at most so many elements stay whole (ZeRO 3)", unit="elements", whole=True, least=0
+    )
+    stage3_max_live_parameters: int | None = key(
+        None, "elements gathered at a time (ZeRO 3; DeepSpeed: 1e9)", unit="elements", whole=True, least=0
+    )
+    stage3_max_reuse_distance: int | None = key(
+        None, "keep what is used again within (ZeRO 3; DeepSpeed: 1e9)", unit="elements", whole=True, least=0
+    )
+    stage3_gather_16bit_weights_on_model_save: bool | None = key(
+        None, "gather weights when saving", without_effect="checkpoints are written by cogtune, with whole tensors"
+    )
+    zero_hpz_partition_size: int | None = key(
+        None, "ranks of a node that hold a second copy (ZeRO++; DeepSpeed: 1)", least=1
+    )
+    zero_quantized_weights: bool | None = key(None, "quantise weights for the all-gather (ZeRO++)")
+    zero_quantized_gradients: bool | None = key(None, "quantise gradients for the reduce (ZeRO++)")
+    elastic_checkpoint: bool | None = key(
+        None, "checkpoints for any number of ranks", without_effect="checkpoints are written by cogtune"
+    )
+
+
+@dataclass(kw_only=True)
+class Fp16(Sparse):
+    """`fp16`: half precision with loss scaling."""
+
+    enabled: bool = key(False, "train in fp16 (upstream: for CogVideoX-2B); needs a GPU")
+    auto_cast: bool | None = key(None, "cast inputs")
+    loss_scale: float | None = key(None, "fixed loss scale; 0 (DeepSpeed's default): dynamic", least=0)
+    initial_scale_power: int | None = key(None, "dynamic: start at 2^this (DeepSpeed: 16)", least=0)
+    loss_scale_window: int | None = key(
+        None, "dynamic: raise after so many good steps (DeepSpeed: 1000)", unit="steps", least=1
+    )
+    hysteresis: int | None = key(None, "dynamic: lower after so many overflows (DeepSpeed: 2)", least=1)
+    consecutive_hysteresis: bool | None = key(None, "dynamic: refill the hysteresis after a good step")
+    min_loss_scale: int | None = key(None, "dynamic: never below (DeepSpeed: 1)", least=1)
+    fp16_master_weights_and_grads: bool | None = key(None, "master weights in fp16 (DeepSpeedCPUAdam only)")
+
+
+@dataclass(kw_only=True)
+class Bf16(Sparse):
+    """`bf16`: bfloat16, without loss scaling."""
+
+    enabled: bool = key(False, "train in bfloat16 (upstream: for CogVideoX-5B and 1.5)")
+    immediate_grad_update: bool | None = key(None, "add to fp32 gradients at once")
+    check_grad_overflow: bool | None = key(None, "skip steps with overflowing gradients (DeepSpeed: true)")
+    bf16_master_weights_and_grads: bool | None = key(None, "master weights in bf16")
+    bf16_optimizer_states: bool | None = key(None, "optimizer state in bf16")
+
+
+@dataclass(kw_only=True)
+class AdamParams:
+    """`optimizer.params` of AdamW and Adam."""
+
+    lr: float | None = key(None, "peak learning rate (LoRA 5e-4 to 1e-3, full tuning 1e-5); null: args.lr", least=0)
+    betas: list[float] = key([0.9, 0.999], "decay of the moments", least=0, most=1)
+    eps: float = key(1e-8, "added to the root of the second moment", least=0)
+    weight_decay: float | None = key(
+        None, "decoupled decay; none on biases and norms; null: args.weight_decay", least=0
+    )
+    amsgrad: bool = key(False, "keep the largest second moment")
+    adam_w_mode: bool = key(True, "decoupled decay (AdamW) for type Adam")
+    bias_correction: bool = key(True, "divide the moments by 1 - beta^n", refused="it is always on; leave it out")
+    torch_adam: bool = key(False, "PyTorch's implementation", without_effect="it is always PyTorch's")
+
+
+@dataclass(kw_only=True)
+class FusedEmaAdamParams(AdamParams):
+    """`optimizer.params` of FusedEmaAdam: AdamW that keeps a moving average of the weights."""
+
+    ema_decay: float = key(0.9999, "decay of the average", least=0, most=1)
+    use_num_upates: bool = key(True, "at step n the decay is at most (1 + n) / (10 + n); upstream's spelling")
+    set_grad_none: bool = key(True, "free gradients", without_effect="DeepSpeed owns the gradients")
+    adam_w_mode: bool = key(
+        True, "decoupled decay", refused="FusedEmaAdam is AdamW here; for plain Adam set type: Adam"
+    )
+
+
+@dataclass(kw_only=True)
+class Optimizer(Sparse):
+    """`optimizer`."""
+
+    type: str = key("AdamW", "sat.ops.FusedEmaAdam (AdamW with a moving average), AdamW, or Adam", node="optimizer")
+    params: Node = key({}, "its parameters")
+    legacy_fusion: bool | None = key(None, "old fused kernel", without_effect="the optimizer is PyTorch's")
+
+
+@dataclass(kw_only=True)
+class ActivationCheckpointing(Sparse):
+    """`activation_checkpointing`: for modules that call DeepSpeed's own checkpointing, which the network does not."""
+
+    partition_activations: bool | None = key(None, "split over tensor-parallel ranks", without_effect=_PARTS)
+    cpu_checkpointing: bool | None = key(None, "keep on the CPU", without_effect=_PARTS)
+    contiguous_memory_optimization: bool | None = key(None, "one buffer", without_effect=_PARTS)
+    number_checkpoints: int | None = key(None, "for the buffer", without_effect=_PARTS)
+    synchronize_checkpoint_boundary: bool | None = key(None, "synchronise", without_effect=_PARTS)
+    profile: bool | None = key(None, "time it", without_effect=_PARTS)
+
+
+@dataclass(kw_only=True)
+class Monitor(Sparse):
+    """`tensorboard`, `csv_monitor`, `wandb`: where DeepSpeed writes its own scalars."""
+
+    enabled: bool = key(False, "write them")
+    output_path: str | None = key(None, "folder")
+    job_name: str | None = key(None, "name of the run")
+    group: str | None = key(None, "group of runs (wandb)")
+    team: str | None = key(None, "team (wandb)")
+    project: str | None = key(None, "project (wandb)")
+
+
+@dataclass(kw_only=True)
+class FlopsProfiler(Sparse):
+    """`flops_profiler`."""
+
+    enabled: bool = key(False, "profile one step")
+    profile_step: int | None = key(None, "which step (DeepSpeed: 1)", least=0)
+    module_depth: int | None = key(None, "how deep; -1: all")
+    top_modules: int | None = key(None, "modules listed (DeepSpeed: 1)", least=1)
+    detailed: bool | None = key(None, "list all modules (DeepSpeed: true)")
+    output_file: str | None = key(None, "file; null: the log")
+
+
+@dataclass(kw_only=True)
+class CommsLogger(Sparse):
+    """`comms_logger`."""
+
+    enabled: bool = key(False, "log communication")
+    verbose: bool | None = key(None, "each call")
+    prof_all: bool | None = key(None, "all operations (DeepSpeed: true)")
+    debug: bool | None = key(None, "with the caller's name")
+    prof_ops: list[str] | None = key(None, "only these operations")
+
+
+@dataclass(kw_only=True)
+class DataTypes(Sparse):
+    """`data_types`."""
+
+    grad_accum_dtype: str | None = key(None, "precision of accumulated gradients", choices=["fp32", "fp16", "bf16"])
+
+
+@dataclass(kw_only=True)
+class DeepSpeedSection(Sparse):
+    """The whole section."""
+
+    train_micro_batch_size_per_gpu: int | None = key(
+        None, "clips of one rank in one forward pass; null: args.batch_size", unit="clips", least=1
+    )
+    gradient_accumulation_steps: int | None = key(
+        None, "passes to one step; null: args.gradient_accumulation_steps", least=1
+    )
+    train_batch_size: int | None = key(
+        None, "clips of one step", refused="set args.global_batch_size; accumulation follows from it and the ranks"
+    )
+    gradient_clipping: float = key(0.0, "largest norm of the gradient; 0: no clipping", least=0)
+    optimizer: Optimizer = key(Optimizer, "the optimizer")
+    scheduler: Node | None = key(
+        None, "learning rate schedule", refused="the rate follows args.lr_decay_style and args.warmup; leave it out"
+    )
+    zero_optimization: ZeroOptimization = key(ZeroOptimization, "what is split over the ranks")
+    bf16: Bf16 = key(Bf16, "bfloat16")
+    fp16: Fp16 = key(Fp16, "half precision")
+    activation_checkpointing: ActivationCheckpointing = key(
+        ActivationCheckpointing, "DeepSpeed's activation checkpointing"
+    )
+    zero_allow_untested_optimizer: bool = key(
+        True, "allow sat's optimizer under ZeRO", without_effect="always true: our optimizer is tested with it"
+    )
+    zero_force_ds_cpu_optimizer: bool = key(
+        False, "DeepSpeed's CPU Adam with offload", without_effect="always false: its kernel needs a compiler"
+    )
+    prescale_gradients: bool | None = key(None, "divide before the reduce")
+    gradient_predivide_factor: float | None = key(None, "divide by this before the reduce (DeepSpeed: 1.0)")
+    communication_data_type: str | None = key(None, "precision of the reduce", choices=["fp32", "fp16", "bf16"])
+    data_types: DataTypes | None = key(None, "precisions")
+    steps_per_print: int | None = key(None, "DeepSpeed's own log interval", unit="steps", least=1)
+    wall_clock_breakdown: bool | None = key(None, "DeepSpeed logs times")
+    memory_breakdown: bool | None = key(None, "DeepSpeed logs memory")
+    dump_state: bool | None = key(None, "DeepSpeed prints its state at the start")
+    log_level: str | None = key(None, "DeepSpeed's log level")
+    disable_allgather: bool | None = key(
+        None, "old switch", without_effect="DeepSpeed reads it and does nothing with it"
+    )
+    dataloader_drop_last: bool | None = key(
+        None, "for DeepSpeed's data loader", without_effect="batches are whole by construction"
+    )
+    flops_profiler: FlopsProfiler | None = key(None, "count operations")
+    comms_logger: CommsLogger | None = key(None, "log communication")
+    tensorboard: Monitor | None = key(None, "scalars for TensorBoard")
+    csv_monitor: Monitor | None = key(None, "scalars as CSV")
+    wandb: Monitor | None = key(None, "scalars for Weights & Biases")
+    loss_scale: float | None = key(None, "misplaced", without_effect=_MISPLACED)
+    loss_scale_window: int | None = key(None, "misplaced", without_effect=_MISPLACED)
+    hysteresis: int | None = key(None, "misplaced", without_effect=_MISPLACED)
+    min_loss_scale: float | None = key(None, "misplaced", without_effect=_MISPLACED)
+    initial_scale_power: int | None = key(None, "misplaced", without_effect=_MISPLACED)
+
+
+_GONE = """nebula compression_training amp quantize_training sparse_gradients eigenvalue sparse_attention elasticity
+graph_harvesting curriculum_learning progressive_layer_drop"""
+_UNUSED = """autotuning hybrid_engine pipeline data_efficiency checkpoint tensor_parallel expert_parallel
+sequence_parallel_size seq_parallel_communication_data_type weight_quantization datastates vocabulary_size
+use_data_before_expert_parallelism torch_autocast compile timers aio comet disable_python_gc gradient_allreduce_op
+managed_gradient_accumulation"""
+REFUSED = {
+    **dict.fromkeys(_GONE.split(), _REMOVED),
+    **dict.fromkeys(_UNUSED.split(), _NOT_HERE),
+    "bfloat16": "old spelling; write bf16",
+}
+"""Keys that DeepSpeed knows, or knew, and that are an error here: because …"""

@@ -1,0 +1,156 @@
+"""Keys of `model.network_config`: the diffusion transformer (upstream: dit_video_concat, SwissArmyTransformer)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from cogtune.config.schema.common import REQUIRED, Sparse, key
+
+Node = dict[str, Any]
+
+_NOT_PUBLISHED = "no published CogVideoX has it; leave it out"
+_LANGUAGE_MODEL = "a leftover of language models; upstream ignores it too"
+_NO_DROPOUT = "the published models train without dropout; leave it out, or use lora_config.params.lora_dropout"
+
+
+def _patch(size: int | list[int]) -> list[int]:
+    return [1, size, size] if isinstance(size, int) else size
+
+
+@dataclass(kw_only=True)
+class TransformerArgs:
+    """`transformer_args`: what upstream hands to SwissArmyTransformer."""
+
+    checkpoint_activations: bool = key(
+        False, "recompute activations in the backward pass: less memory, a third more time"
+    )
+    max_sequence_length: int = key(
+        64, "rows of the unused transformer.position_embeddings (rotary models have it in their files)", least=1
+    )
+    layernorm_order: str = key("pre", "place of the norms", choices=["pre", "post", "sandwich"], refused=_NOT_PUBLISHED)
+    model_parallel_size: int = key(
+        1,
+        "ranks that share one layer",
+        refused="tensor parallelism is not available; set 1, and use ZeRO to fit a model into memory",
+    )
+    layernorm_epsilon: float = key(1e-5, "epsilon of the block norms", refused=_NOT_PUBLISHED)
+    hidden_dropout: float = key(0.0, "dropout of the branches", refused=_NO_DROPOUT)
+    attention_dropout: float = key(0.0, "dropout of attention weights", refused=_NO_DROPOUT)
+    drop_path: float = key(0.0, "stochastic depth", refused=_NO_DROPOUT)
+    inner_hidden_size: int | None = key(
+        None, "width of the MLP", refused="4 x hidden_size in every published model; leave it out"
+    )
+    vocab_size: int = key(1, "vocabulary", without_effect=_LANGUAGE_MODEL)
+    is_decoder: bool = key(False, "causal attention", without_effect=_LANGUAGE_MODEL)
+    skip_init: bool = key(
+        False, "leave weights uninitialised", without_effect="weights are loaded, or initialised from the seed"
+    )
+    use_gpu_initialization: bool = key(
+        False, "initialise on the GPU", without_effect="weights are loaded, or initialised from the seed"
+    )
+
+
+@dataclass(kw_only=True)
+class Modules(Sparse):
+    """`modules`: the exchangeable parts of the transformer."""
+
+    pos_embed_config: Node = key(REQUIRED, "positions", node="positions")
+    patch_embed_config: Node = key(REQUIRED, "patches and text to tokens", node="patch embedding")
+    adaln_layer_config: Node = key(REQUIRED, "modulation by the timestep", node="modulation")
+    final_layer_config: Node = key(REQUIRED, "tokens to patches", node="final layer")
+    lora_config: Node | None = key(None, "adapters; with them `not_trainable_prefixes: [all]`", node="lora")
+
+
+@dataclass(kw_only=True)
+class DiffusionTransformerParams:
+    """The network."""
+
+    num_layers: int = key(REQUIRED, "blocks", least=1)
+    hidden_size: int = key(REQUIRED, "width", least=1)
+    num_attention_heads: int = key(REQUIRED, "heads; the published ones have 64 channels", least=1)
+    in_channels: int = key(REQUIRED, "latent channels, plus as many for the image of an image-to-video model", least=1)
+    out_channels: int = key(REQUIRED, "latent channels", least=1)
+    patch_size: int | list[int] = key(
+        REQUIRED, "latent frames, rows, columns of a patch; a plain 2 means [1, 2, 2]", least=1, canonical=_patch
+    )
+    num_frames: int = key(REQUIRED, "pixel frames that the positions are made for", unit="frames", least=1)
+    time_compressed_rate: int = key(REQUIRED, "pixel frames to one latent frame", unit="frames", least=1)
+    latent_width: int = key(
+        REQUIRED, "columns that the positions are made for", unit="latent pixels (8 pixels)", least=1
+    )
+    latent_height: int = key(REQUIRED, "rows that the positions are made for", unit="latent pixels (8 pixels)", least=1)
+    modules: dict[str, Any] = key(REQUIRED, "the exchangeable parts", keys=Modules)
+    transformer_args: TransformerArgs = key(TransformerArgs, "what upstream hands to SwissArmyTransformer")
+    time_embed_dim: int | None = key(None, "width of the timestep embedding; null: hidden_size", least=1)
+    ofs_embed_dim: int | None = key(None, "width of the `ofs` embedding (1.5 image-to-video: 512); null: none", least=1)
+    elementwise_affine: bool = key(True, "norms have weight and bias")
+    height_interpolation: float = key(1.0, "row positions are divided by it, unless pos_embed_config says otherwise")
+    width_interpolation: float = key(1.0, "column positions are divided by it, unless pos_embed_config says otherwise")
+    time_interpolation: float = key(1.0, "frame positions are divided by it, unless pos_embed_config says otherwise")
+    input_time: str = key("adaln", "how the timestep enters", choices=["adaln"])
+    num_classes: int | None = key(None, "class conditioning", refused=_NOT_PUBLISHED)
+    use_SwiGLU: bool = key(False, "gated MLP", refused=_NOT_PUBLISHED)
+    use_RMSNorm: bool = key(False, "RMSNorm instead of LayerNorm", refused=_NOT_PUBLISHED)
+    adm_in_channels: int | None = key(
+        None, "width of class conditioning", without_effect="there is no class conditioning; upstream ignores it too"
+    )
+    parallel_output: bool = key(
+        True, "leave the output split over ranks", without_effect="there is no tensor parallelism here"
+    )
+    dtype: str = key(
+        "fp32", "precision", without_effect="the deepspeed section (training) and args.bf16 (sampling) decide"
+    )
+
+
+@dataclass(kw_only=True)
+class Basic3DPositionEmbeddingParams:
+    """Sine-cosine table over frames, columns, rows; fixed grid (CogVideoX-2B)."""
+
+    text_length: int = key(0, "text tokens in front; the T5's max_length", unit="tokens", least=0)
+    height_interpolation: float | None = key(None, "row positions are divided by it; null: the network's")
+    width_interpolation: float | None = key(None, "column positions are divided by it; null: the network's")
+    time_interpolation: float | None = key(None, "frame positions are divided by it; null: the network's")
+
+
+@dataclass(kw_only=True)
+class Rotary3DPositionEmbeddingParams:
+    """Rotary positions over frames, rows, columns; any grid up to the configured one."""
+
+    hidden_size_head: int = key(REQUIRED, "channels of a head", least=1)
+    text_length: int = key(REQUIRED, "text tokens in front; the T5's max_length", unit="tokens", least=0)
+    theta: float = key(10000, "base of the frequencies", least=1)
+    learnable_pos_embed: bool = key(False, "a learned table is added as well; fixed grid (1.0 image-to-video)")
+    rot_v: bool = key(False, "rotate values too", refused=_NOT_PUBLISHED)
+    height_interpolation: float = key(1.0, "divides rows", without_effect="upstream's rotary positions ignore it too")
+    width_interpolation: float = key(1.0, "divides columns", without_effect="upstream's rotary positions ignore it too")
+    time_interpolation: float = key(1.0, "divides frames", without_effect="upstream's rotary positions ignore it too")
+
+
+@dataclass(kw_only=True)
+class PatchEmbeddingParams:
+    """Latent patches and T5 states to tokens."""
+
+    text_hidden_size: int | None = key(None, "width of the T5 (4096 for t5-v1_1-xxl); needed", least=1)
+
+
+@dataclass(kw_only=True)
+class AdaLNParams:
+    """Modulation of every block by the timestep."""
+
+    qk_ln: bool = key(True, "LayerNorm on queries and keys")
+
+
+@dataclass(kw_only=True)
+class FinalLayerParams:
+    """Tokens back to patches."""
+
+
+@dataclass(kw_only=True)
+class LoraParams:
+    """Low-rank adapters on query_key_value and dense of the attention."""
+
+    r: int = key(0, "rank; needed", least=1)
+    lora_alpha: float = key(1, "the adapters are scaled by lora_alpha / r; upstream's 1 gives 1/128 at r 128", least=0)
+    lora_dropout: float = key(0.0, "dropout on the adapters' input", unit="probability", least=0, most=1)
+    layer_range: list[int] | None = key(None, "layers that get adapters; null: all", least=0)
+    qlora: bool = key(False, "quantised base weights", refused="there is no 4-bit base here; set false")
+    cross_attention: bool = key(True, "adapters on cross-attention", without_effect="the model has no cross-attention")

@@ -1,0 +1,98 @@
+"""Does a value have the type that a schema asks for? Scalars only; containers are walked in `check.py`."""
+
+import difflib
+import math
+import types
+import typing
+from collections.abc import Iterable
+from typing import Any
+
+from cogtune.config.schema.common import Key
+
+NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
+
+
+class Mismatch(Exception):  # noqa: N818  not an error by itself: another member of a union may fit
+    """A value does not fit; the message says what was expected and what was found."""
+
+
+def members(kind: Any) -> tuple[Any, ...]:
+    """The members of a union, or the type itself; null last."""
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return tuple(sorted(typing.get_args(kind), key=lambda member: member is type(None)))
+    return (kind,)
+
+
+def describe(kind: Any) -> str:
+    """A type in words: ``list[int] | None`` is "a list of whole numbers or null"."""
+    words = []
+    for member in members(kind):
+        if typing.get_origin(member) is list:
+            (item,) = typing.get_args(member)
+            words.append("a list of " + {int: "whole numbers", float: "numbers", str: "texts"}.get(item, "mappings"))
+        else:
+            words.append(NAMES.get(member, "a mapping"))
+    return " or ".join(words)
+
+
+def shown(value: Any) -> str:
+    """A value as an error message shows it: short, and with its type where that is the point."""
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, list):
+        return "a list"
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "…"
+
+
+def scalar(value: Any, kind: type, key: Key) -> Any:
+    """``value`` as ``kind`` (int, float, str, bool or NoneType). Raises Mismatch.
+
+    A whole number is a number; true is no number; 5e8 is a whole number only where the key says so.
+    """
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind is int and key.whole and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if type(value) is not kind:
+        raise Mismatch
+    if kind is float and not math.isfinite(value):
+        raise Mismatch
+    return value
+
+
+def check_bounds(value: Any, key: Key) -> None:
+    """``choices``, ``least`` and ``most``. Raises Mismatch with a message."""
+    for item in value if isinstance(value, list) else [value]:
+        if item is None or isinstance(item, dict):
+            continue
+        if key.choices and not isinstance(value, list) and value not in key.choices:
+            raise Mismatch(f"expected {one_of(key.choices)}; found {shown(value)}{nearest_hint(value, key.choices)}")
+        if key.choices and isinstance(value, list) and item not in key.choices:
+            raise Mismatch(f"expected a list of {', '.join(map(str, key.choices))}; found {shown(item)}")
+        if isinstance(item, int | float) and not isinstance(item, bool):
+            if key.least is not None and item < key.least:
+                raise Mismatch(f"expected at least {key.least:g}; found {shown(item)}")
+            if key.most is not None and item > key.most:
+                raise Mismatch(f"expected at most {key.most:g}; found {shown(item)}")
+
+
+def one_of(values: Iterable[Any]) -> str:
+    """``a, b or c``."""
+    words = [shown(value) if not isinstance(value, str) else value for value in values]
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+def nearest(name: str, known: Iterable[str]) -> list[str]:
+    """Up to three of ``known`` that ``name`` may be a slip of, best first."""
+    return difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+
+
+def nearest_hint(value: Any, known: Iterable[Any]) -> str:
+    """``; did you mean 'x'?`` or nothing."""
+    near = nearest(value, [word for word in known if isinstance(word, str)]) if isinstance(value, str) else []
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -32,11 +32,11 @@ CLIPS: dict[str, list[tuple[str, Window, str]]] = {
         ("phone-talk", Window("phone", 57, 49, 36, 120), "a passenger in a tuxedo talks and turns his head"),
     ],
     "heldout": [
-        ("bbb-held-1", Window("bbb", 104, 220, 20, 660), "a rabbit in the meadow, later in the film"),
-        ("bbb-held-2", Window("bbb", 106, 500, 180, 540), "the meadow beside the rabbit, later in the film"),
-        ("bikes-held-1", Window("bikes", 222, 30, 20, 330), "the street a little later"),
-        ("bikes-held-2", Window("bikes", 223, 300, 60, 300), "another corner of the street a little later"),
-        ("phone-held-1", Window("phone", 88, 20, 20, 138), "the man in the car, at the end of the ride"),
-        ("phone-held-2", Window("phone", 89, 60, 40, 108), "the man in the car, nearer, at the end of the ride"),
+        ("bbb-held-1", Window("bbb", 104, 220, 20, 660), "a rabbit stretches and lays one arm over his head"),
+        ("bbb-held-2", Window("bbb", 106, 500, 180, 540), "a mossy bank with yellow flowers, the back of an animal at the left edge"),
+        ("bikes-held-1", Window("bikes", 222, 30, 20, 330), "a green post on the pavement, then the frame of a bicycle"),
+        ("bikes-held-2", Window("bikes", 223, 300, 60, 300), "the gears of a bicycle in front of a barred window, then a tree trunk"),
+        ("phone-held-1", Window("phone", 88, 20, 20, 138), "a man in a tuxedo sings in the back of a car"),
+        ("phone-held-2", Window("phone", 89, 60, 40, 108), "a face close to the camera, forest behind the car window"),
     ],
 }

@@ -1,6 +1,7 @@
 """Path functions only: what to ask of cogtune.plan, and where receipts, slices and logs are."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +13,8 @@ def open_workspace():
     """The experiments, each checked now: a bad config ends here with exit code 2, before any job."""
     try:
         workspace = Workspace.load("config/config.yaml", config)
+        if workspace.demo_data and not Path("data/demo").exists():
+            subprocess.run([sys.executable, "demo/make_data.py"], check=True)
         for name in workspace.experiments:
             workspace.scan_receipts(name)
         return workspace

@@ -1,0 +1,95 @@
+"""From captions to videos: noise, sampler, decoder."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from cogtune.config.registry import build
+from cogtune.diffusion.noise import generator
+
+Denoise = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+class Decoder(Protocol):
+    """The part of the VAE that sampling needs."""
+
+    def decode(self, latent_BCTHW: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Generator:
+    """Makes videos with one set of weights.
+
+    ``denoise(x_BTCHW, a_B, index_B, context_BLD)`` is the network behind its denoiser. ``shape``: (T, C, H, W) of a
+    latent as the decoder takes it. ``frame_multiple``: the network's temporal patch; where it does not divide T, that
+    many more latent frames are sampled in front and dropped, as the trainer pads and diffusers' 1.5 pipeline does.
+    ``scale_factor``: latents of the network are this times those of the VAE.
+    """
+
+    denoise: Denoise
+    vae: Decoder
+    shape: tuple[int, int, int, int]
+    scale_factor: float
+    seed: int
+    device: torch.device
+    frame_multiple: int = 1
+
+    @torch.no_grad()
+    def videos(
+        self,
+        ids: Sequence[str],
+        context_BLD: Tensor,
+        sampler: Any,
+        on_step: Callable[[int, Tensor], None] | None = None,
+    ) -> list[Tensor]:
+        """One uint8 (F, 3, H, W) video on the CPU for each id.
+
+        The initial noise and that of every step depend on the seed and the id alone: not on the rest of the batch, on
+        what was sampled before, or on the weights, so all variants of one clip start from the same noise.
+        """
+        frames, *inner = self.shape
+        padding = -frames % self.frame_multiple
+        shape = (frames + padding, *inner)
+        initial = [torch.randn(shape, generator=generator(self.seed, "sample", name, "initial")) for name in ids]
+        streams = [generator(self.seed, "sample", name, "steps") for name in ids]
+        context_BLD = context_BLD.to(self.device)
+        x0_BTCHW = sampler(
+            self.denoise,
+            torch.stack(initial).to(self.device),
+            context_BLD,
+            torch.zeros_like(context_BLD),
+            noise=lambda: torch.stack([torch.randn(shape, generator=stream) for stream in streams]),
+            on_step=on_step,
+        )
+        latent_BCTHW = (x0_BTCHW[:, padding:] / self.scale_factor).transpose(1, 2)
+        # One by one: decoding takes the most memory of all, and gains nothing from a batch.
+        return [to_uint8(self.vae.decode(latent_BCTHW[i : i + 1])[0]) for i in range(len(ids))]
+
+
+def to_uint8(video_CFHW: Tensor) -> Tensor:
+    """(3, F, H, W) in [-1, 1] to uint8 (F, 3, H, W) on the CPU, clamped, rounded (upstream cuts the fraction off)."""
+    return ((video_CFHW.float() + 1) * 127.5).clamp(0, 255).round().to(torch.uint8).transpose(0, 1).contiguous().cpu()
+
+
+def samplers(sampler_config: dict[str, Any], steps: int | None) -> dict[bool, Any]:
+    """The configured sampler with its guider (True) and without guidance (False); ``steps`` overrides its number."""
+    params = dict(sampler_config.get("params") or {})
+    if steps:
+        params["num_steps"] = steps
+    node = {"target": sampler_config["target"], "params": params}
+    return {True: build(node), False: build(node | {"params": params | {"guider_config": None}})}
+
+
+def latent_shape(
+    decoder: dict[str, Any], frames: int, video_size: Sequence[int], time_rate: int
+) -> tuple[int, int, int, int]:
+    """(T, C, H, W) of the latent that decodes to ``frames`` frames of ``video_size`` (height, width).
+
+    ``decoder``: params of the VAE's decoder, which halves the size once for each level but one.
+    """
+    shrink = 2 ** (len(decoder["ch_mult"]) - 1)
+    height, width = video_size
+    return (frames - 1) // time_rate + 1, decoder["z_channels"], height // shrink, width // shrink

@@ -1,0 +1,113 @@
+"""Reads what the stages left in the store and gives it the shape of the page."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cogtune.config.stages import STAGES
+from cogtune.data.listing import ClipRow
+from cogtune.evaluation.prompts import ID_DIGITS
+from cogtune.evaluation.report.evidence import DataFacts, Shown, StageFacts, Strip
+
+_SHOWN = {"base": "Before training", "tuned": "After training", "guided": "After, guided"}
+
+
+def with_names(rows: Iterable[Mapping[str, Any]], manifest: Iterable[ClipRow]) -> list[dict[str, Any]]:
+    """Rows of per_sample.json with the clips' present file names; the store keeps none, since files can be renamed."""
+    names = {row.clip: row.name for row in manifest}
+    return [
+        {**row, "name": names.get(row["clip"]), "nearest_name": names.get(row["nearest"])} if row["clip"] else dict(row)
+        for row in rows
+    ]
+
+
+def strips(rows: Sequence[Mapping[str, Any]], videos: Path, clips: Path) -> list[Strip]:
+    """One strip for each prompt: its clip, then before, after, guided, as far as there is a video of them."""
+    by_prompt: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for row in rows:
+        by_prompt.setdefault(row["prompt"], {})[row["variant"]] = row
+    found = []
+    for prompt, variants in by_prompt.items():
+        some = next(iter(variants.values()))
+        shown = [Shown("Training clip", clips / f"{some['clip'][:ID_DIGITS]}.mp4")] if some["clip"] else []
+        for variant, label in _SHOWN.items():
+            if row := variants.get(variant):
+                path = videos / f"{row['item']}.mp4"
+                shown.append(Shown(label, path, row.get("psnr_db"), row.get("hit"), row.get("nearest_name")))
+        found.append(
+            Strip(some["caption"], some.get("name") or prompt, [video for video in shown if video.path.exists()])
+        )
+    return sorted(found, key=lambda strip: strip.name)
+
+
+def history(log: Path) -> dict[str, list[dict[str, Any]]]:
+    """The training log as ``training`` and ``validation`` rows, each with step and loss; a torn last line is left out."""
+    found: dict[str, list[dict[str, Any]]] = {"training": [], "validation": []}
+    for row in _json_lines(log):
+        if "loss" in row:
+            found["training"].append({name: row.get(name) for name in ("step", "loss", "lr")})
+        elif "validation_loss" in row:
+            found["validation"].append({"step": row["step"], "loss": row["validation_loss"]})
+    return found
+
+
+def stages(records: Path, upstream: Mapping[str, str]) -> list[StageFacts]:
+    """Time and memory of each stage, summed over the runs that its job took. ``upstream``: stage -> job key."""
+    found = []
+    for stage in (name for name in STAGES if name in upstream):
+        key = upstream[stage]
+        path = records / f"{stage}-{key}.json"
+        record = json.loads(path.read_text()) if path.exists() else {}
+        found.append(
+            StageFacts(stage, key, record.get("seconds"), record.get("runs", 0), record.get("peak_memory_mib"))
+        )
+    return found
+
+
+def timings(summary: Mapping[str, Any], stages: Iterable[StageFacts]) -> dict[str, float]:
+    """The content of timings.json but for the report's own time. ``summary``: what training left."""
+    found = {
+        f"train.{name}": round(summary[name], 6)
+        for name in ("steps_per_second", "data_wait_fraction")
+        if name in summary
+    }
+    return found | {f"seconds.{row.stage}": row.seconds for row in stages if row.seconds is not None}
+
+
+def data_facts(
+    manifest: Sequence[ClipRow], rejects: Path, prepared: Path, texts: Path, params: Mapping[str, Any]
+) -> DataFacts:
+    """What is said about the data. ``prepared`` and ``texts``: item folders of preprocess and text."""
+    from cogtune.data.store import ShardReader
+
+    frames, encoded = ShardReader(prepared), ShardReader(texts)
+    rates, refused = [], [(row["name"], row["reason"]) for row in _json_lines(rejects)]
+    for row in {row.clip: row for row in manifest}.values():
+        meta = frames.meta(row.clip)
+        if "rejected" in meta:
+            refused.append((row.name, meta["rejected"]))
+        else:
+            rates.append(meta["effective_fps"])
+    captions = {row.caption_id: row.caption for row in manifest}
+    height, width = params["video_size"]
+    return DataFacts(
+        clips={split: len({row.clip for row in manifest if row.split == split}) for split in ("train", "valid")},
+        frames=params["max_num_frames"],
+        height=height,
+        width=width,
+        asked_fps=params["fps"],
+        effective_fps=(min(rates), max(rates)) if rates else None,
+        rejects=sorted(refused),
+        truncated=sorted(text for caption, text in captions.items() if encoded.meta(caption)["truncated"]),
+    )
+
+
+def _json_lines(path: Path) -> list[dict[str, Any]]:
+    rows = []
+    for line in path.read_text(encoding="utf-8").split("\n") if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows

@@ -1,0 +1,49 @@
+"""Puts a report where people look: results/<experiment>/ shows what the config means now, and nothing else."""
+
+import json
+import os
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cogtune.errors import UserError
+
+MARKER = ".published-"
+
+
+def publish(folder: Path, key: str, texts: Mapping[str, str], links: Mapping[str, Path]) -> Path:
+    """Make ``folder`` hold exactly this report; returns the marker, which is written last.
+
+    All markers go first, so a kill on the way leaves none and the report is made again. ``texts``: file name ->
+    content. ``links``: name -> folder in the store; a link is relative, so that results and store can be moved together.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for marker in folder.glob(f"{MARKER}*"):
+        marker.unlink()
+    for name, target in links.items():
+        _link(folder / name, target)
+    for name, text in texts.items():
+        _replace(folder / name, text)
+    marker = folder / f"{MARKER}{key}"
+    _replace(marker, json.dumps({"stage": "report", "key": key}) + "\n")
+    return marker
+
+
+def to_json(value: Any) -> str:
+    """JSON as people read it: sorted, indented, one newline at the end. Equal values give equal bytes."""
+    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _replace(path: Path, text: str) -> None:
+    from cogtune.runtime.atomic import write_text
+
+    write_text(path, text)
+
+
+def _link(path: Path, target: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        raise UserError(f"{path}: a real folder stands where the report links into the store; move it away")
+    temporary = path.with_name(f".{uuid.uuid4().hex}")
+    temporary.symlink_to(os.path.relpath(target, path.parent), target_is_directory=True)
+    os.replace(temporary, path)

@@ -1,0 +1,104 @@
+"""Stage `evaluate`: holds samples and reconstructions against the clips, and writes metrics.json."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cogtune.config.registry import build
+from cogtune.data.clips import load_clip
+from cogtune.data.listing import ClipRow
+from cogtune.data.store import ShardReader, ShardWriter
+from cogtune.evaluation.generate import to_uint8
+from cogtune.evaluation.measure import Measured, Sample, flat_metrics, measure, per_sample
+from cogtune.evaluation.prompts import ID_DIGITS
+from cogtune.evaluation.report.publish import to_json
+from cogtune.evaluation.video import write_mp4
+from cogtune.runtime.atomic import write_text
+from cogtune.runtime.devices import device_for, dtype_of, set_threads
+from cogtune.stages.job import Job, missing
+
+METRICS, PER_SAMPLE, CLIPS = "metrics.json", "per_sample.json", "clips"
+_LOSS_DIGITS = 5
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Look at each clip once, keep what was measured as rows of the store, then sum up.
+
+    Writes metrics.json and per_sample.json (equal input gives equal bytes), and an mp4 of each clip that was sampled.
+    """
+    set_threads(job.machine["ranks"] * (job.config["args"].get("threads_per_rank") or 1))
+    folder = job.job_dir()
+    clips = _clips(job.manifest())
+    samples = read_samples(ShardReader(job.job_dir("sample")))
+    lacking = missing(clips, ShardReader(folder).ids())
+    if lacking:
+        _measure(job, [clips[clip] for clip in lacking], samples)
+    reader = ShardReader(folder)
+    measured = {clip: Measured(**reader.meta(clip)) for clip in clips}
+    rows = per_sample(samples, measured)
+    found = flat_metrics(rows, measured, {clip: row.split for clip, row in clips.items()}) | _losses(job)
+    write_text(folder / PER_SAMPLE, to_json(rows))
+    write_text(folder / METRICS, to_json(found))
+    figures = {name: found[name] for name in ("samples.retrieval_accuracy", "samples.psnr_db") if name in found}
+    return {"made": len(lacking), "reused": len(clips) - len(lacking), **figures}
+
+
+def _clips(manifest: list[ClipRow]) -> dict[str, ClipRow]:
+    """Each clip once; one that is in both splits was trained on."""
+    ordered = sorted(manifest, key=lambda row: row.split == "train")
+    return {row.clip: row for row in sorted({row.clip: row for row in ordered}.values(), key=lambda row: row.clip)}
+
+
+def read_samples(reader: ShardReader) -> list[Sample]:
+    """What the sample stage made, in order of ids."""
+    metas = {item: reader.meta(item) for item in sorted(reader.ids())}
+    return [
+        Sample(item, meta["prompt"], meta["variant"], meta["caption"], meta["clip"]) for item, meta in metas.items()
+    ]
+
+
+def _measure(job: Job, rows: list[ClipRow], samples: list[Sample]) -> None:
+    """Compare each clip's pixels with its reconstruction and, if it was trained on, with all samples."""
+    args, folder = job.config["args"], job.job_dir()
+    reader = ShardReader(job.job_dir("sample"))
+    videos = {sample.item: reader.tensors(sample.item)["video"] for sample in samples if sample.clip is not None}
+    sampled = {sample.clip for sample in samples}
+    data = job.config["data"]["params"]
+    writer = ShardWriter(folder, args.get("flush_megabytes", 256), args.get("flush_seconds", 30.0))
+    with writer, job.progress(len(rows), "evaluate", "clips") as bar:
+        for row, pixels_FCHW, reconstruction_FCHW in _reconstructions(job, rows):
+            trained = row.split == "train"
+            own = [sample.item for sample in samples if sample.clip == row.clip]
+            found = measure(pixels_FCHW, reconstruction_FCHW, videos if trained else {}, own if trained else [])
+            if row.clip in sampled:
+                write_mp4(
+                    folder / CLIPS / f"{row.clip[:ID_DIGITS]}.mp4", pixels_FCHW.permute(0, 2, 3, 1).numpy(), data["fps"]
+                )
+            psnr = torch.tensor(found.vae_psnr_db, dtype=torch.float64)
+            writer.add(row.clip, {"vae_psnr_db": psnr}, vars(found))
+            bar.advance(1)
+
+
+@torch.no_grad()
+def _reconstructions(job: Job, rows: list[ClipRow]) -> Iterator[tuple[ClipRow, Tensor, Tensor]]:
+    """(clip, its pixels, what the VAE makes of its cached posterior mean), both uint8 (F, 3, H, W)."""
+    prepared, latents = ShardReader(job.items_dir("preprocess")), ShardReader(job.items_dir("latents"))
+    device, dtype = device_for(), dtype_of(job.config["args"].get("encoder_precision") or "fp32")
+    vae = build(job.config["model"]["first_stage_config"]).to(device, dtype)
+    size = job.config["data"]["params"]["video_size"]
+    for row in rows:
+        moments_CTHW = latents.tensors(row.clip)["moments"]
+        mean_BCTHW = vae.regularizer.mode(moments_CTHW[None].to(device, dtype))
+        reconstruction_FCHW = to_uint8(vae.decode(mean_BCTHW)[0])
+        yield row, load_clip(row.path, prepared.meta(row.clip), size), reconstruction_FCHW
+
+
+def _losses(job: Job) -> dict[str, float]:
+    """First and last training loss, each the mean of a few steps, as training summed them up."""
+    train = job.upstream_job("sample").upstream_job("export").job_dir("train")
+    summary = json.loads(Path(train / "final" / "summary.json").read_text())
+    return {f"train.{name}": round(summary[name], _LOSS_DIGITS) for name in ("loss_first", "loss_last")}

@@ -1,0 +1,164 @@
+"""Stage `sample`: videos from captions, by the trained model and by the controls that it is measured against."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cogtune.config.registry import build
+from cogtune.data.store import ShardReader, ShardWriter
+from cogtune.evaluation import prompts as plan
+from cogtune.evaluation.generate import Generator, latent_shape, samplers
+from cogtune.evaluation.prompts import Prompt, Variant
+from cogtune.evaluation.video import write_mp4
+from cogtune.model.weights import load_weights
+from cogtune.model.weights.lora_formats import LORA_FILE
+from cogtune.runtime.devices import device_for, dtype_of, set_threads
+from cogtune.stages.job import Job
+from cogtune.stages.train import start_of
+from cogtune.train.start import initial_model
+
+VIDEOS = "videos"
+"""Folder of the view copies, <prompt id>.<variant>.mp4."""
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Make what the store lacks of each prompt's variants: shards for the evaluation, mp4 files for people.
+
+    A batch is stored when it is done, so a kill loses at most one flush. Raises UserError for settings that cannot work.
+    """
+    args, folder = job.config["args"], job.job_dir()
+    set_threads(job.machine["ranks"] * (args.get("threads_per_rank") or 1))
+    prompts = plan.read_args(args, job.manifest())
+    variants = plan.variants(args.get("sampling_controls") or [], args.get("sampling_guided", True), len(prompts))
+    wanted = {plan.item_id(prompt, variant) for variant in variants for prompt in prompts}
+    lacking = wanted - ShardReader(folder).ids()
+    if lacking:
+        _Work(job, prompts, variants, lacking).make()
+    _write_views(folder, wanted, job.config["data"]["params"]["fps"])
+    return {"made": len(lacking), "reused": len(wanted) - len(lacking), "variants": [v.name for v in variants]}
+
+
+class _Work:
+    """Everything that is loaded once for all variants."""
+
+    def __init__(self, job: Job, prompts: list[Prompt], variants: list[Variant], lacking: set[str]) -> None:
+        self.job, self.prompts, self.lacking = job, prompts, lacking
+        self.variants = sorted(variants, key=lambda variant: variant.weights, reverse=True)  # tuned first
+        self.args, self.model = job.config["args"], job.config["model"]
+        self.train = job.upstream_job("export").upstream_job("train")
+        self.device = device_for()
+        self.samplers = samplers(self.model["sampler_config"], self.args.get("sampling_steps"))
+        self.contexts = _contexts(job, prompts)
+
+    def make(self) -> None:
+        """Sample variant by variant, each in batches that do not depend on what is finished."""
+        vae = build(self.model["first_stage_config"]).to(
+            self.device, dtype_of(self.args.get("encoder_precision") or "fp32")
+        )
+        batches = list(plan.batches(self.prompts, self.args.get("sampling_batch") or 1))
+        steps = self.samplers[True].params.num_steps
+        todo = [(v, batch) for v in self.variants for batch in batches if self._lacks(v, batch)]
+        total = steps * sum(len(batch) for _, batch in todo)
+        with self._writer() as writer, self.job.progress(total, "sample", "steps") as bar:
+            for weights, group in groupby(todo, key=lambda pair: pair[0].weights):
+                generator = self._generator(weights, vae)
+                for variant, batch in group:
+                    self._batch(generator, variant, batch, writer, lambda *_, n=len(batch): bar.advance(n))
+
+    def _writer(self) -> ShardWriter:
+        return ShardWriter(self.job.job_dir(), self.args["flush_megabytes"], self.args["flush_seconds"])
+
+    def _lacks(self, variant: Variant, batch: list[int]) -> bool:
+        return any(plan.item_id(self.prompts[i], variant) in self.lacking for i in batch)
+
+    def _batch(
+        self, generator: Generator, variant: Variant, batch: list[int], writer: ShardWriter, on_step: Any
+    ) -> None:
+        seen = [plan.context_id(self.prompts, i, variant) for i in batch]
+        zeros = torch.zeros_like(next(iter(self.contexts.values())))
+        context_BLD = torch.stack([zeros if name is None else self.contexts[name] for name in seen])
+        chosen = [self.prompts[i] for i in batch]
+        videos = generator.videos([prompt.id for prompt in chosen], context_BLD, self.samplers[variant.guided], on_step)
+        for prompt, caption_id, video_FCHW in zip(chosen, seen, videos, strict=True):
+            item = plan.item_id(prompt, variant)
+            if item in self.lacking:
+                meta = {"prompt": prompt.id, "variant": variant.name, "caption": prompt.caption, "clip": prompt.clip}
+                writer.add(item, {"video": video_FCHW}, meta | {"context": caption_id})
+
+    def _generator(self, weights: str, vae: nn.Module) -> Generator:
+        config = self.train.config["model"]
+        network = _network(self.job, self.train, weights).to(self.device, _precision(self.args)).eval()
+        denoiser, params = build(config["denoiser_config"]), config["network_config"]["params"]
+        data, decoder = self.job.config["data"]["params"], self.model["first_stage_config"]["params"]["decoder_config"]
+        return Generator(
+            denoise=lambda x, a, index, context: denoiser(network, x, a, index, context),
+            vae=_InPrecision(vae),
+            shape=latent_shape(
+                decoder["params"], data["max_num_frames"], data["video_size"], params.get("time_compressed_rate", 4)
+            ),
+            scale_factor=self.model.get("scale_factor") or 1.0,
+            seed=self.args["seed"],
+            device=self.device,
+            frame_multiple=network.patch_size[0],  # pyright: ignore[reportIndexIssue, reportArgumentType]
+        )
+
+
+class _InPrecision:
+    """The VAE behind a cast to its own precision."""
+
+    def __init__(self, vae: nn.Module) -> None:
+        self._vae, self._dtype = vae, next(vae.parameters()).dtype
+
+    def decode(self, latent_BCTHW: Tensor) -> Tensor:
+        return self._vae.decode(latent_BCTHW.to(self._dtype))  # pyright: ignore[reportCallIssue]
+
+
+def _network(job: Job, train: Job, weights: str) -> nn.Module:
+    """The model before training, or with the exported weights: read back from the files that users get."""
+    start, exported = start_of(train), job.job_dir("export")
+    if weights == "base":
+        return initial_model(start)
+    if json.loads((exported / "index.json").read_text())["format"] == "diffusers_lora":
+        network = initial_model(start)
+        load_weights(network, exported / LORA_FILE)
+        return network
+    network: nn.Module = build(start.network_config)
+    load_weights(network, exported / "transformer")
+    return network
+
+
+def _precision(args: dict[str, Any]) -> torch.dtype:
+    return dtype_of("bf16" if args.get("bf16") else "fp16" if args.get("fp16") else "fp32")
+
+
+def _contexts(job: Job, prompts: list[Prompt]) -> dict[str, Tensor]:
+    """caption id -> (L, D). Captions of the data set are in the text cache; a user's own prompts are encoded now."""
+    cached = ShardReader(job.items_dir("text"))
+    known = cached.ids()
+    found = {p.caption_id: cached.tensors(p.caption_id)["context"] for p in prompts if p.caption_id in known}
+    own = [p for p in {p.caption_id: p for p in prompts}.values() if p.caption_id not in known]
+    if own:
+        node = job.config["model"]["conditioner_config"]
+        embedder = build(node).to(device_for(), dtype_of(job.config["args"].get("encoder_precision") or "fp32"))
+        for prompt in own:
+            found[prompt.caption_id] = embedder.encode([prompt.caption])[0].cpu()
+    return found
+
+
+def _write_views(folder: Path, wanted: set[str], fps: float) -> None:
+    """An mp4 of each sample that has none yet, under its id."""
+    reader = ShardReader(folder)
+    lacking = sorted(item for item in wanted if not (folder / VIDEOS / f"{item}.mp4").exists())
+
+    def write(item: str) -> None:
+        video_FHWC = reader.tensors(item)["video"].permute(0, 2, 3, 1).numpy()
+        write_mp4(folder / VIDEOS / f"{item}.mp4", video_FHWC, fps)
+
+    with ThreadPoolExecutor(2) as pool:  # each waits for an ffmpeg process most of the time
+        for _ in pool.map(write, lacking):
+            pass

@@ -1,0 +1,43 @@
+import json
+
+import pytest
+
+from cogtune.errors import UserError
+from cogtune.evaluation.report.publish import publish, to_json
+
+
+def published(folder):
+    return [path.name for path in folder.glob(".published-*")]
+
+
+def test_a_then_b_then_a_shows_a(tmp_path):
+    results, store = tmp_path / "results" / "demo", tmp_path / "store"
+    for name in ("A", "B", "A"):
+        (store / "export" / name).mkdir(parents=True, exist_ok=True)
+        marker = publish(results, name, {"report.html": name}, {"export": store / "export" / name})
+        assert published(results) == [f".published-{name}"] == [marker.name]
+        assert (results / "report.html").read_text() == name
+        assert (results / "export").resolve() == (store / "export" / name).resolve()
+
+
+def test_links_survive_a_move_of_results_and_store_together(tmp_path):
+    here = tmp_path / "here"
+    (here / "store" / "export" / "k").mkdir(parents=True)
+    publish(here / "results" / "demo", "k", {}, {"export": here / "store" / "export" / "k"})
+    there = here.rename(tmp_path / "there")
+    assert (there / "results" / "demo" / "export").is_dir()
+
+
+def test_no_marker_stands_when_publishing_fails(tmp_path):
+    publish(tmp_path, "A", {"report.html": "A"}, {})
+    (tmp_path / "export").mkdir()
+    with pytest.raises(UserError, match="export: a real folder stands"):
+        publish(tmp_path, "B", {"report.html": "B"}, {"export": tmp_path / "elsewhere"})
+    assert published(tmp_path) == []
+
+
+def test_json_does_not_depend_on_order():
+    assert to_json({"b": 1, "a": {"d": "é", "c": 2}}) == to_json({"a": {"c": 2, "d": "é"}, "b": 1})
+    assert json.loads(to_json({"a": 1})) == {"a": 1}
+    with pytest.raises(ValueError, match="JSON"):
+        to_json({"a": float("nan")})

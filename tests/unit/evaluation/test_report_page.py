@@ -1,0 +1,150 @@
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from cogtune.evaluation.report import page, plots, sentences
+from cogtune.evaluation.report.evidence import DataFacts, Evidence, Shown, StageFacts, Strip
+
+HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)>'
+METRICS = {
+    "samples.count": 16,
+    "samples.retrieval_accuracy": 1.0,
+    "samples.retrieval_accuracy_base": 0.0625,
+    "samples.psnr_db": 21.93,
+    "samples.psnr_db_base": 11.2,
+    "samples.ssim": 0.8,
+    "data.clips_train": 16,
+    "vae.psnr_db": 26.0,
+    "vae.psnr_db_min": 21.4,
+}
+MAY_LOAD = {"src", "href", "xlink:href", "poster", "data", "action", "srcset", "background"}
+
+
+class Page(HTMLParser):
+    """Tags, and the values of attributes that can load something."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.loaded: list[str] = []
+        self.handlers: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.loaded += [value or "" for name, value in attrs if name in MAY_LOAD]
+        self.handlers += [name for name, _ in attrs if name.startswith("on")]
+
+
+@pytest.fixture
+def evidence(tmp_path):
+    video = tmp_path / "v.mp4"
+    video.write_bytes(b"not really a video")
+    shown = [Shown("Training clip", video), Shown("After training", video, 8.5, False, HOSTILE)]
+    rows = [{"step": i, "loss": 1 / i, "lr": 1e-3} for i in range(1, 50)]
+    return Evidence(
+        experiment="demo",
+        metrics=METRICS,
+        timings={"train.steps_per_second": 5.0, "train.data_wait_fraction": 0.001},
+        strips=[Strip(HOSTILE, HOSTILE, shown)],
+        training=rows,
+        validation=[{"step": 10, "loss": 0.5}],
+        data=DataFacts({"train": 16}, 9, 64, 96, 8.0, (7.5, 8.0), [(HOSTILE, HOSTILE)], [HOSTILE]),
+        stages=[StageFacts("train", "0123456789ab", 63.0, 1, 800.0), StageFacts("text", "0123456789ab", None, 0, None)],
+        config_yaml=f"model:\n  name: {HOSTILE}  # {HOSTILE}\n  url: https://example.org/x  # default\n",
+        run={"keys": {"train": HOSTILE}, "commit": None},
+    )
+
+
+def test_every_string_is_escaped(evidence):
+    found = Page(page.render(evidence))
+    assert not {"script", "img", "iframe", "object", "link"} & set(found.tags)
+    assert not found.handlers
+
+
+def test_nothing_is_loaded_from_elsewhere(evidence):
+    html = page.render(evidence)
+    assert [uri for uri in Page(html).loaded if not uri.startswith(("data:video/mp4;base64,", "#"))] == []
+    style = "".join(re.findall(r"<style>(.*?)</style>", html, re.DOTALL)) + "".join(
+        re.findall(r'style="([^"]*)"', html)
+    )
+    assert "@import" not in style
+    assert re.findall(r"url\((?!#)", style + "".join(re.findall(r'="(url\([^"]*)"', html))) == []
+    assert "default-src 'none'" in html
+
+
+def test_the_page_says_what_was_found(evidence):
+    html = page.render(evidence)
+    assert "After training, 16 of 16 samples are nearest to their own clip; before: 1 of 16." in html
+    assert html.count("<video") == 2
+    assert "autoplay loop muted" in html
+    assert "7.5 to 8" in html
+    assert "1 file rejected; 1 caption cut" in html
+    assert "1 min 03 s" in html
+
+
+def test_a_page_of_prompts_without_clips(evidence):
+    bare = Evidence("p", {"samples.count": 2}, {}, [], [], [], DataFacts(), [], "", {})
+    html = page.render(bare)
+    assert "Samples of your own prompts" in html
+    assert "Is it the training" not in html
+
+
+def test_videos_beyond_the_budget_are_counted(evidence, monkeypatch):
+    monkeypatch.setattr(page, "MOST_VIDEO_BYTES", 40)
+    many = Evidence(**(vars(evidence) | {"strips": evidence.strips * 5}))
+    html = page.render(many)
+    assert html.count("<video") == 2
+    assert "4 more captions were sampled" in html
+
+
+def test_rows_only_for_what_was_measured():
+    rows = {row.variant: row for row in sentences.rows(METRICS)}
+    assert list(rows) == ["tuned", "base"]
+    assert (rows["base"].hits, rows["base"].ssim) == (1, None)
+
+
+@pytest.mark.parametrize(
+    ("count", "accuracy", "base", "expected"),
+    [
+        (1, 1.0, None, "After training, 1 of 1 samples is nearest to its own clip."),
+        (8, 0.75, 0.125, "After training, 6 of 8 samples are nearest to their own clip; before: 1 of 8."),
+    ],
+)
+def test_headline(count, accuracy, base, expected):
+    metrics = {"samples.count": count, "samples.retrieval_accuracy": accuracy}
+    if base is not None:
+        metrics["samples.retrieval_accuracy_base"] = base
+    assert sentences.headline(metrics) == expected
+
+
+def test_smoothing_keeps_constants_and_lines():
+    assert plots.smoothed([2.0] * 7, 4) == [2.0] * 7
+    line = [float(i) for i in range(20)]
+    assert plots.smoothed(line, 5) == pytest.approx(line)
+    assert plots.smoothed([], 5) == []
+
+
+def test_thinning_keeps_both_ends():
+    assert plots.thinned(range(10), 4) == [0, 3, 6, 9]
+    assert plots.thinned(range(3), 4) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.42, "0.4 s"), (12.2, "12 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")],
+)
+def test_duration(seconds, text):
+    assert plots.duration(seconds) == text
+
+
+def test_plots_leave_matplotlib_as_it_was(evidence):
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    svg = plots.loss_plot(evidence.training, evidence.validation)
+    assert dict(matplotlib.rcParams) == before
+    assert svg.startswith("<svg role=")
+    assert "var(--accent)" in svg
+    assert plots.loss_plot([], []) == ""

@@ -46,7 +46,7 @@ class Listed:
 
 
 def list_videos(root: Path) -> Iterator[Listed]:
-    """Every video below ``root``, in a fixed order. Links that lead out of it are refused, links to folders not followed.
+    """Every video below ``root``, in a fixed order. Links that lead out are refused, links to folders not followed.
 
     Hidden files and folders are passed over, as macOS puts ``._clip.mp4`` beside clips.
     """

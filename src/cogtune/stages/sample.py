@@ -18,6 +18,7 @@ from cogtune.evaluation.video import write_mp4
 from cogtune.model.weights import load_weights
 from cogtune.model.weights.lora_formats import LORA_FILE
 from cogtune.runtime.devices import device_for, dtype_of, set_threads
+from cogtune.runtime.progress import Progress
 from cogtune.stages.job import Job
 from cogtune.stages.train import start_of
 from cogtune.train.start import initial_model
@@ -29,7 +30,7 @@ VIDEOS = "videos"
 def run(job: Job) -> dict[str, Any]:
     """Make what the store lacks of each prompt's variants: shards for the evaluation, mp4 files for people.
 
-    A batch is stored when it is done, so a kill loses at most one flush. Raises UserError for settings that cannot work.
+    A finished batch is stored, so a kill loses at most one flush. Raises UserError for settings that do not work.
     """
     args, folder = job.config["args"], job.job_dir()
     set_threads(job.machine["ranks"] * (args.get("threads_per_rank") or 1))
@@ -68,7 +69,7 @@ class _Work:
             for weights, group in groupby(todo, key=lambda pair: pair[0].weights):
                 generator = self._generator(weights, vae)
                 for variant, batch in group:
-                    self._batch(generator, variant, batch, writer, lambda *_, n=len(batch): bar.advance(n))
+                    self._batch(generator, variant, batch, writer, bar)
 
     def _writer(self) -> ShardWriter:
         return ShardWriter(self.job.job_dir(), self.args["flush_megabytes"], self.args["flush_seconds"])
@@ -77,13 +78,14 @@ class _Work:
         return any(plan.item_id(self.prompts[i], variant) in self.lacking for i in batch)
 
     def _batch(
-        self, generator: Generator, variant: Variant, batch: list[int], writer: ShardWriter, on_step: Any
+        self, generator: Generator, variant: Variant, batch: list[int], writer: ShardWriter, bar: Progress
     ) -> None:
         seen = [plan.context_id(self.prompts, i, variant) for i in batch]
         zeros = torch.zeros_like(next(iter(self.contexts.values())))
         context_BLD = torch.stack([zeros if name is None else self.contexts[name] for name in seen])
         chosen = [self.prompts[i] for i in batch]
-        videos = generator.videos([prompt.id for prompt in chosen], context_BLD, self.samplers[variant.guided], on_step)
+        sampler, ids = self.samplers[variant.guided], [prompt.id for prompt in chosen]
+        videos = generator.videos(ids, context_BLD, sampler, on_step=lambda *_: bar.advance(len(ids)))
         for prompt, caption_id, video_FCHW in zip(chosen, seen, videos, strict=True):
             item = plan.item_id(prompt, variant)
             if item in self.lacking:

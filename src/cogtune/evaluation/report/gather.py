@@ -42,7 +42,7 @@ def strips(rows: Sequence[Mapping[str, Any]], videos: Path, clips: Path) -> list
 
 
 def history(log: Path) -> dict[str, list[dict[str, Any]]]:
-    """The training log as ``training`` and ``validation`` rows, each with step and loss; a torn last line is left out."""
+    """The training log as ``training`` and ``validation`` rows, each with step and loss; no torn last line."""
     found: dict[str, list[dict[str, Any]]] = {"training": [], "validation": []}
     for row in _json_lines(log):
         if "loss" in row:

@@ -79,7 +79,7 @@ def loss_plot(training: Sequence[dict[str, Any]], validation: Sequence[dict[str,
         [row[2] for row in drawn],
         color=_ACCENT,
         linewidth=2,
-        label=f"average over {span} points",
+        label=f"mean of {span} steps",
     )
     if validation:
         points = [row["step"] for row in validation], [row["loss"] for row in validation]

@@ -16,7 +16,7 @@ def publish(folder: Path, key: str, texts: Mapping[str, str], links: Mapping[str
     """Make ``folder`` hold exactly this report; returns the marker, which is written last.
 
     All markers go first, so a kill on the way leaves none and the report is made again. ``texts``: file name ->
-    content. ``links``: name -> folder in the store; a link is relative, so that results and store can be moved together.
+    content. ``links``: name -> folder in the store; a link is relative, so that results and store can move together.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for marker in folder.glob(f"{MARKER}*"):

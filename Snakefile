@@ -17,7 +17,15 @@ rule all:
         [published(name) for name in WORKSPACE.experiments],
 
 
-# One target per experiment: `snakemake --cores all results/demo/report` is not a file; ask for the name instead.
+for name in WORKSPACE.experiments:
+
+    rule:
+        name:
+            f"experiment_{name}"
+        input:
+            published(name),
+
+
 include: "workflow/rules/scan.smk"
 include: "workflow/rules/preprocess.smk"
 include: "workflow/rules/latents.smk"

@@ -76,7 +76,7 @@ def clip_pixels(window: Window) -> Tensor:
 
 def random_window(generator: np.random.Generator, source: str, held_out: bool = False) -> Window:
     """A window drawn uniformly: size from the source's height down to half of it, time inside or outside the held-out range."""
-    frames, height, width, _ = frames_of(source).shape
+    _, height, width, _ = frames_of(source).shape
     largest = min(width, height * 3 // 2)
     wide = int(generator.integers(largest // 2, largest + 1)) // 6 * 6
     window = Window(source, 0, 0, 0, wide)

@@ -55,7 +55,15 @@ def write_t5(folder: Path) -> None:
     T5Tokenizer(vocab=vocabulary, extra_ids=0).save_pretrained(folder)
     torch.manual_seed(0)
     # initializer_factor 1 gives embeddings of standard deviation 1; the final layer norm brings the output to about 1.
-    sizes = T5Config(vocab_size=len(vocabulary), d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4, feed_forward_proj="gated-gelu")
+    sizes = T5Config(
+        vocab_size=len(vocabulary),
+        d_model=64,
+        d_kv=16,
+        d_ff=128,
+        num_layers=2,
+        num_heads=4,
+        feed_forward_proj="gated-gelu",
+    )
     T5EncoderModel(sizes).save_pretrained(folder)
 
 

@@ -143,7 +143,10 @@ def train(steps: int, out: Path) -> None:
             if (step + 1) % 100 == 0:
                 squared, divergence = np.mean(losses[-100:], axis=0)
                 minutes = (time.monotonic() - began) / 60
-                print(f"step {step + 1}: {10 * math.log10(4 / squared):.2f} dB, KL {divergence:.2f} nats a dimension, {minutes:.1f} min", flush=True)
+                print(
+                    f"step {step + 1}: {10 * math.log10(4 / squared):.2f} dB, KL {divergence:.2f} nats a dimension, {minutes:.1f} min",
+                    flush=True,
+                )
                 save(average.module, out)
     save(average.module, out)
 

@@ -53,14 +53,26 @@ def _add_stage(commands: argparse._SubParsersAction, stage: str) -> None:
     epilog = f"example: cogtune {stage} --base config/tiny/demo.yaml -- args.seed=7"
     command = commands.add_parser(stage, help=_STAGE_HELP[stage], description=_STAGE_HELP[stage], epilog=epilog)
     source = command.add_mutually_exclusive_group(required=True)
-    source.add_argument("--base", nargs="+", metavar="FILE", help="SAT-style YAML files, later ones win; overrides follow `--`")
+    source.add_argument(
+        "--base", nargs="+", metavar="FILE", help="SAT-style YAML files, later ones win; overrides follow `--`"
+    )
     source.add_argument("--slice", type=Path, metavar="FILE", help="a slice that Snakemake's main process wrote")
-    command.add_argument("--receipt", type=Path, metavar="FILE", help="where to write the receipt (default: where Snakemake looks)")
+    command.add_argument(
+        "--receipt", type=Path, metavar="FILE", help="where to write the receipt (default: where Snakemake looks)"
+    )
     command.add_argument("--log", type=Path, metavar="FILE", help="also write everything printed here")
     command.add_argument("--plain", action="store_true", help="progress as lines, for logs and parallel jobs")
-    command.add_argument("--workflow", type=Path, default=Path("config/config.yaml"), metavar="FILE", help="store, results, other experiments")
+    command.add_argument(
+        "--workflow",
+        type=Path,
+        default=Path("config/config.yaml"),
+        metavar="FILE",
+        help="store, results, other experiments",
+    )
     command.add_argument("--name", default="by-hand", help="experiment name, for results/<name> (default: by-hand)")
-    command.add_argument("--ranks", type=int, metavar="N", help="processes that train together (default: from --workflow)")
+    command.add_argument(
+        "--ranks", type=int, metavar="N", help="processes that train together (default: from --workflow)"
+    )
 
 
 def _add_config(actions: argparse._SubParsersAction) -> None:

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -21,10 +21,10 @@ TUNED = {"train": 1, "export": 1, "sample": None, "evaluate": 1}  # None: any nu
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     made = lay_out(tmp_path_factory.mktemp("tiny"))
     made.snakemake()
-    yield made
+    return made
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,11 @@ def lose(*folders: str) -> Callable[[Project], None]:
     return lambda p: [shutil.rmtree(p.root / folder) for folder in folders] and None
 
 
-SIZES = [("video_size: [32, 48]", "video_size: [16, 32]"), ("latent_height: 4", "latent_height: 2"), ("latent_width: 6", "latent_width: 4")]
+SIZES = [
+    ("video_size: [32, 48]", "video_size: [16, 32]"),
+    ("latent_height: 4", "latent_height: 2"),
+    ("latent_width: 6", "latent_width: 4"),
+]
 
 
 def smaller(project: Project) -> None:
@@ -91,7 +95,11 @@ def new_weights(seed: int) -> Callable[[Project], None]:
     """Other weights under the same name, as an overwritten download."""
 
     def edit(project: Project) -> None:
-        words = [sys.executable, "-c", f"import tests.workflow.weights as w, pathlib; w.make_vae(pathlib.Path({str(project.root / 'assets/3d-vae.pt')!r}), {seed})"]
+        words = [
+            sys.executable,
+            "-c",
+            f"import tests.workflow.weights as w, pathlib; w.make_vae(pathlib.Path({str(project.root / 'assets/3d-vae.pt')!r}), {seed})",
+        ]
         subprocess.run(words, cwd=REPO, env=environment(), check=True)
 
     return edit
@@ -109,7 +117,12 @@ ROWS = [
     Row("nothing", lambda p: None, report=False),
     Row("learning rate", made=TUNED, **replaced("lr: 0.001", "lr: 0.002")),
     Row("video size", smaller, {"preprocess": 3, "latents": 3, **TUNED}, undo=larger),
-    Row("one caption", caption("a wave of another kind"), {"text": 1, **TUNED}, undo=caption("a wave rolls over the sand")),
+    Row(
+        "one caption",
+        caption("a wave of another kind"),
+        {"text": 1, **TUNED},
+        undo=caption("a wave rolls over the sand"),
+    ),
     Row(
         "one video added",
         lambda p: add_clip(p.root / "data/train", "new", 3, "other words"),
@@ -122,7 +135,11 @@ ROWS = [
         TUNED,
         undo=lambda p: add_clip(p.root / "data/train", "stripes", 2, "stripes move to the left"),
     ),
-    Row("sampler steps", made={"sample": None, "evaluate": 1}, **replaced("num_steps: 3\n      verbose", "num_steps: 2\n      verbose")),
+    Row(
+        "sampler steps",
+        made={"sample": None, "evaluate": 1},
+        **replaced("num_steps: 3\n      verbose", "num_steps: 2\n      verbose"),
+    ),
     Row("log interval", **replaced("log_interval: 1", "log_interval: 2")),
     Row("save folder", **replaced("save: checkpoints", "save: elsewhere")),
     Row("touch of every video and caption", touch_everything, report=False),

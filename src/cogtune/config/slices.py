@@ -75,10 +75,14 @@ def read_slice(path: Path) -> Slice:
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: no readable slice ({error}); run snakemake again, it writes slices") from None
     if identity.get("format") != FORMAT:
-        raise UserError(f"{path}: format {identity.get('format')!r}, this version reads {FORMAT!r}; run snakemake again")
+        raise UserError(
+            f"{path}: format {identity.get('format')!r}, this version reads {FORMAT!r}; run snakemake again"
+        )
     found = Slice(identity["stage"], identity, volatile)
     if found.key != path.stem:
-        raise UserError(f"{path}: its content has key {found.key}; the file was changed, delete it and run snakemake again")
+        raise UserError(
+            f"{path}: its content has key {found.key}; the file was changed, delete it and run snakemake again"
+        )
     return found
 
 

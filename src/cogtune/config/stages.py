@@ -70,8 +70,14 @@ STAGES: dict[str, Stage] = {
                 "args.encoder_precision",
             ),
             # The decoder comes along because the checkpoint is loaded strictly; it does not touch a moment.
-            volatile=(*_FLUSH, f"{_VAE}.params.decoder_config", f"{_VAE}.params.regularizer_config")
-            + ("args.encode_batch", "args.threads_per_rank", "data.params.video_size"),
+            volatile=(
+                *_FLUSH,
+                f"{_VAE}.params.decoder_config",
+                f"{_VAE}.params.regularizer_config",
+                "args.encode_batch",
+                "args.threads_per_rank",
+                "data.params.video_size",
+            ),
             upstream=("preprocess",),
             items=True,
             data="clips",
@@ -177,8 +183,14 @@ STAGES: dict[str, Stage] = {
                 "args.sampling_steps",
                 "args.ema_sampling",
             ),
-            volatile=(*_FLUSH, f"{_VAE}.params.encoder_config", f"{_VAE}.params.regularizer_config")
-            + ("args.sampling_batch", "args.threads_per_rank", "model.conditioner_config"),
+            volatile=(
+                *_FLUSH,
+                f"{_VAE}.params.encoder_config",
+                f"{_VAE}.params.regularizer_config",
+                "args.sampling_batch",
+                "args.threads_per_rank",
+                "model.conditioner_config",
+            ),
             upstream=("export", "text"),
             data="train",
         ),

@@ -63,5 +63,7 @@ def _print_table(store: Path) -> None:
             files = [path for path in folder.rglob("*") if path.is_file()]
             record = store / "records" / f"{stage}-{folder.name}.json"
             seconds = f"{json.loads(record.read_text())['seconds']:.1f}" if record.exists() else ""
-            table.add_row(stage, folder.name, decimal(sum(path.stat().st_size for path in files)), str(len(files)), seconds)
+            table.add_row(
+                stage, folder.name, decimal(sum(path.stat().st_size for path in files)), str(len(files)), seconds
+            )
     Console().print(table)

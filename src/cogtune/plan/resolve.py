@@ -45,12 +45,19 @@ class Resolver:
             for split in ("train_data", "valid_data"):
                 for root in args.get(split) or []:
                     if not Path(root).is_dir():
-                        raise ConfigError(f"args.{split}: no such folder: {root} ({self.config.origin_of(f'args.{split}')})")
+                        raise ConfigError(
+                            f"args.{split}: no such folder: {root} ({self.config.origin_of(f'args.{split}')})"
+                        )
             if not args.get("train_data"):
                 raise ConfigError("args.train_data: not set; expected a list of folders with videos/ and labels/")
-            roots = {split: [str(Path(root).resolve()) for root in args.get(split) or []] for split in ("train_data", "valid_data")}
+            roots = {
+                split: [str(Path(root).resolve()) for root in args.get(split) or []]
+                for split in ("train_data", "valid_data")
+            }
             found = fingerprint({"train": roots["train_data"], "valid": roots["valid_data"]})
-            self._put("scan", {}, data=found, extra={"values": {f"args.{name}": group for name, group in roots.items()}})
+            self._put(
+                "scan", {}, data=found, extra={"values": {f"args.{name}": group for name, group in roots.items()}}
+            )
         return self._cut["scan"]
 
     def digests(self) -> dict[str, str]:
@@ -74,9 +81,16 @@ class Resolver:
     def _put(self, name: str, upstream: dict[str, Slice], data: str | None, extra: dict[str, Any]) -> None:
         stage = STAGES[name]
         values, files = self._values(name, upstream), self.config.files
-        hashes = {path: self.hashes.of(file, path) for path, file in files.items() if name != "report" and reads_identity(stage, path)}
+        hashes = {
+            path: self.hashes.of(file, path)
+            for path, file in files.items()
+            if name != "report" and reads_identity(stage, path)
+        }
         part = cut(stage, values, hashes, files, upstream, data)
-        merged = part.volatile | {kind: part.volatile.get(kind, {}) | extra[kind] if isinstance(extra[kind], dict) else extra[kind] for kind in extra}
+        merged = part.volatile | {
+            kind: part.volatile.get(kind, {}) | extra[kind] if isinstance(extra[kind], dict) else extra[kind]
+            for kind in extra
+        }
         part = Slice(name, part.identity, merged)
         part.write(self.place.store)
         self._cut[name] = part
@@ -123,5 +137,3 @@ class Resolver:
         if not memo.exists():
             write_json(memo, {"global_batch_size": micro * accumulation * self.place.ranks})
         return json.loads(memo.read_text())["global_batch_size"]
-
-

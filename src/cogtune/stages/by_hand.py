@@ -18,7 +18,11 @@ def prepare(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple[Sl
     from cogtune.stages.execute import execute
     from cogtune.stages.job import Job
 
-    workspace = Workspace.load(arguments.workflow) if arguments.workflow.exists() else Workspace(Path("store"), Path("results"), {})
+    workspace = (
+        Workspace.load(arguments.workflow)
+        if arguments.workflow.exists()
+        else Workspace(Path("store"), Path("results"), {})
+    )
     ranks = arguments.ranks or max((known.ranks for known in workspace.experiments.values()), default=1)
     workspace.experiments[arguments.name] = Experiment(arguments.name, tuple(arguments.base), tuple(overrides), ranks)
     place = workspace.resolver(arguments.name).place
@@ -34,7 +38,9 @@ def prepare(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple[Sl
     for name in STAGES[arguments.command].upstream:
         if not place.receipt(parts[name]).exists():
             bases = " ".join(arguments.base) + (f" -- {' '.join(overrides)}" if overrides else "")
-            raise UserError(f"{arguments.command} needs the result of {name}; run first:\n  cogtune {name} --base {bases}")
+            raise UserError(
+                f"{arguments.command} needs the result of {name}; run first:\n  cogtune {name} --base {bases}"
+            )
     return part, _receipt(arguments, place, part), workspace.store
 
 

@@ -74,7 +74,9 @@ class Job:
         if named and named in (found := data_digests((row.clip, row.caption, row.split) for row in rows)):
             expected = self.slice.identity["data"]
             if found[named] != expected:
-                raise UserError(f"{self.job_dir('scan')}: the data set changed since this job was planned; run snakemake again")
+                raise UserError(
+                    f"{self.job_dir('scan')}: the data set changed since this job was planned; run snakemake again"
+                )
         return rows
 
     def progress(self, total: int, label: str, unit: str = "items") -> AbstractContextManager[Progress]:

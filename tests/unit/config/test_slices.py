@@ -16,7 +16,9 @@ NAMES = st.text("abcdefgh_", min_size=1, max_size=6)
 SCALARS = st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=5) | st.floats(-9, 9)
 TREES = st.recursive(
     SCALARS | st.lists(SCALARS, max_size=3),
-    lambda inner: st.dictionaries(NAMES, inner, max_size=4) | st.lists(st.dictionaries(NAMES, inner, min_size=1), max_size=3),
+    lambda inner: (
+        st.dictionaries(NAMES, inner, max_size=4) | st.lists(st.dictionaries(NAMES, inner, min_size=1), max_size=3)
+    ),
     max_leaves=12,
 )
 CONFIGS = st.dictionaries(NAMES, TREES, min_size=1, max_size=4)

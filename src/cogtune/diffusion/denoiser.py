@@ -5,7 +5,6 @@ from torch import Tensor, nn
 
 from cogtune.config.registry import build
 from cogtune.config.schema.diffusion import DiscreteDenoiserParams, EpsWeightingParams, VideoScalingParams
-from cogtune.diffusion.discretizer import training_table
 from cogtune.errors import UserError
 
 
@@ -44,7 +43,7 @@ class DiscreteDenoiser:
                 "tell the network the same timestep at every step; expected false"
             )
         self.scaling = build(params.scaling_config)
-        self.alphas_N = training_table(params.discretization_config, params.num_idx, params.do_append_zero, params.flip)
+        self.alphas_N = build(params.discretization_config)(params.num_idx, flip=True)
 
     def __call__(
         self,

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cogtune.config.registry import build
 from cogtune.config.schema.diffusion import ZeroSNRDDPMDiscretizationParams
 from cogtune.errors import UserError
 
@@ -65,16 +64,3 @@ class ZeroSNRDDPMDiscretization:
 def _shift_snr(alpha_bar: Tensor, shift: float) -> Tensor:
     """Divides SNR = alpha_bar / (1 - alpha_bar) by `shift`."""
     return alpha_bar / (shift + (1 - shift) * alpha_bar)
-
-
-def training_table(discretization: dict, num_idx: int, do_append_zero: bool, flip: bool) -> Tensor:
-    """a_t by timestep, shape (num_idx,), float64, for the classes that index it with t.
-
-    `do_append_zero` and `flip` are upstream parameters; any value but the one in every shipped file would number the
-    levels against the timesteps that the network is told, so it is refused.
-    """
-    if do_append_zero:
-        raise UserError("do_append_zero: true would add a level that no timestep stands for; expected false")
-    if not flip:
-        raise UserError("flip: false would number noise levels against their timesteps; expected true")
-    return build(discretization)(num_idx, flip=True)

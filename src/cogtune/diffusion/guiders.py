@@ -29,7 +29,6 @@ class VanillaCFG:
     """The same guidance scale at every step."""
 
     def __init__(self, params: VanillaCFGParams) -> None:
-        _refuse_thresholding(params.dyn_thresh_config)
         self.params = params
 
     def scale(self, step: int, timestep: int, sampler_steps: int) -> float:
@@ -44,9 +43,6 @@ class DynamicCFG:
     """
 
     def __init__(self, params: DynamicCFGParams) -> None:
-        _refuse_thresholding(params.dyn_thresh_config)
-        if params.schedule not in ("timestep", "step_index"):
-            raise UserError(f"DynamicCFG schedule: {params.schedule!r}; expected timestep or step_index")
         if params.schedule == "timestep" and params.exp != int(params.exp):
             raise UserError(
                 f"DynamicCFG exp: {params.exp} with schedule timestep, where k is negative; expected an integer"
@@ -57,10 +53,3 @@ class DynamicCFG:
         p = self.params
         k = step if p.schedule == "step_index" else sampler_steps - timestep
         return 1 + p.scale * (1 - math.cos(math.pi * (k / p.num_steps) ** p.exp)) / 2
-
-
-def _refuse_thresholding(dyn_thresh_config: dict | None) -> None:
-    """Upstream has one thresholding class, and it does nothing."""
-    target = (dyn_thresh_config or {}).get("target", "NoDynamicThresholding")
-    if target.rsplit(".", 1)[-1] != "NoDynamicThresholding":
-        raise UserError(f"dyn_thresh_config: {target!r} is unknown; leave the key out")

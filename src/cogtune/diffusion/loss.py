@@ -18,8 +18,6 @@ class VideoDiffusionLoss:
     """
 
     def __init__(self, params: VideoDiffusionLossParams) -> None:
-        if params.type not in ("l2", "l1"):
-            raise UserError(f"loss_fn_config.params.type: {params.type!r} is not a loss of latents; expected l2 or l1")
         self.params = params
         self.sampling: DiscreteSampling = build(params.sigma_sampler_config)
 

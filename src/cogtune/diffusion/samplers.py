@@ -30,10 +30,10 @@ class VideoDDIMSampler:
             raise UserError(
                 f"sampler_config.params.num_steps: {params.num_steps}; expected a whole number of at least 1"
             )
-        self.params = params
+        self.params, self.steps = params, params.num_steps
         discretization = build(params.discretization_config)
-        self.timesteps: list[int] = discretization.timesteps(params.num_steps)[::-1]  # 999 first
-        self.alphas: list[float] = [*discretization(params.num_steps).tolist(), 1.0]
+        self.timesteps: list[int] = discretization.timesteps(self.steps)[::-1]  # 999 first
+        self.alphas: list[float] = [*discretization(self.steps).tolist(), 1.0]
         self.guider: Guider = build(params.guider_config) if params.guider_config else IdentityGuider()
 
     @torch.no_grad()
@@ -60,7 +60,7 @@ class VideoDDIMSampler:
         self._check(x_init_BTCHW, uncond, noise)
         x, previous_x0 = x_init_BTCHW, None
         prefix = x_init_BTCHW[:, : self.params.fixed_frames]
-        for step in range(self.params.num_steps):
+        for step in range(self.steps):
             x = self._with_prefix(x, prefix, self.alphas[step] if self.params.sdedit else 1.0, noise)
             x0 = self._predict(denoise, x, step, cond, uncond)
             x = self._advance(x, x0, previous_x0, step, noise)
@@ -77,7 +77,7 @@ class VideoDDIMSampler:
             raise UserError(
                 f"fixed_frames: {p.fixed_frames} of {x_BTCHW.shape[1]} latent frames leave nothing to sample"
             )
-        if uncond is None and self.guider.scale(0, self.timesteps[0], p.num_steps) is not None:
+        if uncond is None and self.guider.scale(0, self.timesteps[0], self.steps) is not None:
             raise UserError(
                 f"{type(self.guider).__name__} needs the unconditional context; pass uncond, or IdentityGuider"
             )
@@ -93,7 +93,7 @@ class VideoDDIMSampler:
 
     def _predict(self, denoise: Denoise, x: Tensor, step: int, cond: Tensor, uncond: Tensor | None) -> Tensor:
         t, batch = self.timesteps[step], x.shape[0]
-        scale = self.guider.scale(step, t, self.params.num_steps)
+        scale = self.guider.scale(step, t, self.steps)
         copies = 1 if scale is None else 2
         a_B = torch.full((copies * batch,), self.alphas[step], dtype=torch.float64, device=x.device)
         index_B = torch.full((copies * batch,), t, dtype=torch.long, device=x.device)
@@ -105,7 +105,7 @@ class VideoDDIMSampler:
 
     def _advance(self, x: Tensor, x0: Tensor, previous_x0: Tensor | None, step: int, noise: Noise | None) -> Tensor:
         """x at a_(step+1). The last step is x_0 itself for every sampler: nothing is left to be noise."""
-        if step == self.params.num_steps - 1:
+        if step == self.steps - 1:
             return x0
         a, a_next = self.alphas[step : step + 2]
         ratio = _s(a_next) / _s(a)
@@ -116,7 +116,7 @@ class VPODEDPMPP2MSampler(VideoDDIMSampler):
     """DPM-Solver++(2M): x' = (s'/s) x + a' (1 - e^-h) d, with d the second-order estimate of x_0."""
 
     def _advance(self, x: Tensor, x0: Tensor, previous_x0: Tensor | None, step: int, noise: Noise | None) -> Tensor:
-        if step == self.params.num_steps - 1:
+        if step == self.steps - 1:
             return x0
         a, a_next = self.alphas[step : step + 2]
         d = self._second_order(x0, previous_x0, step)
@@ -143,7 +143,7 @@ class VPSDEDPMPP2MSampler(VPODEDPMPP2MSampler):
     needs_noise = True
 
     def _advance(self, x: Tensor, x0: Tensor, previous_x0: Tensor | None, step: int, noise: Noise | None) -> Tensor:
-        if step == self.params.num_steps - 1:
+        if step == self.steps - 1:
             return x0
         assert noise is not None  # _check has seen to it
         a, a_next = self.alphas[step : step + 2]

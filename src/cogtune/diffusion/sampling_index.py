@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from cogtune.config.registry import build
 from cogtune.config.schema.diffusion import DiscreteSamplingParams
-from cogtune.diffusion.discretizer import training_table
 
 
 class DiscreteSampling:
@@ -16,7 +16,7 @@ class DiscreteSampling:
 
     def __init__(self, params: DiscreteSamplingParams) -> None:
         self.params = params
-        self.alphas_N = training_table(params.discretization_config, params.num_idx, params.do_append_zero, params.flip)
+        self.alphas_N = build(params.discretization_config)(params.num_idx, flip=True)
 
     def strata(self, global_batch: int) -> int:
         """How many equal intervals of timesteps one global batch is spread over; 1 means independent draws.

@@ -52,7 +52,7 @@ class DiffusionTransformer(nn.Module):
 
     def __init__(self, params: DiffusionTransformerParams) -> None:
         super().__init__()
-        _refuse_unsupported(params)
+        _check_widths(params)
         self.params = p = params
         D, E, affine = p.hidden_size, p.time_embed_dim or p.hidden_size, p.elementwise_affine
         heads, head_size = p.num_attention_heads, p.hidden_size // p.num_attention_heads
@@ -93,7 +93,7 @@ class DiffusionTransformer(nn.Module):
         self.reset_parameters()
         self.checkpoint_activations = p.transformer_args.checkpoint_activations
         self.has_dropout = False
-        if "lora_config" in nodes:
+        if nodes.get("lora_config"):
             self.has_dropout = params_of(nodes["lora_config"]).lora_dropout > 0
             build(nodes["lora_config"]).wrap(list(self.transformer.layers))
 
@@ -187,23 +187,18 @@ class DiffusionTransformer(nn.Module):
 
 
 def patch_of(params: DiffusionTransformerParams) -> tuple[int, int, int]:
-    """(t, h, w) of a patch. A plain `2`, as in the files of 1.0, means one frame of 2 x 2 latent pixels."""
+    """(t, h, w) of a patch; a plain `2` in a file has become [1, 2, 2] by now."""
     size = params.patch_size
-    o, p, q = (1, size, size) if isinstance(size, int) else size
-    return o, p, q
+    if isinstance(size, int) or len(size) != 3:
+        raise UserError(
+            f"network_config.params.patch_size: {size}; expected one number, or three: frames, rows, columns"
+        )
+    return size[0], size[1], size[2]
 
 
-def _refuse_unsupported(p: DiffusionTransformerParams) -> None:
-    for key, expected in {
-        "input_time": "adaln", "num_classes": None, "use_SwiGLU": False, "use_RMSNorm": False
-    }.items():  # fmt: skip
-        if getattr(p, key) != expected:
-            raise UserError(f"network_config.params.{key}: {getattr(p, key)!r} is not supported; expected {expected!r}")
-    if p.transformer_args.layernorm_order != "pre":
-        raise UserError(f"layernorm_order: {p.transformer_args.layernorm_order!r} is not supported; expected 'pre'")
+def _check_widths(p: DiffusionTransformerParams) -> None:
     if p.hidden_size % p.num_attention_heads:
         raise UserError(f"hidden_size {p.hidden_size} is not a multiple of num_attention_heads {p.num_attention_heads}")
-    if p.ofs_embed_dim and p.ofs_embed_dim != (p.time_embed_dim or p.hidden_size):
-        raise UserError(f"ofs_embed_dim {p.ofs_embed_dim} is added to the time embedding; expected time_embed_dim")
-    if "pos_embed_config" not in p.modules:
-        raise UserError("network_config.params.modules lacks pos_embed_config")
+    width = p.time_embed_dim or p.hidden_size
+    if p.ofs_embed_dim not in (None, width):
+        raise UserError(f"ofs_embed_dim {p.ofs_embed_dim} is added to the timestep embedding; expected {width}")

@@ -40,6 +40,8 @@ class PatchEmbedding(nn.Module):
 
     def __init__(self, params: PatchEmbeddingParams, *, in_channels: int, hidden_size: int, patch_size: Patch) -> None:
         super().__init__()
+        if params.text_hidden_size is None:
+            raise UserError("patch_embed_config.params.text_hidden_size: missing; expected the T5's width (xxl: 4096)")
         self.patch_size = patch_size
         self.proj = nn.Linear(in_channels * math.prod(patch_size), hidden_size)
         self.text_proj = nn.Linear(params.text_hidden_size, hidden_size)

@@ -58,8 +58,6 @@ class Lora:
     def __init__(self, params: LoraParams) -> None:
         if params.r < 1:
             raise UserError(f"lora_config.params.r: {params.r}; expected a rank of at least 1")
-        if params.qlora:
-            raise UserError("lora_config.params.qlora: true is not supported; expected false")
         self.params = params
 
     def wrap(self, layers: Sequence[TransformerLayer]) -> None:

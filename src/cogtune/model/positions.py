@@ -76,8 +76,6 @@ class Rotary3DPositionEmbedding(nn.Module):
             )
         if head_size % 16:
             raise UserError(f"hidden_size_head: {head_size}; a 3D rotary embedding needs a multiple of 16")
-        if params.rot_v:
-            raise UserError("rot_v: true is not supported, no published model rotates the values; expected false")
         self.text_length, self.head_size, self.theta = params.text_length, head_size, params.theta
         if params.learnable_pos_embed:
             rows = params.text_length + grid[0] * grid[1] * grid[2]

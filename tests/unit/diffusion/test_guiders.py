@@ -41,8 +41,3 @@ def test_constant_and_none() -> None:
 def test_refusals(params: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         build(guider("DynamicCFG", **({"scale": 6, "exp": 5, "num_steps": 50} | params)))
-
-
-def test_upstreams_empty_thresholding_is_accepted() -> None:
-    node = {"target": "sgm.modules.diffusionmodules.sampling_utils.NoDynamicThresholding"}
-    assert build(guider("VanillaCFG", scale=2, dyn_thresh_config=node)).scale(0, 999, 50) == 2

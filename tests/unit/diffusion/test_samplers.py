@@ -168,7 +168,7 @@ def test_refusals() -> None:
     with pytest.raises(UserError, match="noise="):
         build(sampler("VPSDEDPMPP2MSampler"))(denoise, x, cond)
     with pytest.raises(UserError, match="unconditional"):
-        build(sampler("VideoDDIMSampler", **DYNAMIC))(denoise, x, cond)
+        build(sampler("VideoDDIMSampler", guider_config=DYNAMIC["guider_config"]))(denoise, x, cond)
     with pytest.raises(UserError, match="fixed_frames"):
         build(sampler("VideoDDIMSampler", fixed_frames=4))(denoise, x, cond)
     with pytest.raises(UserError, match="num_steps"):

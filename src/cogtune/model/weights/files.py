@@ -106,7 +106,7 @@ def _load_torch(file: Path) -> Any:
         wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
         asks = f"asks for {wanted[1]}, which is code" if wanted else "is not a torch file of tensors"
         raise UserError(f"{file}: refused: it {asks}; expected nothing but tensors") from error
-    except (RuntimeError, EOFError, OSError) as error:
+    except (RuntimeError, EOFError, OSError, SafetensorError) as error:
         raise UserError(f"{file}: not a complete weight file ({str(error).splitlines()[0]}); fetch it again") from error
 
 

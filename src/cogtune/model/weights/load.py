@@ -19,9 +19,9 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
     """Loads `path` into `module`; what the file is, its content says.
 
     Known: a SAT folder or its mp_rank_XX_model_states.pt (tensor-parallel ranks are merged; T5 and VAE inside are
-    passed over), a torch file with `state_dict`, safetensors in our names, a diffusers pipeline or transformer folder, a LoRA
-    file of diffusers. A base checkpoint loads into a model with adapters, which then keep their initial values; a LoRA
-    file replaces the adapters only. Parameters on `meta` are taken over from the file, others copied into.
+    passed over), a torch file with `state_dict`, safetensors in our names, a diffusers pipeline or transformer
+    folder, a LoRA file of diffusers. A base checkpoint loads into a model with adapters, which then keep their initial
+    values; a LoRA file replaces the adapters only. Parameters on `meta` become the file's tensors.
     Raises: UserError that lists missing and unexpected names and wrong shapes; the module is then unchanged.
     """
     file = read_weights(path)

@@ -1,0 +1,267 @@
+import json
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from cogtune.config.registry import build, params_of
+from cogtune.errors import UserError
+from cogtune.model.weights import load_weights
+from cogtune.model.weights.diffusers import config_json, from_diffusers, to_diffusers
+from cogtune.model.weights.lora_formats import LORA_FILE, from_diffusers_lora, to_diffusers_lora
+from cogtune.model.weights.parallel import merge_ranks
+from tests.families import FAMILIES, network_config, randomised
+
+State = dict[str, Tensor]
+PREFIX = "model.diffusion_model."
+TABLES = ("mixins.pos_embed.pos_embedding", "transformer.position_embeddings.weight")
+
+
+def equal(given: nn.Module, state: State, ignoring: tuple[str, ...] = ()) -> bool:
+    return all(torch.equal(tensor, state[name]) for name, tensor in given.state_dict().items() if name not in ignoring)
+
+
+def sat_folder(root: Path, state: State) -> Path:
+    """As DeepSpeed writes it under SAT: the whole engine below `module`, random states beside it."""
+    engine = {PREFIX + name: tensor for name, tensor in state.items()}
+    engine |= {
+        "conditioner.embedders.0.transformer.shared.weight": torch.zeros(2),
+        "first_stage_model.x": torch.zeros(2),
+    }
+    content = {
+        "module": engine, "iteration": 1000, "optimizer": None, "ds_config": {"zero": {"stage": 2}},
+        "np_rng_state": np.random.RandomState(1).get_state(), "torch_rng_state": torch.get_rng_state(),
+        "random_rng_state": random.getstate(),
+    }  # fmt: skip
+    (root / "1000").mkdir()
+    torch.save(content, root / "1000" / "mp_rank_00_model_states.pt")
+    (root / "latest").write_text("1000")
+    return root
+
+
+def one_safetensors(root: Path, state: State) -> Path:
+    save_file(state, root / "model.safetensors")
+    return root / "model.safetensors"
+
+
+def state_dict_file(root: Path, state: State) -> Path:
+    torch.save({"state_dict": state}, root / "w.bin")
+    return root / "w.bin"
+
+
+def legacy_pickle(root: Path, state: State) -> Path:
+    torch.save(state, root / "w.pt", _use_new_zipfile_serialization=False)
+    return root / "w.pt"
+
+
+FORMATS: list[Callable[[Path, State], Path]] = [sat_folder, one_safetensors, state_dict_file, legacy_pickle]
+
+
+@pytest.mark.parametrize("write", FORMATS)
+@pytest.mark.parametrize("lora", [None, {"r": 4}])
+def test_our_names_in_every_wrapping(write: Callable, lora: dict | None, tmp_path: Path) -> None:
+    node = network_config("5b_i2v", lora=lora)
+    source, target = randomised(node, seed=1), build(node)
+    load_weights(target, write(tmp_path, source.state_dict()))
+    assert equal(target, source.state_dict())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("shards", [1, 3])
+def test_diffusers_folder_and_pipeline(family: str, shards: int, tmp_path: Path) -> None:
+    node = network_config(family)
+    source, target = randomised(node, seed=1), build(node)
+    folder = tmp_path / "transformer"
+    folder.mkdir()
+    (tmp_path / "model_index.json").write_text("{}")
+    tensors = to_diffusers(source.state_dict(), params_of(node))
+    names = sorted(tensors)
+    for k in range(shards):
+        part = {name: tensors[name].contiguous() for name in names[k::shards]}
+        save_file(part, folder / f"diffusion_pytorch_model-{k}.safetensors")
+    (folder / "diffusion_pytorch_model.safetensors.index.json").write_text("{}")
+    load_weights(target, tmp_path)
+    assert equal(target, source.state_dict(), ignoring=("transformer.position_embeddings.weight",))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_there_and_back(family: str) -> None:
+    node = network_config(family)
+    state = randomised(node).state_dict()
+    there = to_diffusers(state, params_of(node))
+    back = from_diffusers(there)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in back.items())
+    assert set(state) - set(back) <= set(TABLES)
+    again = to_diffusers(back, params_of(node))
+    assert set(again) == set(there)
+    assert all(torch.equal(again[name], tensor) for name, tensor in there.items())
+
+
+def test_a_base_checkpoint_goes_under_adapters_and_leaves_them_fresh(tmp_path: Path) -> None:
+    base, target = randomised(network_config("5b"), seed=1), build(network_config("5b", lora={"r": 4}))
+    fresh = {name: tensor.clone() for name, tensor in target.state_dict().items() if "matrix_" in name}
+    load_weights(target, sat_folder(tmp_path, base.state_dict()))
+    state = target.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in fresh.items())
+    under = {name.replace(".original.", "."): tensor for name, tensor in state.items() if "matrix_" not in name}
+    assert all(torch.equal(under[name], tensor) for name, tensor in base.state_dict().items())
+
+
+def test_the_convolution_of_published_checkpoints(tmp_path: Path) -> None:
+    source, target = randomised(network_config("2b"), seed=1), build(network_config("2b"))
+    state = source.state_dict()
+    key = "mixins.patch_embed.proj.weight"
+    load_weights(target, one_safetensors(tmp_path, state | {key: state[key].view(48, 4, 2, 2)}))
+    assert equal(target, state)
+
+
+def test_half_precision_checkpoints_are_cast(tmp_path: Path) -> None:
+    source, target = randomised(network_config("2b"), seed=1).half(), build(network_config("2b"))
+    load_weights(target, one_safetensors(tmp_path, source.state_dict()))
+    assert equal(target, {name: tensor.float() for name, tensor in source.state_dict().items()})
+
+
+def test_a_model_on_meta_takes_the_tensors_over(tmp_path: Path) -> None:
+    node = network_config("5b")
+    source = randomised(node, seed=1)
+    folder = one_safetensors(tmp_path, to_diffusers(source.state_dict(), params_of(node)))
+    with torch.device("meta"):
+        target = build(node)
+    load_weights(target, folder)
+    assert equal(target, source.state_dict(), ignoring=TABLES)
+    assert not any(parameter.is_meta for parameter in target.parameters())
+    assert not target.transformer.position_embeddings.weight.requires_grad
+
+
+def split_ranks(state: State, ranks: int) -> list[State]:
+    """Megatron's split, written out for two kinds of layer by hand."""
+    out: list[State] = [{} for _ in range(ranks)]
+    for name, tensor in state.items():
+        for rank in range(ranks):
+            piece = tensor
+            if "query_key_value" in name:
+                piece = torch.cat([third.chunk(ranks)[rank] for third in tensor.chunk(3)])
+            elif "dense_h_to_4h" in name:
+                piece = tensor.chunk(ranks)[rank]
+            elif name.endswith(("attention.dense.weight", "dense_4h_to_h.weight")):
+                piece = tensor.chunk(ranks, dim=1)[rank]
+            out[rank][name] = piece
+    return out
+
+
+def test_tensor_parallel_ranks_are_merged(tmp_path: Path) -> None:
+    state = randomised(network_config("5b"), seed=1).state_dict()
+    parts = split_ranks(state, 3)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in merge_ranks(parts).items())
+    for rank, part in enumerate(parts):
+        content = {"module": {PREFIX + name: tensor.clone() for name, tensor in part.items()}}
+        torch.save(content, tmp_path / f"mp_rank_{rank:02d}_model_states.pt")
+    target = build(network_config("5b"))
+    load_weights(target, tmp_path)
+    assert equal(target, state)
+
+
+def test_lora_file_there_and_back_with_its_strength(tmp_path: Path) -> None:
+    node = network_config("5b", lora={"r": 4, "lora_alpha": 8, "layer_range": [1]})
+    source = randomised(node, seed=1)
+    tensors, metadata = to_diffusers_lora(source.state_dict(), alpha=8, r=4)
+    back, scale = from_diffusers_lora(tensors, metadata)
+    assert scale == 2
+    assert all(torch.equal(tensor, source.state_dict()[name]) for name, tensor in back.items())
+    assert len(back) == 8
+    save_file(tensors, tmp_path / LORA_FILE, metadata)
+    target = build(network_config("5b", lora={"r": 4, "lora_alpha": 1, "layer_range": [1]}))  # a quarter, not 2
+    load_weights(target, tmp_path)
+    name = "transformer.layers.1.attention.dense.matrix_B.0"
+    torch.testing.assert_close(target.state_dict()[name] * 0.25, source.state_dict()[name] * 2)
+
+
+def malicious(root: Path) -> Path:
+    class Shell:
+        def __reduce__(self):
+            return os.system, ("true",)
+
+    torch.save({"module": {"w": torch.zeros(1)}, "x": Shell()}, root / "evil.pt")
+    return root / "evil.pt"
+
+
+def truncated(write: Callable) -> Callable[[Path], Path]:
+    def cut(root: Path) -> Path:
+        file = write(root, {"w": torch.zeros(1000)})
+        file.write_bytes(file.read_bytes()[:2000])
+        return file
+
+    return cut
+
+
+def text(root: Path) -> Path:
+    (root / "a.safetensors").write_text("not weights at all")
+    return root / "a.safetensors"
+
+
+def empty(root: Path) -> Path:
+    torch.save({"epoch": 3}, root / "a.pt")
+    return root / "a.pt"
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (malicious, "asks for posix.system, which is code"),
+        (truncated(one_safetensors), "not a complete"),
+        (truncated(state_dict_file), "not a complete"),
+        (truncated(legacy_pickle), "not a complete|is not a torch file"),
+        (text, "not a complete weight file|is not a torch file"),
+        (empty, "holds no tensors"),
+        (lambda root: root, "no weights found"),
+        (lambda root: root / "absent", "no such file"),
+    ],
+)
+def test_files_that_are_not_weights(write: Callable[[Path], Path], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        load_weights(build(network_config("2b")), write(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("given", "model", "message"),
+    [
+        ("5b", "2b", r"missing \(1\): mixins.pos_embed.pos_embedding\n  unexpected \(1\): transformer.position_emb"),
+        ("5b_i2v", "5b", r"of another shape \(1\): mixins.patch_embed.proj.weight: \(48, 32\) in the file, \(48, 16\)"),
+        ("1.5_5b_i2v", "1.5_5b", r"unexpected \(4\): ofs_embed.0.bias, "),
+    ],
+)
+def test_the_wrong_family_is_refused_with_the_list(given: str, model: str, message: str, tmp_path: Path) -> None:
+    target = build(network_config(model))
+    before = {name: tensor.clone() for name, tensor in target.state_dict().items()}
+    path = one_safetensors(tmp_path, randomised(network_config(given)).state_dict())
+    with pytest.raises(UserError, match=message):
+        load_weights(target, path)
+    assert equal(target, before)
+
+
+def test_adapters_without_a_place_are_refused(tmp_path: Path) -> None:
+    adapted = randomised(network_config("5b", lora={"r": 4}))
+    with pytest.raises(UserError, match="matrix_A"):
+        load_weights(build(network_config("5b")), one_safetensors(tmp_path, adapted.state_dict()))
+    with pytest.raises(UserError, match="merge them"):
+        to_diffusers(adapted.state_dict(), params_of(network_config("5b")))
+    tensors, metadata = to_diffusers_lora(adapted.state_dict(), 1, 4)
+    save_file(tensors, tmp_path / "lora.safetensors", metadata)
+    with pytest.raises(UserError, match="lora_config"):
+        load_weights(build(network_config("5b")), tmp_path / "lora.safetensors")
+    with pytest.raises(UserError, match="rank 4"):
+        to_diffusers_lora(adapted.state_dict(), 1, 8)
+
+
+def test_config_json_is_json_and_refuses_what_diffusers_lacks() -> None:
+    node = network_config("1.5_5b", latent_height=300, latent_width=300)
+    config = json.loads(json.dumps(config_json(params_of(node))))
+    assert (config["sample_height"], config["sample_width"]) == (96, 170)
+    with pytest.raises(UserError, match="square"):
+        config_json(params_of(network_config("5b", patch_size=[1, 2, 4])))

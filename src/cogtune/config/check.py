@@ -60,8 +60,9 @@ class Checker:
                 continue
             else:
                 found = self._default(declared, here)
-            if found is not _OMIT and not (found is None and issubclass(schema, Sparse)):
-                values[name] = found
+            if found is _OMIT or (issubclass(schema, Sparse) and found in (None, {})):
+                continue
+            values[name] = found
         if schema is Optimizer:
             self._optimizer(given, values, path)
         return values
@@ -147,8 +148,9 @@ class Checker:
             return [each for each in found if each is not None]
         values = []
         for i, child in enumerate(node.value):
+            value = "null" if child.value is None and "null" in key.choices else child.value
             try:
-                values.append(scalar(child.value, item, key))
+                values.append(scalar(value, item, key))
             except Mismatch:
                 raise Mismatch(f"expected {describe(list[item])}; item {i} is {shown(child.plain())}") from None
             if key.file:

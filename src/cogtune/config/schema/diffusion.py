@@ -99,9 +99,7 @@ class VideoDDIMSamplerParams:
     """From noise to a clean latent. The same keys for DDIM and the two DPM-Solver++ samplers."""
 
     discretization_config: Node = key(_DISCRETIZATION, "the noise schedule", node="discretization")
-    num_steps: int | None = key(
-        None, "network evaluations (each one twice with guidance); needed", unit="steps", least=1
-    )
+    num_steps: int = key(REQUIRED, "network evaluations (each one twice with guidance)", unit="steps", least=1)
     guider_config: Node | None = key(None, "guidance; null: none", node="guider")
     fixed_frames: int = key(0, "latent frames of a clean prefix that is kept", unit="latent frames", least=0)
     sdedit: bool = key(False, "noise the clean prefix to the level of each step")

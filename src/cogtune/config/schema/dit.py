@@ -129,7 +129,7 @@ class Rotary3DPositionEmbeddingParams:
 class PatchEmbeddingParams:
     """Latent patches and T5 states to tokens."""
 
-    text_hidden_size: int | None = key(None, "width of the T5 (4096 for t5-v1_1-xxl); needed", least=1)
+    text_hidden_size: int = key(REQUIRED, "width of the T5 (4096 for t5-v1_1-xxl)", least=1)
 
 
 @dataclass(kw_only=True)
@@ -148,7 +148,7 @@ class FinalLayerParams:
 class LoraParams:
     """Low-rank adapters on query_key_value and dense of the attention."""
 
-    r: int = key(0, "rank; needed", least=1)
+    r: int = key(REQUIRED, "rank: 128 or 256 upstream", least=1)
     lora_alpha: float = key(1, "the adapters are scaled by lora_alpha / r; upstream's 1 gives 1/128 at r 128", least=0)
     lora_dropout: float = key(0.0, "dropout on the adapters' input", unit="probability", least=0, most=1)
     layer_range: list[int] | None = key(None, "layers that get adapters; null: all", least=0)

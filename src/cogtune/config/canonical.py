@@ -1,0 +1,114 @@
+"""Two keys for one thing: which of them decides, so that both say the same afterwards.
+
+Upstream: in training the `deepspeed` section decides over `args` (SwissArmyTransformer, arguments.py). Where that
+section is silent, `args` is asked here, and upstream's own default otherwise.
+"""
+
+from typing import Any
+
+from cogtune.config.check import Checker
+from cogtune.config.interpolate import lookup
+from cogtune.config.tree import Node
+
+_ITERATIONS = 10_000
+
+_PAIRS = (
+    ("deepspeed.train_micro_batch_size_per_gpu", "args.batch_size"),
+    ("deepspeed.gradient_accumulation_steps", "args.gradient_accumulation_steps"),
+    ("deepspeed.optimizer.params.lr", "args.lr"),
+    ("deepspeed.optimizer.params.weight_decay", "args.weight_decay"),
+    ("deepspeed.zero_optimization.stage", "args.zero_stage"),
+)
+"""(the key that decides if it is given, the key that decides otherwise)."""
+
+
+def couple(values: dict[str, Any], root: Node, checker: Checker) -> list[str]:
+    """Makes ``values`` agree with itself, in place; returns notices. ``root`` says which keys were given."""
+    origin, notices = checker.origin, []
+    for strong, weak in _PAIRS:
+        notices += _follow(values, root, origin, strong, weak)
+    if values["args"].get("mode") != "inference":
+        notices += _precision(values, root, origin)
+        notices += _length(values, origin)
+    _activations(values, origin)
+    _prompts(values, checker)
+    if values["model"].get("lora_train"):
+        values["model"]["not_trainable_prefixes"] = ["all"]
+        origin["model.not_trainable_prefixes"] = "model.lora_train"
+    return notices
+
+
+def given(root: Node, key: str) -> bool:
+    """Whether somebody set the key, to something else than null."""
+    node = lookup(root, tuple(key.split(".")))
+    return node is not None and node.value is not None
+
+
+def _get(values: dict[str, Any], key: str) -> Any:
+    found: Any = values
+    for part in key.split("."):
+        if not isinstance(found, dict) or part not in found:
+            return None
+        found = found[part]
+    return found
+
+
+def _set(values: dict[str, Any], key: str, value: Any) -> None:
+    *path, last = key.split(".")
+    for part in path:
+        values = values.setdefault(part, {})
+    values[last] = value
+
+
+def _follow(values: dict[str, Any], root: Node, origin: dict[str, str], strong: str, weak: str) -> list[str]:
+    source, target = (strong, weak) if given(root, strong) else (weak, strong)
+    value = _get(values, source)
+    if value is None or not isinstance(_get(values, target.rpartition(".")[0]), dict):
+        return []
+    overruled = source == strong and given(root, weak) and _get(values, weak) != value
+    _set(values, target, value)
+    if origin.get(source, "default") != "default":
+        origin[target] = source
+    return [f"{weak}: accepted, without effect here, because {strong} decides"] if overruled else []
+
+
+def _precision(values: dict[str, Any], root: Node, origin: dict[str, str]) -> list[str]:
+    """bf16 and fp16: if the section speaks of either, it decides both."""
+    names = ("bf16", "fp16")
+    strong = any(given(root, f"deepspeed.{name}.enabled") for name in names)
+    notices = []
+    for name in names:
+        section, flag = values["deepspeed"].setdefault(name, {}), f"args.{name}"
+        if not strong:
+            section["enabled"] = values["args"].get(name, False)
+            continue
+        if given(root, flag) and values["args"].get(name) != section.get("enabled"):
+            notices.append(
+                f"{flag}: accepted, without effect here, because deepspeed.{name}.enabled decides in training"
+            )
+        values["args"][name] = section.get("enabled", False)
+        origin[flag] = f"deepspeed.{name}.enabled"
+    return notices
+
+
+def _length(values: dict[str, Any], origin: dict[str, str]) -> list[str]:
+    args = values["args"]
+    if args.get("train_iters", 0) is None and args.get("epochs", 0) is None:
+        args["train_iters"] = _ITERATIONS
+        return [f"args.train_iters: not set, and args.epochs neither, so {_ITERATIONS:,} steps as upstream"]
+    return []
+
+
+def _activations(values: dict[str, Any], origin: dict[str, str]) -> None:
+    """Upstream has the switch twice, and either one turns it on."""
+    inner = "model.network_config.params.transformer_args.checkpoint_activations"
+    if _get(values, "args.checkpoint_activations") and _get(values, inner) is False:
+        _set(values, inner, True)
+        origin[inner] = "args.checkpoint_activations"
+
+
+def _prompts(values: dict[str, Any], checker: Checker) -> None:
+    """The prompt file counts only where prompts come from a file."""
+    if values["args"].get("input_type") != "txt":
+        values["args"]["input_file"] = None
+        checker.files = [key for key in checker.files if key.path != "args.input_file"]

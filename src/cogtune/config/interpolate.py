@@ -1,0 +1,111 @@
+"""`${a.b}`: the value of another key, resolved after merging. Resolvers (`${oc.env:HOME}`) are refused."""
+
+import re
+from typing import Any
+
+from cogtune.config.errors import ConfigError
+from cogtune.config.source import MAX_VALUES
+from cogtune.config.tree import Node
+
+_INNERMOST = re.compile(r"\$\{([^${}]*)\}")
+_WHOLE = re.compile(r"^\$\{([^${}]*)\}$")
+_MAX_TEXT = 10_000
+_MAX_CHAIN = 200
+Path = tuple[str, ...]
+
+
+def lookup(root: Node, path: Path) -> Node | None:
+    """The node at ``path``; list items by their number. None if there is none."""
+    node = root
+    for part in path:
+        if node.is_map and part in node.value:
+            node = node.value[part]
+        elif node.is_list and part.isdecimal() and int(part) < len(node.value):
+            node = node.value[int(part)]
+        else:
+            return None
+    return node
+
+
+def resolve(root: Node) -> Node:
+    """The tree with every `${…}` replaced. Raises ConfigError for what cannot be resolved, cycles, and explosions."""
+    return _Resolver(root).at(())
+
+
+class _Resolver:
+    def __init__(self, root: Node) -> None:
+        self.root = root
+        self.done: dict[Path, Node] = {}
+        self.active: list[Path] = []
+
+    def at(self, path: Path) -> Node:
+        """The resolved node at ``path``, computed once."""
+        if path in self.done:
+            return self.done[path]
+        node = lookup(self.root, path)
+        assert node is not None
+        if path in self.active:
+            chain = " -> ".join(".".join(each) for each in [*self.active[self.active.index(path) :], path])
+            raise ConfigError(f"interpolations go round in a circle: {chain}", key=".".join(path), mark=node.mark)
+        if len(self.active) > _MAX_CHAIN:
+            raise self._error(f"more than {_MAX_CHAIN} interpolations lead to each other", node, path)
+        self.active.append(path)
+        found = self._resolved(node, path)
+        self.active.pop()
+        if found.size > MAX_VALUES:
+            raise ConfigError(f"interpolations expand it to more than {MAX_VALUES:,} values", mark=node.mark)
+        self.done[path] = found
+        return found
+
+    def _resolved(self, node: Node, path: Path) -> Node:
+        if node.is_map:
+            return Node({name: self.at((*path, name)) for name in node.value}, node.mark)
+        if node.is_list:
+            return Node([self.at((*path, str(i))) for i in range(len(node.value))], node.mark)
+        if not isinstance(node.value, str) or "${" not in node.value:
+            return node
+        text: Any = node.value
+        while (found := _INNERMOST.search(text)) is not None:
+            target = self._target(found[1], node, path)
+            if _WHOLE.match(text):
+                return Node(target.value, node.mark)
+            if target.is_map or target.is_list:
+                raise self._error(f"${{{found[1]}}} is no single value, so it cannot stand inside text", node, path)
+            text = text[: found.start()] + _as_text(target.value) + text[found.end() :]
+            if len(text) > _MAX_TEXT:
+                raise self._error(f"interpolations expand it to more than {_MAX_TEXT:,} characters", node, path)
+        if "${" in text:
+            raise self._error("`${` without its `}`", node, path)
+        return Node(text, node.mark)
+
+    def _target(self, expression: str, node: Node, path: Path) -> Node:
+        if ":" in expression:
+            raise self._error(
+                f"${{{expression}}} is a resolver, and merged configs are published; "
+                "write the value itself, here or on the command line",
+                node,
+                path,
+            )
+        relative = len(expression) - len(expression.lstrip("."))
+        parts = tuple(re.findall(r"[^.\[\]]+", expression))
+        start = path[: max(len(path) - relative, 0)] if relative else ()
+        if not parts or lookup(self.root, (*start, *parts)) is None:
+            # The way may lead through another interpolation.
+            through = self._through(start, parts)
+            if through is None:
+                raise self._error(f"${{{expression}}}: there is no such key", node, path)
+            return through
+        return self.at((*start, *parts))
+
+    def _through(self, start: Path, parts: Path) -> Node | None:
+        for cut in range(len(parts) - 1, 0, -1):
+            if lookup(self.root, (*start, *parts[:cut])) is not None:
+                return lookup(self.at((*start, *parts[:cut])), parts[cut:])
+        return None
+
+    def _error(self, message: str, node: Node, path: Path) -> ConfigError:
+        return ConfigError(message, key=".".join(path), mark=node.mark)
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else str(value)

@@ -1,0 +1,239 @@
+"""Many files, one config: parents, merging, the command line; and `load_config`, which everybody uses."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cogtune.config.canonical import couple
+from cogtune.config.check import Checker
+from cogtune.config.cross import cross_check
+from cogtune.config.errors import ConfigError, ConfigErrors, Mark
+from cogtune.config.hints import Sections
+from cogtune.config.interpolate import lookup, resolve
+from cogtune.config.overrides import Override, parse_overrides
+from cogtune.config.paths import check_paths
+from cogtune.config.schema.common import fields_of
+from cogtune.config.source import load_tree
+from cogtune.config.tree import Node
+from cogtune.config.types import nearest
+
+MISSING = "???"
+"""OmegaConf's sign for a value that has to come from another file; it never overrides a value."""
+
+
+class View(dict):
+    """A dict whose keys are attributes too: ``config.model.network_config``."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            value = self[name]
+        except KeyError:
+            raise AttributeError(f"the config has no key {name!r} here") from None
+        return View(value) if isinstance(value, dict) else value
+
+
+@dataclass(frozen=True)
+class Config:
+    """A merged, checked config.
+
+    ``values``   model, data, args, deepspeed in canonical form: our target names, defaults filled in, types as declared.
+    ``raw``      the same sections as written.
+    ``origin``   dotted leaf path -> "file:line", "command line", "default", or the key that decided it.
+    ``files``    dotted path -> absolute path, for every key that names a file or folder.
+    ``notices``  what the user should be told once.
+    """
+
+    values: dict[str, Any]
+    raw: dict[str, Any]
+    origin: dict[str, str]
+    files: dict[str, str]
+    notices: list[str] = field(default_factory=list)
+
+    def origin_of(self, path: str) -> str:
+        """Who set the key at dotted ``path``; for a mapping, who set the first key in it."""
+        if path in self.origin:
+            return self.origin[path]
+        inside = (origin for leaf, origin in self.origin.items() if leaf.startswith(f"{path}."))
+        return next(inside, "default")
+
+    def __getattr__(self, name: str) -> View:
+        if name in fields_of(Sections) and name in self.values:
+            return View(self.values[name])
+        raise AttributeError(f"the config has no section {name!r}")
+
+
+def load_config(
+    paths: Iterable[str | Path] | str | Path, overrides: Sequence[str] = (), *, check_files: bool = True
+) -> Config:
+    """Merge SAT-style YAML files, left to right, then ``overrides``; check everything; fill in defaults.
+
+    ``overrides``: `a.b.c=value` or SAT's `--train-iters 10`. ``check_files``: the files that the config names must exist.
+    Raises ConfigErrors, which holds every error with file, line, column and key.
+    """
+    root = read(paths, overrides)
+    checker = Checker()
+    values: dict[str, Any] = {}
+    for name, declared in fields_of(Sections).items():
+        node = root.value.get(name)
+        if name == "data":
+            found = checker.component(node, "dataset", name) if node is not None else None
+            if found is not None:
+                values[name] = found
+        elif name == "model" and node is None:
+            hint = "add a model file to --base, like config/cogvideox_2b.yaml"
+            checker.errors.append(ConfigError(f"section missing; {hint}", key=name))
+        else:
+            values[name] = checker.section(node, declared.type, name)
+    errors = list(checker.errors)
+    notices = [_ignored(reason, keys) for reason, keys in checker.ignored.items()]
+    if "model" in values:
+        notices += couple(values, root, checker)
+        problems, remarks = cross_check(values)
+        errors += [ConfigError(message, key=key, mark=_mark(root, key)) for key, message in problems]
+        notices += remarks
+    files, problems = check_paths(checker.files, check_files)
+    errors += problems
+    if errors:
+        raise ConfigErrors(sorted(errors, key=_place))
+    raw = {name: node.plain() for name, node in root.value.items()}
+    return Config(values, raw, _leaves_only(checker.origin, values), files, notices)
+
+
+def read(paths: Iterable[str | Path] | str | Path, overrides: Sequence[str] = ()) -> Node:
+    """The merged tree as written, parents and command line included, interpolations resolved. Raises ConfigErrors."""
+    wanted = [paths] if isinstance(paths, str | Path) else list(paths)
+    errors: list[ConfigError] = []
+    root = Node({}, Mark("default"))
+    loaded: set[Path] = set()
+    for path in wanted:
+        try:
+            for tree in _with_parents(Path(path), loaded, ()):
+                _refuse_sections(tree, errors)
+                root = merge(root, tree)
+        except ConfigError as error:
+            errors.append(error)
+    if errors:
+        raise ConfigErrors(errors)
+    try:
+        for override in parse_overrides(overrides):
+            root = assign(root, override)
+        return resolve(root)
+    except ConfigError as error:
+        raise ConfigErrors([error]) from None
+
+
+def _with_parents(path: Path, loaded: set[Path], line: tuple[Path, ...]) -> Iterable[Node]:
+    """The trees of a file's parents, then its own, without `base`. A parent that was merged before is not merged again."""
+    real = path.resolve()
+    tree = load_tree(path)
+    base = tree.value.get("base")
+    for parent, node in _parents(base):
+        place = path.parent / parent
+        if place.resolve() in (*line, real):
+            raise ConfigError(f"{parent} leads back to itself", key="base", mark=node.mark)
+        if place.resolve() in loaded:
+            continue
+        if not place.is_file():
+            raise ConfigError(
+                f"no such file: {place} (parents are relative to the file that names them)", key="base", mark=node.mark
+            )
+        yield from _with_parents(place, loaded, (*line, real))
+    loaded.add(real)
+    yield Node({name: child for name, child in tree.value.items() if name != "base"}, tree.mark)
+
+
+def _parents(base: Node | None) -> list[tuple[str, Node]]:
+    if base is None or base.value is None:
+        return []
+    nodes = base.value if base.is_list else [base]
+    for node in nodes:
+        if not isinstance(node.value, str):
+            raise ConfigError("expected a file or a list of files", key="base", mark=node.mark)
+    return [(node.value, node) for node in nodes]
+
+
+def _refuse_sections(tree: Node, errors: list[ConfigError]) -> None:
+    known = ["base", *fields_of(Sections)]
+    for name, node in tree.value.items():
+        if name not in known:
+            near = nearest(name, known)
+            hint = f"did you mean {near[0]!r}?" if near else f"expected {', '.join(known)}"
+            errors.append(ConfigError(f"unknown section; {hint}", key=name, mark=node.mark))
+
+
+def merge(below: Node, above: Node) -> Node:
+    """``above`` over ``below``, as OmegaConf.merge does it: mappings by key, everything else replaced, lists whole.
+
+    Raises ConfigError where a mapping meets a list.
+    """
+    if above.value == MISSING:
+        return below
+    if below.is_map and above.is_map:
+        merged = dict(below.value)
+        for name, node in above.value.items():
+            merged[name] = merge(merged[name], node) if name in merged else node
+        return Node(merged, above.mark)
+    if (below.is_list and above.is_map) or (below.is_map and above.is_list):
+        raise ConfigError(f"a {_kind(above)} here, but a {_kind(below)} at {below.mark}", mark=above.mark)
+    return above
+
+
+def _kind(node: Node) -> str:
+    return "list" if node.is_list else "mapping"
+
+
+def assign(root: Node, override: Override) -> Node:
+    """The tree with one key set; list items are named by their number. Raises ConfigError for an item that is not there."""
+    return _assign(root, override.path, override, ())
+
+
+def _assign(node: Node, rest: tuple[str, ...], override: Override, done: tuple[str, ...]) -> Node:
+    if not rest:
+        return override.node
+    name = rest[0]
+    if node.is_list:
+        if not name.isdecimal() or int(name) >= len(node.value):
+            message = (
+                f"{'.'.join(done)} is a list of {len(node.value)}; expected an item from 0 to {len(node.value) - 1}"
+            )
+            raise ConfigError(message, key=".".join(override.path), mark=override.node.mark)
+        items = list(node.value)
+        items[int(name)] = _assign(items[int(name)], rest[1:], override, (*done, name))
+        return Node(items, node.mark)
+    entries = dict(node.value) if node.is_map else {}
+    below = entries.get(name, Node(None, override.node.mark))
+    entries[name] = _assign(below, rest[1:], override, (*done, name))
+    return Node(entries, node.mark if node.is_map else override.node.mark)
+
+
+def _ignored(reason: str, keys: list[str]) -> str:
+    parts = [key.split(".") for key in keys]
+    short = dict.fromkeys(".".join(part) if len(part) < 3 else f"{part[0]}.….{part[-1]}" for part in parts)
+    return f"{', '.join(short)}: accepted, without effect here, because {reason}"
+
+
+def _mark(root: Node, key: str) -> Mark | None:
+    """Where a key stands, or else the nearest mapping around it."""
+    parts = tuple(key.split("."))
+    for cut in range(len(parts), 0, -1):
+        node = lookup(root, parts[:cut])
+        if node is not None:
+            return node.mark if node.mark.file != "default" else None
+    return None
+
+
+def _place(error: ConfigError) -> tuple[bool, str, int, int]:
+    mark = error.mark or Mark("")
+    return not mark.line, mark.file, mark.line, mark.column
+
+
+def _leaves_only(origin: dict[str, str], values: dict[str, Any]) -> dict[str, str]:
+    """Origins of what stands in ``values``, in their order."""
+    from cogtune.config.slices import leaves_of
+
+    known = {}
+    for path, _ in leaves_of(values):
+        dotted = ".".join(map(str, path))
+        known[dotted] = origin.get(dotted, "default")
+    return known

@@ -1,0 +1,34 @@
+"""The files and folders that a config names."""
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from cogtune.config.check import FileKey
+from cogtune.config.errors import ConfigError, Mark
+
+_PLACEHOLDER = re.compile(r"\{[^{}]*\}")
+
+
+def check_paths(named: Sequence[FileKey], must_exist: bool) -> tuple[dict[str, str], list[ConfigError]]:
+    """Dotted path -> absolute path of each, and an error for each that is not there. Relative ones start where we run."""
+    files, errors = {}, []
+    for key in named:
+        if key.node.mark == Mark("default"):
+            continue
+        files[key.path] = os.path.abspath(os.path.expanduser(key.value))
+        if must_exist and (problem := _problem(key.value, files[key.path])):
+            errors.append(ConfigError(problem, key=key.path, mark=key.node.mark))
+    return files, errors
+
+
+def _problem(written: str, path: str) -> str | None:
+    if Path(path).exists():
+        return None
+    holes = _PLACEHOLDER.findall(written)
+    if holes:
+        return f"{', '.join(holes)} is to be filled in: {written!r} is a template, write the real path"
+    if not Path(written).is_absolute():
+        return f"no such file or folder: {written!r}, looked for at {path}"
+    return f"no such file or folder: {written!r}"

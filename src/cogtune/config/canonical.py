@@ -8,7 +8,7 @@ from typing import Any
 
 from cogtune.config.check import Checker
 from cogtune.config.interpolate import lookup
-from cogtune.config.tree import Node
+from cogtune.config.tree import Node, from_plain
 
 _ITERATIONS = 10_000
 
@@ -30,6 +30,7 @@ def couple(values: dict[str, Any], root: Node, checker: Checker) -> list[str]:
     if values["args"].get("mode") != "inference":
         notices += _precision(values, root, origin)
         notices += _length(values, origin)
+    notices += _sample_size(values, root, origin)
     _activations(values, origin)
     _prompts(values, checker)
     if values["model"].get("lora_train"):
@@ -96,6 +97,30 @@ def _length(values: dict[str, Any], origin: dict[str, str]) -> list[str]:
     if args.get("train_iters", 0) is None and args.get("epochs", 0) is None:
         args["train_iters"] = _ITERATIONS
         return [f"args.train_iters: not set, and args.epochs neither, so {_ITERATIONS:,} steps as upstream"]
+    return []
+
+
+_SAMPLE_KEYS = ("sampling_image_size", "sampling_num_frames", "sampling_fps")
+
+
+def _sample_size(values: dict[str, Any], root: Node, origin: dict[str, str]) -> list[str]:
+    """`data.params` says how large clips and samples are; without that section upstream's sampling keys do."""
+    size, latents, fps = (values["args"].pop(name, None) for name in _SAMPLE_KEYS)
+    if "data" in values:
+        set_keys = [f"args.{name}" for name in _SAMPLE_KEYS if given(root, f"args.{name}")]
+        reason = "samples have the size of the training clips (data.params)"
+        return [f"{', '.join(set_keys)}: accepted, without effect here, because {reason}"] if set_keys else []
+    if values["args"].get("mode") != "inference" or None in (size, latents, fps):
+        return []
+    patch = (_get(values, "model.network_config.params.patch_size") or [1])[0]
+    # Upstream counts the latent that only pads to a multiple of the patch (1.5: 22 for 81 frames); no frame comes of it.
+    frames = 4 * (latents - (patch - 1 if latents % patch == 0 else 0) - 1) + 1
+    node = {"target": "SFTDataset", "params": {"video_size": size, "fps": fps, "max_num_frames": frames}}
+    checker = Checker()
+    values["data"] = checker.component(from_plain(node), "dataset", "data")
+    origin.update(checker.origin)
+    for name, key in zip(("video_size", "max_num_frames", "fps"), _SAMPLE_KEYS, strict=True):
+        origin[f"data.params.{name}"] = f"args.{key}"
     return []
 
 

@@ -127,7 +127,11 @@ class Checker:
         if node.is_map:
             if key.keys is not None:
                 return self.section(node, key.keys, path)
-            if key.node and not key.without_effect and dict in map(typing.get_origin, members(kind)):
+            if (
+                key.node
+                and not key.without_effect
+                and any(typing.get_origin(member) is dict for member in members(kind))
+            ):
                 return self.component(node, key.node, path)
             for member in members(kind):
                 if is_dataclass(member):
@@ -154,7 +158,7 @@ class Checker:
             except Mismatch:
                 raise Mismatch(f"expected {describe(list[item])}; item {i} is {shown(child.plain())}") from None
             if key.file:
-                self.files.append(FileKey(f"{path}.{i}", child.value, child))
+                self.files.append(FileKey(f"{path}.{i}", str(child.value), child))
         self._leaf(path, node)
         return values
 

@@ -97,7 +97,7 @@ def _fixed_grid(at: Values) -> Iterator[Problem]:
     if frames > most:
         yield (
             "data.params.max_num_frames",
-            f"{frames}; the {kind} positions are made for at most {most} frames (num_frames)",
+            f"{frames} frames; the {kind} positions are made for at most {most} (num_frames)",
         )
 
 
@@ -224,7 +224,7 @@ def _length(at: Values) -> Iterator[Problem]:
 
 
 def _data(at: Values) -> Iterator[Problem]:
-    if at["args.mode"] != "inference" and at.get("data") is None:
+    if at.get("data") is None:
         yield "data", "section missing; expected `target: data_video.SFTDataset` with its params, as in config/sft.yaml"
 
 
@@ -235,6 +235,18 @@ def _padding(at: Values) -> Iterator[str]:
         yield (
             f"data.params.max_num_frames: {frames} frames are {latents} latents, no multiple of the patch's {size}; "
             "the first latent is repeated in front, and dropped again after decoding"
+        )
+
+
+def _beyond(at: Values) -> Iterator[str]:
+    if at[f"{_NETWORK}.modules.pos_embed_config.target"] != "Rotary3DPositionEmbedding":
+        return
+    most = [at[f"{_NETWORK}.latent_{side}"] * _VAE_STRIDE for side in ("height", "width")]
+    size, frames = at["data.params.video_size"], at["data.params.max_num_frames"]
+    if frames > at[f"{_NETWORK}.num_frames"] or any(have > limit for have, limit in zip(size, most, strict=True)):
+        yield (
+            f"data.params: {frames} frames of {size} are more than {at[f'{_NETWORK}.num_frames']} of {most}, "
+            "which the positions of this model were trained on"
         )
 
 
@@ -264,4 +276,4 @@ def _adapters(at: Values) -> Iterator[str]:
 _CHECKS = (
     _frames, _patch, _video_size, _size, _fixed_grid, _channels, _groups, _text, _heads, _ofs, _timestep, _lora, _precision, _length, _data,
 )  # fmt: skip
-_REMARKS = (_padding, _schedules, _ramp, _adapters)
+_REMARKS = (_padding, _beyond, _schedules, _ramp, _adapters)

@@ -32,6 +32,16 @@ def resolve(root: Node) -> Node:
     return _Resolver(root).at(())
 
 
+def is_interpolation(node: Node) -> bool:
+    """Whether a value is to be replaced."""
+    return isinstance(node.value, str) and "${" in node.value
+
+
+def resolve_at(root: Node, path: Path) -> Node:
+    """The resolved node at ``path``, which must be there."""
+    return _Resolver(root).at(path)
+
+
 class _Resolver:
     def __init__(self, root: Node) -> None:
         self.root = root
@@ -62,7 +72,7 @@ class _Resolver:
             return Node({name: self.at((*path, name)) for name in node.value}, node.mark)
         if node.is_list:
             return Node([self.at((*path, str(i))) for i in range(len(node.value))], node.mark)
-        if not isinstance(node.value, str) or "${" not in node.value:
+        if not is_interpolation(node):
             return node
         text: Any = node.value
         while (found := _INNERMOST.search(text)) is not None:

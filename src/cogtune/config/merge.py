@@ -10,7 +10,7 @@ from cogtune.config.check import Checker
 from cogtune.config.cross import cross_check
 from cogtune.config.errors import ConfigError, ConfigErrors, Mark
 from cogtune.config.hints import Sections
-from cogtune.config.interpolate import lookup, resolve
+from cogtune.config.interpolate import is_interpolation, lookup, resolve, resolve_at
 from cogtune.config.overrides import Override, parse_overrides
 from cogtune.config.paths import check_paths
 from cogtune.config.schema.common import fields_of
@@ -58,8 +58,9 @@ class Config:
         return next(inside, "default")
 
     def __getattr__(self, name: str) -> View:
-        if name in fields_of(Sections) and name in self.values:
-            return View(self.values[name])
+        values = self.__dict__.get("values", {})
+        if name in fields_of(Sections) and name in values:
+            return View(values[name])
         raise AttributeError(f"the config has no section {name!r}")
 
 
@@ -77,9 +78,8 @@ def load_config(
     for name, declared in fields_of(Sections).items():
         node = root.value.get(name)
         if name == "data":
-            found = checker.component(node, "dataset", name) if node is not None else None
-            if found is not None:
-                values[name] = found
+            if node is not None:
+                values[name] = checker.component(node, "dataset", name) or {}
         elif name == "model" and node is None:
             hint = "add a model file to --base, like config/cogvideox_2b.yaml"
             checker.errors.append(ConfigError(f"section missing; {hint}", key=name))
@@ -90,7 +90,9 @@ def load_config(
     if "model" in values:
         notices += couple(values, root, checker)
         problems, remarks = cross_check(values)
-        errors += [ConfigError(message, key=key, mark=_mark(root, key)) for key, message in problems]
+        for key, message in problems:
+            asked = _asked(key, checker.origin)
+            errors.append(ConfigError(message, key=asked, mark=_mark(root, asked)))
         notices += remarks
     files, problems = check_paths(checker.files, check_files)
     errors += problems
@@ -165,14 +167,21 @@ def _refuse_sections(tree: Node, errors: list[ConfigError]) -> None:
 def merge(below: Node, above: Node) -> Node:
     """``above`` over ``below``, as OmegaConf.merge does it: mappings by key, everything else replaced, lists whole.
 
-    Raises ConfigError where a mapping meets a list.
+    A mapping over `${key}` goes over a copy of what that key holds in ``below``. Raises ConfigError where a mapping
+    meets a list.
     """
+    return _merge(below, above, below, ())
+
+
+def _merge(below: Node, above: Node, root: Node, path: tuple[str, ...]) -> Node:
     if above.value == MISSING:
         return below
+    if above.is_map and is_interpolation(below):
+        below = resolve_at(root, path)
     if below.is_map and above.is_map:
         merged = dict(below.value)
         for name, node in above.value.items():
-            merged[name] = merge(merged[name], node) if name in merged else node
+            merged[name] = _merge(merged[name], node, root, (*path, name)) if name in merged else node
         return Node(merged, above.mark)
     if (below.is_list and above.is_map) or (below.is_map and above.is_list):
         raise ConfigError(f"a {_kind(above)} here, but a {_kind(below)} at {below.mark}", mark=above.mark)
@@ -185,13 +194,15 @@ def _kind(node: Node) -> str:
 
 def assign(root: Node, override: Override) -> Node:
     """The tree with one key set; list items are named by their number. Raises ConfigError for an item that is not there."""
-    return _assign(root, override.path, override, ())
+    return _assign(root, override.path, override, root)
 
 
-def _assign(node: Node, rest: tuple[str, ...], override: Override, done: tuple[str, ...]) -> Node:
+def _assign(node: Node, rest: tuple[str, ...], override: Override, root: Node) -> Node:
     if not rest:
         return override.node
-    name = rest[0]
+    name, done = rest[0], override.path[: len(override.path) - len(rest)]
+    if is_interpolation(node):
+        node = resolve_at(root, done)
     if node.is_list:
         if not name.isdecimal() or int(name) >= len(node.value):
             message = (
@@ -199,11 +210,11 @@ def _assign(node: Node, rest: tuple[str, ...], override: Override, done: tuple[s
             )
             raise ConfigError(message, key=".".join(override.path), mark=override.node.mark)
         items = list(node.value)
-        items[int(name)] = _assign(items[int(name)], rest[1:], override, (*done, name))
+        items[int(name)] = _assign(items[int(name)], rest[1:], override, root)
         return Node(items, node.mark)
     entries = dict(node.value) if node.is_map else {}
     below = entries.get(name, Node(None, override.node.mark))
-    entries[name] = _assign(below, rest[1:], override, (*done, name))
+    entries[name] = _assign(below, rest[1:], override, root)
     return Node(entries, node.mark if node.is_map else override.node.mark)
 
 
@@ -211,6 +222,12 @@ def _ignored(reason: str, keys: list[str]) -> str:
     parts = [key.split(".") for key in keys]
     short = dict.fromkeys(".".join(part) if len(part) < 3 else f"{part[0]}.….{part[-1]}" for part in parts)
     return f"{', '.join(short)}: accepted, without effect here, because {reason}"
+
+
+def _asked(key: str, origin: dict[str, str]) -> str:
+    """The key that the user wrote, where another one follows it."""
+    source = origin.get(key, "")
+    return source if source.split(".")[0] in fields_of(Sections) else key
 
 
 def _mark(root: Node, key: str) -> Mark | None:

@@ -133,6 +133,11 @@ def reads_identity(stage: Stage, dotted: str) -> bool:
     return _kind(stage, tuple(dotted.split("."))) == "keys"
 
 
+def how_read(stage: Stage, dotted: str) -> str | None:
+    """"keys" if the key enters the digest of ``stage``, "volatile" if it reaches the stage only, None if it does not."""
+    return _kind(stage, tuple(dotted.split(".")))
+
+
 def _kind(stage: Stage, path: KeyPath) -> str | None:
     best: tuple[int, str] | None = None
     for kind in ("keys", "volatile"):

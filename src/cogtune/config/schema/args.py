@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from cogtune.config.schema.common import REQUIRED, key
 
-_SAMPLES = "samples have the size of the training clips (data.params.video_size, max_num_frames, fps)"
+_NO_DATA = ", where there is no data section; else data.params says it"
 _STRICT = "weights are checked against the model, and frozen parts are not in its checkpoint"
 _NEVER = "upstream never reads it"
 _LAUNCH = "the train stage starts its ranks and gives each its device"
@@ -138,11 +138,11 @@ class SampleArgs:
     """Sampling, upstream's keys."""
 
     input_type: str = key("cli", "txt: prompts of input_file; cli: the data set's captions", choices=["cli", "txt"])
-    input_file: str = key("input.txt", "prompts, one a line, with input_type txt", file=True)
+    input_file: str | None = key("input.txt", "prompts, one a line, with input_type txt", file=True)
     image2video: bool = key(False, "sample from images: `prompt@@image` lines")
-    sampling_image_size: list[int] = key([768, 1360], "[height, width]", unit="pixels", without_effect=_SAMPLES)
-    sampling_num_frames: int = key(32, "frames", unit="latent frames", without_effect=_SAMPLES)
-    sampling_fps: int = key(8, "frames a second", without_effect=_SAMPLES)
+    sampling_image_size: list[int] = key([768, 1360], f"[height, width]{_NO_DATA}", unit="pixels", least=16)
+    sampling_num_frames: int = key(32, f"length of a sample{_NO_DATA}", unit="latent frames", least=1)
+    sampling_fps: float = key(8, f"frames a second{_NO_DATA}", unit="1/s", least=0.001)
     latent_channels: int = key(
         32, "channels of the latent", without_effect="network_config.params.out_channels says it"
     )

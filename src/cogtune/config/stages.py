@@ -182,6 +182,7 @@ STAGES: dict[str, Stage] = {
                 "args.sampling_controls",
                 "args.sampling_steps",
                 "args.ema_sampling",
+                "args.encoder_precision",
             ),
             volatile=(
                 *_FLUSH,
@@ -198,7 +199,7 @@ STAGES: dict[str, Stage] = {
             "evaluate",
             version=1,
             keys=(_VAE, "data.params.video_size", "args.encoder_precision", "args.seed"),
-            volatile=("args.threads_per_rank", "args.encode_batch", "data.params"),
+            volatile=(*_FLUSH, "args.threads_per_rank", "data.params"),
             upstream=("sample", "preprocess", "latents"),
             data="pairs",
         ),

@@ -8,7 +8,7 @@ from typing import Any
 
 from cogtune.config import registry
 from cogtune.config.schema.args import ArgsSection
-from cogtune.config.schema.common import Field, fields_of, key
+from cogtune.config.schema.common import REQUIRED, Field, fields_of, key
 from cogtune.config.schema.deepspeed import DeepSpeedSection, FusedEmaAdamParams, Optimizer
 from cogtune.config.schema.model import ModelSection
 from cogtune.config.schema.text import EmbedderKeys
@@ -19,7 +19,7 @@ from cogtune.config.types import members
 class Sections:
     """The top level of a config."""
 
-    model: ModelSection = key(ModelSection, "network, VAE, text encoder, diffusion process")
+    model: ModelSection = key(REQUIRED, "network, VAE, text encoder, diffusion process")
     args: ArgsSection = key(ArgsSection, "how to train and to sample")
     data: dict[str, Any] = key({}, "how clips are read", node="dataset")
     deepspeed: DeepSpeedSection = key(DeepSpeedSection, "DeepSpeed's own configuration")

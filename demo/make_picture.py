@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-import imageio.v2 as imageio
+import imageio.v3 as imageio
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -21,7 +21,7 @@ INK, GROUND = (52, 55, 62), (255, 255, 255)
 
 def read(path: Path) -> np.ndarray:
     """All frames of a small mp4, uint8 (F, H, W, 3)."""
-    return np.stack(imageio.mimread(path, memtest=False))[..., :3]
+    return imageio.imread(path, plugin="FFMPEG")[..., :3]
 
 
 def shown_clips(rows: list[dict]) -> list[dict]:

@@ -55,11 +55,11 @@ def measure(
 
 
 def per_sample(samples: Sequence[Sample], measured: Mapping[str, Measured]) -> list[dict[str, Any]]:
-    """One row for each sample; those with a clip say how near it is and which training clip is nearest."""
+    """One row for each sample; those whose clip was measured say how near it is and which training clip is nearest."""
     rows = []
     for sample in samples:
         row: dict[str, Any] = vars(sample).copy()
-        if sample.clip is not None:
+        if sample.clip is not None and sample.clip in measured:
             distances = {clip: found.distances[sample.item] for clip, found in measured.items() if found.distances}
             nearest = metrics.nearest(distances, own=sample.clip)
             own = measured[sample.clip].own[sample.item]
@@ -86,7 +86,7 @@ def flat_metrics(
         found["vae.psnr_db_min"] = round(min(trained), _DIGITS["psnr_db"])
     if heldout:
         found["vae.psnr_db_heldout"] = round(metrics.mean(heldout), _DIGITS["psnr_db"])
-    compared = [row for row in rows if row["clip"] is not None]
+    compared = [row for row in rows if "hit" in row]
     for variant in sorted({row["variant"] for row in compared}):
         suffix = "" if variant == TUNED else f"_{variant}"
         mine = [row for row in compared if row["variant"] == variant]

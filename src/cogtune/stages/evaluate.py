@@ -10,8 +10,11 @@ from torch import Tensor
 
 from cogtune.config.registry import build
 from cogtune.data.clips import load_clip
+from cogtune.data.decode import VideoError
+from cogtune.data.decoder import Decoder
 from cogtune.data.listing import ClipRow
 from cogtune.data.store import ShardReader, ShardWriter
+from cogtune.errors import UserError
 from cogtune.evaluation.generate import to_uint8
 from cogtune.evaluation.measure import Measured, Sample, flat_metrics, measure, per_sample
 from cogtune.evaluation.prompts import ID_DIGITS
@@ -32,7 +35,7 @@ def run(job: Job) -> dict[str, Any]:
     """
     set_threads(job.machine["ranks"] * (job.config["args"].get("threads_per_rank") or 1))
     folder = job.job_dir()
-    clips = _clips(job.manifest())
+    clips = _clips(job.manifest(), ShardReader(job.items_dir("latents")).ids())
     samples = read_samples(ShardReader(job.job_dir("sample")))
     lacking = missing(clips, ShardReader(folder).ids())
     if lacking:
@@ -47,10 +50,10 @@ def run(job: Job) -> dict[str, Any]:
     return {"made": len(lacking), "reused": len(clips) - len(lacking), **figures}
 
 
-def _clips(manifest: list[ClipRow]) -> dict[str, ClipRow]:
-    """Each clip once; one that is in both splits was trained on."""
-    ordered = sorted(manifest, key=lambda row: row.split == "train")
-    return {row.clip: row for row in sorted({row.clip: row for row in ordered}.values(), key=lambda row: row.clip)}
+def _clips(manifest: list[ClipRow], encoded: set[str]) -> dict[str, ClipRow]:
+    """Each encoded clip once, by id; one that is in both splits was trained on."""
+    train_last = sorted((row for row in manifest if row.clip in encoded), key=lambda row: row.split == "train")
+    return dict(sorted({row.clip: row for row in train_last}.items()))
 
 
 def read_samples(reader: ShardReader) -> list[Sample]:
@@ -90,11 +93,15 @@ def _reconstructions(job: Job, rows: list[ClipRow]) -> Iterator[tuple[ClipRow, T
     device, dtype = device_for(), dtype_of(job.config["args"].get("encoder_precision") or "fp32")
     vae = build(job.config["model"]["first_stage_config"]).to(device, dtype)
     size = job.config["data"]["params"]["video_size"]
-    for row in rows:
-        moments_CTHW = latents.tensors(row.clip)["moments"]
-        mean_BCTHW = vae.regularizer.mode(moments_CTHW[None].to(device, dtype))
-        reconstruction_FCHW = to_uint8(vae.decode(mean_BCTHW)[0])
-        yield row, load_clip(row.path, prepared.meta(row.clip), size), reconstruction_FCHW
+    with Decoder() as decoder:
+        for row in rows:
+            try:
+                pixels_FCHW = load_clip(row.path, prepared.meta(row.clip), size, decoder)
+            except (VideoError, OSError) as error:
+                raise UserError(f"{row.path}: it was encoded, and now cannot be read again: {error}") from None
+            moments_CTHW = latents.tensors(row.clip)["moments"]
+            mean_BCTHW = vae.regularizer.mode(moments_CTHW[None].to(device, dtype))
+            yield row, pixels_FCHW, to_uint8(vae.decode(mean_BCTHW)[0])
 
 
 def _losses(job: Job) -> dict[str, float]:

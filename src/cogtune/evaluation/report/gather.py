@@ -17,7 +17,9 @@ def with_names(rows: Iterable[Mapping[str, Any]], manifest: Iterable[ClipRow]) -
     """Rows of per_sample.json with the clips' present file names; the store keeps none, since files can be renamed."""
     names = {row.clip: row.name for row in manifest}
     return [
-        {**row, "name": names.get(row["clip"]), "nearest_name": names.get(row["nearest"])} if row["clip"] else dict(row)
+        {**row, "name": names.get(row["clip"]), "nearest_name": names.get(row["nearest"])}
+        if "hit" in row
+        else dict(row)
         for row in rows
     ]
 

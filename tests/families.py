@@ -30,6 +30,35 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 
 
+# num_layers, hidden_size, num_attention_heads, and the rest of what the published files say (upstream's configs/)
+FULL_SIZE: dict[str, dict[str, Any]] = {
+    "2b": {"num_layers": 30, "hidden_size": 1920, "num_attention_heads": 30},
+    "5b": {},
+    "5b_i2v": {"in_channels": 32},
+    "1.5_5b": {"num_frames": 81, "latent_width": 300, "latent_height": 300},
+    "1.5_5b_i2v": {
+        "num_frames": 81, "latent_width": 300, "latent_height": 300, "in_channels": 32, "ofs_embed_dim": 512
+    },
+}  # fmt: skip
+
+
+def full_size(family: str) -> dict[str, Any]:
+    """The `network_config` node of a published model."""
+    common: dict[str, Any] = {
+        "num_layers": 42, "hidden_size": 3072, "num_attention_heads": 48, "time_embed_dim": 512, "num_frames": 49,
+        "latent_width": 90, "latent_height": 60, "in_channels": 16, "out_channels": 16,
+    }  # fmt: skip
+    node = network_config(family, **(common | FULL_SIZE[family]))
+    modules = node["params"]["modules"]
+    modules["patch_embed_config"]["params"] = {"text_hidden_size": 4096}
+    position = modules["pos_embed_config"]
+    params = position["params"] | {"text_length": 224 if family.startswith("1.5") else 226}
+    if family != "2b":
+        params["hidden_size_head"] = 64
+    modules["pos_embed_config"] = {**position, "params": params}
+    return node
+
+
 def network_config(family: str, lora: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
     """A `network_config` node: 2 layers of 3 heads of 16; 9 pixel frames, latents of 8 x 12, unless changed."""
     switches = dict(FAMILIES[family])
@@ -81,7 +110,7 @@ def diffusers_twin(node: dict[str, Any], state: dict[str, Tensor]) -> nn.Module:
 
 
 def inputs(node: dict[str, Any], T: int, H: int, W: int, B: int = 1, seed: int = 1) -> tuple[Tensor, Tensor, Tensor]:
-    """Latent, timesteps, context."""
+    """Latent (B, T, C, H, W), timesteps (B,), context (B, L, D)."""
     torch.manual_seed(seed)
     x = torch.randn(B, T, node["params"]["in_channels"], H, W)
     return x, torch.tensor([999, 7, 444][:B]), torch.randn(B, TEXT, TEXT_WIDTH)

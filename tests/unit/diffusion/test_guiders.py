@@ -4,7 +4,7 @@ from cogtune.config.registry import build
 from cogtune.errors import UserError
 from tests.unit.diffusion.nodes import guider
 
-# sat_reference: DynamicCFG(scale 6, exp 5, num_steps 50) as published, t = 999, 979, …, 19
+# DynamicCFG(scale 6, exp 5, num_steps 50) as published, t = 999, 979, …, 19
 PUBLISHED = """
 2.2915 2.5435 6.9744 6.4204 2.7881 4.2719 1.0376 4.1704 1.6180 6.9831 1.0048 2.8720 6.9768 1.6331 4.3297 2.4366 6.3773
 6.0068 3.4479 3.1981 1.6548 6.6100 1.1947 4.2953 6.9854 1.5213 1.7616 1.0579 4.1275 1.4823 2.0026 5.9477 4.1432 6.5305

@@ -182,6 +182,12 @@ def test_lora_file_there_and_back_with_its_strength(tmp_path: Path) -> None:
     torch.testing.assert_close(target.state_dict()[name] * 0.25, source.state_dict()[name] * 2)
 
 
+@pytest.mark.parametrize("kind", ["alpha_pattern", "use_rslora", "use_dora"])
+def test_other_kinds_of_lora_are_refused(kind: str) -> None:
+    with pytest.raises(UserError, match=kind):
+        from_diffusers_lora({}, {"lora_adapter_metadata": json.dumps({f"transformer.{kind}": {"to_q": 1}})})
+
+
 def malicious(root: Path) -> Path:
     class Shell:
         def __reduce__(self):

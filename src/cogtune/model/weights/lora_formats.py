@@ -52,7 +52,7 @@ def to_diffusers_lora(state: Mapping[str, Tensor], alpha: float, r: int) -> tupl
 def from_diffusers_lora(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[dict[str, Tensor], float]:
     """(adapters in our names, alpha / r). Without metadata the factor is 1, as diffusers itself takes it.
 
-    Raises: UserError for tensors that are not on the four attention projections, which is all that adapters cover here.
+    Raises: UserError for tensors off the four attention projections, and for kinds of LoRA that have no counterpart.
     """
     out: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
@@ -63,9 +63,18 @@ def from_diffusers_lora(tensors: Mapping[str, Tensor], metadata: Mapping[str, st
         layer, projection, side = found.groups()
         ours, part = _LAYER_AND_PART[projection]
         out[f"transformer.layers.{layer}.attention.{ours}.matrix_{side}.{part}"] = tensor
+    return out, _scale(metadata)
+
+
+def _scale(metadata: Mapping[str, str]) -> float:
+    """alpha / r from the JSON of a pipeline (`transformer.r`) or of a model by itself (`r`)."""
     adapter = json.loads(metadata.get(_METADATA_KEY, "{}"))
-    alpha, r = adapter.get("transformer.lora_alpha"), adapter.get("transformer.r")
-    return out, alpha / r if alpha is not None and r else 1.0
+    adapter = {key.removeprefix("transformer."): value for key, value in adapter.items()}
+    for kind in ("alpha_pattern", "use_rslora", "use_dora"):
+        if adapter.get(kind):
+            raise UserError(f"the LoRA was made with {kind}: {adapter[kind]!r}, which has no counterpart here")
+    alpha, r = adapter.get("lora_alpha"), adapter.get("r")
+    return alpha / r if alpha is not None and r else 1.0
 
 
 def is_diffusers_lora(names: Mapping[str, Tensor]) -> bool:

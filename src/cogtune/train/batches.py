@@ -42,7 +42,8 @@ def plan_batches(deepspeed: dict[str, Any], args: dict[str, Any], ranks: int) ->
     micro = deepspeed.get("train_micro_batch_size_per_gpu") or args.get("batch_size") or 1
     total = args.get("global_batch_size")
     if not total:
-        return BatchPlan(micro, deepspeed.get("gradient_accumulation_steps") or 1, ranks)
+        accumulation = deepspeed.get("gradient_accumulation_steps") or args.get("gradient_accumulation_steps") or 1
+        return BatchPlan(micro, accumulation, ranks)
     share, rest = divmod(total, ranks)
     if rest or not share:
         raise UserError(

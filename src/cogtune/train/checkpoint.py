@@ -17,6 +17,7 @@ from typing import Any
 import torch.distributed as dist
 
 from cogtune.errors import UserError
+from cogtune.runtime.atomic import sync, write_json
 
 FORMAT = "cogtune-checkpoint-1"
 TAG = "state"
@@ -43,34 +44,33 @@ def save(engine: Any, folder: Path, step: int, keep: int) -> Path:
     if _is_first():
         for script in partial.glob("*.py"):  # DeepSpeed's converters; they read its pickles without our checks
             script.unlink()
-        files = {str(path.relative_to(partial)): _fsync_and_hash(path) for path in sorted(partial.rglob("*")) if path.is_file()}
+        files = {name: _sync_and_hash(partial / name) for name in _files(partial)}
         record = {"format": FORMAT, "step": step, "ranks": dist.get_world_size(), "files": files}
-        (partial / "record.json").write_text(json.dumps(record, indent=1))
-        _fsync_and_hash(partial / "record.json")
+        write_json(partial / "record.json", record)
         for inner in (partial / TAG, partial):
-            _fsync_folder(inner)
+            sync(inner)
         shutil.rmtree(target, ignore_errors=True)  # there only if it was damaged
         os.rename(partial, target)
-        _fsync_folder(folder)
+        sync(folder)
         _drop_old(folder, keep)
     dist.barrier()
     return target
 
 
-def load_newest(engine: Any, folder: Path, stage: int) -> int:
+def load_newest(engine: Any, folder: Path) -> int:
     """Load the newest whole checkpoint into ``engine``; returns its step, 0 if there is none. Collective.
 
-    ``stage`` is the ZeRO stage: from 1 on, a checkpoint is cut for one number of ranks, and UserError says so.
+    Raises UserError if it was written by another number of ranks: ZeRO cuts a checkpoint for one number.
     """
     choice: list[Found | None] = [newest(folder) if _is_first() else None]
     dist.broadcast_object_list(choice, src=0)
     found = choice[0]
     if found is None:
         return 0
-    if stage > 0 and found.ranks != dist.get_world_size():
+    if engine.zero_optimization() and found.ranks != dist.get_world_size():
         raise UserError(
-            f"{found.path}: written by {found.ranks} ranks, and this run has {dist.get_world_size()}; ZeRO cannot cut it "
-            f"anew. Go on with {found.ranks} ranks, or remove {folder} to start over"
+            f"{found.path}: written by {found.ranks} ranks, and this run has {dist.get_world_size()}; ZeRO cannot cut "
+            f"it anew. Go on with {found.ranks} ranks, or remove {folder} to start over"
         )
     # Not strict: frozen parameters are not in it, they come from the start of the run.
     engine.load_checkpoint(str(found.path), tag=TAG, load_module_strict=False)
@@ -78,7 +78,7 @@ def load_newest(engine: Any, folder: Path, stage: int) -> int:
 
 
 def newest(folder: Path) -> Found | None:
-    """The newest checkpoint in ``folder`` with all its bytes; damaged ones are named on standard output and passed over."""
+    """The newest checkpoint in ``folder`` with all its bytes; damaged ones are reported and passed over."""
     for path in sorted(folder.glob("step-*"), reverse=True):
         try:
             return _verify(path)
@@ -91,9 +91,8 @@ def _verify(path: Path) -> Found:
     record = json.loads((path / "record.json").read_text())
     if record["format"] != FORMAT:
         raise ValueError(f"format {record['format']!r}, this version reads {FORMAT!r}")
-    present = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()} - {"record.json"}
-    if present != set(record["files"]):
-        raise ValueError(f"its files are not those of its record: {sorted(present ^ set(record['files']))[:3]}")
+    if differing := (set(_files(path)) - {"record.json"}) ^ set(record["files"]):
+        raise ValueError(f"its files are not those of its record: {sorted(differing)[:3]}")
     for name, expected in record["files"].items():
         if _hash(path / name) != expected:
             raise ValueError(f"{name}: checksum differs from the record")
@@ -115,20 +114,15 @@ def _is_first() -> bool:
     return dist.get_rank() == 0
 
 
+def _files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
 def _hash(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _fsync_and_hash(path: Path) -> str:
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _sync_and_hash(path: Path) -> str:
+    sync(path)
+    return _hash(path)

@@ -9,15 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cogtune.config.registry import canonical
 from cogtune.errors import UserError
+from cogtune.runtime.devices import device_for
 from cogtune.train.batches import BatchPlan
 from cogtune.train.optim import AdamWEma, parameter_groups
 
-MISPLACED = ("loss_scale", "loss_scale_window", "hysteresis", "min_loss_scale", "initial_scale_power")
-"""Keys of DeepSpeed's fp16 section that upstream's sft.yaml has one level too high, where DeepSpeed does not look."""
-
-EMA_OPTIMIZERS = ("FusedEmaAdam", "sat.ops.FusedEmaAdam")
-TORCH_OPTIMIZERS = ("AdamW", "Adam", *EMA_OPTIMIZERS)
+NOT_FOR_DEEPSPEED = (
+    "optimizer",  # made here, in PyTorch
+    *("loss_scale", "loss_scale_window", "hysteresis", "min_loss_scale", "initial_scale_power"),  # belong into fp16
+)
+"""Keys of the section that are not passed on. Upstream's sft.yaml has the last five one level too high."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class RankInfo:
 
     @property
     def device(self) -> torch.device:
-        return torch.device("cuda", self.local_rank) if torch.cuda.is_available() else torch.device("cpu")
+        return device_for(self.local_rank)
 
 
 def connect(here: RankInfo, init_method: str) -> None:
@@ -57,70 +59,52 @@ def connect(here: RankInfo, init_method: str) -> None:
     )
 
 
-def deepspeed_config(section: dict[str, Any], plan: BatchPlan, device: torch.device) -> tuple[dict[str, Any], list[str]]:
-    """What DeepSpeed is told, and notices about where that is not what the config says."""
-    config = {name: value for name, value in section.items() if name not in (*MISPLACED, "optimizer") and value is not None}
-    notices = [f"deepspeed.{name}: no effect; DeepSpeed reads it in its fp16 section only" for name in MISPLACED if name in section]
-    if config.pop("scheduler", None):
-        raise UserError("deepspeed.scheduler: the learning rate follows args.lr_decay_style and args.warmup; remove this section")
-    if device.type == "cpu" and (config.get("fp16") or {}).get("enabled"):
-        raise UserError("deepspeed.fp16: the CPU cannot train in fp16; set fp16.enabled: false, and bf16.enabled: true if you like")
-    zero = dict(config.get("zero_optimization") or {})
-    if not zero.get("load_from_fp32_weights", True):
-        notices.append(
-            "deepspeed.zero_optimization.load_from_fp32_weights: set to true; false would rebuild the fp32 master weights "
-            "from rounded ones on resume, and a resumed run would end elsewhere"
-        )
-    zero["load_from_fp32_weights"] = True
-    batch = {
+def deepspeed_config(section: dict[str, Any], plan: BatchPlan, device: torch.device) -> dict[str, Any]:
+    """What DeepSpeed is told: the config's section, with the batch of ``plan`` and what exact resume needs.
+
+    `load_from_fp32_weights` is true whatever the config says: false rebuilds the fp32 masters from rounded weights, and a
+    resumed run would end elsewhere. Raises UserError for fp16 on the CPU.
+    """
+    if device.type == "cpu" and (section.get("fp16") or {}).get("enabled"):
+        raise UserError("deepspeed.fp16.enabled: the CPU cannot train in fp16; set it to false, or use bf16")
+    config = {name: value for name, value in section.items() if name not in NOT_FOR_DEEPSPEED and value is not None}
+    zero = (config.get("zero_optimization") or {}) | {"load_from_fp32_weights": True, "elastic_checkpoint": False}
+    return config | {
         "train_batch_size": plan.global_batch,
         "train_micro_batch_size_per_gpu": plan.micro,
         "gradient_accumulation_steps": plan.accumulation,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
     }
-    fixed = {"zero_optimization": zero, "zero_allow_untested_optimizer": True, "zero_force_ds_cpu_optimizer": False}
-    if not is_torch_optimizer(section):
-        if device.type == "cpu":
-            raise UserError(
-                f"deepspeed.optimizer.type: {section['optimizer']['type']!r} needs a compiled kernel on the CPU; "
-                f"expected one of {', '.join(TORCH_OPTIMIZERS)}"
-            )
-        fixed["optimizer"] = section["optimizer"]
-    return config | batch | fixed, notices
 
 
-def is_torch_optimizer(section: dict[str, Any]) -> bool:
-    """Whether we make the optimizer ourselves (in PyTorch, no kernel to compile) instead of DeepSpeed."""
-    return (section.get("optimizer") or {"type": "AdamW"}).get("type") in TORCH_OPTIMIZERS
+def make_optimizer(module: nn.Module, node: dict[str, Any], weight_decay: float) -> torch.optim.Optimizer:
+    """The optimizer of a config's `deepspeed.optimizer` node, in PyTorch: DeepSpeed's own would compile a kernel.
 
-
-def make_optimizer(module: nn.Module, section: dict[str, Any]) -> torch.optim.Optimizer:
-    """The optimizer of a config's `deepspeed` section. Its rate is 0: the loop sets the rate of every step."""
-    node = section.get("optimizer") or {"type": "AdamW", "params": {}}
-    params = node.get("params") or {}
-    groups = parameter_groups(module, params.get("weight_decay", 0.0))
+    Its rate is 0, since the loop sets the rate of every step. ``weight_decay`` holds where the node names none.
+    """
+    kind, params = canonical(node.get("type") or "AdamW"), node.get("params") or {}
+    own_decay = params.get("weight_decay")
+    groups = parameter_groups(module, weight_decay if own_decay is None else own_decay)
     common = {"lr": 0.0, "betas": tuple(params.get("betas", (0.9, 0.999))), "eps": params.get("eps", 1e-8)}
     common["amsgrad"] = params.get("amsgrad", False)
-    if not params.get("bias_correction", True):
-        raise UserError("deepspeed.optimizer.params.bias_correction: false is not supported; remove it")
-    if node["type"] in EMA_OPTIMIZERS:
+    if kind == "FusedEmaAdam":
         decay, ramp = params.get("ema_decay", 0.9999), params.get("use_num_upates", True)
         return AdamWEma(groups, ema_decay=decay, ramp=ramp, **common)
-    # DeepSpeed's "Adam" is AdamW as well unless told otherwise.
-    decoupled = node["type"] == "AdamW" or params.get("adam_w_mode", True)
+    decoupled = kind == "AdamW" or params.get("adam_w_mode", True)
     return (torch.optim.AdamW if decoupled else torch.optim.Adam)(groups, **common)
 
 
-def build_engine(module: nn.Module, section: dict[str, Any], config: dict[str, Any]) -> Any:
+def build_engine(module: nn.Module, optimizer: torch.optim.Optimizer, config: dict[str, Any]) -> Any:
     """The engine around ``module``; ``config`` is from `deepspeed_config`. The module is cast to its precision.
 
     fp32 master weights start from the rounded weights, as upstream's do.
     """
     import deepspeed
 
-    optimizer = make_optimizer(module, section) if is_torch_optimizer(section) else None
-    trainable = [p for p in module.parameters() if p.requires_grad]
-    engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, model_parameters=trainable, config=config)
-    if optimizer is not None and not engine.zero_optimization():
+    engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
+    if not engine.zero_optimization():
         # The wrapper for bf16 without ZeRO steps on zero gradients to fill the state; that must not count as step 1.
         optimizer.state.clear()
     return engine
@@ -161,6 +145,7 @@ def whole_tensors(engine: Any, module: nn.Module, state: str | None = None) -> I
             whole = master if state is None else engine.basic_optimizer.state[master][state]
         else:
             whole = safe_get_full_fp32_param(p) if state is None else safe_get_full_optimizer_state(p, state)
+            assert whole is not None, f"ZeRO does not know the trained parameter {name}"
         yield name, whole.detach().to("cpu", torch.float32, copy=True)
 
 
@@ -178,5 +163,3 @@ def _unpartitioned(engine: Any) -> dict[Tensor, Tensor] | None:
 def keeps_average(engine: Any) -> bool:
     """Whether the optimizer keeps a moving average of the weights, under `optim.SHADOW`."""
     return isinstance(engine.basic_optimizer, AdamWEma)
-
-

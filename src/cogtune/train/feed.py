@@ -1,4 +1,4 @@
-"""From the caches to what one training step computes on, with every random draw keyed by (seed, purpose, step, position)."""
+"""From the caches to what one step computes on; every random draw is keyed by (seed, purpose, step, position)."""
 
 import queue
 import threading
@@ -69,7 +69,7 @@ class Feed:
         return self._assemble(items, index_B, kept_B, (step, positions), "")
 
     def validation_batch(self, items: list[int], draws: range, total: int) -> Draws:
-        """Fixed draws for a loss that can be compared between steps: one stratum of timesteps each, no caption dropout."""
+        """Fixed draws, for a loss that can be compared between steps: one stratum of timesteps each, all captions."""
         middle_B = (torch.tensor(draws).double() + 0.5) / total
         index_B = (middle_B * self.sampling.params.num_idx).long()
         return self._assemble(items, index_B, torch.ones(len(items), dtype=torch.bool), (0, draws), "validation_")

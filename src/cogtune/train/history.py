@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TextIO
 
+from cogtune.runtime.atomic import write_text
+
 AVERAGED = 20
 """Steps over which the first and the last loss of a summary are averaged."""
 
@@ -22,12 +24,7 @@ class History:
     def __init__(self, path: Path, last_step: int) -> None:
         self.path = path
         kept = [row for row in read(path) if row["step"] <= last_step]
-        partial = path.with_name(f".{path.name}")
-        with partial.open("w") as stream:
-            stream.writelines(json.dumps(row) + "\n" for row in kept)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, path)
+        write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
         self._stream: TextIO = path.open("a")
 
     def add(self, **row: Any) -> None:

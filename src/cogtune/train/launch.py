@@ -32,7 +32,8 @@ def run_ranks(plan: dict[str, Any], ranks: int, threads: int, log: Path, on_line
     """Run ``cogtune.train.worker`` on ``ranks`` processes until all end; True if done, False if stopped by SIGTERM.
 
     ``plan`` is what the worker reads; everything that ranks print goes to ``log``; ``on_line`` gets each line that the
-    first rank reports. SIGTERM to this process is passed on. Raises UserError with the message of the rank that failed first.
+    first rank reports. SIGTERM to this process is passed on. Raises UserError with the message of the rank that failed
+    first.
     """
     with tempfile.TemporaryDirectory(prefix="cogtune-train-") as scratch, log.open("a") as output:
         folder = Path(scratch)
@@ -52,11 +53,14 @@ def run_ranks(plan: dict[str, Any], ranks: int, threads: int, log: Path, on_line
         return _verdict(codes, bool(asked), folder, log)
 
 
-def _start(folder: Path, rank: int, ranks: int, threads: int, output: TextIO, report_fd: int | None) -> subprocess.Popen[bytes]:
+def _start(
+    folder: Path, rank: int, ranks: int, threads: int, output: TextIO, report_fd: int | None
+) -> subprocess.Popen[bytes]:
     environment = os.environ | {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(ranks),
+        "COGTUNE_PARENT": str(os.getpid()),
         "COGTUNE_RENDEZVOUS": f"file://{folder}/rendezvous",
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
@@ -65,7 +69,9 @@ def _start(folder: Path, rank: int, ranks: int, threads: int, output: TextIO, re
         environment["COGTUNE_REPORT_FD"] = str(report_fd)
     command = [sys.executable, "-m", "cogtune.train.worker", str(folder / "plan.json"), "--errors", str(folder)]
     passed = () if report_fd is None else (report_fd,)
-    return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=passed)
+    return subprocess.Popen(
+        command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=passed
+    )
 
 
 @contextmanager
@@ -135,7 +141,7 @@ def _verdict(codes: list[int], asked: bool, folder: Path, log: Path) -> bool:
     if asked or all(code in (0, STOPPED) for code in codes):
         return False
     ends = ", ".join(f"rank {rank}: {_ending(code)}" for rank, code in enumerate(codes))
-    raise UserError(f"training ended unfinished ({ends}); run the same command again, it resumes. What the ranks printed: {log}")
+    raise UserError(f"training ended unfinished ({ends}); the same command resumes it. What the ranks printed: {log}")
 
 
 def _ending(code: int) -> str:

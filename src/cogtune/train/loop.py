@@ -93,15 +93,17 @@ class Loop:
         loss, stop = self._agree(torch.stack(losses))
         if not math.isfinite(loss):
             raise UserError(
-                f"the loss is {loss} at step {step + 1} (learning rate {rate:g}); lower the learning rate, clip the gradient "
-                f"(deepspeed.gradient_clipping) or train in bf16 or fp32. The last checkpoint before it is kept"
+                f"the loss is {loss} at step {step + 1} (learning rate {rate:g}); lower the learning rate, clip the "
+                f"gradient (deepspeed.gradient_clipping), or train in bf16 or fp32. Checkpoints before it are kept"
             )
         return loss, rate, take_step(self.engine, rate), stop
 
     def _loss(self, draws: Draws) -> Tensor:
         draws = draws.to(self.device)
         offset_B = draws.offset_B if self.loss.params.offset_noise_level else None
-        return self.loss(self.engine, draws.x0_BTCHW, draws.context_BLD, draws.index_B, draws.noise_BTCHW, offset_B=offset_B)
+        return self.loss(
+            self.engine, draws.x0_BTCHW, draws.context_BLD, draws.index_B, draws.noise_BTCHW, offset_B=offset_B
+        )
 
     def _positions(self) -> list[range]:
         return [self.plan.positions(self.rank, k) for k in range(self.plan.accumulation)]
@@ -121,10 +123,12 @@ class Loop:
     def _record(self, step: int, loss: float, rate: float, norm: float, seconds: float, waited: float) -> None:
         if self.history is None:
             return
-        self.history.add(step=step, loss=loss, lr=rate, grad_norm=norm, seconds=round(seconds, 6), data_wait=round(waited, 6))
+        timing = {"seconds": round(seconds, 6), "data_wait": round(waited, 6)}
+        self.history.add(step=step, loss=loss, lr=rate, grad_norm=norm, **timing)
         self.on_step(step, loss)
         if self.intervals.log and step % self.intervals.log == 0:
-            print(f"step {step}/{self.steps}  loss {loss:.5f}  lr {rate:.3g}  grad norm {norm:.4g}  {seconds:.3f} s", flush=True)
+            figures = f"loss {loss:.5f}  lr {rate:.3g}  grad norm {norm:.4g}  {seconds:.3f} s"
+            print(f"step {step}/{self.steps}  {figures}", flush=True)
 
     def _evaluate(self, step: int) -> None:
         if self.validation is None or not self.intervals.evaluate or step % self.intervals.evaluate:

@@ -1,7 +1,6 @@
 """final/: the trained parameters, their moving average, and a summary."""
 
 import json
-import os
 import resource
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from cogtune.runtime.atomic import replacing
 from cogtune.train.engine import keeps_average, whole_tensors
 from cogtune.train.history import figures, read
 from cogtune.train.optim import SHADOW
@@ -18,13 +18,11 @@ MODEL, AVERAGE, SUMMARY = "model.safetensors", "ema.safetensors", "summary.json"
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    """Write a safetensors file by temp, fsync, rename. The header holds ``facts`` as one JSON string, under "cogtune":
+    """Write a safetensors file. The header holds ``facts`` as one JSON string, under "cogtune":
     with several metadata keys safetensors' order of them, and so the file's bytes, would differ from run to run."""
-    partial = path.with_name(f".{path.name}")
-    save_file({name: t.contiguous() for name, t in tensors.items()}, partial, {"cogtune": json.dumps(facts, sort_keys=True)})
-    with partial.open("rb") as stream:
-        os.fsync(stream.fileno())
-    os.replace(partial, path)
+    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    with replacing(path) as temporary:
+        save_file(whole, temporary, {"cogtune": json.dumps(facts, sort_keys=True)})
 
 
 def write_weights(engine: Any, module: nn.Module, final: Path, facts: dict[str, Any], first: bool) -> None:

@@ -34,7 +34,7 @@ class Schedule:
         if not 0 <= self.warmup <= 1:
             raise UserError(f"args.warmup: {self.warmup}; expected a share of the steps, between 0 and 1")
         if not 0 < self.decay_ratio <= 1:
-            raise UserError(f"args.lr_decay_ratio: {self.decay_ratio}; expected a share of the peak, above 0 and at most 1")
+            raise UserError(f"args.lr_decay_ratio: {self.decay_ratio}; expected a share of the peak, in (0, 1]")
 
     def __call__(self, step: int) -> float:
         """The rate of optimizer step ``step``, counted from 0."""

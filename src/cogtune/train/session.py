@@ -7,24 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-import torch
 import torch.distributed as dist
 from torch import nn
 
 from cogtune.config.registry import build
 from cogtune.data.dataset import CachedDataset
 from cogtune.diffusion.loss import VideoDiffusionLoss
-from cogtune.errors import UserError
-from cogtune.model.dit import patch_of
 from cogtune.model.lora import set_trainable
 from cogtune.runtime.atomic import write_json
+from cogtune.runtime.devices import set_threads
 from cogtune.train import checkpoint, result
 from cogtune.train.batches import plan_batches, total_steps
-from cogtune.train.engine import RankInfo, build_engine, connect, deepspeed_config
+from cogtune.train.engine import RankInfo, build_engine, connect, deepspeed_config, make_optimizer
 from cogtune.train.feed import Feed
 from cogtune.train.history import History
 from cogtune.train.loop import Intervals, Loop
-from cogtune.train.schedule import Schedule, schedule_of
+from cogtune.train.schedule import schedule_of
 from cogtune.train.start import Start, initial_model
 
 
@@ -48,14 +46,14 @@ def train(plan_dict: dict[str, Any], report: TextIO, stopping: Callable[[], bool
     """Train to the end and write final/; False if asked to stop before. Collective over all ranks."""
     plan = Plan(**plan_dict)
     here = RankInfo(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
-    torch.set_num_threads(plan.threads)
+    set_threads(plan.threads)
     connect(here, os.environ.get("COGTUNE_RENDEZVOUS", "env://"))
     loop, module = _set_up(plan, here, report, stopping)
-    start = checkpoint.load_newest(loop.engine, Path(plan.folder) / "checkpoints", loop.engine.zero_optimization_stage())
+    start = checkpoint.load_newest(loop.engine, loop.folder)
     if here.rank == 0:
         print(f"{'resuming after' if start else 'starting at'} step {start} of {loop.steps}", flush=True)
         loop.history = History(Path(plan.folder) / "log.jsonl", start)
-        report.write(json.dumps({"start": start, "steps": loop.steps}) + "\n")
+        print(json.dumps({"start": start, "steps": loop.steps}), file=report)
     finished = loop.run(start)
     if finished:
         _finish(plan, loop, module, here)
@@ -67,29 +65,28 @@ def train(plan_dict: dict[str, Any], report: TextIO, stopping: Callable[[], bool
 def _set_up(plan: Plan, here: RankInfo, report: TextIO, stopping: Callable[[], bool]) -> tuple[Loop, nn.Module]:
     config, args = plan.config, plan.config["args"]
     section = config.get("deepspeed") or {}
+    optimizer_node = section.get("optimizer") or {}
     batches = plan_batches(section, args, here.ranks)
     steps = total_steps(args, len(plan.pairs), batches.global_batch)
-    settings, notices = deepspeed_config(section, batches, here.device)
     loss: VideoDiffusionLoss = build(config["model"]["loss_fn_config"])
     module = trainable_model(plan)
-    engine = build_engine(module, section, settings)
-    if here.rank == 0:
-        for notice in notices:
-            print(f"notice: {notice}", flush=True)
-    feeds = [_feed(plan, pairs, loss) for pairs in (plan.pairs, plan.validation_pairs)]
+    optimizer = make_optimizer(module, optimizer_node, args.get("weight_decay") or 0.0)
+    engine = build_engine(module, optimizer, deepspeed_config(section, batches, here.device))
+    if here.rank == 0 and (section.get("zero_optimization") or {}).get("load_from_fp32_weights") is False:
+        print("notice: load_from_fp32_weights is true for exact resume, though the config says false", flush=True)
     loop = Loop(
         engine=engine,
         loss=loss,
-        feed=feeds[0],
-        validation=feeds[1] if plan.validation_pairs else None,
+        feed=_feed(plan, plan.pairs, loss),
+        validation=_feed(plan, plan.validation_pairs, loss) if plan.validation_pairs else None,
         plan=batches,
-        schedule=_schedule(args, section, steps),
+        schedule=schedule_of(args, _peak_rate(args, optimizer_node), steps),
         steps=steps,
         intervals=_intervals(args, batches.micro),
         folder=Path(plan.folder) / "checkpoints",
         rank=here.rank,
         device=here.device,
-        on_step=lambda step, loss: report.write(json.dumps({"step": step, "loss": loss}) + "\n") and None,
+        on_step=lambda step, loss: print(json.dumps({"step": step, "loss": loss}), file=report),
         stopping=stopping,
     )
     return loop, module
@@ -125,9 +122,9 @@ def _temporal_patch(size: int | list[int]) -> int:
     return 1 if isinstance(size, int) else size[0]
 
 
-def _schedule(args: dict[str, Any], section: dict[str, Any], steps: int) -> Schedule:
-    params = (section.get("optimizer") or {}).get("params") or {}
-    return schedule_of(args, params.get("lr", args.get("lr") or 1e-4), steps)
+def _peak_rate(args: dict[str, Any], optimizer_node: dict[str, Any]) -> float:
+    own = (optimizer_node.get("params") or {}).get("lr")
+    return args.get("lr", 1e-4) if own is None else own
 
 
 def _intervals(args: dict[str, Any], micro: int) -> Intervals:

@@ -81,8 +81,10 @@ def load_trained(network: nn.Module, path: Path) -> int:
     own = dict(network.named_parameters())
     for name, value in state.items():
         if name not in own or own[name].shape != value.shape:
-            there = tuple(own[name].shape) if name in own else "no such parameter"
-            raise UserError(f"{path}: {name} has shape {tuple(value.shape)}, the model has {there}; was it trained from another config?")
+            there = f"shape {tuple(own[name].shape)}" if name in own else "no such parameter"
+            raise UserError(
+                f"{path}: {name} has shape {tuple(value.shape)}, and the model has {there}; use the config of that run"
+            )
         with torch.no_grad():
             own[name].copy_(value)
     return len(state)
@@ -95,12 +97,11 @@ def adapter_scale(network_config: Mapping[str, Any]) -> float | None:
 
 
 def _take_over(network: nn.Module, start: Start, earlier: nn.Module, before: Start) -> None:
-    """Continue from ``earlier``: with the same LoRA, that LoRA goes on; otherwise it is folded into the weights first."""
+    """Continue from ``earlier``: the same LoRA goes on; another one, or none, finds it folded into the weights."""
     state: dict[str, Tensor] = earlier.state_dict()
     scale = adapter_scale(before.network_config)
-    if scale is not None and _adapters(network) != _adapters(earlier):
-        state = merge_lora(state, scale)
-    elif scale is not None and scale != adapter_scale(start.network_config):
+    same_lora = scale == adapter_scale(start.network_config) and _adapters(network) == _adapters(earlier)
+    if scale is not None and not same_lora:
         state = merge_lora(state, scale)
     wanted = network.state_dict()
     plain = {name: name.replace(".original.", ".") for name in wanted}

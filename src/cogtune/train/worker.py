@@ -1,7 +1,7 @@
-"""One rank of training: `python -m cogtune.train.worker PLAN.json`, with RANK, LOCAL_RANK, WORLD_SIZE in the environment.
+"""One rank of training: `python -m cogtune.train.worker PLAN.json`, told by RANK, LOCAL_RANK, WORLD_SIZE which one.
 
-`launch.py` starts the ranks of one machine. For several machines torchrun can: without COGTUNE_RENDEZVOUS the ranks meet
-at MASTER_ADDR:MASTER_PORT.
+`launch.py` starts the ranks of one machine. For several machines torchrun can: without COGTUNE_RENDEZVOUS the ranks
+meet at MASTER_ADDR:MASTER_PORT.
 """
 
 import argparse
@@ -22,12 +22,13 @@ def _remember_stop(number: int, frame: FrameType | None) -> None:
 
 
 def main() -> None:
-    """Train, or leave the error for the starting process; exit codes 0 done, 143 stopped after a checkpoint, 1 error."""
+    """Train, or leave the error for the starting process. Exit codes: 0 done, 143 stopped after a checkpoint, 1 error."""
     signal.signal(signal.SIGTERM, _remember_stop)  # before the slow imports
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the starting process decides
     from cogtune.runtime.children import die_with_parent
 
-    die_with_parent()
+    if parent := os.environ.get("COGTUNE_PARENT"):
+        die_with_parent(int(parent))
     parser = argparse.ArgumentParser("python -m cogtune.train.worker", description="One rank of training.")
     parser.add_argument("plan", type=Path)
     parser.add_argument("--errors", type=Path, default=None, help="folder for error-<rank>.json")
@@ -51,7 +52,7 @@ def main() -> None:
 def reporter() -> Any:
     """Where the first rank reports to: a pipe of the starting process, or nowhere."""
     descriptor = os.environ.get("COGTUNE_REPORT_FD")
-    return open(int(descriptor), "w", buffering=1) if descriptor else open(os.devnull, "w")  # noqa: SIM115
+    return open(int(descriptor), "w", buffering=1) if descriptor else open(os.devnull, "w")
 
 
 def _leave(code: int) -> NoReturn:

@@ -66,7 +66,7 @@ def test_parameters_without_gradient_have_no_average() -> None:
     net[0].requires_grad_(False)
     optimizer = AdamWEma(net.parameters(), lr=1e-2)
     train(net, optimizer, range(1))
-    assert SHADOW not in optimizer.state.get(net[0].weight, {})
+    assert SHADOW not in optimizer.state.get(net.get_parameter("0.weight"), {})
 
 
 def test_biases_and_norms_do_not_decay() -> None:

@@ -1,0 +1,109 @@
+"""Stage `train`: tunes the diffusion transformer on the cached latents and texts; resumes by itself."""
+
+import json
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from cogtune.errors import UserError
+from cogtune.runtime.progress import Progress
+from cogtune.stages.job import Job
+from cogtune.train import checkpoint, result
+from cogtune.train.launch import STOPPED, run_ranks
+from cogtune.train.session import Plan
+from cogtune.train.start import Start
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Train until final/summary.json stands, from the newest checkpoint if there is one.
+
+    Returns made or reused, and the figures of the summary. Exits with 143 when SIGTERM stopped it after a checkpoint.
+    """
+    _refuse_image_to_video(job.config["model"])
+    final = job.job_dir() / "final"
+    made = not (final / result.SUMMARY).exists()
+    if made:
+        _train(job)
+    summary = json.loads((final / result.SUMMARY).read_text())
+    figures = {name: summary[name] for name in _FIGURES if name in summary}
+    return {"made": int(made), "reused": int(not made), **figures}
+
+
+_FIGURES = (
+    "steps", "loss_first", "loss_last", "validation_loss_last", "steps_per_second", "data_wait_fraction",
+    "parameters_trained", "parameters_total",
+)  # fmt: skip
+
+
+def start_of(job: Job) -> Start:
+    """The model that the train job ``job`` begins with: `start.initial_model` builds it, for training and for the
+    "before" of a report."""
+    model, args = job.config["model"], job.config["args"]
+    if "load" not in job.upstream:
+        return Start(model["network_config"], args["seed"], weights=args.get("load"))
+    trained = job.job_dir("load") / "final" / result.MODEL
+    return Start(model["network_config"], args["seed"], before=start_of(job.upstream_job("load")), trained=str(trained))
+
+
+def plan_of(job: Job) -> Plan:
+    """What every rank is told."""
+    rows = job.manifest()
+    pairs = {split: [[row.clip, row.caption_id] for row in rows if row.split == split] for split in ("train", "valid")}
+    if not pairs["train"]:
+        raise UserError(f"args.train_data: no accepted clip in it; see {job.job_dir('scan') / 'rejects.jsonl'}")
+    return Plan(
+        key=job.key,
+        config=job.config,
+        start=start_of(job).to_dict(),
+        folder=str(job.job_dir()),
+        latents=str(job.items_dir("latents")),
+        text=str(job.items_dir("text")),
+        pairs=pairs["train"],
+        validation_pairs=pairs["valid"],
+        threads=job.config["args"].get("threads_per_rank") or 1,
+    )
+
+
+def _train(job: Job) -> None:
+    folder = job.job_dir()
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint.clear_unfinished(folder / "checkpoints")
+    plan = plan_of(job)
+    with _Reports(job) as reports:
+        log = job.log_path or folder / "ranks.log"
+        done = run_ranks(vars(plan), job.machine["ranks"], plan.threads, Path(log), reports.line)
+    if not done:
+        raise SystemExit(STOPPED)
+
+
+class _Reports:
+    """Turns what the first rank reports into a progress bar."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._context: AbstractContextManager[Progress] | None = None
+        self._bar: Progress | None = None
+
+    def __enter__(self) -> "_Reports":
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        if self._context is not None:
+            self._context.__exit__(*exception)
+
+    def line(self, text: str) -> None:
+        report = json.loads(text)
+        if "start" in report:
+            label = f"train from step {report['start']}" if report["start"] else "train"
+            self._context = self._job.progress(report["steps"] - report["start"], label, "steps")
+            self._bar = self._context.__enter__()
+        elif self._bar is not None:
+            self._bar.advance(1)
+
+
+def _refuse_image_to_video(model: dict[str, Any]) -> None:
+    if model.get("noised_image_input"):
+        raise UserError(
+            "model.noised_image_input: this version trains text-to-video only (image-to-video encodes a freshly noised "
+            "first frame at every step, which the latent cache does not hold); use the files of a text-to-video model"
+        )

@@ -1,0 +1,113 @@
+"""What a step computes on: the same draws however the batch is shared out, and a thread that hides the making."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from cogtune.config.registry import build
+from cogtune.train.batches import BatchPlan
+from cogtune.train.feed import Draws, Feed, Prefetch, StepFeed, pad_front
+
+
+class Clips:
+    """Five clips of three latent frames, in memory."""
+
+    def __init__(self) -> None:
+        draw = torch.Generator().manual_seed(3)
+        self.moments_NCTHW = torch.randn(5, 8, 3, 4, 6, generator=draw)
+        self.contexts_NLD = torch.randn(5, 7, 16, generator=draw).bfloat16()
+
+    def __len__(self) -> int:
+        return 5
+
+    def moments(self, index: int) -> Tensor:
+        return self.moments_NCTHW[index]
+
+    def context(self, index: int) -> Tensor:
+        return self.contexts_NLD[index]
+
+
+def feed(**changes: object) -> Feed:
+    options: dict[str, Any] = {"seed": 5, "scale_factor": 0.7, "caption_dropout": 0.3} | changes
+    regularizer = build({"target": "DiagonalGaussian", "params": {}})
+    sampling = build({"target": "DiscreteSampling", "params": {"uniform_sampling": True}})
+    return Feed(Clips(), regularizer, sampling, **options)
+
+
+def global_batch(plan: BatchPlan, step: int, **changes: object) -> dict[str, Tensor]:
+    """The draws of all ranks and passes, put together in the order of positions."""
+    ranks = [StepFeed(feed(**changes), plan, rank).step(step) for rank in range(plan.ranks)]
+    parts: list[Draws] = [ranks[rank][k] for k in range(plan.accumulation) for rank in range(plan.ranks)]
+    return {name: torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0])}
+
+
+@pytest.mark.parametrize("plan", [BatchPlan(4, 1, 2), BatchPlan(1, 1, 8), BatchPlan(2, 2, 2), BatchPlan(1, 8, 1)])
+def test_every_way_to_share_a_batch_draws_the_same(plan: BatchPlan) -> None:
+    for step in (0, 7):
+        one, other = global_batch(BatchPlan(8, 1, 1), step), global_batch(plan, step)
+        for name, tensor in one.items():
+            assert torch.equal(tensor, other[name]), name
+
+
+def test_steps_draw_differently() -> None:
+    first, second = global_batch(BatchPlan(5, 1, 1), 0), global_batch(BatchPlan(5, 1, 1), 1)
+    assert not torch.equal(first["noise_BTCHW"], second["noise_BTCHW"])
+    assert not torch.equal(first["index_B"], second["index_B"])
+
+
+def test_latents_are_scaled_posterior_samples_frames_first() -> None:
+    draws = feed(caption_dropout=0.0).micro_batch([2], 0, range(1), 1)
+    assert draws.x0_BTCHW.shape == (1, 3, 4, 4, 6)
+    mean, logvar = Clips().moments(2).chunk(2)
+    standard = (draws.x0_BTCHW[0].transpose(0, 1) / 0.7 - mean) / (0.5 * logvar).exp()
+    assert abs(float(standard.mean())) < 0.2
+    assert 0.8 < float(standard.std()) < 1.2
+    assert draws.context_BLD.dtype == torch.bfloat16
+
+
+def test_caption_dropout_zeroes_whole_captions_at_its_rate() -> None:
+    contexts = torch.cat([feed().micro_batch([0, 1, 2, 3], s, range(4), 4).context_BLD for s in range(200)])
+    zeroed = (contexts == 0).flatten(1).all(1)
+    assert 0.25 < float(zeroed.float().mean()) < 0.35
+    assert not (contexts[~zeroed] == 0).flatten(1).all(1).any()
+
+
+def test_validation_draws_are_fixed_and_cover_the_timesteps() -> None:
+    draws = feed().validation_batch([0, 1, 2, 3], range(4), 4)
+    assert draws.index_B.tolist() == [125, 375, 625, 875]
+    again = feed(caption_dropout=0.9).validation_batch([0, 1, 2, 3], range(4), 4)
+    assert all(torch.equal(getattr(draws, name), getattr(again, name)) for name in vars(draws))
+
+
+@pytest.mark.parametrize(("frames", "expected"), [(3, [0, 0, 1, 2]), (4, [0, 1, 2, 3]), (1, [0, 0])])
+def test_odd_latents_get_the_first_one_again_in_front(frames: int, expected: list[int]) -> None:
+    latent_BTCHW = torch.arange(frames).float().view(1, frames, 1, 1, 1)
+    assert pad_front(latent_BTCHW, 2).flatten().tolist() == expected
+    assert torch.equal(pad_front(latent_BTCHW, 1), latent_BTCHW)
+
+
+def test_noise_has_the_shape_of_the_padded_latent() -> None:
+    draws = feed(frame_multiple=2).micro_batch([0, 1], 0, range(2), 2)
+    assert draws.x0_BTCHW.shape == draws.noise_BTCHW.shape == (2, 4, 4, 4, 6)
+
+
+def test_prefetch_keeps_the_order_and_stops_early() -> None:
+    with Prefetch(lambda key: key * key, range(10), depth=2) as squares:
+        assert list(squares) == [key * key for key in range(10)]
+    with Prefetch(lambda key: key, range(10_000), depth=2) as numbers:
+        assert next(iter(numbers)) == 0
+
+
+def test_prefetch_raises_where_the_result_would_have_been_read() -> None:
+    def fails_at_two(key: int) -> int:
+        if key == 2:
+            raise OSError("shard is gone")
+        return key
+
+    with Prefetch(fails_at_two, range(5)) as results:
+        source = iter(results)
+        assert [next(source), next(source)] == [0, 1]
+        with pytest.raises(OSError, match="shard is gone"):
+            next(source)

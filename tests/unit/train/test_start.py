@@ -1,0 +1,111 @@
+"""The starting model is the same bits every time, and a chain of trainings is followed to its beginning."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cogtune.config.merge import load_config
+from cogtune.errors import UserError
+from cogtune.model.lora import is_adapter
+from cogtune.train.result import write_tensors
+from cogtune.train.start import Start, initial_model, trained_model
+
+TINY = Path(__file__).parents[2] / "workflow/tiny.yaml"
+
+
+@pytest.fixture(scope="module")
+def network() -> dict[str, Any]:
+    return load_config([TINY], check_files=False).values["model"]["network_config"]
+
+
+def with_lora(network: dict[str, Any], r: int, alpha: float = 1) -> dict[str, Any]:
+    changed = copy.deepcopy(network)
+    changed["params"]["modules"]["lora_config"] = {"target": "Lora", "params": {"r": r, "lora_alpha": alpha}}
+    return changed
+
+
+def pretend_training(start: Start, path: Path, only: str = "") -> Path:
+    """Write trained parameters that are not those of the start: all of them, or those whose name holds ``only``."""
+    draw = torch.Generator().manual_seed(9)
+    state = {
+        name: p.detach() + 0.1 * torch.randn(p.shape, generator=draw)
+        for name, p in initial_model(start).named_parameters()
+        if only in name and (only or p.requires_grad)
+    }
+    write_tensors(path, state, {})
+    return path
+
+
+@torch.no_grad()
+def output(network: nn.Module) -> Tensor:
+    draw = torch.Generator().manual_seed(4)
+    x_BTCHW, context_BLD = torch.randn(1, 2, 4, 4, 6, generator=draw), torch.randn(1, 8, 32, generator=draw)
+    return network(x_BTCHW, torch.tensor([300]), context_BLD)
+
+
+def test_random_weights_come_from_the_seed_alone(network: dict[str, Any]) -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = initial_model(Start(network, seed=3))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    again, other = initial_model(Start(network, seed=3)), initial_model(Start(network, seed=4))
+    for name, p in first.state_dict().items():
+        assert torch.equal(p, again.state_dict()[name]), name
+    assert not torch.equal(output(first), output(other))
+
+
+def test_a_start_survives_json(network: dict[str, Any]) -> None:
+    start = Start(network, 3, before=Start(network, 1, weights="/w"), trained="/t")
+    assert Start.from_dict(start.to_dict()) == start
+    assert start.origin() == "training result /t"
+
+
+def test_weights_are_loaded_from_a_path(network: dict[str, Any], tmp_path: Path) -> None:
+    donor = initial_model(Start(network, seed=8))
+    write_tensors(tmp_path / "w.safetensors", donor.state_dict(), {})
+    loaded = initial_model(Start(network, seed=3, weights=str(tmp_path / "w.safetensors")))
+    assert torch.equal(output(loaded), output(donor))
+
+
+def test_full_training_then_lora_starts_at_the_trained_output(network: dict[str, Any], tmp_path: Path) -> None:
+    first = Start(network, seed=3)
+    trained = pretend_training(first, tmp_path / "model.safetensors")
+    second = Start(with_lora(network, 4), seed=5, before=first, trained=str(trained))
+    assert torch.equal(output(initial_model(second)), output(trained_model(first, trained)))
+
+
+def test_the_same_lora_goes_on(network: dict[str, Any], tmp_path: Path) -> None:
+    first = Start(with_lora(network, 4, alpha=4), seed=3)
+    trained = pretend_training(first, tmp_path / "lora.safetensors", only="matrix_")
+    second = initial_model(Start(with_lora(network, 4, alpha=4), seed=5, before=first, trained=str(trained)))
+    for name, p in trained_model(first, trained).named_parameters():
+        if is_adapter(name):
+            assert torch.equal(p, second.get_parameter(name))
+
+
+@pytest.mark.parametrize(("r", "alpha"), [(2, 4), (4, 8), (0, 1)])
+def test_another_lora_finds_the_old_one_folded_in(
+    network: dict[str, Any], tmp_path: Path, r: int, alpha: float
+) -> None:
+    first = Start(with_lora(network, 4, alpha=4), seed=3)
+    trained = pretend_training(first, tmp_path / "lora.safetensors", only="matrix_")
+    node = with_lora(network, r, alpha) if r else network
+    second = initial_model(Start(node, seed=5, before=first, trained=str(trained)))
+    expected = output(trained_model(first, trained))
+    assert not torch.allclose(expected, output(initial_model(first)), atol=1e-3)
+    torch.testing.assert_close(output(second), expected, rtol=0, atol=1e-5)
+
+
+def test_weights_of_another_network_are_refused(network: dict[str, Any], tmp_path: Path) -> None:
+    wider = copy.deepcopy(network)
+    wider["params"]["hidden_size"] = 64
+    trained = pretend_training(Start(wider, seed=3), tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match="has shape"):
+        trained_model(Start(network, seed=3), trained)
+    with pytest.raises(UserError, match=r"args\.load"):
+        initial_model(Start(network, seed=3, before=Start(wider, seed=3), trained=str(trained)))

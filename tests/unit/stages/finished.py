@@ -1,0 +1,110 @@
+"""A store in which everything up to `train` is done: real clips, VAE and slices, made-up captions, weights and log."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from cogtune.config.digest import data_digests
+from cogtune.config.files import ContentHashes
+from cogtune.config.merge import load_config
+from cogtune.config.registry import build
+from cogtune.config.slices import Slice
+from cogtune.data.clips import ClipSettings, describe_clip
+from cogtune.data.decoder import Decoder
+from cogtune.data.listing import ClipRow, write_manifest
+from cogtune.data.store import ShardWriter
+from cogtune.plan.resolve import Place, Resolver
+from cogtune.stages.job import Job
+from cogtune.stages.train import start_of
+from cogtune.train.start import initial_model
+from tests.workflow.project import make_clip
+from tests.workflow.weights import make_vae
+
+TINY = Path(__file__).parents[2] / "workflow" / "tiny.yaml"
+
+
+class Finished:
+    """``job(stage)`` gives the job of any stage; ``slices`` are those of one merged config."""
+
+    def __init__(self, root: Path, *overrides: str, clips: int = 3) -> None:
+        self.root, self.store = root, root / "store"
+        (root / "assets" / "t5").mkdir(parents=True, exist_ok=True)
+        (root / "assets" / "t5" / "config.json").write_text("{}")
+        if not (root / "assets" / "3d-vae.pt").exists():
+            make_vae(root / "assets" / "3d-vae.pt", seed=1)
+            for i in range(clips):
+                make_clip(root / "data" / "train" / "videos" / f"clip{i}.mp4", seed=i + 1)
+            make_clip(root / "data" / "valid" / "videos" / "held.mp4", seed=9)
+        self.rows = [self._row("train", f"clip{i}", f"caption {i}") for i in range(clips)]
+        self.rows.append(self._row("valid", "held", "held out"))
+        self.slices = self._cut(overrides)
+
+    def job(self, stage: str) -> Job:
+        return Job(self.slices[stage], self.store)
+
+    def fill(self) -> "Finished":
+        """Make what the stages before `export` would have made."""
+        self._fill_clips()
+        with ShardWriter(self.job("text").items_dir()) as writer:
+            for i, row in enumerate(self.rows):
+                draw = torch.Generator().manual_seed(i)
+                context = torch.randn(8, 32, generator=draw)
+                writer.add(row.caption_id, {"context": context}, {"tokens": 3, "truncated": i == 1})
+        train = self.job("train")
+        final = train.job_dir() / "final"
+        final.mkdir(parents=True, exist_ok=True)
+        network = initial_model(start_of(train))
+        torch.manual_seed(0)
+        trained = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+        state = {name: p.detach() + 0.05 * torch.randn_like(p) for name, p in trained}
+        save_file(state, final / "model.safetensors", {"cogtune": json.dumps({"steps": 6})})
+        figures = {"loss_first": 1.25, "loss_last": 0.5, "steps_per_second": 4.0, "data_wait_fraction": 0.001}
+        (final / "summary.json").write_text(json.dumps(figures))
+        log = [{"step": i, "loss": 1.25 / i, "lr": 1e-3} for i in range(1, 7)] + [{"step": 6, "validation_loss": 0.7}]
+        (train.job_dir() / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log))
+        return self
+
+    def _row(self, split: str, name: str, caption: str) -> ClipRow:
+        path = self.root / "data" / split / "videos" / f"{name}.mp4"
+        clip = hashlib.sha256(path.read_bytes()).hexdigest()
+        caption_id = hashlib.sha256(caption.encode()).hexdigest()
+        return ClipRow(clip, str(path), f"videos/{name}.mp4", split, caption, caption_id, 12, 8.0, 48, 32)
+
+    def _cut(self, overrides: tuple[str, ...]) -> dict[str, Slice]:
+        here = [
+            f"args.train_data=[{self.root}/data/train]",
+            f"args.valid_data=[{self.root}/data/valid]",
+            f"model.first_stage_config.params.ckpt_path={self.root}/assets/3d-vae.pt",
+        ]
+        config = load_config([TINY], [*here, *overrides], check_files=False)
+        t5 = next(name for name in config.files if name.endswith("model_dir"))
+        config.files[t5] = str(self.root / "assets" / "t5")
+        place = Place(self.store, self.root / "results", experiment="tiny")
+        resolver = Resolver(config, place, ContentHashes(self.store / "hashes.json"))
+        scan = self.store / "scan" / resolver.scan().key
+        scan.mkdir(parents=True, exist_ok=True)
+        write_manifest(scan / "manifest.jsonl", self.rows)
+        digests = data_digests((row.clip, row.caption, row.split) for row in self.rows)
+        (scan / "digests.json").write_text(json.dumps(digests))
+        (scan / "rejects.jsonl").write_text(json.dumps({"name": "videos/bad.mp4", "reason": "empty file"}) + "\n")
+        return resolver.all()
+
+    def _fill_clips(self) -> None:
+        preprocess, latents = self.job("preprocess"), self.job("latents")
+        settings = ClipSettings(
+            **{name: preprocess.config["data"]["params"][name] for name in ClipSettings.__annotations__}
+        )
+        vae = build(latents.config["model"]["first_stage_config"])
+        with (
+            ShardWriter(preprocess.items_dir()) as prepared,
+            ShardWriter(latents.items_dir()) as encoded,
+            Decoder() as decoder,
+        ):
+            for row in self.rows:
+                meta, pixels_FCHW = describe_clip(Path(row.path), settings, decoder)
+                prepared.add(row.clip, {"thumbnail": pixels_FCHW[0]}, meta)
+                video_BCTHW = pixels_FCHW.transpose(0, 1)[None] / 127.5 - 1
+                encoded.add(row.clip, {"moments": vae.encode(video_BCTHW)[0]})

@@ -39,7 +39,7 @@ class ContentHashes:
         if target.is_file():
             return "sha256:" + self._file(target)
         if not target.is_dir():
-            raise ConfigError(f"{key or 'file'}: no such file or folder: {target}")
+            raise ConfigError(f"no such file or folder: {target}", key=key)
         state = hashlib.sha256()
         for member in sorted(p for p in target.rglob("*") if p.is_file()):
             name = member.relative_to(target)

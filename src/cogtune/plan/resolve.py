@@ -42,22 +42,11 @@ class Resolver:
         """The scan slice; its key holds the fingerprint of the data folders (paths, sizes, mtimes)."""
         if "scan" not in self._cut:
             args = self.config.values["args"]
-            for split in ("train_data", "valid_data"):
-                for root in args.get(split) or []:
-                    if not Path(root).is_dir():
-                        raise ConfigError(
-                            f"args.{split}: no such folder: {root} ({self.config.origin_of(f'args.{split}')})"
-                        )
-            if not args.get("train_data"):
-                raise ConfigError("args.train_data: not set; expected a list of folders with videos/ and labels/")
-            roots = {
-                split: [str(Path(root).resolve()) for root in args.get(split) or []]
-                for split in ("train_data", "valid_data")
-            }
+            if not args["train_data"]:
+                raise ConfigError("not set; expected a list of folders with videos/ and labels/", key="args.train_data")
+            roots = {name: [str(Path(root).resolve()) for root in args[name] or []] for name in ("train_data", "valid_data")}
             found = fingerprint({"train": roots["train_data"], "valid": roots["valid_data"]})
-            self._put(
-                "scan", {}, data=found, extra={"values": {f"args.{name}": group for name, group in roots.items()}}
-            )
+            self._put("scan", {}, found, {"values": {f"args.{name}": folders for name, folders in roots.items()}})
         return self._cut["scan"]
 
     def digests(self) -> dict[str, str]:

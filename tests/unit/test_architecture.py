@@ -1,0 +1,77 @@
+"""The arrows of docs/architecture.md, held against the imports; and the sizes that keep a file readable."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[2]
+SOURCE = REPO / "src" / "cogtune"
+MAY_IMPORT = {
+    "errors": set(),
+    "config": {"errors", "runtime"},
+    "runtime": {"errors"},
+    "data": {"errors", "config", "runtime"},
+    "diffusion": {"errors", "config", "runtime"},
+    "model": {"errors", "config", "runtime", "diffusion"},
+    "plan": {"errors", "config", "runtime", "data"},
+    "train": {"errors", "config", "runtime", "data", "model", "diffusion"},
+    "evaluation": {"errors", "config", "runtime", "data", "model", "diffusion"},
+    "stages": {"errors", "config", "runtime", "data", "model", "diffusion", "plan", "train", "evaluation"},
+}
+FILES = sorted(SOURCE.rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    """Dotted names of every module that a file imports, also inside functions."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} if node.module != "cogtune" else {f"cogtune.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_go_one_way(path: Path) -> None:
+    room = room_of(path)
+    rooms = {name.split(".")[1] for name in imported(path) if name.startswith("cogtune.")}
+    if room in MAY_IMPORT:
+        assert rooms - {room} <= MAY_IMPORT[room], f"{room}/ imports {rooms - MAY_IMPORT[room] - {room}}"
+    assert not any(name.split(".")[0] == "snakemake" for name in imported(path))
+    if room in ("config", "plan"):
+        assert not any(name.split(".")[0] == "torch" for name in imported(path))
+
+
+def test_only_decode_imports_decord() -> None:
+    importing = {room_of(path) for path in FILES if any(name.split(".")[0] == "decord" for name in imported(path))}
+    assert importing == {"data"}
+
+
+@pytest.mark.parametrize(
+    "module", ["cogtune.plan.experiments", "cogtune.config.show", "cogtune.__main__", "cogtune.stages.by_hand"]
+)
+def test_the_main_process_does_not_wait_for_torch(module: str) -> None:
+    code = f"import sys, {module}; sys.exit(', '.join(sorted({{'torch', 'snakemake', 'transformers'}} & set(sys.modules))) or None)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_file_is_too_long_to_read() -> None:
+    tracked = [
+        *SOURCE.rglob("*.py"),
+        *(REPO / "tests").rglob("*.py"),
+        *(REPO / "demo").glob("*.py"),
+        *(REPO / "workflow").rglob("*.smk"),
+    ]
+    long = {
+        str(path.relative_to(REPO)): count for path in tracked if (count := len(path.read_text().splitlines())) > 400
+    }
+    assert not long

@@ -1,0 +1,229 @@
+"""Real trainings of the tiny model with DeepSpeed: kills at random moments change no byte, ranks change no draw."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cogtune.config.merge import load_config
+from cogtune.data.store import ShardWriter
+from tests.workflow.project import environment
+
+REPO = Path(__file__).parents[2]
+STEPS = 120
+LAUNCH = """
+import json, sys
+from pathlib import Path
+from cogtune.errors import UserError
+from cogtune.train.launch import STOPPED, run_ranks
+plan, ranks, log = json.loads(Path(sys.argv[1]).read_text()), int(sys.argv[2]), Path(sys.argv[3])
+try:
+    done = run_ranks(plan, ranks, 1, log, print)
+except UserError as error:
+    sys.exit(f"refused: {error}")
+sys.exit(0 if done else STOPPED)
+"""
+
+
+@dataclass
+class Training:
+    """A job folder over caches of random rows, and the process that trains into it."""
+
+    folder: Path
+    ranks: int = 2
+    changes: dict[str, Any] = field(default_factory=dict)
+
+    def start(self) -> subprocess.Popen[str]:
+        self.folder.mkdir(exist_ok=True)
+        plan = self.folder.parent / f"{self.folder.name}.json"
+        plan.write_text(json.dumps(self.plan()))
+        command = [sys.executable, "-c", LAUNCH, str(plan), str(self.ranks), str(self.folder / "ranks.log")]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, env=environment(), cwd=REPO, stdout=subprocess.DEVNULL, stderr=pipe, text=True)
+
+    def finish(self, code: int = 0) -> str:
+        """Run to the end; returns what it said on standard error."""
+        process = self.start()
+        said = process.communicate(timeout=120)[1]
+        assert process.returncode == code, f"{said}\n{self.log()[-4000:]}"
+        return said
+
+    def interrupt(self, number: int, at_step: int) -> int:
+        """Start, send a signal a little after ``at_step`` steps were logged, wait; returns the exit code."""
+        process = self.start()
+        wait_for(lambda: len(self.rows()) >= at_step or process.poll() is not None)
+        time.sleep(random.uniform(0, 0.2))
+        process.send_signal(number)
+        process.communicate(timeout=60)
+        return process.returncode
+
+    def plan(self) -> dict[str, Any]:
+        config = load_config(
+            [Path(__file__).parent / "tiny.yaml"], [f"{k}={v}" for k, v in self.changes.items()], check_files=False
+        )
+        values = config.values
+        pairs = [[f"clip{i}", f"text{i}"] for i in range(5)]
+        return {
+            "key": "0123456789ab",
+            "config": values,
+            "start": {"network_config": values["model"]["network_config"], "seed": values["args"]["seed"]},
+            "folder": str(self.folder),
+            "latents": str(self.folder.parent / "latents"),
+            "text": str(self.folder.parent / "text"),
+            "pairs": pairs[:4],
+            "validation_pairs": pairs[4:],
+            "threads": 1,
+        }
+
+    def log(self) -> str:
+        return (self.folder / "ranks.log").read_text()
+
+    def rows(self) -> list[dict[str, Any]]:
+        """log.jsonl without its timings, which differ from run to run."""
+        path = self.folder / "log.jsonl"
+        lines = path.read_text().split("\n")[:-1] if path.exists() else []
+        timings = {"seconds", "data_wait"}
+        return [{k: v for k, v in json.loads(line).items() if k not in timings} for line in lines]
+
+    def losses(self) -> list[float]:
+        return [row["loss"] for row in self.rows() if "loss" in row]
+
+    def result(self) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (self.folder / "final").glob("*.safetensors")}
+
+    def checkpoints(self) -> list[Path]:
+        return sorted((self.folder / "checkpoints").glob("step-*"))
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.01)
+
+
+def alive(pids: list[int]) -> list[int]:
+    return [
+        pid
+        for pid in pids
+        if Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2]
+    ]
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.fixture(scope="module")
+def caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders latents/ and text/ with five random rows each."""
+    root = tmp_path_factory.mktemp("train")
+    draw = torch.Generator().manual_seed(0)
+    with ShardWriter(root / "latents") as latents, ShardWriter(root / "text") as text:
+        for i in range(5):
+            latents.add(f"clip{i}", {"moments": torch.randn(8, 2, 4, 6, generator=draw)})
+            text.add(f"text{i}", {"context": torch.randn(8, 32, generator=draw)})
+    return root
+
+
+SETTINGS = {
+    "args.train_iters": STEPS,
+    "args.save_interval": 10,
+    "args.eval_interval": 25,
+    "args.eval_iters": 2,
+    "args.global_batch_size": 4,
+    "deepspeed.train_micro_batch_size_per_gpu": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(caches: Path) -> Training:
+    """Two ranks, bf16, ZeRO-2, the deepspeed section of upstream's sft.yaml."""
+    training = Training(caches / "uninterrupted", changes=SETTINGS)
+    training.finish()
+    return training
+
+
+def test_result(uninterrupted: Training) -> None:
+    summary = json.loads((uninterrupted.folder / "final/summary.json").read_text())
+    assert set(uninterrupted.result()) == {"model.safetensors", "ema.safetensors"}
+    assert [row["step"] for row in uninterrupted.rows() if "loss" in row] == list(range(1, STEPS + 1))
+    assert [row["step"] for row in uninterrupted.rows() if "validation_loss" in row] == [25, 50, 75, 100]
+    assert [path.name for path in uninterrupted.checkpoints()] == ["step-00000110", "step-00000120"]
+    assert summary["loss_last"] < summary["loss_first"]
+    assert summary["parameters_trained"] < summary["parameters_total"]  # the position table is not trained
+    assert summary["steps_per_second"] > 0
+    assert summary["ranks"] == 2
+
+
+def test_sigkill_and_a_damaged_checkpoint_change_no_byte(uninterrupted: Training, caches: Path) -> None:
+    training = Training(caches / "killed", changes=SETTINGS)
+    process = training.start()
+    wait_for(lambda: len(training.checkpoints()) == 2 or process.poll() is not None)
+    ranks = children_of(process.pid)
+    assert len(ranks) == 2
+    time.sleep(random.uniform(0, 0.3))
+    process.kill()
+    process.communicate()
+    wait_for(lambda: not alive(ranks), seconds=5)  # no writer outlives the process that started it
+    newest = training.checkpoints()[-1]
+    state = next((newest / "state").glob("*optim_states.pt"))
+    state.write_bytes(state.read_bytes()[:-1000])
+    training.finish()
+    assert f"{newest} is damaged" in training.log()
+    assert "resuming after step" in training.log()
+    assert training.rows() == uninterrupted.rows()
+    assert training.result() == uninterrupted.result()
+
+
+def test_sigterm_checkpoints_and_exits_with_143(uninterrupted: Training, caches: Path) -> None:
+    training = Training(caches / "terminated", changes=SETTINGS)
+    assert training.interrupt(signal.SIGTERM, at_step=13) == 143
+    stopped_at = len(training.losses())
+    assert training.checkpoints()[-1].name == f"step-{stopped_at:08d}"
+    training.finish()
+    assert f"resuming after step {stopped_at} " in training.log()
+    assert training.rows() == uninterrupted.rows()
+    assert training.result() == uninterrupted.result()
+
+
+def test_a_killed_rank_ends_the_run_with_one_message(caches: Path) -> None:
+    training = Training(caches / "rank-killed", changes=SETTINGS)
+    process = training.start()
+    wait_for(lambda: len(training.rows()) >= 3 or process.poll() is not None)
+    os.kill(children_of(process.pid)[1], signal.SIGKILL)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 1, said
+
+
+def test_one_rank_draws_what_two_draw(uninterrupted: Training, caches: Path) -> None:
+    """Same batches, same noise: only the order of sums differs, so losses agree to bf16's rounding."""
+    training = Training(caches / "one-rank", ranks=1, changes=SETTINGS)
+    training.finish()
+    assert training.losses()[0] == pytest.approx(uninterrupted.losses()[0], rel=1e-5)
+    assert training.losses() == pytest.approx(uninterrupted.losses(), rel=0.02)
+
+
+def test_another_number_of_ranks_cannot_resume(caches: Path) -> None:
+    training = Training(caches / "terminated-again", changes=SETTINGS)
+    assert training.interrupt(signal.SIGTERM, at_step=3) == 143
+    training.ranks = 1
+    assert "written by 2 ranks, and this run has 1" in training.finish(code=1)
+
+
+def test_a_loss_that_is_not_a_number_stops_with_its_step(caches: Path) -> None:
+    changes = SETTINGS | {"deepspeed.optimizer.params.lr": 1e30, "deepspeed.gradient_clipping": 0.0}
+    training = Training(caches / "diverged", ranks=1, changes=changes)
+    said = training.finish(code=1)
+    assert "refused: the loss is" in said
+    assert "at step 2" in said

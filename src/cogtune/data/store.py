@@ -5,21 +5,25 @@ killed writer loses what it had not flushed and nothing else. Tensors are named 
 ``format`` and, as JSON, ``meta``: one mapping for every item of the shard. No pickle anywhere.
 """
 
+from __future__ import annotations
+
 import json
 import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from cogtune.errors import UserError
 from cogtune.runtime.atomic import replacing, write_json
+
+if TYPE_CHECKING:  # torch takes seconds to import, and what was said of rows can be read without it
+    from torch import Tensor
 
 FORMAT = "cogtune-shard-1"
 INDEX = "index.json"
@@ -44,7 +48,7 @@ class ShardWriter:
         self._folder.mkdir(parents=True, exist_ok=True)
         _sweep(self._folder)
 
-    def __enter__(self) -> "ShardWriter":
+    def __enter__(self) -> ShardWriter:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -66,6 +70,8 @@ class ShardWriter:
     def flush(self) -> None:
         """Write what was added since the last flush, if anything."""
         if self._meta:
+            from safetensors.torch import save_file
+
             metadata = {"format": FORMAT, "meta": json.dumps(self._meta, allow_nan=False)}
             with replacing(self._folder / f"{uuid.uuid4().hex}.safetensors") as temporary:
                 save_file(self._tensors, temporary, metadata)
@@ -103,10 +109,10 @@ class ShardReader:
         return self._shard(item_id).tensors(item_id)
 
     def meta(self, item_id: str) -> dict[str, Any]:
-        """What was said of the row."""
+        """What was said of the row. Does not import torch."""
         return self._shard(item_id).meta[item_id]
 
-    def _shard(self, item_id: str) -> "_Shard":
+    def _shard(self, item_id: str) -> _Shard:
         try:
             name = self._shard_of[item_id]
         except KeyError:
@@ -122,9 +128,10 @@ class ShardReader:
 
 class _Shard:
     def __init__(self, path: Path) -> None:
+        self._path = path
         try:
-            self._file = safe_open(path, framework="pt")
-            metadata = self._file.metadata() or {}
+            header = safe_open(path, framework="numpy")
+            metadata = header.metadata() or {}
         except (SafetensorError, OSError) as error:
             raise UserError(
                 f"{path}: cannot be read ({error}); delete this file, and the stage makes its rows again"
@@ -136,9 +143,13 @@ class _Shard:
             )
         self.meta: dict[str, dict[str, Any]] = json.loads(metadata["meta"])
         self._names: dict[str, list[str]] = {item: [] for item in self.meta}
-        for key in self._file.keys():  # noqa: SIM118  # not a mapping
+        for key in header.keys():  # noqa: SIM118  # not a mapping
             item, _, name = key.partition("/")
             self._names[item].append(name)
+
+    @cached_property
+    def _file(self) -> Any:
+        return safe_open(self._path, framework="pt")
 
     def tensors(self, item: str) -> dict[str, Tensor]:
         return {name: self._file.get_tensor(f"{item}/{name}") for name in self._names[item]}

@@ -4,6 +4,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -154,12 +155,13 @@ def _contexts(job: Job, prompts: list[Prompt]) -> dict[str, Tensor]:
 
 def _write_views(folder: Path, wanted: set[str], fps: float) -> None:
     """An mp4 of each sample that has none yet, under its id."""
-    reader = ShardReader(folder)
+    reader, lock = ShardReader(folder), Lock()
     lacking = sorted(item for item in wanted if not (folder / VIDEOS / f"{item}.mp4").exists())
 
     def write(item: str) -> None:
-        video_FHWC = reader.tensors(item)["video"].permute(0, 2, 3, 1).numpy()
-        write_mp4(folder / VIDEOS / f"{item}.mp4", video_FHWC, fps)
+        with lock:  # a reader is not made for threads
+            video_FCHW = reader.tensors(item)["video"]
+        write_mp4(folder / VIDEOS / f"{item}.mp4", video_FCHW.permute(0, 2, 3, 1).numpy(), fps)
 
     with ThreadPoolExecutor(2) as pool:  # each waits for an ffmpeg process most of the time
         for _ in pool.map(write, lacking):

@@ -1,4 +1,6 @@
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 
 import pytest
@@ -148,3 +150,8 @@ def test_plots_leave_matplotlib_as_it_was(evidence):
     assert svg.startswith("<svg role=")
     assert "var(--accent)" in svg
     assert plots.loss_plot([], []) == ""
+
+
+def test_the_report_does_not_import_torch():
+    code = "import sys, cogtune.stages.report, cogtune.data.store; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

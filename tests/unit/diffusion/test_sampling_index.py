@@ -1,12 +1,20 @@
+from functools import cache
+
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cogtune.config.registry import build
+from cogtune.diffusion.sampling_index import DiscreteSampling
 from tests.unit.diffusion.nodes import discretization, sampling_index
 
 STRATIFIED = {"uniform_sampling": True}
+
+
+@cache
+def evenly_spread() -> DiscreteSampling:
+    return build(sampling_index(**STRATIFIED))
 
 
 def test_independent_draws_cover_all_timesteps_evenly() -> None:
@@ -15,10 +23,11 @@ def test_independent_draws_cover_all_timesteps_evenly() -> None:
     assert torch.equal(index, torch.arange(1000))
 
 
+@settings(deadline=None)
 @given(batch=st.integers(1, 64), u=st.floats(0, 1, exclude_max=True))
 def test_one_stratum_per_sample_when_no_number_is_given(batch: int, u: float) -> None:
     position = torch.arange(batch)
-    index = build(sampling_index(**STRATIFIED)).index(torch.full((batch,), u, dtype=torch.float64), position, batch)
+    index = evenly_spread().index(torch.full((batch,), u, dtype=torch.float64), position, batch)
     low, high = position * 1000 / batch, (position + 1) * 1000 / batch
     assert ((index >= low.floor()) & (index < high.ceil())).all()
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cogtune.config.stages import STAGES
@@ -36,9 +36,9 @@ def strips(rows: Sequence[Mapping[str, Any]], videos: Path, clips: Path) -> list
         for variant, label in _SHOWN.items():
             if row := variants.get(variant):
                 path = videos / f"{row['item']}.mp4"
-                shown.append(Shown(label, path, row.get("psnr_db"), row.get("hit"), row.get("nearest_name")))
+                shown.append(Shown(label, path, row.get("psnr_db"), row.get("hit"), _stem(row.get("nearest_name"))))
         found.append(
-            Strip(some["caption"], some.get("name") or prompt, [video for video in shown if video.path.exists()])
+            Strip(some["caption"], _stem(some.get("name")) or prompt, [video for video in shown if video.path.exists()])
         )
     return sorted(found, key=lambda strip: strip.name)
 
@@ -103,6 +103,10 @@ def data_facts(
         rejects=sorted(refused),
         truncated=sorted(text for caption, text in captions.items() if encoded.meta(caption)["truncated"]),
     )
+
+
+def _stem(name: str | None) -> str | None:
+    return PurePosixPath(name).stem if name else None
 
 
 def _json_lines(path: Path) -> list[dict[str, Any]]:

@@ -72,7 +72,7 @@ def loss_plot(training: Sequence[dict[str, Any]], validation: Sequence[dict[str,
     drawn = thinned(list(zip(steps, losses, smoothed(losses, span), strict=True)))
     figure, (top, bottom) = _figure(8.6, 4.4, rows=2, heights=(4, 1))
     top.plot(
-        [row[0] for row in drawn], [row[1] for row in drawn], color=_SECOND, linewidth=0.7, alpha=0.45, label="one step"
+        [row[0] for row in drawn], [row[1] for row in drawn], color=_SECOND, linewidth=0.7, alpha=0.7, label="one step"
     )
     top.plot(
         [row[0] for row in drawn],

@@ -117,7 +117,7 @@ def _sample_size(values: dict[str, Any], root: Node, origin: dict[str, str]) -> 
     frames = 4 * (latents - (patch - 1 if latents % patch == 0 else 0) - 1) + 1
     node = {"target": "SFTDataset", "params": {"video_size": size, "fps": fps, "max_num_frames": frames}}
     checker = Checker()
-    values["data"] = checker.component(from_plain(node), "dataset", "data")
+    values["data"] = checker.component(from_plain(node), "dataset", "data") or {}
     origin.update(checker.origin)
     for name, key in zip(("video_size", "max_num_frames", "fps"), _SAMPLE_KEYS, strict=True):
         origin[f"data.params.{name}"] = f"args.{key}"

@@ -102,21 +102,12 @@ def _fixed_grid(at: Values) -> Iterator[Problem]:
 
 
 def _patch(at: Values) -> Iterator[Problem]:
-    patch = at[f"{_NETWORK}.patch_size"]
-    if len(patch) != 3:
-        yield f"{_NETWORK}.patch_size", f"{patch}; expected [frames, rows, columns], or one number for rows and columns"
-        return
-    for side, size in zip(("height", "width"), patch[1:], strict=True):
+    for side, size in zip(("height", "width"), at[f"{_NETWORK}.patch_size"][1:], strict=True):
         if at[f"{_NETWORK}.latent_{side}"] % size:
             yield (
                 f"{_NETWORK}.latent_{side}",
                 f"{at[f'{_NETWORK}.latent_{side}']} is no multiple of the patch size {size}",
             )
-
-
-def _video_size(at: Values) -> Iterator[Problem]:
-    if len(at["data.params.video_size"]) != 2:
-        yield "data.params.video_size", f"{at['data.params.video_size']}; expected [height, width]"
 
 
 def _channels(at: Values) -> Iterator[Problem]:
@@ -141,12 +132,12 @@ def _channels(at: Values) -> Iterator[Problem]:
 
 def _groups(at: Values) -> Iterator[Problem]:
     for part in ("encoder_config", "decoder_config"):
-        params = at[f"{_VAE}.{part}.params"]
-        odd = [params["ch"] * mult for mult in params["ch_mult"] if params["ch"] * mult % params["num_groups"]]
+        ch, mults, groups = (at[f"{_VAE}.{part}.params.{name}"] for name in ("ch", "ch_mult", "num_groups"))
+        odd = [ch * mult for mult in mults if ch * mult % groups]
         if odd:
             yield (
                 f"{_VAE}.{part}.params.num_groups",
-                f"{params['num_groups']} does not divide {odd[0]} channels (ch x ch_mult)",
+                f"{groups} does not divide {odd[0]} channels (ch x ch_mult)",
             )
 
 
@@ -274,6 +265,6 @@ def _adapters(at: Values) -> Iterator[str]:
 
 
 _CHECKS = (
-    _frames, _patch, _video_size, _size, _fixed_grid, _channels, _groups, _text, _heads, _ofs, _timestep, _lora, _precision, _length, _data,
+    _frames, _patch, _size, _fixed_grid, _channels, _groups, _text, _heads, _ofs, _timestep, _lora, _precision, _length, _data,
 )  # fmt: skip
 _REMARKS = (_padding, _beyond, _schedules, _ramp, _adapters)

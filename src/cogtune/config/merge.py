@@ -72,7 +72,11 @@ def load_config(
     ``overrides``: `a.b.c=value` or SAT's `--train-iters 10`. ``check_files``: the files that the config names must exist.
     Raises ConfigErrors, which holds every error with file, line, column and key.
     """
-    root = read(paths, overrides)
+    return check(read(paths, overrides), check_files)
+
+
+def check(root: Node, check_files: bool = True) -> Config:
+    """A merged tree as a config. Raises ConfigErrors."""
     checker = Checker()
     values: dict[str, Any] = {}
     for name, declared in fields_of(Sections).items():

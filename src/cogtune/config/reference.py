@@ -7,6 +7,7 @@ import dataclasses
 import json
 import sys
 import typing
+from collections.abc import Iterable
 from pathlib import Path
 
 from cogtune.config import registry
@@ -59,19 +60,12 @@ def markdown() -> str:
             for role in _roles():
                 parts += _targets(role, "###")
     parts.append(
-        "## Accepted, without effect\n\nFiles that set these keys run unmodified; the config check says so once.\n"
+        "## Accepted, without effect\n\nFiles with these keys run unmodified; `config check` names them once.\n"
     )
-    parts.append(
-        _rows(
-            ("key", "because"),
-            [(where, field.key.without_effect) for where, field in _all() if field.key.without_effect],
-        )
-    )
+    parts.append(_by_reason((field.key.without_effect, where) for where, field in _all()))
     parts.append("## Refused\n\nThe default is accepted, any other value is an error.\n")
-    refused = [
-        (where, f"{field.key.refused} (default {_default(field)})") for where, field in _all() if field.key.refused
-    ]
-    parts.append(_rows(("key", "because"), refused + [(f"deepspeed.{name}", why) for name, why in REFUSED.items()]))
+    refused = [(field.key.refused, where) for where, field in _all()]
+    parts.append(_by_reason(refused + [(why, f"deepspeed.{name}") for name, why in REFUSED.items()]))
     return "\n".join(parts)
 
 
@@ -122,6 +116,15 @@ def _table(schema: type) -> str:
     return _rows(("key", "meaning", "type", "default"), rows) if rows else ""
 
 
+def _by_reason(keys: Iterable[tuple[str, str]]) -> str:
+    """A table of (reason, key), keys of one reason together; keys without reason are left out."""
+    grouped: dict[str, list[str]] = {}
+    for reason, where in keys:
+        if reason:
+            grouped.setdefault(reason, []).append(f"`{where}`")
+    return _rows(("keys", "because"), [(", ".join(keys), reason) for reason, keys in grouped.items()])
+
+
 def _rows(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     lines = [head, tuple("---" for _ in head), *rows]
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in lines)
@@ -132,6 +135,7 @@ def _kind(field: Field) -> str:
     if key.node and field.name != "type":
         return " or ".join(f"`{name}`" for name in registry.names(key.node))
     words = [", ".join(f"`{flow(choice)}`" for choice in key.choices) if key.choices else describe(field.type)]
+    words += [f"[{key.items}]"] if key.items else []
     words += [key.unit] if key.unit else []
     words += [f"≥ {key.least:g}"] if key.least is not None else []
     words += [f"≤ {key.most:g}"] if key.most is not None else []

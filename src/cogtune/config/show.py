@@ -126,7 +126,8 @@ def default_text(declared: Declared) -> str:
 def bounds(declared: Declared) -> str:
     """Choices and limits in words."""
     key = declared.field.key
-    words = [", ".join(flow(choice) for choice in key.choices)] if key.choices else []
+    words = [f"[{key.items}]"] if key.items else []
+    words += [", ".join(flow(choice) for choice in key.choices)] if key.choices else []
     words += [f"at least {key.least:g}"] if key.least is not None else []
     words += [f"at most {key.most:g}"] if key.most is not None else []
     return ", ".join(words)

@@ -66,7 +66,9 @@ def scalar(value: Any, kind: type, key: Key) -> Any:
 
 
 def check_bounds(value: Any, key: Key) -> None:
-    """``choices``, ``least`` and ``most``. Raises Mismatch with a message."""
+    """``items``, ``choices``, ``least`` and ``most``. Raises Mismatch with a message."""
+    if key.items and isinstance(value, list) and len(value) != key.items.count(",") + 1:
+        raise Mismatch(f"expected [{key.items}]; found {len(value)} items")
     for item in value if isinstance(value, list) else [value]:
         if item is None or isinstance(item, dict):
             continue

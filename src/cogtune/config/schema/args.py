@@ -10,7 +10,7 @@ _NEVER = "upstream never reads it"
 _LAUNCH = "the train stage starts its ranks and gives each its device"
 _STORE = "checkpoints and results live in the store; results/<experiment>/ links to them"
 _RANDOM = "there is no random state: every draw comes from (seed, step, place in the batch)"
-_ONE_SET = "leave it out; put the folders into train_data"
+_SHARDS = "webdataset shards are not read; unpack them into a folder for train_data"
 
 
 @dataclass(kw_only=True)
@@ -111,15 +111,11 @@ class TrainArgs:
     )
     test_data: list[str] | None = key(None, "test folders", without_effect="valid_data holds what is not trained on")
     train_data_weights: list[int] | None = key(
-        None, "weights of the folders", refused=f"weights are not available; {_ONE_SET}"
+        None, "weights of the folders", refused="folders cannot be weighted; leave it out"
     )
-    iterable_dataset: bool | str = key(
-        False, "read webdataset shards", refused=f"webdataset shards are not read; unpack them, and {_ONE_SET}"
-    )
-    iterable_dataset_eval: str = key(
-        "", "read webdataset shards", refused=f"webdataset shards are not read; unpack them, and {_ONE_SET}"
-    )
-    batch_from_same_dataset: bool = key(False, "one folder per batch", refused=f"batches mix all folders; {_ONE_SET}")
+    iterable_dataset: bool | str = key(False, "read webdataset shards", refused=_SHARDS)
+    iterable_dataset_eval: str = key("", "read webdataset shards", refused=_SHARDS)
+    batch_from_same_dataset: bool = key(False, "one folder per batch", refused="batches mix all folders; leave it out")
     block_size: int = key(10000, "block of the data index", without_effect="each epoch is one permutation of the data")
     prefetch_factor: int = key(
         4, "batches read ahead", without_effect="latents are read from the cache, one batch ahead"
@@ -140,7 +136,9 @@ class SampleArgs:
     input_type: str = key("cli", "txt: prompts of input_file; cli: the data set's captions", choices=["cli", "txt"])
     input_file: str | None = key("input.txt", "prompts, one a line, with input_type txt", file=True)
     image2video: bool = key(False, "sample from images: `prompt@@image` lines")
-    sampling_image_size: list[int] = key([768, 1360], f"[height, width]{_NO_DATA}", unit="pixels", least=16)
+    sampling_image_size: list[int] = key(
+        [768, 1360], f"size of a sample{_NO_DATA}", items="height, width", unit="pixels", least=16
+    )
     sampling_num_frames: int = key(32, f"length of a sample{_NO_DATA}", unit="latent frames", least=1)
     sampling_fps: float = key(8, f"frames a second{_NO_DATA}", unit="1/s", least=0.001)
     latent_channels: int = key(

@@ -17,6 +17,7 @@ class Key:
 
     ``doc``             meaning, one line. ``unit`` of a number.
     ``choices``         the values that are legal. ``least``, ``most``: bounds of a number, or of each one in a list.
+    ``items``           what the items of a list are, which also says how many: "height, width".
     ``file``            a path; its content, not its name, identifies it.
     ``node``            a ``{target, params}`` mapping; the word names the role that the target must have.
     ``keys``            a mapping that stays a dict; the dataclass says which keys it may have.
@@ -31,6 +32,7 @@ class Key:
     choices: tuple[Any, ...] = ()
     least: float | None = None
     most: float | None = None
+    items: str = ""
     file: bool = False
     node: str = ""
     keys: type | None = None

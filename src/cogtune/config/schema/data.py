@@ -10,7 +10,7 @@ class SFTDatasetParams:
     """Folders with `videos/*.mp4` and `labels/*.txt`."""
 
     video_size: list[int] = key(
-        REQUIRED, "[height, width] of the clips; resized to cover, centre cropped", unit="pixels", least=16
+        REQUIRED, "size of the clips; resized to cover, centre cropped", items="height, width", unit="pixels", least=16
     )
     fps: float = key(REQUIRED, "frames a second of the clips", unit="1/s", least=0.001)
     max_num_frames: int = key(REQUIRED, "frames of a clip; 4k + 1", unit="frames", least=1)

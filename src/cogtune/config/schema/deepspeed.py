@@ -118,7 +118,7 @@ class AdamParams:
     """`optimizer.params` of AdamW and Adam."""
 
     lr: float | None = key(None, "peak learning rate (LoRA 5e-4 to 1e-3, full tuning 1e-5); null: args.lr", least=0)
-    betas: list[float] = key([0.9, 0.999], "decay of the moments", least=0, most=1)
+    betas: list[float] = key([0.9, 0.999], "decay of the moments", items="first, second", least=0, most=1)
     eps: float = key(1e-8, "added to the root of the second moment", least=0)
     weight_decay: float | None = key(
         None, "decoupled decay; none on biases and norms; null: args.weight_decay", least=0

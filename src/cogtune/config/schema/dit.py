@@ -70,7 +70,11 @@ class DiffusionTransformerParams:
     in_channels: int = key(REQUIRED, "latent channels, plus as many for the image of an image-to-video model", least=1)
     out_channels: int = key(REQUIRED, "latent channels", least=1)
     patch_size: int | list[int] = key(
-        REQUIRED, "latent frames, rows, columns of a patch; a plain 2 means [1, 2, 2]", least=1, canonical=_patch
+        REQUIRED,
+        "size of a patch; a plain 2 means [1, 2, 2]",
+        items="latent frames, rows, columns",
+        least=1,
+        canonical=_patch,
     )
     num_frames: int = key(REQUIRED, "pixel frames that the positions are made for", unit="frames", least=1)
     time_compressed_rate: int = key(REQUIRED, "pixel frames to one latent frame", unit="frames", least=1)

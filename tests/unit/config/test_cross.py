@@ -1,0 +1,136 @@
+"""Keys that contradict each other, and keys that decide over others."""
+
+from pathlib import Path
+
+import pytest
+
+from cogtune.config.errors import ConfigError
+from cogtune.config.merge import load_config
+
+CONFIG = Path(__file__).parents[3] / "config"
+NET = "model.network_config.params"
+POS = f"{NET}.modules.pos_embed_config.params"
+LORA = f"{NET}.modules.lora_config"
+
+
+def load(model: str, *overrides: str, rest: str = "sft.yaml"):
+    return load_config([CONFIG / f"{model}.yaml", CONFIG / rest], overrides, check_files=False)
+
+
+CONTRADICTIONS = [
+    ("cogvideox_5b", "data.params.max_num_frames=48", "48; the VAE takes 4k . 1 frames: 45 or 49"),
+    ("cogvideox_5b", "data.params.max_num_frames=3", "expected|1 or 5"),
+    ("cogvideox_5b", f"{NET}.time_compressed_rate=8", "8; the VAE compresses 4 frames to one"),
+    ("cogvideox_5b", "data.params.video_size=[480,724]", "width 724 is no multiple of 16; expected 720 or 736"),
+    ("cogvideox_5b", "data.params.video_size=[480]", r"expected \[height, width\]"),
+    ("cogvideox_2b", "data.params.video_size=[256,256]", r"sine-cosine positions are made for \[480, 720\]"),
+    ("cogvideox_5b_i2v", "data.params.video_size=[256,256]", r"learned positions are made for \[480, 720\]"),
+    ("cogvideox_2b", "data.params.max_num_frames=53", "53 frames; the sine-cosine positions are made for at most 49"),
+    ("cogvideox_5b", f"{NET}.patch_size=[1,2]", r"expected \[latent frames, rows, columns\]; found 2"),
+    ("cogvideox_5b", f"{NET}.latent_width=91", "91 is no multiple of the patch size 2"),
+    ("cogvideox_5b", f"{NET}.in_channels=32", "expected 16, .*for image-to-video set model.noised_image_input: true"),
+    ("cogvideox_5b", "model.noised_image_input=true", "in_channels: 16; expected 32"),
+    ("cogvideox_5b", f"{NET}.out_channels=8", "8; expected 16, the VAE's z_channels"),
+    ("cogvideox_5b", "model.first_stage_config.params.decoder_config.params.z_channels=8", "expected the encoder's"),
+    ("cogvideox_5b", "model.first_stage_config.params.encoder_config.params.ch=40", "32 does not divide 40 channels"),
+    ("cogvideox_5b", f"{POS}.text_length=224 ", "224; expected 226, the text encoder's max_length"),
+    ("cogvideox_5b", f"{NET}.num_attention_heads=47", "3072 is no multiple of num_attention_heads, 47"),
+    ("cogvideox_5b", f"{POS}.hidden_size_head=32", "32; expected hidden_size / num_attention_heads, 64"),
+    ("cogvideox_2b", f"{NET}.hidden_size=1930 {NET}.num_attention_heads=1", "sine-cosine positions need a multiple"),
+    ("cogvideox1.5_5b_i2v", f"{NET}.ofs_embed_dim=256", "256 is added to the timestep embedding; .*512"),
+    ("cogvideox_5b", "model.denoiser_config.params.quantize_c_noise=true", "expected false"),
+    ("cogvideox_5b", "model.lora_train=true", "(?s)nothing would train; add .*lora_config:"),
+    ("cogvideox_5b", "model.not_trainable_prefixes=[all]", "(?s)nothing would train; add .*lora2.LoraMixin"),
+    ("cogvideox_5b_lora", f"{LORA}.params.layer_range=[0,42]", "no layer 42; there are 42, counted from 0"),
+    ("cogvideox_5b", "deepspeed.fp16.enabled=true", "and bf16.enabled as well"),
+    ("cogvideox_5b", "args.epochs=3", "3, and train_iters 1000 as well; set one of them to null"),
+]
+
+
+@pytest.mark.parametrize(("model", "overrides", "message"), CONTRADICTIONS)
+def test_contradictions(model, overrides, message):
+    words = overrides.split()
+    if "text_length=224" in overrides:
+        words.append("model.conditioner_config.params.emb_models.0.params.max_length=226")
+    with pytest.raises(ConfigError, match=message):
+        load(model, *words)
+
+
+def test_inference_needs_no_data_section_and_takes_upstreams_sizes():
+    data = load("cogvideox1.5_5b", rest="inference.yaml").values["data"]["params"]
+    assert (data["video_size"], data["max_num_frames"], data["fps"]) == ([768, 1360], 81, 16.0)
+    with pytest.raises(ConfigError, match=r"args\.sampling_image_size: \[768, 1360\]; the sine-cosine positions"):
+        load("cogvideox_2b", rest="inference.yaml")
+    native = ("args.sampling_image_size=[480,720]", "args.sampling_num_frames=13", "args.sampling_fps=8")
+    assert load("cogvideox_2b", *native, rest="inference.yaml").values["data"]["params"]["max_num_frames"] == 49
+
+
+def test_training_needs_a_data_section():
+    with pytest.raises(ConfigError, match=r"data: section missing; expected `target: data_video\.SFTDataset`"):
+        load("cogvideox1.5_5b", "args.mode=finetune", rest="inference.yaml")
+
+
+def test_the_deepspeed_section_decides_over_args():
+    config = load("cogvideox_5b", "args.lr=1", "args.batch_size=9", "args.bf16=false")
+    args, section = config.values["args"], config.values["deepspeed"]
+    assert args["lr"] == section["optimizer"]["params"]["lr"] == 1e-5
+    assert args["batch_size"] == section["train_micro_batch_size_per_gpu"] == 2
+    assert args["bf16"] is section["bf16"]["enabled"] is True
+    assert config.origin["args.lr"] == "deepspeed.optimizer.params.lr"
+    for name in ("args.lr", "args.batch_size", "args.bf16"):
+        assert any(notice.startswith(f"{name}: accepted, without effect") for notice in config.notices)
+
+
+def test_where_the_section_is_silent_args_decide():
+    size = "data.target=SFTDataset data.params.video_size=[480,720] data.params.fps=8 data.params.max_num_frames=49"
+    words = ["--lr", "1e-3", "--batch-size", "3", "--bf16", *size.split()]
+    config = load_config(CONFIG / "cogvideox_5b.yaml", words, check_files=False)
+    section = config.values["deepspeed"]
+    assert section["optimizer"]["params"]["lr"] == 1e-3
+    assert section["train_micro_batch_size_per_gpu"] == 3
+    assert section["bf16"]["enabled"] is True
+    assert config.values["args"]["train_iters"] == 10_000
+    assert any("args.train_iters: not set" in notice for notice in config.notices)
+
+
+def test_lora_train_is_lora_mode():
+    plain, switch = (
+        load("cogvideox_5b_lora"),
+        load("cogvideox_5b_lora", "model.not_trainable_prefixes=[x]", "model.lora_train=true"),
+    )
+    assert (
+        switch.values["model"]["not_trainable_prefixes"] == plain.values["model"]["not_trainable_prefixes"] == ["all"]
+    )
+
+
+def test_checkpoint_activations_is_one_switch():
+    inner = f"{NET}.transformer_args.checkpoint_activations"
+    config = load("cogvideox_5b", f"{inner}=false")
+    assert config.values["model"]["network_config"]["params"]["transformer_args"]["checkpoint_activations"] is True
+    config = load("cogvideox_5b", f"{inner}=false", "args.checkpoint_activations=false")
+    assert config.values["model"]["network_config"]["params"]["transformer_args"]["checkpoint_activations"] is False
+
+
+def test_the_prompt_file_counts_only_with_input_type_txt():
+    assert load("cogvideox_5b", "args.input_file=x.txt").values["args"]["input_file"] is None
+    config = load("cogvideox_5b", "args.input_file=x.txt", "args.input_type=txt")
+    assert config.values["args"]["input_file"] == "x.txt"
+    assert config.files["args.input_file"].endswith("/x.txt")
+
+
+@pytest.mark.parametrize(
+    ("model", "overrides", "remark"),
+    [
+        ("cogvideox1.5_5b", [], "49 frames are 13 latents, no multiple of the patch's 2"),
+        ("cogvideox_5b", ["data.params.max_num_frames=81"], "which the positions of this model were trained on"),
+        ("cogvideox_5b_lora", ["model.not_trainable_prefixes=[]"], "train together with all other weights"),
+        ("cogvideox_5b", ["model.sampler_config.params.num_steps=25"], "but the sampler takes 25 steps"),
+        (
+            "cogvideox_5b",
+            ["model.sampler_config.params.discretization_config.params.shift_scale=3"],
+            "another noise schedule",
+        ),
+    ],
+)
+def test_what_is_legal_but_surprising_is_remarked_on(model, overrides, remark):
+    assert any(remark in notice for notice in load(model, *overrides).notices)

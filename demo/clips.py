@@ -20,7 +20,7 @@ CLIPS: dict[str, list[tuple[str, Window, str]]] = {
         (
             "bbb-slope",
             Window("bbb", 18, 447, 288, 606),
-            "a sunny grass slope with a stone wall, somebody leaves on the left",
+            "a sunny grass slope with a stone wall, somebody stands up at the left edge",
         ),
         ("bbb-arms", Window("bbb", 19, 225, 10, 642), "under dark trees a rabbit ducks and spreads his arms wide"),
         (
@@ -28,8 +28,16 @@ CLIPS: dict[str, list[tuple[str, Window, str]]] = {
             Window("bbb", 21, 286, 158, 594),
             "yellow flowers, and a rabbit who stands up until his head is out of the frame",
         ),
-        ("bbb-heavy", Window("bbb", 33, 125, 123, 582), "a heavy body rises next to the boulder, the hand still on it"),
-        ("bikes-wall", Window("bikes", 18, 54, 44, 222), "a pale wall gives way to a man in a dark coat"),
+        (
+            "bbb-heavy",
+            Window("bbb", 33, 125, 123, 582),
+            "a heavy body rises next to the boulder until the ears are out of sight",
+        ),
+        (
+            "bikes-wall",
+            Window("bikes", 18, 54, 44, 222),
+            "a pale wall passes, then a man in a dark coat before parked cars",
+        ),
         (
             "bikes-dusk",
             Window("bikes", 40, 136, 12, 390),
@@ -39,7 +47,7 @@ CLIPS: dict[str, list[tuple[str, Window, str]]] = {
         (
             "bikes-fence",
             Window("bikes", 174, 248, 8, 276),
-            "a black car behind a fence, red brick houses in the distance",
+            "cars behind a green fence, red brick houses far away, then a parked bicycle with grey bags",
         ),
         ("bikes-door", Window("bikes", 179, 0, 52, 240), "a railing by the road, then trousers stride past a doorway"),
         ("phone-face", Window("phone", 1, 78, 45, 96), "close face of a man who looks ahead in a moving car"),

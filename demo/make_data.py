@@ -27,9 +27,10 @@ def write_clip(window, path: Path) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     options = {"fps": SOURCE_FPS[window.source], "codec": "libx264", "output_params": ["-crf", "10", "-threads", "1"]}
-    with imageio.get_writer(path, format="FFMPEG", macro_block_size=1, **options) as writer:  # pyright: ignore
+    with imageio.get_writer(path, format="FFMPEG", macro_block_size=1, **options) as writer:
         for frame in cut(window):
-            writer.append_data(np.asarray(Image.fromarray(frame).resize(PIXELS, Image.Resampling.LANCZOS)))
+            small = Image.fromarray(frame).resize(PIXELS, Image.Resampling.LANCZOS)
+            writer.append_data(np.asarray(small))  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def write_t5(folder: Path) -> None:

@@ -30,7 +30,10 @@ def foreign_name(name: str) -> str:
 @pytest.fixture(scope="module")
 def pair():
     torch.manual_seed(3)
-    coders = {f"{part}_config": {"target": name, "params": CODER} for part, name in (("encoder", "Encoder3D"), ("decoder", "Decoder3D"))}
+    coders = {
+        f"{part}_config": {"target": name, "params": CODER}
+        for part, name in (("encoder", "Encoder3D"), ("decoder", "Decoder3D"))
+    }
     ours = build({"target": "VideoAutoencoder", "params": coders})
     for parameter in ours.parameters():
         torch.nn.init.normal_(parameter, std=0.05)

@@ -42,8 +42,8 @@ class Decoder3D(nn.Module):
         h: Tensor = self.conv_in(z_BCTHW, past)
         h = self.mid.block_2(self.mid.block_1(h, z_BCTHW, past), z_BCTHW, past)  # pyright: ignore[reportCallIssue]
         for stage in reversed(self.up):  # pyright: ignore[reportArgumentType]
-            for block in stage.block:
+            for block in stage.block:  # pyright: ignore[reportGeneralTypeIssues]
                 h = block(h, z_BCTHW, past)
             if hasattr(stage, "upsample"):
-                h = stage.upsample(h, past)
+                h = stage.upsample(h, past)  # pyright: ignore[reportCallIssue]
         return self.conv_out(F.silu(apply_norm(self.norm_out, h, z_BCTHW, past)), past)

@@ -114,15 +114,14 @@ def max_abs_difference(first: nn.Module, second: nn.Module) -> float:
     return float((outputs[0] - outputs[1]).abs().max())
 
 
-def _probe(network: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
-    params: Any = network.params
-    frames: int = network.patch_size[0]  # pyright: ignore[reportIndexIssue, reportAssignmentType]
+def _probe(network: Any) -> tuple[Tensor, Tensor, Tensor]:
+    params, frames = network.params, network.patch_size[0]
     pos_embed = params.modules["pos_embed_config"]["params"]
     # Position tables hold for the configured size only; rotary models take any, and 1.5 configures a very large one.
-    tabled = getattr(network.mixins.pos_embed, "pos_embedding", None) is not None  # pyright: ignore
+    tabled = getattr(network.mixins.pos_embed, "pos_embedding", None) is not None
     height, width = (size if tabled else min(size, 16) for size in (params.latent_height, params.latent_width))
     draw = torch.Generator().manual_seed(0)
     x_BTCHW = torch.randn(1, frames, params.in_channels, height, width, generator=draw)
-    text_hidden = network.mixins.patch_embed.text_proj.in_features  # pyright: ignore
+    text_hidden = network.mixins.patch_embed.text_proj.in_features
     context_BLD = torch.randn(1, pos_embed["text_length"], text_hidden, generator=draw)
     return x_BTCHW, torch.tensor([500]), context_BLD

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from cogtune.data.store import ShardReader
 from cogtune.errors import UserError
 from cogtune.runtime.progress import Progress
 from cogtune.stages.job import Job
@@ -47,7 +48,8 @@ def start_of(job: Job) -> Start:
 
 def plan_of(job: Job) -> Plan:
     """What every rank is told."""
-    rows = job.manifest()
+    encoded = ShardReader(job.items_dir("latents")).ids()  # all but the clips that preprocess rejected
+    rows = [row for row in job.manifest() if row.clip in encoded]
     pairs = {split: [[row.clip, row.caption_id] for row in rows if row.split == split] for split in ("train", "valid")}
     if not pairs["train"]:
         raise UserError(f"args.train_data: no accepted clip in it; see {job.job_dir('scan') / 'rejects.jsonl'}")

@@ -146,8 +146,8 @@ def _contexts(job: Job, prompts: list[Prompt]) -> dict[str, Tensor]:
     found = {p.caption_id: cached.tensors(p.caption_id)["context"] for p in prompts if p.caption_id in known}
     own = [p for p in {p.caption_id: p for p in prompts}.values() if p.caption_id not in known]
     if own:
-        node = job.config["model"]["conditioner_config"]
-        embedder = build(node).to(device_for(), dtype_of(job.config["args"].get("encoder_precision") or "fp32"))
+        precision = dtype_of(job.config["args"].get("encoder_precision") or "fp32")
+        embedder = build(job.config["model"]["conditioner_config"]).embedder(device_for(), precision)
         for prompt in own:
             found[prompt.caption_id] = embedder.encode([prompt.caption])[0].cpu()
     return found

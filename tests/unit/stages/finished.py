@@ -78,10 +78,9 @@ class Finished:
             f"args.train_data=[{self.root}/data/train]",
             f"args.valid_data=[{self.root}/data/valid]",
             f"model.first_stage_config.params.ckpt_path={self.root}/assets/3d-vae.pt",
+            f"model.conditioner_config.params.emb_models.0.params.model_dir={self.root}/assets/t5",
         ]
         config = load_config([TINY], [*here, *overrides], check_files=False)
-        t5 = next(name for name in config.files if name.endswith("model_dir"))
-        config.files[t5] = str(self.root / "assets" / "t5")
         place = Place(self.store, self.root / "results", experiment="tiny")
         resolver = Resolver(config, place, ContentHashes(self.store / "hashes.json"))
         scan = self.store / "scan" / resolver.scan().key

@@ -6,8 +6,10 @@ import torch
 from cogtune.data.store import ShardReader, ShardWriter
 from cogtune.errors import UserError
 from cogtune.evaluation import generate
+from cogtune.evaluation.prompts import of_file
 from cogtune.stages import evaluate, export, report, sample
 from tests.unit.stages.finished import Finished
+from tests.workflow.weights import make_t5
 
 VARIANTS = ("tuned", "base", "shuffled", "null", "guided")
 
@@ -200,3 +202,18 @@ def test_measured_samples_use_the_guider_if_asked(finished, monkeypatch):
     )
     sample.run(other.job("sample"))
     assert seen == ["DynamicCFG"]
+
+
+def test_own_prompts_are_encoded_by_the_configured_t5(finished, tmp_path):
+    make_t5(tmp_path / "t5", seed=0)
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a wave rolls\nother words\n")
+    other = Finished(
+        finished.root,
+        "args.input_type=txt",
+        f"args.input_file={prompts}",
+        f"model.conditioner_config.params.emb_models.0.params.model_dir={tmp_path}/t5",
+    )
+    contexts = sample._contexts(other.job("sample"), of_file(prompts))
+    assert [context.shape for context in contexts.values()] == [(8, 32)] * 2
+    assert not torch.equal(*contexts.values())

@@ -1,0 +1,87 @@
+"""Clips and captions as training sees them: from the caches, or straight from the folders."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from cogtune.config.schema.data import SFTDatasetParams
+from cogtune.data.clips import ClipSettings, describe_clip
+from cogtune.data.decoder import Decoder
+from cogtune.data.listing import list_videos
+from cogtune.data.scan import read_caption
+from cogtune.data.store import ShardReader
+from cogtune.errors import UserError
+
+
+class CachedDataset:
+    """(clip, caption) pairs out of the latent and text caches, memory mapped: what is not asked for is not read.
+
+    Raises UserError when a pair has no row: the stage that makes it was not run to its end, or rejected the clip.
+    """
+
+    def __init__(self, latents_dir: Path, text_dir: Path, pairs: Sequence[tuple[str, str]]) -> None:
+        self.pairs = list(pairs)
+        self._latents, self._text = ShardReader(latents_dir), ShardReader(text_dir)
+        wanted = ((self._latents, latents_dir, 0, "clips"), (self._text, text_dir, 1, "captions"))
+        for reader, folder, side, what in wanted:
+            lacking = {pair[side] for pair in self.pairs} - reader.ids()
+            if lacking:
+                some = min(lacking)[:12]
+                raise UserError(
+                    f"{folder}: {len(lacking)} {what} have no row there, such as {some}…; run its stage again"
+                )
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def moments(self, index: int) -> Tensor:
+        """(2C, T, h, w) in the encoder's precision: mean and log-variance, unscaled, unclamped."""
+        return self._latents.tensors(self.pairs[index][0])["moments"]
+
+    def context(self, index: int) -> Tensor:
+        """(L, D) in the encoder's precision: T5 states of the padded caption."""
+        return self._text.tensors(self.pairs[index][1])["context"]
+
+
+def settings_of(params: Any) -> ClipSettings:
+    """The part of `data.params` (a dataclass or a mapping) that decides a clip's pixels."""
+    read = params.__getitem__ if isinstance(params, dict) else lambda name: getattr(params, name)
+    return ClipSettings(**{field.name: read(field.name) for field in fields(ClipSettings)})
+
+
+class SFTDataset:
+    """A folder with ``videos/`` and ``labels/`` as pixels and captions, without caches: for notebooks and checks.
+
+    The stages do the same, each its part and only once. Videos that `scan` and `preprocess` would reject raise here when
+    they are asked for (VideoError, CaptionError). Items are those of upstream's data_video.SFTDataset.
+    """
+
+    def __init__(self, params: SFTDatasetParams, root: str | Path = ".") -> None:
+        self.params = params
+        self._videos = [video for video in list_videos(Path(root)) if video.refused is None]
+        self._decoder = Decoder()
+
+    def __len__(self) -> int:
+        return len(self._videos)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """``mp4``: float32 (F, 3, H, W) in [-1, 1]; ``txt``: the caption; ``num_frames``; ``fps``, as asked for."""
+        video = self._videos[index]
+        row, pixels_FCHW = describe_clip(video.path, settings_of(self.params), self._decoder)
+        return {
+            "mp4": pixels_FCHW.float() / 127.5 - 1,
+            "txt": read_caption(video.label, self.params.allow_missing_caption),
+            "num_frames": len(row["indices"]) - row["padded"],
+            "fps": self.params.fps,
+        }
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[index] for index in range(len(self)))
+
+    def __del__(self) -> None:
+        with suppress(AttributeError):
+            self._decoder.close()

@@ -1,0 +1,93 @@
+"""Stage `latents`: decode, resize, encode with the 3D VAE, and keep the moments; decoding overlaps encoding."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cogtune.config.registry import build
+from cogtune.data.clips import load_clip
+from cogtune.data.decode import VideoError
+from cogtune.data.decoder import Decoder
+from cogtune.data.listing import ClipRow
+from cogtune.data.pipeline import decode_ahead, in_batches, on_all
+from cogtune.data.store import ShardReader, ShardWriter
+from cogtune.errors import UserError
+from cogtune.runtime.devices import devices, dtype_of, set_threads
+from cogtune.stages.job import Job, missing
+from cogtune.stages.preprocess import clips_of, unreachable
+
+Batch = list[tuple[ClipRow, Tensor]]
+
+
+def run(job: Job) -> dict[str, Any]:
+    """One row for every clip that preprocess accepted: ``moments`` (2C, T, h, w), mean and log-variance as the encoder
+    gave them, so that training can draw a fresh latent each time. Clips that the store holds are not touched.
+    """
+    clips, prepared = clips_of(job.manifest()), ShardReader(job.items_dir("preprocess"))
+    accepted = [clip for clip in clips if "rejected" not in prepared.meta(clip)]
+    lacking = missing(accepted, ShardReader(job.items_dir()).ids())
+    if lacking:
+        _encode(job, [clips[clip] for clip in lacking], prepared)
+    return {
+        "made": len(lacking),
+        "reused": len(accepted) - len(lacking),
+        "skipped": len(clips) - len(accepted),
+    }
+
+
+def _encode(job: Job, rows: list[ClipRow], prepared: ShardReader) -> None:
+    args = job.config["args"]
+    # One process does what training spreads over its ranks, so it takes the threads of all of them.
+    set_threads(job.machine["ranks"] * (args.get("threads_per_rank") or 1))
+    encoders = [_encoder(job.config, device) for device in devices()]
+    batches = in_batches(_decoded(job, rows, prepared), args.get("encode_batch") or 1)
+    with (
+        ShardWriter(job.items_dir(), args["flush_megabytes"], args["flush_seconds"]) as writer,
+        job.progress(len(rows), "latents", "clips") as bar,
+    ):
+        for done in on_all(batches, encoders):
+            for row, moments_CTHW in done:
+                if not torch.isfinite(moments_CTHW).all():
+                    raise UserError(
+                        f"{row.path}: the VAE gives NaN or infinity in {args['encoder_precision']}; set "
+                        f"args.encoder_precision to bf16 or fp32"
+                    )
+                writer.add(row.clip, {"moments": moments_CTHW})
+                bar.advance()
+
+
+def _decoded(job: Job, rows: list[ClipRow], prepared: ShardReader) -> Iterator[tuple[ClipRow, Tensor]]:
+    size, workers = job.config["data"]["params"]["video_size"], job.config["args"].get("num_workers") or 1
+    plans = {row.clip: prepared.meta(row.clip) for row in rows}
+
+    def load(row: ClipRow, decoder: Decoder) -> Tensor:
+        return load_clip(row.path, plans[row.clip], size, decoder)
+
+    for row, result in decode_ahead(rows, load, workers):
+        if isinstance(result, VideoError | OSError):
+            raise unreachable(row, result)
+        if isinstance(result, Exception):
+            raise result
+        yield row, result
+
+
+def _encoder(config: dict[str, Any], device: torch.device) -> Callable[[Batch], list[tuple[ClipRow, Tensor]]]:
+    """A copy of the VAE on ``device``, as a function from pixels to moments on the CPU."""
+    dtype = dtype_of(config["args"]["encoder_precision"])
+    vae = build(config["model"]["first_stage_config"]).to(device, dtype)
+
+    @torch.no_grad()
+    def encode(batch: Batch) -> list[tuple[ClipRow, Tensor]]:
+        pixels_BFCHW = torch.stack([pixels_FCHW for _, pixels_FCHW in batch]).to(device)
+        video_BCTHW = to_unit_range(pixels_BFCHW).transpose(1, 2).to(dtype)
+        moments_BCTHW = vae.encode(video_BCTHW).cpu()
+        return [(row, moments_CTHW) for (row, _), moments_CTHW in zip(batch, moments_BCTHW, strict=True)]
+
+    return encode
+
+
+def to_unit_range(pixels: Tensor) -> Tensor:
+    """uint8 to [-1, 1] in float32, as upstream: (x - 127.5) / 127.5."""
+    return (pixels.float() - 127.5) / 127.5

@@ -1,0 +1,80 @@
+"""Stage `preprocess`: chooses the frames of every clip and proves that they decode. No pixels are kept, but a thumbnail."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from cogtune.data.clips import describe_clip, thumbnail
+from cogtune.data.dataset import settings_of
+from cogtune.data.decode import VideoError
+from cogtune.data.decoder import Decoder
+from cogtune.data.listing import ClipRow
+from cogtune.data.pipeline import decode_ahead
+from cogtune.data.store import ShardReader, ShardWriter
+from cogtune.errors import UserError
+from cogtune.runtime.devices import set_threads
+from cogtune.stages.job import Job, missing
+
+_SHOWN = 5
+
+
+def run(job: Job) -> dict[str, Any]:
+    """One row for every clip of the manifest: its frame plan and fit, or ``{"rejected": reason}``.
+
+    A clip that fails to decode is a row, so that it fails once; a file that cannot be reached ends the stage (UserError).
+    """
+    # Clips are resized side by side, one to a thread; more threads in each would only fight for the cores.
+    set_threads(1)
+    clips = clips_of(job.manifest())
+    lacking = missing(clips, ShardReader(job.items_dir()).ids())
+    if lacking:
+        _make(job, [clips[clip] for clip in lacking])
+    reader = ShardReader(job.items_dir())
+    metas = {clip: reader.meta(clip) for clip in clips}
+    rejected = {clip: meta["rejected"] for clip, meta in metas.items() if "rejected" in meta}
+    if len(rejected) == len(clips):
+        reasons = "\n".join(f"  {clips[clip].path}: {why}" for clip, why in list(rejected.items())[:_SHOWN])
+        raise UserError(f"no clip can be used with these data.params; the first reasons:\n{reasons}")
+    rates = [meta["effective_fps"] for meta in metas.values() if "rejected" not in meta]
+    return {
+        "made": len(lacking),
+        "reused": len(clips) - len(lacking),
+        "rejected": len(rejected),
+        "effective_fps_least": min(rates),
+        "effective_fps_most": max(rates),
+    }
+
+
+def clips_of(manifest: Iterable[ClipRow]) -> dict[str, ClipRow]:
+    """One row for each content, whatever split or caption it has, in order of their ids."""
+    return {row.clip: row for row in sorted(manifest, key=lambda row: (row.clip, row.split, row.name))}
+
+
+def unreachable(row: ClipRow, error: Exception) -> UserError:
+    """The error for a file that scan saw and that cannot be read now."""
+    return UserError(f"{row.path}: cannot be read now, though scan has read it ({error}); bring it back or scan again")
+
+
+def _make(job: Job, rows: list[ClipRow]) -> None:
+    args, settings = job.config["args"], settings_of(job.config["data"]["params"])
+
+    def describe(row: ClipRow, decoder: Decoder) -> tuple[dict[str, Any], Tensor]:
+        meta, pixels_FCHW = describe_clip(Path(row.path), settings, decoder)
+        return meta, thumbnail(pixels_FCHW)
+
+    with (
+        ShardWriter(job.items_dir(), args["flush_megabytes"], args["flush_seconds"]) as writer,
+        job.progress(len(rows), "preprocess", "clips") as bar,
+    ):
+        for row, result in decode_ahead(rows, describe, args.get("num_workers") or 1):
+            if isinstance(result, VideoError):
+                writer.add(row.clip, {}, {"rejected": str(result)})
+            elif isinstance(result, OSError):
+                raise unreachable(row, result)
+            elif isinstance(result, Exception):
+                raise result
+            else:
+                writer.add(row.clip, {"thumbnail": result[1]}, result[0])
+            bar.advance()

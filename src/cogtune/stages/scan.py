@@ -1,0 +1,129 @@
+"""Stage `scan`: finds videos and captions, rejects what cannot be used, and writes down what there is."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from math import gcd
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from cogtune.config.digest import data_digests
+from cogtune.data.listing import ClipRow, write_manifest
+from cogtune.data.scan import Found, Memo, Reject, scan
+from cogtune.errors import UserError
+from cogtune.runtime.atomic import write_json, write_text
+from cogtune.runtime.progress import Progress
+from cogtune.stages.job import Job
+
+_SHOWN = 5
+_MOST_WORKERS = 8
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Write manifest.jsonl, rejects.jsonl, report.json and, last, digests.json into the job's folder.
+
+    ``made`` counts files that had to be opened, ``reused`` those known by path, size and mtime. Raises UserError when
+    nothing can be trained on, or more than ``args.max_reject_share`` of the files are rejected.
+    """
+    args, folder = job.config["args"], job.job_dir()
+    allow_missing = job.config.get("data", {}).get("params", {}).get("allow_missing_caption", False)
+    roots = {split: args.get(f"{split}_data") or [] for split in ("train", "valid")}
+    found = _scan(job, roots, allow_missing)
+    write_text(
+        folder / "rejects.jsonl",
+        "".join(json.dumps(asdict(reject), ensure_ascii=False) + "\n" for reject in found.rejects),
+    )
+    _refuse(found, roots["train"], args.get("max_reject_share", 0.5), folder)
+    write_manifest(folder / "manifest.jsonl", found.rows)
+    write_json(folder / "report.json", report(found))
+    write_json(folder / "digests.json", data_digests((row.clip, row.caption, row.split) for row in found.rows))
+    total = len(found.rows) + len(found.rejects)
+    splits = Counter(row.split for row in found.rows)
+    return {
+        "made": found.probed,
+        "reused": total - found.probed,
+        "train": splits["train"],
+        "valid": splits["valid"],
+        "rejected": len(found.rejects),
+    }
+
+
+def _scan(job: Job, roots: dict[str, list[str]], allow_missing: bool) -> Found:
+    bars: list[Progress] = []
+    with ExitStack() as stack:
+        return scan(
+            roots,
+            Memo(job.store / "scan" / "memo.jsonl"),
+            allow_missing,
+            workers=min(os.cpu_count() or 1, _MOST_WORKERS),
+            on_start=lambda total: bars.append(stack.enter_context(job.progress(total, "scan", "files"))),
+            on_file=lambda: bars[0].advance(),
+        )
+
+
+def _refuse(found: Found, train_roots: Sequence[str], most: float, folder: Path) -> None:
+    rejects, total = found.rejects, len(found.rows) + len(found.rejects)
+    if not total:
+        raise UserError(
+            f"args.train_data: no videos below {', '.join(train_roots)}; expected videos/*.mp4 and labels/*.txt"
+        )
+    if len(rejects) > most * total:
+        share = f"{len(rejects)} of {total} files are rejected, more than args.max_reject_share ({most:g})"
+        raise UserError(f"{share}:\n{_first(rejects)}\nall of them: {folder / 'rejects.jsonl'}")
+    if not any(row.split == "train" for row in found.rows):
+        reasons = _first([reject for reject in rejects if reject.split == "train"])
+        raise UserError(f"args.train_data: no usable clip below {', '.join(train_roots)}\n{reasons}")
+
+
+def _first(rejects: list[Reject]) -> str:
+    lines = [f"  {reject.path}: {reject.reason}" for reject in rejects[:_SHOWN]]
+    more = len(rejects) - len(lines)
+    return "\n".join(lines) + (f"\n  … and {more} more" if more > 0 else "")
+
+
+def report(found: Found) -> dict[str, Any]:
+    """The data in figures: clips and seconds by split, rejects by reason, captions, sizes, aspects, rates."""
+    rows = found.rows
+    captions = Counter(row.caption for row in rows)
+    words = [len(row.caption.split()) for row in rows]
+    return {
+        "clips": _counted(row.split for row in rows),
+        "seconds": {
+            split: _spread([row.frames / row.fps for row in rows if row.split == split])
+            for split in sorted({row.split for row in rows})
+        },
+        "frames": _spread([row.frames for row in rows]),
+        "fps": _counted(f"{row.fps:g}" for row in rows),
+        "sizes": _counted(f"{row.width}x{row.height}" for row in rows),
+        "aspects": _counted(_aspect(row) for row in rows),
+        "captions": {
+            "distinct": len(captions),
+            "shared_by_several_clips": sum(count > 1 for count in captions.values()),
+            "empty": captions[""],
+            "of_several_lines": found.several_lines,
+            "words": _spread(words),
+            "characters": _spread([len(row.caption) for row in rows]),
+        },
+        "rejects": _counted(reject.reason.split(":")[0] for reject in found.rejects),
+    }
+
+
+def _aspect(row: ClipRow) -> str:
+    common = gcd(row.width, row.height)
+    return f"{row.width // common}:{row.height // common}"
+
+
+def _counted(values: Any) -> dict[str, int]:
+    """Counts, the most frequent first."""
+    return dict(sorted(Counter(values).items(), key=lambda pair: (-pair[1], pair[0])))
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    if not values:
+        return {}
+    found = {"least": min(values), "mean": fmean(values), "most": max(values), "total": sum(values)}
+    return {name: round(value, 3) for name, value in found.items()}

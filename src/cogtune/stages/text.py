@@ -1,0 +1,74 @@
+"""Stage `text`: encodes every caption with T5, once, whoever it belongs to."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cogtune.config.registry import build
+from cogtune.data.pipeline import in_batches, on_all
+from cogtune.data.store import ShardReader, ShardWriter
+from cogtune.errors import UserError
+from cogtune.runtime.devices import devices, dtype_of, set_threads
+from cogtune.stages.job import Job, missing
+
+Encoded = tuple[str, Tensor, int, bool]
+"""Caption id, context (L, D), tokens, whether it was cut."""
+
+
+def run(job: Job) -> dict[str, Any]:
+    """One row for every caption: ``context`` (L, D), and how many tokens it has, more than L meaning that it was cut.
+
+    ``truncated`` in the result counts captions that T5 did not see to their end.
+    """
+    captions = {row.caption_id: row.caption for row in sorted(job.manifest(), key=lambda row: row.caption_id)}
+    lacking = missing(captions, ShardReader(job.items_dir()).ids())
+    if lacking:
+        _encode(job, {caption_id: captions[caption_id] for caption_id in lacking})
+    reader = ShardReader(job.items_dir())
+    return {
+        "made": len(lacking),
+        "reused": len(captions) - len(lacking),
+        "truncated": sum(reader.meta(caption_id)["truncated"] for caption_id in captions),
+    }
+
+
+def _encode(job: Job, captions: dict[str, str]) -> None:
+    args = job.config["args"]
+    set_threads(job.machine["ranks"] * (args.get("threads_per_rank") or 1))
+    size = args.get("text_batch") or 1
+    encoders = [_encoder(job.config, device, size) for device in devices()]
+    with (
+        ShardWriter(job.items_dir(), args["flush_megabytes"], args["flush_seconds"]) as writer,
+        job.progress(len(captions), "text", "captions") as bar,
+    ):
+        for done in on_all(in_batches(captions.items(), size), encoders):
+            for caption_id, context_LD, tokens, truncated in done:
+                if not torch.isfinite(context_LD).all():
+                    raise UserError(
+                        f"T5 gives NaN or infinity in {args['encoder_precision']} for the caption "
+                        f"{captions[caption_id][:60]!r}; set args.encoder_precision to bf16 or fp32"
+                    )
+                writer.add(caption_id, {"context": context_LD}, {"tokens": tokens, "truncated": truncated})
+                bar.advance()
+
+
+def _encoder(
+    config: dict[str, Any], device: torch.device, size: int
+) -> Callable[[list[tuple[str, str]]], list[Encoded]]:
+    """A copy of T5 on ``device``, as a function from (id, caption) pairs to what is stored of them."""
+    dtype = dtype_of(config["args"]["encoder_precision"])
+    embedder = build(config["model"]["conditioner_config"]).embedder(device, dtype)
+
+    def encode(batch: list[tuple[str, str]]) -> list[Encoded]:
+        # Always a full batch: kernels are chosen by its size, and a caption must not depend on how many are lacking.
+        padding = [""] * (size - len(batch))
+        context_BLD = embedder.encode([caption for _, caption in batch] + padding).cpu()
+        counts = [embedder.tokens(caption) for _, caption in batch]
+        return [
+            (caption_id, context_LD, count, count > embedder.max_length)
+            for (caption_id, _), context_LD, count in zip(batch, context_BLD, counts, strict=False)
+        ]
+
+    return encode

@@ -1,0 +1,58 @@
+"""A project whose caches are made by the stages themselves: real clips, real VAE and T5 of random weights, real slices."""
+
+from pathlib import Path
+from typing import Any
+
+from cogtune.config.files import ContentHashes
+from cogtune.config.merge import load_config
+from cogtune.plan.resolve import Place, Resolver
+from cogtune.stages import latents, preprocess, scan, text
+from cogtune.stages.job import Job
+from tests.unit.data.footage import write_video
+from tests.workflow.weights import make_t5, make_vae
+
+TINY = Path(__file__).parents[2] / "workflow" / "tiny.yaml"
+STAGES = {"scan": scan.run, "preprocess": preprocess.run, "latents": latents.run, "text": text.run}
+
+
+class Caching:
+    """Clips below ``root/data``; jobs are cut anew for each run, as the main process would."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.store, self.overrides = root, root / "store", list[str]()
+        (root / "assets").mkdir(parents=True)
+        make_vae(root / "assets/3d-vae.pt", seed=1)
+        make_t5(root / "assets/t5", seed=2)
+        self.hashes = ContentHashes(self.store / "hashes.json")
+
+    def add(self, name: str, caption: str | None, seed: int, split: str = "train", **video: Any) -> Path:
+        """A clip; without ``caption`` it has none."""
+        if caption is not None:
+            label = self.root / "data" / split / "labels" / f"{name}.txt"
+            label.parent.mkdir(parents=True, exist_ok=True)
+            label.write_text(caption)
+        return write_video(self.root / "data" / split / "videos" / f"{name}.mp4", seed=seed, **{"frames": 12, **video})
+
+    def resolver(self) -> Resolver:
+        here = [
+            f"args.train_data=[{self.root}/data/train]",
+            "args.valid_data=null",
+            f"model.first_stage_config.params.ckpt_path={self.root}/assets/3d-vae.pt",
+            f"model.conditioner_config.params.emb_models.0.params.model_dir={self.root}/assets/t5",
+        ]
+        if (self.root / "data/valid").exists():
+            here[1] = f"args.valid_data=[{self.root}/data/valid]"
+        config = load_config([TINY], [*here, *self.overrides], check_files=False)
+        return Resolver(config, Place(self.store, self.root / "results", experiment="tiny"), self.hashes)
+
+    def job(self, stage: str) -> Job:
+        resolver = self.resolver()
+        if stage == "scan":
+            return Job(resolver.scan(), self.store)
+        return Job(resolver.all()[stage], self.store)
+
+    def run(self, stage: str) -> dict[str, Any]:
+        return STAGES[stage](self.job(stage))
+
+    def run_all(self) -> dict[str, dict[str, Any]]:
+        return {stage: self.run(stage) for stage in STAGES}

@@ -16,6 +16,7 @@ from cogtune.config.schema.dit import DiffusionTransformerParams
 from cogtune.errors import UserError
 from cogtune.model.blocks import AdaLN, FinalLayer, TransformerLayer
 from cogtune.model.embeddings import PatchEmbedding, ScalarEmbedding, token_grid, unpatchify
+from cogtune.model.lora import CHECKPOINT_PREFIX
 from cogtune.model.positions import Basic3DPositionEmbedding, Rotary3DPositionEmbedding
 
 
@@ -48,7 +49,7 @@ class Mixins(nn.Module):
 class DiffusionTransformer(nn.Module):
     """v-prediction network over latent videos (CogVideoX, arXiv:2408.06072)."""
 
-    checkpoint_prefix = "model.diffusion_model."
+    checkpoint_prefix = CHECKPOINT_PREFIX
 
     def __init__(self, params: DiffusionTransformerParams) -> None:
         super().__init__()

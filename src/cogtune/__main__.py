@@ -93,7 +93,7 @@ def _add_config(actions: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Do what was asked; returns the exit code."""
     if arguments.command == "config":
-        from cogtune.config import command
+        from cogtune.plan import command
 
         return command.run(arguments, overrides)
     if arguments.command == "store":

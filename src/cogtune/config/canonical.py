@@ -6,7 +6,7 @@ section is silent, `args` is asked here, and upstream's own default otherwise.
 
 from typing import Any
 
-from cogtune.config.check import Checker
+from cogtune.config.check import Checker, FileKey
 from cogtune.config.interpolate import lookup
 from cogtune.config.tree import Node, from_plain
 
@@ -32,8 +32,8 @@ def couple(values: dict[str, Any], root: Node, checker: Checker) -> list[str]:
         notices += _length(values, origin)
     notices += _sample_size(values, root, origin)
     _activations(values, origin)
-    _prompts(values, checker)
-    if values["model"].get("lora_train"):
+    _prompts(values, root, checker)
+    if values.get("model", {}).get("lora_train"):
         values["model"]["not_trainable_prefixes"] = ["all"]
         origin["model.not_trainable_prefixes"] = "model.lora_train"
     return notices
@@ -132,8 +132,12 @@ def _activations(values: dict[str, Any], origin: dict[str, str]) -> None:
         origin[inner] = "args.checkpoint_activations"
 
 
-def _prompts(values: dict[str, Any], checker: Checker) -> None:
+def _prompts(values: dict[str, Any], root: Node, checker: Checker) -> None:
     """The prompt file counts only where prompts come from a file."""
-    if values["args"].get("input_type") != "txt":
+    path, asked = "args.input_file", lookup(root, ("args", "input_type"))
+    if values["args"].get("input_type") != "txt" or asked is None:
         values["args"]["input_file"] = None
-        checker.files = [key for key in checker.files if key.path != "args.input_file"]
+        checker.files = [key for key in checker.files if key.path != path]
+    elif not given(root, path):
+        # The default name is asked for by the key that says there is such a file.
+        checker.files.append(FileKey(path, values["args"]["input_file"], asked))

@@ -214,11 +214,6 @@ def _length(at: Values) -> Iterator[Problem]:
         )
 
 
-def _data(at: Values) -> Iterator[Problem]:
-    if at.get("data") is None:
-        yield "data", "section missing; expected `target: data_video.SFTDataset` with its params, as in config/sft.yaml"
-
-
 def _padding(at: Values) -> Iterator[str]:
     frames, size = at["data.params.max_num_frames"], at[f"{_NETWORK}.patch_size"][0]
     latents = (frames - 1) // _VAE_RATE + 1
@@ -265,6 +260,6 @@ def _adapters(at: Values) -> Iterator[str]:
 
 
 _CHECKS = (
-    _frames, _patch, _size, _fixed_grid, _channels, _groups, _text, _heads, _ofs, _timestep, _lora, _precision, _length, _data,
+    _frames, _patch, _size, _fixed_grid, _channels, _groups, _text, _heads, _ofs, _timestep, _lora, _precision, _length,
 )  # fmt: skip
 _REMARKS = (_padding, _beyond, _schedules, _ramp, _adapters)

@@ -65,45 +65,51 @@ class Config:
 
 
 def load_config(
-    paths: Iterable[str | Path] | str | Path, overrides: Sequence[str] = (), *, check_files: bool = True
+    paths: Iterable[str | Path] | str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    check_files: bool = True,
+    partial: bool = False,
 ) -> Config:
     """Merge SAT-style YAML files, left to right, then ``overrides``; check everything; fill in defaults.
 
     ``overrides``: `a.b.c=value` or SAT's `--train-iters 10`. ``check_files``: the files that the config names must exist.
-    Raises ConfigErrors, which holds every error with file, line, column and key.
+    ``partial``: the model or the data section may be missing. Raises ConfigErrors, which holds every error with file,
+    line, column and key.
     """
-    return check(read(paths, overrides), check_files)
+    return check(read(paths, overrides), check_files, partial)
 
 
-def check(root: Node, check_files: bool = True) -> Config:
+_ABSENT = {
+    "model": "section missing; add a model file to --base, like config/cogvideox_2b.yaml",
+    "data": "section missing; expected `target: data_video.SFTDataset` with its params, as in config/sft.yaml",
+}
+
+
+def check(root: Node, check_files: bool = True, partial: bool = False) -> Config:
     """A merged tree as a config. Raises ConfigErrors."""
     checker = Checker()
     values: dict[str, Any] = {}
     for name, declared in fields_of(Sections).items():
         node = root.value.get(name)
-        if name == "data":
-            if node is not None:
-                values[name] = checker.component(node, "dataset", name) or {}
-        elif name == "model" and node is None:
-            hint = "add a model file to --base, like config/cogvideox_2b.yaml"
-            checker.errors.append(ConfigError(f"section missing; {hint}", key=name))
-        else:
+        if name == "data" and node is not None:
+            values[name] = checker.component(node, "dataset", name) or {}
+        elif node is not None or name not in _ABSENT:
             values[name] = checker.section(node, declared.type, name)
-    errors = list(checker.errors)
     notices = [_ignored(reason, keys) for reason, keys in checker.ignored.items()]
-    if "model" in values:
-        notices += couple(values, root, checker)
-        problems, remarks = cross_check(values)
-        for key, message in problems:
-            asked = _asked(key, checker.origin)
-            errors.append(ConfigError(message, key=asked, mark=_mark(root, asked)))
-        notices += remarks
-    files, problems = check_paths(checker.files, check_files)
-    errors += problems
+    notices += couple(values, root, checker)
+    problems, remarks = cross_check(values)
+    errors = list(checker.errors)
+    errors += [ConfigError(text, key=key) for key, text in _ABSENT.items() if key not in values and not partial]
+    for key, message in problems:
+        asked = _asked(key, checker.origin)
+        errors.append(ConfigError(message, key=asked, mark=_mark(root, asked)))
+    files, missing = check_paths(checker.files, check_files)
+    errors += missing
     if errors:
         raise ConfigErrors(sorted(errors, key=_place))
     raw = {name: node.plain() for name, node in root.value.items()}
-    return Config(values, raw, _leaves_only(checker.origin, values), files, notices)
+    return Config(values, raw, _leaves_only(checker.origin, values), files, notices + remarks)
 
 
 def read(paths: Iterable[str | Path] | str | Path, overrides: Sequence[str] = ()) -> Node:

@@ -116,6 +116,9 @@ def test_the_prompt_file_counts_only_with_input_type_txt():
     config = load("cogvideox_5b", "args.input_file=x.txt", "args.input_type=txt")
     assert config.values["args"]["input_file"] == "x.txt"
     assert config.files["args.input_file"].endswith("/x.txt")
+    assert load("cogvideox_5b", "args.input_type=txt").files["args.input_file"].endswith("/input.txt")
+    with pytest.raises(ConfigError, match=r"args\.input_file: no such file or folder: 'input\.txt'"):
+        load_config([CONFIG / "cogvideox_5b.yaml", CONFIG / "sft.yaml"], ["args.input_type=txt"])
 
 
 @pytest.mark.parametrize(

@@ -95,13 +95,15 @@ class TrainArgs:
     exit_interval: int | None = key(
         None, "leave after so many steps", without_effect="a run may be stopped at any time and resumes by itself"
     )
-    distributed_backend: str = key("nccl", "communication", without_effect="NCCL on GPUs, gloo on the CPU")
+    distributed_backend: str = key(
+        "nccl", "communication", without_effect="the device decides: NCCL on GPUs, gloo on the CPU"
+    )
     device: int = key(-1, "device of this process", without_effect=_LAUNCH)
     local_rank: int | None = key(None, "rank on this machine", without_effect=_LAUNCH)
-    profiling: int = key(-1, "step at which the profiler starts", without_effect="use deepspeed.flops_profiler")
-    wandb: bool = key(False, "log to Weights & Biases", without_effect="use deepspeed.wandb")
-    wandb_project_name: str = key("default_project", "its project", without_effect="use deepspeed.wandb")
-    debug: bool = key(False, "debug mode", without_effect="use `cogtune --debug`")
+    profiling: int = key(-1, "step at which the profiler starts", without_effect="deepspeed.flops_profiler does it")
+    wandb: bool = key(False, "log to Weights & Biases", without_effect="deepspeed.wandb does it")
+    wandb_project_name: str = key("default_project", "its project", without_effect="deepspeed.wandb does it")
+    debug: bool = key(False, "debug mode", without_effect="`cogtune --debug` does it")
     log_image: bool = key(True, "log images", without_effect="samples are made after training, and shown in the report")
     strict_eval: bool = key(
         False, "evaluate all of the data", without_effect="eval_iters batches are drawn, the same ones each time"

@@ -19,20 +19,30 @@ _NOT_HERE = "it has no place in this training loop; leave it out"
 
 @dataclass(kw_only=True)
 class Offload(Sparse):
-    """`offload_optimizer`, `offload_param`: keep state outside GPU memory."""
+    """What both offloads have."""
 
     device: str = key("none", "where to", choices=["none", "cpu", "nvme"])
     nvme_path: str | None = key(None, "folder on the NVMe device")
-    pin_memory: bool | None = key(None, "use page-locked memory")
+    pin_memory: bool | None = key(None, "use page-locked memory (DeepSpeed: true)")
     buffer_count: int | None = key(None, "buffers for NVMe", least=0)
-    buffer_size: int | None = key(None, "size of a buffer (offload_param)", **_BUCKET)
-    max_in_cpu: int | None = key(
-        None, "parameters kept in CPU memory with NVMe (offload_param)", unit="elements", whole=True, least=0
-    )
-    pipeline_read: bool | None = key(None, "overlap reading with the step (offload_optimizer)")
-    pipeline_write: bool | None = key(None, "overlap writing with the step (offload_optimizer)")
-    fast_init: bool | None = key(None, "quick start with NVMe (offload_optimizer)")
-    ratio: float | None = key(None, "share of the optimizer that steps on the CPU (ZeRO 3)", least=0, most=1)
+
+
+@dataclass(kw_only=True)
+class OffloadOptimizer(Offload):
+    """`offload_optimizer`: keep the optimizer outside GPU memory."""
+
+    pipeline_read: bool | None = key(None, "NVMe: overlap reading with the step")
+    pipeline_write: bool | None = key(None, "NVMe: overlap writing with the step")
+    fast_init: bool | None = key(None, "NVMe: quick start")
+    ratio: float | None = key(None, "share that steps on the CPU (ZeRO 3; DeepSpeed: 1)", least=0, most=1)
+
+
+@dataclass(kw_only=True)
+class OffloadParam(Offload):
+    """`offload_param`: keep weights outside GPU memory (ZeRO 3)."""
+
+    buffer_size: int | None = key(None, "NVMe: size of a buffer (DeepSpeed: 1e8)", **_BUCKET)
+    max_in_cpu: int | None = key(None, "NVMe: kept in CPU memory (DeepSpeed: 1e9)", **_BUCKET)
 
 
 @dataclass(kw_only=True)
@@ -48,8 +58,8 @@ class ZeroOptimization(Sparse):
     allgather_bucket_size: int | None = key(None, "elements gathered at once (DeepSpeed: 5e8)", **_BUCKET)
     use_multi_rank_bucket_allreduce: bool | None = key(None, "merge the buckets of several ranks (DeepSpeed: true)")
     round_robin_gradients: bool | None = key(None, "spread gradient copies over ranks (ZeRO 2 with CPU offload)")
-    offload_optimizer: Offload | None = key(None, "keep the optimizer outside GPU memory")
-    offload_param: Offload | None = key(None, "keep weights outside GPU memory (ZeRO 3)")
+    offload_optimizer: OffloadOptimizer | None = key(None, "keep the optimizer outside GPU memory")
+    offload_param: OffloadParam | None = key(None, "keep weights outside GPU memory (ZeRO 3)")
     cpu_offload: bool = key(False, "old switch", refused="write `offload_optimizer: {device: cpu}` instead")
     load_from_fp32_weights: bool | None = key(
         None,
@@ -164,14 +174,21 @@ class ActivationCheckpointing(Sparse):
 
 @dataclass(kw_only=True)
 class Monitor(Sparse):
-    """`tensorboard`, `csv_monitor`, `wandb`: where DeepSpeed writes its own scalars."""
+    """`tensorboard`, `csv_monitor`: where DeepSpeed writes its own scalars."""
 
     enabled: bool = key(False, "write them")
     output_path: str | None = key(None, "folder")
     job_name: str | None = key(None, "name of the run")
-    group: str | None = key(None, "group of runs (wandb)")
-    team: str | None = key(None, "team (wandb)")
-    project: str | None = key(None, "project (wandb)")
+
+
+@dataclass(kw_only=True)
+class Wandb(Sparse):
+    """`wandb`: the same, to Weights & Biases."""
+
+    enabled: bool = key(False, "write them")
+    group: str | None = key(None, "group of runs")
+    team: str | None = key(None, "team")
+    project: str | None = key(None, "project")
 
 
 @dataclass(kw_only=True)
@@ -229,10 +246,10 @@ class DeepSpeedSection(Sparse):
         ActivationCheckpointing, "DeepSpeed's activation checkpointing"
     )
     zero_allow_untested_optimizer: bool = key(
-        True, "allow sat's optimizer under ZeRO", without_effect="always true: our optimizer is tested with it"
+        True, "allow sat's optimizer under ZeRO", without_effect="it is always true: our optimizer is tested with it"
     )
     zero_force_ds_cpu_optimizer: bool = key(
-        False, "DeepSpeed's CPU Adam with offload", without_effect="always false: its kernel needs a compiler"
+        False, "DeepSpeed's CPU Adam with offload", without_effect="it is always false: its kernel needs a compiler"
     )
     prescale_gradients: bool | None = key(None, "divide before the reduce")
     gradient_predivide_factor: float | None = key(None, "divide by this before the reduce (DeepSpeed: 1.0)")
@@ -253,7 +270,7 @@ class DeepSpeedSection(Sparse):
     comms_logger: CommsLogger | None = key(None, "log communication")
     tensorboard: Monitor | None = key(None, "scalars for TensorBoard")
     csv_monitor: Monitor | None = key(None, "scalars as CSV")
-    wandb: Monitor | None = key(None, "scalars for Weights & Biases")
+    wandb: Wandb | None = key(None, "scalars for Weights & Biases")
     loss_scale: float | None = key(None, "misplaced", without_effect=_MISPLACED)
     loss_scale_window: int | None = key(None, "misplaced", without_effect=_MISPLACED)
     hysteresis: int | None = key(None, "misplaced", without_effect=_MISPLACED)

@@ -8,7 +8,7 @@ from cogtune.config.schema.common import REQUIRED, Sparse, key
 Node = dict[str, Any]
 
 _NOT_PUBLISHED = "no published CogVideoX has it; leave it out"
-_LANGUAGE_MODEL = "a leftover of language models; upstream ignores it too"
+_LANGUAGE_MODEL = "it is a leftover of language models; upstream ignores it too"
 _NO_DROPOUT = "the published models train without dropout; leave it out, or use lora_config.params.lora_dropout"
 
 

@@ -1,0 +1,59 @@
+"""`cogtune config …`, through the command line."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cogtune.__main__ import main
+
+CONFIG = Path(__file__).parents[3] / "config"
+FILES = [str(CONFIG / "cogvideox_2b_lora.yaml"), str(CONFIG / "sft.yaml")]
+
+
+def test_show(capsys):
+    assert main(["config", "show", "--base", *FILES, "--", "model.scale_factor=0.7", "--train-iters", "10"]) == 0
+    shown = capsys.readouterr().out
+    assert "train_iters: 10 " in shown
+    assert "# command line" in shown
+    assert main(["config", "show", "--base", *FILES, "--format", "json", "--stage", "text"]) == 0
+    assert json.loads(capsys.readouterr().out)["args"]["text_batch"] == 8
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--no-files", "--base", *FILES], 0, ""),
+        (["--base", *FILES], 2, "sft.yaml:6:3: args.load: {your CogVideoX SAT folder} is to be filled in"),
+        (["--no-files", "--base", *FILES, "--", "args.sede=1"], 2, "args.sede: unknown key; did you mean 'seed'"),
+        (["--no-files", "--base", *FILES, "--", "--sede", "1"], 2, "unknown option --sede; did you mean --seed?"),
+        (["--no-files", "--base", "nowhere.yaml"], 2, "cogtune: nowhere.yaml: no such file"),
+    ],
+)
+def test_check(words, code, message, capsys):
+    assert main(["config", "check", *words]) == code
+    assert message in capsys.readouterr().err
+
+
+def test_check_of_all_experiments_names_each_error_once(capsys, tmp_path):
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("args: {sede: 1}\n")
+    base = ", ".join([*FILES, str(bad)])
+    workflow = tmp_path / "config.yaml"
+    workflow.write_text(
+        f"experiments: {{a: {{base: [{base}]}}, b: {{base: [{base}]}}, c: {{base: [{FILES[0]}, {FILES[1]}]}}}}"
+    )
+    assert main(["config", "check", "--no-files", "--workflow", str(workflow)]) == 2
+    told = capsys.readouterr()
+    assert told.err.count("unknown key") == 1
+    assert "c: ok" in told.out
+
+
+def test_diff_and_explain(capsys):
+    assert main(["config", "diff", str(CONFIG / "cogvideox_2b.yaml"), str(CONFIG / "cogvideox_2b_lora.yaml")]) == 0
+    assert "lora_config.params.r: (absent) → 128 " in capsys.readouterr().out
+    assert main(["config", "diff", FILES[1], FILES[1]]) == 0
+    assert capsys.readouterr().out == "no key differs\n"
+    assert main(["config", "explain", "scale_factor"]) == 0
+    assert "read by        train" in capsys.readouterr().out
+    assert main(["config", "explain", "scale_facto"]) == 2

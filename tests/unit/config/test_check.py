@@ -205,9 +205,11 @@ def test_files_that_are_not_there(write, tmp_path):
 def test_numbers_and_text_from_the_command_line_take_the_declared_type():
     files = [CONFIG / "cogvideox_2b.yaml", CONFIG / "sft.yaml"]
     config = load_config(
-        files, ["--lr", "1", "args.experiment_name=7", "args.split=1", "--load", "010"], check_files=False
+        files,
+        ["--lr", "1", "args.input_file=7", "args.input_type=txt", "args.split=1", "--load", "010"],
+        check_files=False,
     )
-    assert config.values["args"]["experiment_name"] == "7"
+    assert config.values["args"]["input_file"] == "7"
     assert config.values["args"]["load"] == "010"
     assert isinstance(config.values["args"]["lr"], float)
     config = load_config(files, ["deepspeed.zero_optimization.reduce_bucket_size=5e8"], check_files=False)

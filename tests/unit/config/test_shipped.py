@@ -16,7 +16,6 @@ SAMPLED_ELSEWHERE = "positions are made for"
 needs_upstream = pytest.mark.skipif(not UPSTREAM_MODELS, reason="upstream's own files are not here")
 
 OURS = {
-    "args.experiment_name",
     "args.train_data",
     "args.valid_data",
     "deepspeed.zero_optimization.load_from_fp32_weights",  # upstream's false rounds the weights on resume

@@ -24,7 +24,7 @@ def test_show(capsys):
     ("words", "code", "message"),
     [
         (["--no-files", "--base", *FILES], 0, ""),
-        (["--base", *FILES], 2, "sft.yaml:6:3: args.load: {your CogVideoX SAT folder} is to be filled in"),
+        (["--base", *FILES], 2, "sft.yaml:5:3: args.load: {your CogVideoX SAT folder} is to be filled in"),
         (["--no-files", "--base", *FILES, "--", "args.sede=1"], 2, "args.sede: unknown key; did you mean 'seed'"),
         (["--no-files", "--base", *FILES, "--", "--sede", "1"], 2, "unknown option --sede; did you mean --seed?"),
         (["--no-files", "--base", "nowhere.yaml"], 2, "cogtune: nowhere.yaml: no such file"),

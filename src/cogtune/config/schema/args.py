@@ -24,7 +24,11 @@ class Load:
 class TrainArgs:
     """Training."""
 
-    experiment_name: str = key("MyModel", "name of the run, for people")
+    experiment_name: str = key(
+        "MyModel",
+        "name of the run",
+        without_effect="config/config.yaml names the experiments, and `--name` a run by hand",
+    )
     mode: str = key(
         "pretrain",
         "finetune and pretrain train alike here; inference only samples",

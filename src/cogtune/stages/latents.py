@@ -41,8 +41,9 @@ def _encode(job: Job, rows: list[ClipRow], prepared: ShardReader) -> None:
     args = job.config["args"]
     # One process does what training spreads over its ranks, so it takes the threads of all of them.
     set_threads(job.machine["ranks"] * (args.get("threads_per_rank") or 1))
-    encoders = [_encoder(job.config, device) for device in devices()]
-    batches = in_batches(_decoded(job, rows, prepared), args.get("encode_batch") or 1)
+    size = args.get("encode_batch") or 1
+    encoders = [_encoder(job.config, device, size) for device in devices()]
+    batches = in_batches(_decoded(job, rows, prepared), size)
     with (
         ShardWriter(job.items_dir(), args["flush_megabytes"], args["flush_seconds"]) as writer,
         job.progress(len(rows), "latents", "clips") as bar,
@@ -73,17 +74,22 @@ def _decoded(job: Job, rows: list[ClipRow], prepared: ShardReader) -> Iterator[t
         yield row, result
 
 
-def _encoder(config: dict[str, Any], device: torch.device) -> Callable[[Batch], list[tuple[ClipRow, Tensor]]]:
+def _encoder(
+    config: dict[str, Any], device: torch.device, size: int
+) -> Callable[[Batch], list[tuple[ClipRow, Tensor]]]:
     """A copy of the VAE on ``device``, as a function from pixels to moments on the CPU."""
     dtype = dtype_of(config["args"]["encoder_precision"])
     vae = build(config["model"]["first_stage_config"]).to(device, dtype)
 
     @torch.no_grad()
     def encode(batch: Batch) -> list[tuple[ClipRow, Tensor]]:
-        pixels_BFCHW = torch.stack([pixels_FCHW for _, pixels_FCHW in batch]).to(device)
+        # Always a full batch: convolutions of one clip and of two differ in the last bits, and a clip's moments must
+        # not depend on how many others were lacking.
+        pixels = [pixels_FCHW for _, pixels_FCHW in batch]
+        pixels_BFCHW = torch.stack(pixels + pixels[:1] * (size - len(batch))).to(device)
         video_BCTHW = to_unit_range(pixels_BFCHW).transpose(1, 2).to(dtype)
         moments_BCTHW = vae.encode(video_BCTHW).cpu()
-        return [(row, moments_CTHW) for (row, _), moments_CTHW in zip(batch, moments_BCTHW, strict=True)]
+        return [(row, moments_CTHW) for (row, _), moments_CTHW in zip(batch, moments_BCTHW, strict=False)]
 
     return encode
 

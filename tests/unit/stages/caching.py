@@ -1,5 +1,7 @@
 """A project whose caches are made by the stages themselves: real clips, real VAE and T5 of random weights, real slices."""
 
+import copy
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ class Caching:
 
     def __init__(self, root: Path) -> None:
         self.root, self.store, self.overrides = root, root / "store", list[str]()
+        self.counts: dict[str, dict[str, Any]] = {}
         (root / "assets").mkdir(parents=True)
         make_vae(root / "assets/3d-vae.pt", seed=1)
         make_t5(root / "assets/t5", seed=2)
@@ -45,6 +48,13 @@ class Caching:
         config = load_config([TINY], [*here, *self.overrides], check_files=False)
         return Resolver(config, Place(self.store, self.root / "results", experiment="tiny"), self.hashes)
 
+    def with_store(self, store: Path) -> "Caching":
+        """The same data and assets with a copy of the store."""
+        other = copy.copy(self)
+        shutil.copytree(self.store, store)
+        other.store, other.overrides, other.hashes = store, [], ContentHashes(store / "hashes.json")
+        return other
+
     def job(self, stage: str) -> Job:
         resolver = self.resolver()
         if stage == "scan":
@@ -52,7 +62,10 @@ class Caching:
         return Job(resolver.all()[stage], self.store)
 
     def run(self, stage: str) -> dict[str, Any]:
-        return STAGES[stage](self.job(stage))
+        return self.run_job(self.job(stage))
+
+    def run_job(self, job: Job) -> dict[str, Any]:
+        return STAGES[job.slice.stage](job)
 
     def run_all(self) -> dict[str, dict[str, Any]]:
         return {stage: self.run(stage) for stage in STAGES}

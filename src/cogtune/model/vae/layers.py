@@ -79,7 +79,9 @@ def resize_latent(z_BCTHW: Tensor, f_BCTHW: Tensor, first: bool) -> Tensor:
 class ResBlock(nn.Module):
     """norm, SiLU, conv, twice, plus the input. ``z_channels`` > 0 makes the norms spatial (decoder)."""
 
-    def __init__(self, channels_in: int, channels_out: int, groups: int, z_channels: int = 0, dropout: float = 0.0) -> None:
+    def __init__(
+        self, channels_in: int, channels_out: int, groups: int, z_channels: int = 0, dropout: float = 0.0
+    ) -> None:
         super().__init__()
 
         def norm(channels: int) -> nn.Module:
@@ -114,7 +116,7 @@ class Downsample(nn.Module):
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         if self.compress_time and x_BCTHW.shape[2] > 1:
             lone = x_BCTHW.shape[2] % 2
-            pairs = F.avg_pool3d(x_BCTHW[:, :, lone:], kernel_size=(2, 1, 1), stride=(2, 1, 1))
+            pairs = x_BCTHW[:, :, lone:].unflatten(2, (-1, 2)).mean(3)  # avg_pool3d has no bf16 on the CPU
             x_BCTHW = torch.cat([x_BCTHW[:, :, :1], pairs], dim=2) if lone else pairs
         return _per_frame(self.conv, F.pad(x_BCTHW, (0, 1, 0, 1)))
 

@@ -1,0 +1,98 @@
+"""What the scan stage leaves, and when it refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cogtune.config.digest import data_digests
+from cogtune.config.slices import Slice
+from cogtune.data.listing import read_manifest
+from cogtune.errors import UserError
+from cogtune.stages import scan
+from cogtune.stages.job import Job
+from tests.unit.data.footage import damaged, write_video
+
+
+class Data:
+    """A scan job over ``root`` without the rest of a config."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.values = root, {"args": {"max_reject_share": 0.5}, "data": {"target": "SFTDataset"}}
+        write_video(root / "train/videos/good.mp4")
+        self.caption("train", "good", "first line\nsecond line")
+
+    def caption(self, split: str, name: str, text: str) -> None:
+        label = self.root / split / "labels" / f"{name}.txt"
+        label.parent.mkdir(parents=True, exist_ok=True)
+        label.write_text(text)
+
+    def job(self) -> Job:
+        identity = {"format": "cogtune-slice-1", "stage": "scan", "version": 1, "values": self.values, "upstream": {}}
+        roots = {
+            f"args.{split}_data": [str(self.root / split)]
+            for split in ("train", "valid")
+            if (self.root / split).exists()
+        }
+        return Job(Slice("scan", identity, {"values": roots}), self.root / "store")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Data:
+    return Data(tmp_path)
+
+
+def test_what_it_leaves(data: Data) -> None:
+    write_video(data.root / "valid/videos/held.mp4", seed=1, size=(32, 64))
+    data.caption("valid", "held", "held out")
+    damaged(data.root / "train/videos/good.mp4", data.root / "train/videos/bad.mp4", "half")
+    data.caption("train", "bad", "x")
+    job = data.job()
+    assert scan.run(job) == {"made": 2, "reused": 1, "train": 1, "valid": 1, "rejected": 1}
+    rows = read_manifest(job.job_dir() / "manifest.jsonl")
+    assert [(row.split, row.name, row.caption) for row in rows] == [
+        ("train", "videos/good.mp4", "first line second line"),
+        ("valid", "videos/held.mp4", "held out"),
+    ]
+    assert Path(rows[0].path).is_absolute()
+    digests = data_digests((row.clip, row.caption, row.split) for row in rows)
+    assert json.loads((job.job_dir() / "digests.json").read_text()) == digests
+    (reject,) = map(json.loads, (job.job_dir() / "rejects.jsonl").read_text().splitlines())
+    assert (reject["name"], reject["split"]) == ("videos/bad.mp4", "train")
+    found = json.loads((job.job_dir() / "report.json").read_text())
+    assert found["clips"] == {"train": 1, "valid": 1}
+    assert found["sizes"] == {"48x32": 1, "64x32": 1}
+    assert found["aspects"] == {"2:1": 1, "3:2": 1}
+    assert found["captions"]["of_several_lines"] == 1
+    assert found["rejects"] == {"cut short": 1}
+    assert scan.run(job)["made"] == 0
+
+
+def test_too_many_rejects(data: Data) -> None:
+    for name in ("x", "y"):
+        damaged(data.root / "train/videos/good.mp4", data.root / f"train/videos/{name}.mp4", "text")
+        data.caption("train", name, "x")
+    with pytest.raises(
+        UserError, match=r"2 of 3 files are rejected, more than args.max_reject_share \(0.5\)"
+    ) as caught:
+        scan.run(data.job())
+    assert "x.mp4: not a video" in str(caught.value)
+    assert (data.job().job_dir() / "rejects.jsonl").exists()
+    assert not (data.job().job_dir() / "digests.json").exists()
+    data.values["args"]["max_reject_share"] = 0.7
+    assert scan.run(data.job())["rejected"] == 2
+
+
+def test_no_videos(data: Data) -> None:
+    (data.root / "train/videos/good.mp4").unlink()
+    with pytest.raises(UserError, match="no videos below"):
+        scan.run(data.job())
+
+
+def test_nothing_to_train_on(data: Data) -> None:
+    (data.root / "train/labels/good.txt").unlink()
+    write_video(data.root / "valid/videos/held.mp4", seed=1)
+    data.caption("valid", "held", "held out")
+    with pytest.raises(UserError, match="no usable clip") as caught:
+        scan.run(data.job())
+    assert "no caption" in str(caught.value)

@@ -207,6 +207,7 @@ def test_a_killed_rank_ends_the_run_with_one_message(caches: Path) -> None:
     os.kill(children_of(process.pid)[1], signal.SIGKILL)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 1, said
+    assert "refused: training ended unfinished: rank 1 was killed by SIGKILL" in said
 
 
 def test_one_rank_draws_what_two_draw(uninterrupted: Training, caches: Path) -> None:

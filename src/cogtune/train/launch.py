@@ -26,6 +26,11 @@ POLL_SECONDS = 0.2
 GRACE_SECONDS = 5.0
 STOPPED = 143
 """Exit code of a rank that was asked to stop, wrote a checkpoint and left: 128 + SIGTERM."""
+_KILLERS: dict[int | None, str] = {
+    -signal.SIGKILL: "SIGKILL (out of memory?)",
+    -signal.SIGSEGV: "SIGSEGV",
+    -signal.SIGBUS: "SIGBUS",
+}
 
 
 def run_ranks(plan: dict[str, Any], ranks: int, threads: int, log: Path, on_line: Callable[[str], None]) -> bool:
@@ -96,8 +101,9 @@ def _passing_on_sigterm(processes: list[subprocess.Popen[bytes]]) -> Iterator[li
         signal.signal(signal.SIGTERM, before)
 
 
-def _watch(processes: list[subprocess.Popen[bytes]], reading: int, on_line: Callable[[str], None]) -> list[int]:
-    """Pass reports on until all ranks ended, or one failed and the others had time to notice. Returns exit codes."""
+def _watch(processes: list[subprocess.Popen[bytes]], reading: int, on_line: Callable[[str], None]) -> list[int | None]:
+    """Pass reports on until all ranks ended, or one failed and the others had time to notice. Returns exit codes, None
+    for a rank that still waits for the one that failed."""
     pending = b""
     failed_at: float | None = None
     with selectors.DefaultSelector() as selector:
@@ -119,7 +125,7 @@ def _watch(processes: list[subprocess.Popen[bytes]], reading: int, on_line: Call
                 failed_at = time.monotonic()
             if failed_at is not None and time.monotonic() - failed_at > GRACE_SECONDS:
                 break
-    return [process.poll() if process.poll() is not None else -signal.SIGKILL for process in processes]  # pyright: ignore[reportReturnType]
+    return codes
 
 
 def _kill(processes: list[subprocess.Popen[bytes]]) -> None:
@@ -129,26 +135,21 @@ def _kill(processes: list[subprocess.Popen[bytes]]) -> None:
         process.wait()
 
 
-def _verdict(codes: list[int], asked: bool, folder: Path, log: Path) -> bool:
+def _verdict(codes: list[int | None], asked: bool, folder: Path, log: Path) -> bool:
+    """Done (True), stopped (False), or the error of the rank that began it: the others fail because their peer is gone."""
     if all(code == 0 for code in codes):
         return True
-    errors = [json.loads(path.read_text()) for path in folder.glob("error-*.json")]
-    if errors:
-        first = min(errors, key=lambda error: error["time"])
-        if first["expected"]:
-            raise UserError(first["message"])
-        raise RuntimeError(f"rank {first['rank']} of training failed: {first['message']}\n{first['traceback']}")
+    errors = sorted((json.loads(path.read_text()) for path in folder.glob("error-*.json")), key=lambda e: e["time"])
+    if errors and errors[0]["expected"]:
+        raise UserError(errors[0]["message"])
     if asked or all(code in (0, STOPPED) for code in codes):
         return False
-    ends = ", ".join(f"rank {rank}: {_ending(code)}" for rank, code in enumerate(codes))
-    raise UserError(f"training ended unfinished ({ends}); the same command resumes it. What the ranks printed: {log}")
-
-
-def _ending(code: int) -> str:
-    if code >= 0:
-        return f"exit code {code}"
-    name = signal.Signals(-code).name
-    return f"killed by {name}" + (" (out of memory?)" if -code == signal.SIGKILL else "")
+    killed = [f"rank {rank} was killed by {name}" for rank, code in enumerate(codes) if (name := _KILLERS.get(code))]
+    if errors and not killed:
+        first = errors[0]
+        raise RuntimeError(f"rank {first['rank']} of training failed: {first['message']}\n{first['traceback']}")
+    ends = "; ".join(killed or [f"exit codes {codes}"])
+    raise UserError(f"training ended unfinished: {ends}. The same command resumes it. What the ranks printed: {log}")
 
 
 def leave_error(folder: Path, rank: int, error: BaseException, expected: bool, traceback: str) -> None:

@@ -44,7 +44,9 @@ class Resolver:
             args = self.config.values["args"]
             if not args["train_data"]:
                 raise ConfigError("not set; expected a list of folders with videos/ and labels/", key="args.train_data")
-            roots = {name: [str(Path(root).resolve()) for root in args[name] or []] for name in ("train_data", "valid_data")}
+            roots = {
+                name: [str(Path(root).resolve()) for root in args[name] or []] for name in ("train_data", "valid_data")
+            }
             found = fingerprint({"train": roots["train_data"], "valid": roots["valid_data"]})
             self._put("scan", {}, found, {"values": {f"args.{name}": folders for name, folders in roots.items()}})
         return self._cut["scan"]

@@ -12,6 +12,8 @@ from cogtune.config.registry import build
 from cogtune.config.schema.text import GeneralConditionerParams, T5EmbedderParams
 from cogtune.errors import UserError
 
+_VOCABULARIES = ("tokenizer.json", "spiece.model")
+
 
 class T5Embedder:
     """T5 encoder states of padded captions (upstream sgm.modules.encoders.modules, ``FrozenT5Embedder``).
@@ -70,15 +72,7 @@ class GeneralConditioner:
 def _load(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     weights = folder / "text_encoder" if (folder / "text_encoder").is_dir() else folder
     words = folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder
-    try:
-        kind = json.loads((weights / "config.json").read_text()).get("model_type")
-    except (OSError, ValueError, AttributeError):
-        kind = None
-    if kind != "t5":
-        raise UserError(
-            f"{folder}: not a T5 folder: {weights / 'config.json'} has model_type {kind!r}; expected tokenizer and weights "
-            f"of T5 in transformers' format, as in CogVideoX's t5-v1_1-xxl folder"
-        )
+    _check_folder(folder, weights / "config.json", words)
     from transformers import AutoTokenizer, T5EncoderModel
     from transformers.utils import logging
 
@@ -95,7 +89,23 @@ def _load(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
         raise UserError(f"{folder}: T5 cannot be loaded: {first}") from None
     lacking = sorted(report["missing_keys"])
     if lacking:
-        raise UserError(
-            f"{folder}: {len(lacking)} weights of T5 are missing, such as {lacking[0]}; copy the folder again"
-        )
+        raise UserError(f"{folder}: {len(lacking)} weights of T5 are missing, such as {lacking[0]}; copy it again")
+    if len(tokenizer) > model.config.vocab_size:
+        sizes = f"the tokenizer has {len(tokenizer)} tokens, the weights have {model.config.vocab_size}"
+        raise UserError(f"{folder}: tokenizer and weights are not of one model: {sizes}")
     return tokenizer, model.eval().requires_grad_(False)
+
+
+def _check_folder(folder: Path, config: Path, words: Path) -> None:
+    try:
+        kind = json.loads(config.read_text()).get("model_type")
+    except (OSError, ValueError, AttributeError):
+        kind = None
+    if kind != "t5":
+        raise UserError(
+            f"{folder}: not a T5 folder: {config} has model_type {kind!r}; expected tokenizer and weights of T5 in "
+            f"transformers' format, as in CogVideoX's t5-v1_1-xxl folder"
+        )
+    if not any((words / name).exists() for name in _VOCABULARIES):
+        # transformers would make a tokenizer without a vocabulary, to which every word is unknown.
+        raise UserError(f"{folder}: no tokenizer in it; expected one of {', '.join(_VOCABULARIES)} in {words}")

@@ -49,7 +49,8 @@ class Training:
         plan.write_text(json.dumps(self.plan()))
         command = [sys.executable, "-c", LAUNCH, str(plan), str(self.ranks), str(self.folder / "ranks.log")]
         pipe = subprocess.PIPE
-        return subprocess.Popen(command, env=environment(), cwd=REPO, stdout=subprocess.DEVNULL, stderr=pipe, text=True)
+        on_cpu = environment() | {"CUDA_VISIBLE_DEVICES": ""}
+        return subprocess.Popen(command, env=on_cpu, cwd=REPO, stdout=subprocess.DEVNULL, stderr=pipe, text=True)
 
     def finish(self, code: int = 0) -> str:
         """Run to the end; returns what it said on standard error."""

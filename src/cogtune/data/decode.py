@@ -79,7 +79,7 @@ class Video:
 def probe(path: Path) -> VideoInfo:
     """What is in ``path``, held against what its container declares. Raises VideoError.
 
-    The first, the middle and the last frame are decoded; that all chosen ones decode is for preprocess to prove.
+    Only the first frame is decoded; that the chosen ones decode is for preprocess to prove.
     """
     video = Video(path)
     promised = _promised_seconds(path)
@@ -88,8 +88,7 @@ def probe(path: Path) -> VideoInfo:
         raise VideoError(
             f"cut short: its container declares {promised:.2f} s, {video.seconds:.2f} s of video are there"
         )
-    last = len(video) - 1
-    height, width = video.frames(sorted({0, last // 2, last})).shape[1:3]
+    height, width = video.frames([0]).shape[1:3]
     return VideoInfo(len(video), round(video.fps, 4), width, height, round(video.seconds, 4))
 
 

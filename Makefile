@@ -24,7 +24,7 @@ demo: setup  ## the default experiments, from clips to report (about 10 minutes 
 	$(SNAKEMAKE)
 	@for report in results/*/report.html; do echo "report: $(CURDIR)/$$report"; done
 
-demo-assets: setup  ## train the demo's VAE again (about 40 minutes; its weights are in demo/assets)
+demo-assets: setup  ## train the demo's VAE again (about 20 minutes; its weights are in demo/assets)
 	python demo/train_vae.py
 
 picture: setup  ## the README's picture, from the demo's results

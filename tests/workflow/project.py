@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,14 +60,14 @@ def environment() -> dict[str, str]:
     return os.environ | {"PATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 
 
-def make_clip(path: Path, seed: int, frames: int = 12) -> None:
+def make_clip(path: Path, seed: int, frames: int = 12, options: Sequence[str] = ()) -> None:
     """A small moving pattern, 8 frames a second; ``seed`` makes it unlike the others."""
     path.parent.mkdir(parents=True, exist_ok=True)
     x, y = np.meshgrid(np.arange(48), np.arange(32))
     phase = np.random.default_rng(seed).uniform(0, 6, size=3)
     moving = [[127 + 120 * np.sin(x / (3 + seed) + y / 9 + t / 3 + p) for p in phase] for t in range(frames)]
     video = np.stack(moving).transpose(0, 2, 3, 1).astype(np.uint8)
-    iio.imwrite(path, video, fps=8, codec="libx264", output_params=["-crf", "12"], macro_block_size=1)
+    iio.imwrite(path, video, fps=8, codec="libx264", output_params=["-crf", "12", *options], macro_block_size=1)
 
 
 def add_clip(root: Path, name: str, seed: int, caption: str) -> None:
@@ -74,6 +75,17 @@ def add_clip(root: Path, name: str, seed: int, caption: str) -> None:
     label = root / "labels" / f"{name}.txt"
     label.parent.mkdir(parents=True, exist_ok=True)
     label.write_text(caption)
+
+
+def add_broken(videos: Path) -> None:
+    """What a download leaves behind: cut off (moov first, so it opens and decodes), empty, and no video at all."""
+    whole = videos / "truncated.mp4"
+    make_clip(whole, 4, frames=120, options=["-movflags", "+faststart"])
+    whole.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    (videos / "empty.mp4").touch()
+    (videos / "text.mp4").write_text("not a video")
+    for name in ("truncated", "empty", "text"):
+        (videos.parent / "labels" / f"{name}.txt").write_text(f"a {name} file")
 
 
 def lay_out(root: Path) -> Project:
@@ -92,6 +104,7 @@ def lay_out(root: Path) -> Project:
     add_clip(root / "data/train", "wave", 1, "a wave rolls over the sand")
     add_clip(root / "data/train", "stripes", 2, "stripes move to the left")
     add_clip(root / "data/valid", "held", 5, "a pattern that nobody trained on")
+    add_broken(root / "data/train/videos")
     script = [sys.executable, "-m", "tests.workflow.weights", str(root / "assets")]
     subprocess.run(script, cwd=REPO, env=environment(), check=True)
     return Project(root)

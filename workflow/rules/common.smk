@@ -51,7 +51,9 @@ def upstream(wildcards):
     """Receipts of the jobs that this one stands on, as its slice names them."""
     path = Path(slice_file(wildcards)).with_suffix(".volatile.json")
     jobs = json.loads(path.read_text())["jobs"].values()
-    return sorted(f"{RESULTS}/.receipts/{job['stage']}-{job['key']}.json" for job in jobs)
+    return sorted(
+        f"{RESULTS}/.receipts/{job['stage']}-{job['key']}.json" for job in jobs
+    )
 
 
 def published(name):

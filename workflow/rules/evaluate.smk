@@ -5,8 +5,10 @@ rule evaluate:
         receipt("evaluate"),
     log:
         log_file("evaluate"),
+    conda:
+        "cogtune"
+    threads: workflow.cores
     params:
         slice=slice_file,
-    threads: workflow.cores
     shell:
         "python -m cogtune evaluate --slice {params.slice} --receipt {output} --log {log} --plain"

@@ -5,8 +5,10 @@ rule export:
         receipt("export"),
     log:
         log_file("export"),
+    conda:
+        "cogtune"
+    threads: 1
     params:
         slice=slice_file,
-    threads: 1
     shell:
         "python -m cogtune export --slice {params.slice} --receipt {output} --log {log} --plain"

@@ -5,8 +5,10 @@ rule latents:
         receipt("latents"),
     log:
         log_file("latents"),
+    conda:
+        "cogtune"
+    threads: workflow.cores
     params:
         slice=slice_file,
-    threads: workflow.cores
     shell:
         "python -m cogtune latents --slice {params.slice} --receipt {output} --log {log} --plain"

@@ -5,8 +5,10 @@ rule preprocess:
         receipt("preprocess"),
     log:
         log_file("preprocess"),
+    conda:
+        "cogtune"
+    threads: workflow.cores
     params:
         slice=slice_file,
-    threads: workflow.cores
     shell:
         "python -m cogtune preprocess --slice {params.slice} --receipt {output} --log {log} --plain"

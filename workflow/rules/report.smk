@@ -5,8 +5,10 @@ rule report:
         f"{RESULTS}/{{experiment}}/.published-{{key}}",
     log:
         f"{RESULTS}/.logs/report-{{experiment}}-{{key}}.log",
+    conda:
+        "cogtune"
+    threads: 1
     params:
         slice=slice_file,
-    threads: 1
     shell:
         "python -m cogtune report --slice {params.slice} --receipt {output} --log {log} --plain"

@@ -5,8 +5,10 @@ rule sample:
         receipt("sample"),
     log:
         log_file("sample"),
+    conda:
+        "cogtune"
+    threads: workflow.cores
     params:
         slice=slice_file,
-    threads: workflow.cores
     shell:
         "python -m cogtune sample --slice {params.slice} --receipt {output} --log {log} --plain"

@@ -3,8 +3,10 @@ checkpoint scan:
         receipt("scan"),
     log:
         log_file("scan"),
+    conda:
+        "cogtune"
+    threads: 1
     params:
         slice=slice_file,
-    threads: 1
     shell:
         "python -m cogtune scan --slice {params.slice} --receipt {output} --log {log} --plain"

@@ -5,8 +5,10 @@ rule text:
         receipt("text"),
     log:
         log_file("text"),
+    conda:
+        "cogtune"
+    threads: workflow.cores
     params:
         slice=slice_file,
-    threads: workflow.cores
     shell:
         "python -m cogtune text --slice {params.slice} --receipt {output} --log {log} --plain"

@@ -5,8 +5,10 @@ rule train:
         receipt("train"),
     log:
         log_file("train"),
+    conda:
+        "cogtune"
+    threads: workflow.cores
     params:
         slice=slice_file,
-    threads: workflow.cores
     shell:
         "python -m cogtune train --slice {params.slice} --receipt {output} --log {log} --plain"

@@ -134,7 +134,7 @@ def reads_identity(stage: Stage, dotted: str) -> bool:
 
 
 def how_read(stage: Stage, dotted: str) -> str | None:
-    """"keys" if the key enters the digest of ``stage``, "volatile" if it reaches the stage only, None if it does not."""
+    """Say "keys" if the key enters the digest of ``stage``, "volatile" if it reaches the stage only, None if it does not."""
     return _kind(stage, tuple(dotted.split(".")))
 
 

@@ -34,7 +34,7 @@ def ssim(video_FCHW: Tensor, reference_FCHW: Tensor) -> float:
     Raises UserError when the shapes differ.
     """
     _same_shape(video_FCHW, reference_FCHW)
-    found = structural_similarity_index_measure(video_FCHW.double(), reference_FCHW.double(), data_range=255.0)
+    found = structural_similarity_index_measure(video_FCHW.float(), reference_FCHW.float(), data_range=255.0)
     assert isinstance(found, Tensor)
     return float(found)
 

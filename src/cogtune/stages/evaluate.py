@@ -15,7 +15,7 @@ from cogtune.data.decoder import Decoder
 from cogtune.data.listing import ClipRow
 from cogtune.data.store import ShardReader, ShardWriter
 from cogtune.errors import UserError
-from cogtune.evaluation.generate import to_uint8
+from cogtune.evaluation.generate import decode
 from cogtune.evaluation.measure import Measured, Sample, flat_metrics, measure, per_sample
 from cogtune.evaluation.prompts import ID_DIGITS
 from cogtune.evaluation.report.publish import to_json
@@ -26,6 +26,8 @@ from cogtune.stages.job import Job, missing
 
 METRICS, PER_SAMPLE, CLIPS = "metrics.json", "per_sample.json", "clips"
 _LOSS_DIGITS = 5
+_BATCH = 4
+"""Clips whose reconstructions are made together, and are in memory at once."""
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -37,9 +39,9 @@ def run(job: Job) -> dict[str, Any]:
     folder = job.job_dir()
     clips = _clips(job.manifest(), ShardReader(job.items_dir("latents")).ids())
     samples = read_samples(ShardReader(job.job_dir("sample")))
-    lacking = missing(clips, ShardReader(folder).ids())
+    lacking = set(missing(clips, ShardReader(folder).ids()))
     if lacking:
-        _measure(job, [clips[clip] for clip in lacking], samples)
+        _measure(job, list(clips.values()), lacking, samples)
     reader = ShardReader(folder)
     measured = {clip: Measured(**reader.meta(clip)) for clip in clips}
     rows = per_sample(samples, measured)
@@ -64,16 +66,20 @@ def read_samples(reader: ShardReader) -> list[Sample]:
     ]
 
 
-def _measure(job: Job, rows: list[ClipRow], samples: list[Sample]) -> None:
-    """Compare each clip's pixels with its reconstruction and, if it was trained on, with all samples."""
+def _measure(job: Job, rows: list[ClipRow], lacking: set[str], samples: list[Sample]) -> None:
+    """Compare each lacking clip with its reconstruction and, if it was trained on, with all samples.
+
+    Reconstructions are made in batches of all ``rows``, so that a resumed run decodes in the same company and gives the
+    same bytes.
+    """
     args, folder = job.config["args"], job.job_dir()
     reader = ShardReader(job.job_dir("sample"))
     videos = {sample.item: reader.tensors(sample.item)["video"] for sample in samples if sample.clip is not None}
     sampled = {sample.clip for sample in samples}
     data = job.config["data"]["params"]
     writer = ShardWriter(folder, args.get("flush_megabytes", 256), args.get("flush_seconds", 30.0))
-    with writer, job.progress(len(rows), "evaluate", "clips") as bar:
-        for row, pixels_FCHW, reconstruction_FCHW in _reconstructions(job, rows):
+    with writer, job.progress(len(lacking), "evaluate", "clips") as bar:
+        for row, pixels_FCHW, reconstruction_FCHW in _reconstructions(job, rows, lacking):
             trained = row.split == "train"
             own = [sample.item for sample in samples if sample.clip == row.clip]
             found = measure(pixels_FCHW, reconstruction_FCHW, videos if trained else {}, own if trained else [])
@@ -86,22 +92,29 @@ def _measure(job: Job, rows: list[ClipRow], samples: list[Sample]) -> None:
             bar.advance(1)
 
 
-@torch.no_grad()
-def _reconstructions(job: Job, rows: list[ClipRow]) -> Iterator[tuple[ClipRow, Tensor, Tensor]]:
+def _reconstructions(job: Job, rows: list[ClipRow], lacking: set[str]) -> Iterator[tuple[ClipRow, Tensor, Tensor]]:
     """(clip, its pixels, what the VAE makes of its cached posterior mean), both uint8 (F, 3, H, W)."""
     prepared, latents = ShardReader(job.items_dir("preprocess")), ShardReader(job.items_dir("latents"))
     device, dtype = device_for(), dtype_of(job.config["args"].get("encoder_precision") or "fp32")
     vae = build(job.config["model"]["first_stage_config"]).to(device, dtype)
     size = job.config["data"]["params"]["video_size"]
     with Decoder() as decoder:
-        for row in rows:
-            try:
-                pixels_FCHW = load_clip(row.path, prepared.meta(row.clip), size, decoder)
-            except (VideoError, OSError) as error:
-                raise UserError(f"{row.path}: it was encoded, and now cannot be read again: {error}") from None
-            moments_CTHW = latents.tensors(row.clip)["moments"]
-            mean_BCTHW = vae.regularizer.mode(moments_CTHW[None].to(device, dtype))
-            yield row, pixels_FCHW, to_uint8(vae.decode(mean_BCTHW)[0])
+        for start in range(0, len(rows), _BATCH):
+            batch = rows[start : start + _BATCH]
+            if not lacking & {row.clip for row in batch}:
+                continue
+            moments_BCTHW = torch.stack([latents.tensors(row.clip)["moments"] for row in batch])
+            mean_BCTHW = vae.regularizer.mode(moments_BCTHW.to(device, dtype))
+            for row, reconstruction_FCHW in zip(batch, decode(vae, mean_BCTHW), strict=True):
+                if row.clip in lacking:
+                    yield row, _pixels(row, prepared.meta(row.clip), size, decoder), reconstruction_FCHW
+
+
+def _pixels(row: ClipRow, meta: dict[str, Any], size: list[int], decoder: Decoder) -> Tensor:
+    try:
+        return load_clip(row.path, meta, size, decoder)
+    except (VideoError, OSError) as error:
+        raise UserError(f"{row.path}: it was encoded, and now cannot be read again: {error}") from None
 
 
 def _losses(job: Job) -> dict[str, float]:

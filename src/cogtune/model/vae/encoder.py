@@ -55,5 +55,3 @@ def latent_frames(frames: int) -> int:
         near = max(1, (frames - 1) // TIME_COMPRESSION * TIME_COMPRESSION + 1)
         raise ValueError(f"{frames} frames: the 3D VAE takes 4k + 1 (1, 5, 9, …, 49); nearest below is {near}")
     return (frames - 1) // TIME_COMPRESSION + 1
-
-

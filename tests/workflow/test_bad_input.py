@@ -39,7 +39,7 @@ def test_the_report_shows_samples_and_the_metrics_file_has_the_figures(project: 
     ("old", "new", "words"),
     [
         ("train_iters: 6", "train_itters: 6", ["config/tiny.yaml", "args.train_itters", "train_iters"]),
-        ("train_iters: 6", "train_iters: six", ["config/tiny.yaml", "args.train_iters", "int"]),
+        ("train_iters: 6", "train_iters: six", ["config/tiny.yaml", "args.train_iters", "whole number"]),
         ("dit_video_concat.AdaLNMixin", "dit_video_concat.AdaLNMixim", ["config/tiny.yaml", "AdaLNMixin"]),
         ("assets/3d-vae.pt", "assets/no-vae.pt", ["config/tiny.yaml", "ckpt_path", "assets/no-vae.pt"]),
         ("max_num_frames: 5", "max_num_frames: 6", ["config/tiny.yaml", "max_num_frames", "4k"]),

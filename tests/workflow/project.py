@@ -13,7 +13,7 @@ import imageio.v3 as iio
 import numpy as np
 
 REPO = Path(__file__).resolve().parents[2]
-COPIED = ("Snakefile", "workflow", "profiles", "Makefile", "pyproject.toml", "constraints.txt")
+COPIED = ("Snakefile", "workflow", "profiles", "Makefile", "pyproject.toml", "constraints.txt", "environment.yml")
 STAGES = ("scan", "preprocess", "latents", "text", "train", "export", "sample", "evaluate")
 
 

@@ -66,9 +66,6 @@ def test_a_failing_stage_says_how_to_repeat_it_and_loses_nothing(project: Projec
     assert "to repeat this job by hand:\n  cogtune latents --slice store/slices/" in done.stderr
     assert "3d-vae.pt" in done.stderr
     assert "Traceback" not in done.stderr
-    (log,) = [
-        path for path in (project.root / "results/.logs").glob("latents-*.log") if "3d-vae.pt" in path.read_text()
-    ]
-    assert isinstance(log, Path)
+    assert any("3d-vae.pt" in log.read_text() for log in (project.root / "results/.logs").glob("latents-*.log"))
     project.snakemake()
     assert project.metrics() == metrics

@@ -6,7 +6,7 @@ rule evaluate:
     log:
         log_file("evaluate"),
     conda:
-        "cogtune"
+        "../../environment.yml"
     threads: workflow.cores
     params:
         slice=slice_file,

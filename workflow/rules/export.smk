@@ -6,7 +6,7 @@ rule export:
     log:
         log_file("export"),
     conda:
-        "cogtune"
+        "../../environment.yml"
     threads: 1
     params:
         slice=slice_file,

@@ -6,7 +6,7 @@ rule latents:
     log:
         log_file("latents"),
     conda:
-        "cogtune"
+        "../../environment.yml"
     threads: workflow.cores
     params:
         slice=slice_file,

@@ -6,7 +6,7 @@ rule preprocess:
     log:
         log_file("preprocess"),
     conda:
-        "cogtune"
+        "../../environment.yml"
     threads: workflow.cores
     params:
         slice=slice_file,

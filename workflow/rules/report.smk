@@ -6,7 +6,7 @@ rule report:
     log:
         f"{RESULTS}/.logs/report-{{experiment}}-{{key}}.log",
     conda:
-        "cogtune"
+        "../../environment.yml"
     threads: 1
     params:
         slice=slice_file,

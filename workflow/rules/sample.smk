@@ -6,7 +6,7 @@ rule sample:
     log:
         log_file("sample"),
     conda:
-        "cogtune"
+        "../../environment.yml"
     threads: workflow.cores
     params:
         slice=slice_file,

@@ -4,7 +4,7 @@ checkpoint scan:
     log:
         log_file("scan"),
     conda:
-        "cogtune"
+        "../../environment.yml"
     threads: 1
     params:
         slice=slice_file,

@@ -6,7 +6,7 @@ rule text:
     log:
         log_file("text"),
     conda:
-        "cogtune"
+        "../../environment.yml"
     threads: workflow.cores
     params:
         slice=slice_file,

@@ -6,7 +6,7 @@ rule train:
     log:
         log_file("train"),
     conda:
-        "cogtune"
+        "../../environment.yml"
     threads: workflow.cores
     params:
         slice=slice_file,

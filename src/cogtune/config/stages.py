@@ -198,7 +198,8 @@ STAGES: dict[str, Stage] = {
         Stage(
             "report",
             version=1,
-            keys=("model", "data", "args", "deepspeed"),
+            # as_written also holds keys that have no effect here: the published config is the user's whole config.
+            keys=("model", "data", "args", "deepspeed", "experiment", "as_written"),
             upstream=("scan", "preprocess", "latents", "text", "train", "export", "sample", "evaluate"),
             data="pairs",
         ),

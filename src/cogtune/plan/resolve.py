@@ -89,7 +89,7 @@ class Resolver:
     def _values(self, name: str, upstream: dict[str, Slice]) -> dict[str, Any]:
         values = self.config.values
         if name == "report":
-            return values | {"experiment": self.place.experiment}
+            return values | {"experiment": self.place.experiment, "as_written": self.config.raw}
         args = dict(values["args"])
         if isinstance(args.get("load"), dict):
             args["load"] = None  # the other experiment's train key stands among the upstream identities

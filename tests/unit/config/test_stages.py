@@ -14,8 +14,8 @@ CONFIGS = [
     ["tests/workflow/tiny.yaml"],
     ["config/cogvideox1.5_5b_i2v.yaml", "config/sft.yaml"],
 ]
-OPTIONAL = {"deepspeed.tensorboard", "deepspeed.wandb", "deepspeed.csv_monitor"}
-"""Sections that stand in no shipped file."""
+OPTIONAL = {"deepspeed.tensorboard", "deepspeed.wandb", "deepspeed.csv_monitor", "experiment", "as_written"}
+"""Sections that stand in no shipped file, and what the plan adds for the report."""
 DECIDED = {"args.batch_size", "args.gradient_accumulation_steps", "args.zero_stage"}
 """Keys that the merge has already turned into their deepspeed counterpart."""
 

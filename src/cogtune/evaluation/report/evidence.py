@@ -38,6 +38,13 @@ class DataFacts:
     rejects: list[tuple[str, str]] = field(default_factory=list)
     truncated: list[str] = field(default_factory=list)
 
+    @property
+    def off_rate(self) -> bool:
+        """Whether some clip runs at another rate than asked, by more than the rounding of time stamps (1 %)."""
+        return self.effective_fps is not None and any(
+            abs(fps - self.asked_fps) > 0.01 * self.asked_fps for fps in self.effective_fps
+        )
+
 
 @dataclass(frozen=True)
 class StageFacts:

@@ -74,7 +74,7 @@ def _config_lines(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _decibel(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f} dB"
+    return "–" if value is None else f"{value:.1f}\N{NO-BREAK SPACE}dB"
 
 
 def _figure(value: Any) -> str:

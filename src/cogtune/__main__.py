@@ -46,6 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     store.add_argument("action", choices=["list", "drop"])
     store.add_argument("key", nargs="?", help="12 hex digits, as in the folder's name")
     store.add_argument("--store", type=Path, default=Path("store"), metavar="DIR")
+    store.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="whose receipts to remove")
     return parser
 
 
@@ -99,7 +100,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     if arguments.command == "store":
         from cogtune.data import inventory
 
-        return inventory.run(arguments.action, arguments.store, arguments.key)
+        return inventory.run(arguments.action, arguments.store, arguments.key, arguments.results)
     from cogtune.stages import by_hand
     from cogtune.stages.execute import execute_logged
     from cogtune.stages.job import Job

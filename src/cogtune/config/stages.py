@@ -105,6 +105,7 @@ STAGES: dict[str, Stage] = {
                 "model.denoiser_config",
                 "model.loss_fn_config",
                 f"{_EMBEDDER}.ucg_rate",
+                f"{_VAE}.params.regularizer_config",
                 "model.not_trainable_prefixes",
                 "model.lora_train",
                 "model.noised_image_input",

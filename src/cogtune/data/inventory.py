@@ -2,15 +2,16 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
-from cogtune.config.slices import read_slice
+from cogtune.config.slices import Slice, read_slice
 from cogtune.config.stages import STAGES
 from cogtune.errors import UserError
 from cogtune.runtime.locks import hold_lock
 
 
-def run(action: str, store: Path, key: str | None, results: Path = Path("results")) -> int:
+def run(action: str, store: Path, key: str | None, results: Path) -> int:
     """`cogtune store list` and `cogtune store drop KEY`."""
     if not store.is_dir():
         raise UserError(f"{store}: no store here; name it with --store DIR")
@@ -25,30 +26,48 @@ def run(action: str, store: Path, key: str | None, results: Path = Path("results
 
 
 def drop(store: Path, key: str, results: Path) -> list[Path]:
-    """Remove the folder named ``key`` and the receipts that speak of it; returns what was removed.
+    """Remove the folder named ``key``, and every receipt that it stands behind; returns what was removed.
 
-    Receipts are named by job key and item folders by item key, so both are looked up through the slices.
+    Snakemake does not make a missing receipt again while those after it are there, so the receipts of all downstream
+    jobs go too. Their work stays: run again, they find it complete. Receipts are named by job key and item folders by
+    item key, so both are looked up through the slices.
     """
     folders = [store / stage / key for stage in STAGES if (store / stage / key).is_dir()]
     if not folders:
         raise UserError(f"{store}: nothing has the key {key}; `cogtune store list` shows the keys")
     removed: list[Path] = []
+    slices = list(_slices(store))
     for folder in folders:
         stage = folder.parent.name
         with hold_lock(store / "locks" / f"{stage}-{key}.lock"):
             shutil.rmtree(folder)
-        jobs = [part for part in _slices(store) if part.stage == stage and key in (part.key, part.items_key)]
-        receipts = [results / ".receipts" / f"{stage}-{part.key}.json" for part in jobs]
-        records = [store / "records" / f"{stage}-{part.key}.json" for part in jobs]
-        for path in (*receipts, *records):
-            path.unlink(missing_ok=True)
+        dropped = {part.key for part in slices if part.stage == stage and key in (part.key, part.items_key)}
+        for name in dropped:
+            (store / "records" / f"{stage}-{name}.json").unlink(missing_ok=True)
+        receipts = [path for name in _with_downstream(dropped, slices) for path in _receipts(results, name)]
+        for path in receipts:
+            path.unlink()
         removed += [folder, *receipts]
     return removed
 
 
-def _slices(store: Path):
+def _with_downstream(keys: set[str], slices: list[Slice]) -> set[str]:
+    """Job keys, and those of all jobs that stand on them."""
+    reached = set(keys)
+    while True:
+        more = {part.key for part in slices if reached & {job["key"] for job in part.volatile.get("jobs", {}).values()}}
+        if more <= reached:
+            return reached
+        reached |= more
+
+
+def _receipts(results: Path, key: str) -> list[Path]:
+    return sorted([*(results / ".receipts").glob(f"*-{key}.json"), *results.glob(f"*/.published-{key}")])
+
+
+def _slices(store: Path) -> Iterator[Slice]:
     for path in sorted((store / "slices").glob("*.json")):
-        if path.suffixes == [".json"]:
+        if path.stem.isalnum():
             yield read_slice(path)
 
 

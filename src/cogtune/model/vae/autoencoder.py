@@ -12,6 +12,7 @@ from cogtune.model.vae.decoder import Decoder3D
 from cogtune.model.vae.encoder import Encoder3D, latent_frames
 from cogtune.model.vae.layers import Past
 from cogtune.model.vae.regularizer import DiagonalGaussian
+from cogtune.model.weights.files import read_weights
 
 DECODE_CHUNK = 2
 """Latent frames decoded at a time; the first chunk takes what is left over, so 13 are 3, 2, 2, 2, 2, 2 (diffusers' way)."""
@@ -78,13 +79,7 @@ def read_checkpoint(path: Path, model: nn.Module, ignore: list[str] | tuple[str,
 
     Keys that start with one of ``ignore`` are dropped; anything else that does not fit is refused with a list (UserError).
     """
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        found = load_file(path)
-    else:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-        found = loaded.get("state_dict", loaded)
+    found = read_weights(path).tensors
     found = {name: value for name, value in found.items() if not name.startswith(tuple(ignore))}
     expected = model.state_dict()
     problems = [f"missing {name}" for name in expected.keys() - found.keys()]

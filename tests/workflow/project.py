@@ -96,8 +96,6 @@ def lay_out(root: Path) -> Project:
             shutil.copytree(source, root / name)
         elif source.exists():
             shutil.copy2(source, root / name)
-    if (REPO / ".venv").exists():
-        (root / ".venv").symlink_to(REPO / ".venv")
     (root / "config").mkdir()
     shutil.copy2(Path(__file__).parent / "tiny.yaml", root / "config/tiny.yaml")
     (root / "config/config.yaml").write_text("ranks: 2\nexperiments:\n  tiny:\n    base: [config/tiny.yaml]\n")

@@ -60,10 +60,15 @@ def copy_without(finished: Project, stage: str, root: Path) -> Project:
 
 
 def start(project: Project) -> subprocess.Popen[bytes]:
-    """`make demo` in a process group of its own."""
+    """`make demo` in a process group of its own, with the interpreter of the tests in place of a .venv."""
     log = (project.root / "make.log").open("ab")
     return subprocess.Popen(
-        ["make", "demo", "CORES=2"], cwd=project.root, env=environment(), stdout=log, stderr=log, start_new_session=True
+        ["make", "-o", ".venv/.installed", "demo", "CORES=2"],
+        cwd=project.root,
+        env=environment(),
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
     )
 
 

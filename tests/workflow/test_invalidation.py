@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -25,21 +26,21 @@ class Row:
     """``made`` by stage; stages that are absent must have made nothing. ``report``: whether it is published anew."""
 
     name: str
-    edit: Callable[[Project], None]
+    edit: Callable[[Project], object]
     made: dict[str, int | None] = field(default_factory=dict)
     report: bool = True
-    undo: Callable[[Project], None] | None = None
+    undo: Callable[[Project], object] | None = None
 
 
-def replaced(old: str, new: str) -> dict[str, Callable[[Project], None]]:
+def replaced(old: str, new: str) -> dict[str, Any]:
     return {"edit": lambda p: p.edit(old, new), "undo": lambda p: p.edit(new, old)}
 
 
-def caption(text: str) -> Callable[[Project], None]:
-    return lambda p: (p.root / "data/train/labels/wave.txt").write_text(text) and None
+def caption(text: str) -> Callable[[Project], object]:
+    return lambda p: (p.root / "data/train/labels/wave.txt").write_text(text)
 
 
-def remove(name: str) -> Callable[[Project], None]:
+def remove(name: str) -> Callable[[Project], object]:
     def edit(project: Project) -> None:
         (project.root / f"data/train/videos/{name}.mp4").unlink()
         (project.root / f"data/train/labels/{name}.txt").unlink()
@@ -53,7 +54,7 @@ def touch_everything(project: Project) -> None:
         os.utime(path, (now, now))
 
 
-def lose(*folders: str) -> Callable[[Project], None]:
+def lose(*folders: str) -> Callable[[Project], object]:
     return lambda p: [shutil.rmtree(p.root / folder) for folder in folders] and None
 
 
@@ -84,7 +85,7 @@ def move_vae_back(project: Project) -> None:
     project.edit("assets/moved.pt", "assets/3d-vae.pt")
 
 
-def new_weights(seed: int) -> Callable[[Project], None]:
+def new_weights(seed: int) -> Callable[[Project], object]:
     """Other weights under the same name, as an overwritten download."""
 
     def edit(project: Project) -> None:

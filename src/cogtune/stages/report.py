@@ -53,9 +53,13 @@ def _links(job: Job) -> dict[str, Path]:
 
 
 def _identity(job: Job) -> dict[str, Any]:
-    """The content of run.json: enough to tell two runs apart and to find their work in the store."""
+    """The content of run.json: enough to tell two runs apart and to find their work in the store.
+
+    ``keys.load`` is the training that this one started from, if it did.
+    """
+    started_from = {name: key for name, key in job.upstream_job("train").upstream.items() if name == "load"}
     return {
-        "keys": job.upstream | {"report": job.key},
+        "keys": job.upstream | started_from | {"report": job.key},
         "data": job.slice.identity.get("data"),
         "weights": weights_of(job.upstream_job(stage).slice for stage in job.upstream),
         "versions": versions(),

@@ -87,7 +87,7 @@ def loss_plot(training: Sequence[dict[str, Any]], validation: Sequence[dict[str,
     if min(losses) > 0 and max(losses) > 8 * min(losses):
         _log_axis(top)
     top.set_ylabel("loss")
-    top.legend(loc="upper right")
+    top.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderpad=0)
     rates = thinned([(row["step"], row["lr"]) for row in training if row.get("lr") is not None])
     bottom.plot([rate[0] for rate in rates], [rate[1] for rate in rates], color=_INK, linewidth=1.2)
     bottom.set_ylabel("learning rate")

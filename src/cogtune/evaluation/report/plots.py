@@ -32,12 +32,16 @@ _MOST_POINTS = 600
 
 
 def smoothed(values: Sequence[float], span: int) -> list[float]:
-    """Mean of the ``span`` values around each one; the window shrinks on both sides alike towards the ends, so that a
-    falling curve is not shifted."""
+    """Mean of the ``span`` values around each one.
+
+    At the start, where a curve falls steeply, the window shrinks on both sides alike; at the end it is only cut, so that
+    the last point is no single value.
+    """
     sums, found = [0.0, *accumulate(values)], []
     for i in range(len(values)):
-        reach = min(span // 2, i, len(values) - 1 - i)
-        found.append((sums[i + reach + 1] - sums[i - reach]) / (2 * reach + 1))
+        reach = min(span // 2, i)
+        first, end = i - reach, min(i + reach + 1, len(values))
+        found.append((sums[end] - sums[first]) / (end - first))
     return found
 
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cogtune.config.slices import Slice
-from cogtune.config.stages import STAGES
 from cogtune.errors import UserError
 from cogtune.plan.experiments import Experiment, Workspace
 
@@ -35,11 +34,14 @@ def prepare(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple[Sl
             execute(Job(scan, workspace.store, plain=arguments.plain), place.receipt(scan))
     parts = workspace.slices(arguments.name)
     part = parts[arguments.command]
-    for name in STAGES[arguments.command].upstream:
-        if not place.receipt(parts[name]).exists():
-            bases = " ".join(arguments.base) + (f" -- {' '.join(overrides)}" if overrides else "")
+    bases = " ".join(arguments.base) + (f" -- {' '.join(overrides)}" if overrides else "")
+    for name, job in part.volatile["jobs"].items():
+        if not (place.results / ".receipts" / f"{job['stage']}-{job['key']}.json").exists():
+            first = f"cogtune {name} --base {bases}"
+            if name == "load":
+                first = f"snakemake --cores all experiment_{workspace.chain(arguments.name)[-2]}"
             raise UserError(
-                f"{arguments.command} needs the result of {name}; run first:\n  cogtune {name} --base {bases}"
+                f"{arguments.command} needs the result of {job['stage']} {job['key']}; run first:\n  {first}"
             )
     return part, _receipt(arguments, place, part), workspace.store
 

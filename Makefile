@@ -20,7 +20,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,test,dev,slurm]'
 	@touch $@
 
-demo: setup  ## the default experiments, from clips to report (about 10 minutes on 2 cores)
+demo: setup  ## the default experiments, from clips to report (6 minutes on 2 cores)
 	$(SNAKEMAKE)
 	@for report in results/*/report.html; do echo "report: $(CURDIR)/$$report"; done
 

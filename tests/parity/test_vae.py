@@ -21,7 +21,7 @@ RENAMES = [
 
 
 def foreign_name(name: str) -> str:
-    """sat_reference 4.5: SAT's parameter name in diffusers."""
+    """SAT's parameter name in diffusers (upstream tools/convert_weight_sat2hf.py)."""
     for pattern, new in RENAMES:
         name = re.sub(pattern, new, name)
     return name

@@ -8,12 +8,11 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from cogtune.config.digest import file_digest
 from cogtune.data.decode import VideoError, VideoInfo
 from cogtune.data.decoder import Decoder
 from cogtune.data.listing import ClipRow, Listed, list_videos
 from cogtune.data.pipeline import decode_ahead
-
-_BLOCK = 1 << 22
 
 
 class CaptionError(Exception):
@@ -140,21 +139,12 @@ def _look(video: Listed, memo: Memo, allow_missing: bool, decoder: Decoder) -> t
     known = memo.get(video.path, before)
     if known is not None:
         return *known, caption, False
-    info, clip = decoder.probe(video.path), content_hash(video.path)
+    info, clip = decoder.probe(video.path), file_digest(video.path)
     after = video.path.stat()
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise VideoError("it changed while it was read; scan again when it is complete")
     memo.put(video.path, after, clip, info)
     return clip, info, caption, True
-
-
-def content_hash(path: Path) -> str:
-    """sha256 of a file's content, 64 hex digits."""
-    state = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(_BLOCK):
-            state.update(block)
-    return state.hexdigest()
 
 
 def _row(split: str, video: Listed, clip: str, info: VideoInfo, caption: str) -> ClipRow:

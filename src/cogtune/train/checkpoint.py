@@ -6,7 +6,6 @@
 DeepSpeed unpickles its files without restriction, so nothing reaches it whose checksum the record does not have.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -16,6 +15,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from cogtune.config.digest import file_digest
 from cogtune.errors import UserError
 from cogtune.runtime.atomic import sync, write_json
 
@@ -94,7 +94,7 @@ def _verify(path: Path) -> Found:
     if differing := (set(_files(path)) - {"record.json"}) ^ set(record["files"]):
         raise ValueError(f"its files are not those of its record: {sorted(differing)[:3]}")
     for name, expected in record["files"].items():
-        if _hash(path / name) != expected:
+        if file_digest(path / name) != expected:
             raise ValueError(f"{name}: checksum differs from the record")
     return Found(path, record["step"], record["ranks"])
 
@@ -118,11 +118,6 @@ def _files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-def _hash(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def _sync_and_hash(path: Path) -> str:
     sync(path)
-    return _hash(path)
+    return file_digest(path)

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from cogtune.config.digest import file_digest
 from cogtune.data import scan as module
-from cogtune.data.scan import CaptionError, Found, Memo, content_hash, read_caption, scan
+from cogtune.data.scan import CaptionError, Found, Memo, read_caption, scan
 from tests.unit.data.footage import copy, damaged
 
 
@@ -72,7 +73,7 @@ def test_rejects_have_reasons_and_do_not_stop_the_scan(data: Path, tmp_path: Pat
     ]
     row = found.rows[0]
     assert (row.frames, row.fps, row.width, row.height, row.split) == (24, 8.0, 48, 32, "train")
-    assert row.clip == content_hash(data / "videos/a.mp4")
+    assert row.clip == file_digest(data / "videos/a.mp4")
     reasons = {reject.name.removeprefix("videos/"): reject.reason for reject in found.rejects}
     assert reasons.keys() == {f"{name}.mp4" for name in ("copy", "mute", "half", "empty", "text", "noise", "link")}
     assert "same content as videos/a.mp4" in reasons["copy.mp4"]
@@ -106,7 +107,7 @@ def test_the_memo_spares_what_did_not_change(data: Path, tmp_path: Path) -> None
     os.utime(data / "videos/a.mp4", (1, 1))
     touched = known_after(memo, data)
     assert touched.probed == 1
-    assert touched.rows[0].clip == content_hash(data / "videos/a.mp4")
+    assert touched.rows[0].clip == file_digest(data / "videos/a.mp4")
     memo.write_text(memo.read_text()[:-20] + "\n{}\nnull\n")  # a torn line costs one file
     assert known_after(memo, data).probed == 1
 
@@ -118,7 +119,7 @@ def test_a_file_that_changes_meanwhile_is_not_believed(
         os.utime(path, (2, 2))
         return "f" * 64
 
-    monkeypatch.setattr(module, "content_hash", slow_hash)
+    monkeypatch.setattr(module, "file_digest", slow_hash)
     found = scan({"train": [data]}, Memo(tmp_path / "memo"))
     assert not found.rows
     assert not (tmp_path / "memo").exists()

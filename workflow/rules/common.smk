@@ -13,7 +13,10 @@ def open_workspace():
     """The experiments, each checked now: a bad config ends here with exit code 2, before any job."""
     try:
         workspace = Workspace.load("config/config.yaml", config)
-        if workspace.demo_data and subprocess.run([sys.executable, "demo/make_data.py"]).returncode:
+        if (
+            workspace.demo_data
+            and subprocess.run([sys.executable, "demo/make_data.py"]).returncode
+        ):
             sys.exit(1)
         for name in workspace.experiments:
             workspace.scan_receipts(name)

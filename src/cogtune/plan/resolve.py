@@ -8,6 +8,7 @@ from typing import Any
 from cogtune.config.errors import ConfigError
 from cogtune.config.files import ContentHashes
 from cogtune.config.merge import Config
+from cogtune.config.plugins import source_of, used_by
 from cogtune.config.slices import Slice, cut, reads_identity
 from cogtune.config.stages import STAGES
 from cogtune.data.listing import fingerprint
@@ -77,7 +78,7 @@ class Resolver:
             for path, file in files.items()
             if name != "report" and reads_identity(stage, path)
         }
-        part = cut(stage, values, hashes, files, upstream, data)
+        part = self._with_plugins(cut(stage, values, hashes, files, upstream, data))
         merged = part.volatile | {
             kind: part.volatile.get(kind, {}) | extra[kind] if isinstance(extra[kind], dict) else extra[kind]
             for kind in extra
@@ -85,6 +86,16 @@ class Resolver:
         part = Slice(name, part.identity, merged)
         part.write(self.place.store)
         self._cut[name] = part
+
+    def _with_plugins(self, part: Slice) -> Slice:
+        """The slice with the packages that its targets lie in: their source is identity, their place is not."""
+        used = used_by(part.config())
+        if not used:
+            return part
+        named = used_by(part.identity["values"])
+        sources = {name: self.hashes.of(source_of(name), "plugins") for name in sorted(named)}
+        identity = part.identity | ({"plugins": sources} if sources else {})
+        return Slice(part.stage, identity, part.volatile | {"plugins": used})
 
     def _values(self, name: str, upstream: dict[str, Slice]) -> dict[str, Any]:
         values = self.config.values

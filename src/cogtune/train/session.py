@@ -3,13 +3,14 @@
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
 import torch.distributed as dist
 from torch import nn
 
+from cogtune.config.plugins import allow_plugins
 from cogtune.config.registry import build
 from cogtune.data.dataset import CachedDataset
 from cogtune.diffusion.loss import VideoDiffusionLoss
@@ -40,6 +41,7 @@ class Plan:
     pairs: list[list[str]]
     validation_pairs: list[list[str]]
     threads: int
+    plugins: dict[str, str] = field(default_factory=dict)
 
 
 def train(plan_dict: dict[str, Any], report: TextIO, stopping: Callable[[], bool]) -> bool:
@@ -47,6 +49,7 @@ def train(plan_dict: dict[str, Any], report: TextIO, stopping: Callable[[], bool
     plan = Plan(**plan_dict)
     here = RankInfo(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
     set_threads(plan.threads)
+    allow_plugins(plan.plugins)
     connect(here, os.environ.get("COGTUNE_RENDEZVOUS", "env://"))
     loop, module = _set_up(plan, here, report, stopping)
     start = checkpoint.load_newest(loop.engine, loop.folder)

@@ -49,8 +49,8 @@ def _check(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     for name, experiment in experiments.items():
         try:
             config = workspace.load_config(experiment, check_files=not arguments.no_files)
-        except ConfigErrors as error:
-            errors += error.errors
+        except ConfigError as error:
+            errors += error.errors if isinstance(error, ConfigErrors) else [error]
             continue
         notices.update(dict.fromkeys(config.notices))
         print(f"{name}: ok")

@@ -14,7 +14,7 @@ from cogtune.config.slices import Slice, cut
 from cogtune.config.source import load_yaml
 from cogtune.config.stages import SWEEP
 from cogtune.plan.experiment import Experiment, parse_experiment, refuse_unknown
-from cogtune.plan.resolve import Place, Resolver
+from cogtune.plan.resolve import Place, Resolver, check_batch
 from cogtune.plan.sweeps import Sweep, expand_sweep
 
 _KEYS = {"store_dir", "results_dir", "ranks", "experiments", "sweep", "plugins", "resolvers", "demo_data"}
@@ -80,8 +80,13 @@ class Workspace:
         return cls.load(path) if path.exists() else cls(Path("store"), Path("results"), {})
 
     def load_config(self, experiment: Experiment, **options: Any) -> Config:
-        """The merged config of any experiment, with what this workspace allows; ``options`` as for `load_config`."""
-        return load_config(experiment.base, experiment.set, resolvers=self.resolvers, **options)
+        """The merged config of any experiment, with what this workspace allows; ``options`` as for `load_config`.
+
+        Raises ConfigErrors, also when the batch does not go with the experiment's ranks.
+        """
+        config = load_config(experiment.base, experiment.set, resolvers=self.resolvers, **options)
+        check_batch(config, experiment.ranks)
+        return config
 
     def config(self, name: str) -> Config:
         """The merged, checked config of an experiment."""

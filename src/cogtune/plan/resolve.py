@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cogtune.config.batch import plan_batches
 from cogtune.config.errors import ConfigError
 from cogtune.config.files import ContentHashes
 from cogtune.config.merge import Config
@@ -27,6 +28,19 @@ class Place:
     def receipt(self, part: Slice) -> Path:
         """The one file that Snakemake knows of this job."""
         return self.results / ".receipts" / f"{part.stage}-{part.key}.json"
+
+
+def check_batch(config: Config, ranks: int, remembered: int | None = None) -> None:
+    """Raise ConfigError if the global batch (the ``remembered`` one, if any) cannot be shared out over the ranks."""
+    args = config.values["args"]
+    if args.get("mode") == "inference":
+        return
+    try:
+        asked = args | ({"global_batch_size": remembered} if remembered else {})
+        plan_batches(config.values.get("deepspeed") or {}, asked, ranks)
+    except ConfigError as error:
+        where = "remembered from the first run" if remembered else f"set by {config.origin_of(error.key)}"
+        raise ConfigError(f"{error.message} ({where})", key=error.key) from None
 
 
 @dataclass
@@ -138,4 +152,6 @@ class Resolver:
         memo = self.place.store / "slices" / f"{anonymous.key}.batch.json"
         if not memo.exists():
             write_json(memo, {"global_batch_size": micro * accumulation * self.place.ranks})
-        return json.loads(memo.read_text())["global_batch_size"]
+        found = json.loads(memo.read_text())["global_batch_size"]
+        check_batch(self.config, self.place.ranks, found)
+        return found

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from cogtune.config.schema.dit import AdaLNParams, FinalLayerParams
 from cogtune.model.modulation import ModulatedLayerNorm, gated_add
 from cogtune.model.positions import rotate
+from cogtune.model.recompute import Recipe, recomputed
 
 
 class Modulation(NamedTuple):
@@ -46,13 +47,40 @@ class Attention(nn.Module):
         self.query_key_value: nn.Module = QueryKeyValue(hidden_size)
         self.dense: nn.Module = nn.Linear(hidden_size, hidden_size)
 
-    def forward(self, h_BND: Tensor, query_norm: nn.Module, key_norm: nn.Module, rotation: Tensor | None) -> Tensor:
-        q_BNHD, k_BNHD, v_BNHD = (y.unflatten(-1, (self.heads, -1)) for y in self.query_key_value(h_BND))
-        q_BNHD, k_BNHD = query_norm(q_BNHD), key_norm(k_BNHD)
-        if rotation is not None:
-            q_BNHD, k_BNHD = rotate(q_BNHD, rotation), rotate(k_BNHD, rotation)
-        y_BHND = F.scaled_dot_product_attention(q_BNHD.transpose(1, 2), k_BNHD.transpose(1, 2), v_BNHD.transpose(1, 2))
+    def forward(
+        self,
+        h_BND: Tensor,
+        h_again: Recipe,
+        norms: tuple[nn.Module, nn.Module],
+        rotation: Tensor | None,
+        recompute: bool,
+    ) -> Tensor:
+        with recomputed((h_BND, h_again), enabled=recompute):
+            projected = self.query_key_value(h_BND)
+        q_BNHD, k_BNHD, v_BNHD = (y.unflatten(-1, (self.heads, -1)) for y in projected)
+        (q_BNHD, q_again), (k_BNHD, k_again) = (
+            _positioned(x, norm, rotation) for x, norm in zip((q_BNHD, k_BNHD), norms, strict=True)
+        )
+        with recomputed((q_BNHD, q_again), (k_BNHD, k_again), enabled=recompute):
+            y_BHND = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q_BNHD, k_BNHD, v_BNHD)))
         return self.dense(y_BHND.transpose(1, 2).flatten(2))
+
+
+def _positioned(x_BNHD: Tensor, norm: nn.Module, rotation: Tensor | None) -> tuple[Tensor, Recipe]:
+    """Queries or keys after norm and rotation, and the recipe to make them again."""
+    y_BNHD = norm(x_BNHD)
+    weight, bias = (
+        None if p is None else p.detach().clone() for p in (getattr(norm, n, None) for n in ("weight", "bias"))
+    )
+    kept_BNHD = x_BNHD.detach()
+
+    def again() -> Tensor:
+        y_BNHD = kept_BNHD
+        if isinstance(norm, nn.LayerNorm):
+            y_BNHD = F.layer_norm(kept_BNHD, norm.normalized_shape, weight, bias, norm.eps)
+        return y_BNHD if rotation is None else rotate(y_BNHD, rotation)
+
+    return y_BNHD if rotation is None else rotate(y_BNHD, rotation), again
 
 
 class Mlp(nn.Module):
@@ -61,8 +89,12 @@ class Mlp(nn.Module):
         self.dense_h_to_4h = nn.Linear(hidden_size, 4 * hidden_size)
         self.dense_4h_to_h = nn.Linear(4 * hidden_size, hidden_size)
 
-    def forward(self, h_BND: Tensor) -> Tensor:
-        return self.dense_4h_to_h(F.gelu(self.dense_h_to_4h(h_BND), approximate="tanh"))
+    def forward(self, h_BND: Tensor, h_again: Recipe, recompute: bool) -> Tensor:
+        with recomputed((h_BND, h_again), enabled=recompute):
+            inner_BNM = self.dense_h_to_4h(h_BND)
+        active_BNM, kept_BNM = F.gelu(inner_BNM, approximate="tanh"), inner_BNM.detach()
+        with recomputed((active_BNM, lambda: F.gelu(kept_BNM, approximate="tanh")), enabled=recompute):
+            return self.dense_4h_to_h(active_BNM)
 
 
 class TransformerLayer(nn.Module):
@@ -82,12 +114,14 @@ class TransformerLayer(nn.Module):
         modulation: tuple[Modulation, Modulation],
         norms: tuple[nn.Module, nn.Module],
         rotation: Tensor | None,
+        recompute: bool,
     ) -> Tensor:
+        """``recompute``: keep less for the backward pass (`recompute.py`); off inside activation checkpointing."""
         first, second = modulation
-        normed_BND = self.input_layernorm(h_BND, text_length, first.shift_B2D, first.scale_B2D)
-        h_BND = gated_add(h_BND, self.attention(normed_BND, *norms, rotation), first.gate_B2D, text_length)
-        normed_BND = self.post_attention_layernorm(h_BND, text_length, second.shift_B2D, second.scale_B2D)
-        return gated_add(h_BND, self.mlp(normed_BND), second.gate_B2D, text_length)
+        normed = self.input_layernorm(h_BND, text_length, first.shift_B2D, first.scale_B2D)
+        h_BND = gated_add(h_BND, self.attention(*normed, norms, rotation, recompute), first.gate_B2D, text_length)
+        normed = self.post_attention_layernorm(h_BND, text_length, second.shift_B2D, second.scale_B2D)
+        return gated_add(h_BND, self.mlp(*normed, recompute), second.gate_B2D, text_length)
 
 
 class AdaLN(nn.Module):

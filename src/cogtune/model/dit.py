@@ -160,7 +160,8 @@ class DiffusionTransformer(nn.Module):
 
     def _layer(self, i: int, h_BND: Tensor, emb_BE: Tensor, rotation: Tensor | None, L: int) -> Tensor:
         adaln = self.mixins.adaln_layer
-        return self.transformer.layers[i](h_BND, L, adaln.modulation(i, emb_BE), adaln.norms(i), rotation)
+        recompute = not self.checkpoint_activations
+        return self.transformer.layers[i](h_BND, L, adaln.modulation(i, emb_BE), adaln.norms(i), rotation, recompute)
 
     def _embed_scalars(self, timesteps_B: Tensor, ofs: Tensor | float | None, device: torch.device) -> Tensor:
         emb_BE = self.time_embed(timesteps_B.to(device))

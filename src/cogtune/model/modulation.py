@@ -10,17 +10,26 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from cogtune.model.recompute import Recipe
+
 
 class ModulatedLayerNorm(nn.LayerNorm):
-    """LayerNorm(h) * (1 + scale) + shift. Keys `weight` and `bias`, shared by text and video."""
+    """LayerNorm(h) * (1 + scale) + shift. Keys `weight` and `bias`, shared by text and video.
 
-    def forward(self, h_BND: Tensor, text_length: int, shift_B2D: Tensor, scale_B2D: Tensor) -> Tensor:  # type: ignore[override]
+    Returns the result, and the recipe to make it again (`recompute.py`).
+    """
+
+    def forward(  # type: ignore[override]
+        self, h_BND: Tensor, text_length: int, shift_B2D: Tensor, scale_B2D: Tensor
+    ) -> tuple[Tensor, Recipe]:
         factor_B2D, offset_B2D = 1 + scale_B2D, shift_B2D
         if self.elementwise_affine:
             # Folded into the modulation: (x w + b)(1 + scale) + shift = x [w (1 + scale)] + [b (1 + scale) + shift]
             offset_B2D = torch.addcmul(offset_B2D, self.bias, factor_B2D)
             factor_B2D = self.weight * factor_B2D
-        return _ModulatedNorm.apply(h_BND, factor_B2D, offset_B2D, text_length, self.eps)
+        kept = h_BND.detach(), factor_B2D.detach(), offset_B2D.detach(), text_length, self.eps
+        y_BND = _ModulatedNorm.apply(h_BND, factor_B2D, offset_B2D, text_length, self.eps)
+        return y_BND, lambda: _modulated_norm(*kept)[0]
 
 
 def gated_add(h_BND: Tensor, branch_BND: Tensor, gate_B2D: Tensor, text_length: int) -> Tensor:
@@ -37,17 +46,24 @@ def _sum_parts(x_BND: Tensor, text_length: int) -> Tensor:
     return torch.stack([part.sum(1) for part in _parts(x_BND, text_length)], dim=1)
 
 
+def _modulated_norm(
+    h_BND: Tensor, factor_B2D: Tensor, offset_B2D: Tensor, text_length: int, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y = (h - mean) rstd * factor + offset, mean, rstd."""
+    y_BND, mean_BN1, rstd_BN1 = torch.native_layer_norm(h_BND, (h_BND.shape[-1],), None, None, eps)
+    for i, part in enumerate(_parts(y_BND, text_length)):
+        torch.addcmul(offset_B2D[:, i : i + 1], part, factor_B2D[:, i : i + 1], out=part)
+    return y_BND, mean_BN1, rstd_BN1
+
+
 class _ModulatedNorm(torch.autograd.Function):
-    """y = (h - mean) rstd * factor + offset; keeps h, and of the norm only mean and rstd."""
+    """Keeps h, and of the norm only mean and rstd."""
 
     @staticmethod
     def forward(
         ctx: Any, h_BND: Tensor, factor_B2D: Tensor, offset_B2D: Tensor, text_length: int, eps: float
     ) -> Tensor:
-        D = h_BND.shape[-1]
-        y_BND, mean_BN1, rstd_BN1 = torch.native_layer_norm(h_BND, (D,), None, None, eps)
-        for i, part in enumerate(_parts(y_BND, text_length)):
-            torch.addcmul(offset_B2D[:, i : i + 1], part, factor_B2D[:, i : i + 1], out=part)
+        y_BND, mean_BN1, rstd_BN1 = _modulated_norm(h_BND, factor_B2D, offset_B2D, text_length, eps)
         ctx.save_for_backward(h_BND, mean_BN1, rstd_BN1, factor_B2D)
         ctx.text_length = text_length
         return y_BND

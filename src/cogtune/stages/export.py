@@ -16,7 +16,7 @@ from cogtune.errors import UserError
 from cogtune.model.lora import is_adapter, merge_lora
 from cogtune.model.weights import load_weights
 from cogtune.model.weights.diffusers import config_json, to_diffusers
-from cogtune.model.weights.lora_formats import LORA_FILE, to_diffusers_lora
+from cogtune.model.weights.lora_formats import LORA_FILE, pairs_of, to_diffusers_lora
 from cogtune.runtime.atomic import write_json
 from cogtune.stages.job import Job
 from cogtune.stages.train import start_of
@@ -73,7 +73,7 @@ def _chosen(final: Path, average: bool) -> Path:
 
 def _write_lora(trained: nn.Module, start: Start, folder: Path, facts: dict[str, Any]) -> nn.Module:
     node = start.network_config["params"]["modules"]["lora_config"]["params"]
-    tensors, metadata = to_diffusers_lora(trained.state_dict(), node.get("lora_alpha", 1), node["r"])
+    tensors, metadata = to_diffusers_lora(pairs_of(trained.state_dict(), node.get("lora_alpha", 1)))
     _save(tensors, folder / LORA_FILE, metadata | {"cogtune": json.dumps(facts, sort_keys=True)})
     reloaded = initial_model(start)
     load_weights(reloaded, folder / LORA_FILE)

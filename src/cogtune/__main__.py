@@ -27,8 +27,16 @@ _EXAMPLES = """examples:
   cogtune config show  --base config/tiny/demo.yaml -- deepspeed.optimizer.params.lr=1e-4
   cogtune latents      --base config/tiny/demo.yaml
   cogtune train        --base config/tiny/demo.yaml --ranks 2 -- --train-iters 10
+  cogtune weights inspect CogVideoX-2b-sat/transformer
   cogtune store drop 3f0c9a51d2b7
 Values after `--` win over every file: key.path=value, or SAT's own flags (--train-iters 10)."""
+
+_INSPECT = """examples:
+  cogtune weights inspect CogVideoX-2b-sat/transformer
+  cogtune weights inspect CogVideoX-5b --base config/cogvideox_5b.yaml --full
+  cogtune weights inspect pytorch_lora_weights.safetensors --json
+Exit code 1 if it does not fit the config that --base names."""
+_RAW = argparse.RawDescriptionHelpFormatter
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -42,6 +50,8 @@ def build_parser() -> argparse.ArgumentParser:
         _add_stage(commands, stage)
     config = commands.add_parser("config", help="show, check, compare and explain configs")
     _add_config(config.add_subparsers(dest="action", required=True, metavar="ACTION"))
+    weights = commands.add_parser("weights", help="say what weight files hold, convert them")
+    _add_weights(weights.add_subparsers(dest="action", required=True, metavar="ACTION"))
     store = commands.add_parser("store", help="look into the store, or drop a key from it")
     store.add_argument("action", choices=["list", "drop"])
     store.add_argument("key", nargs="?", help="12 hex digits, as in the folder's name")
@@ -91,6 +101,17 @@ def _add_config(actions: argparse._SubParsersAction) -> None:
     explain.add_argument("key")
 
 
+def _add_weights(actions: argparse._SubParsersAction) -> None:
+    text = "what a file or folder of weights holds, and which configs it fits; reads headers only"
+    inspect = actions.add_parser("inspect", help=text, description=text, epilog=_INSPECT, formatter_class=_RAW)
+    inspect.add_argument("path", type=Path)
+    inspect.add_argument(
+        "--base", nargs="+", metavar="FILE", help="hold it against this config (default: config/*.yaml)"
+    )
+    inspect.add_argument("--json", action="store_true", help="all of it, for programs")
+    inspect.add_argument("--full", action="store_true", help="every name that does not fit")
+
+
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Do what was asked; returns the exit code."""
     if arguments.command == "config":
@@ -101,6 +122,8 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         from cogtune.data import inventory
 
         return inventory.run(arguments.action, arguments.store, arguments.key, arguments.results)
+    if arguments.command == "weights":
+        return _weights(arguments)
     from cogtune.stages import by_hand
     from cogtune.stages.execute import execute_logged
     from cogtune.stages.job import Job
@@ -115,6 +138,12 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     command = "cogtune " + shlex.join(word for word in sys.argv[1:] if word != "--plain")
     execute_logged(Job(part, store, arguments.log, arguments.plain), receipt, command)
     return 0
+
+
+def _weights(arguments: argparse.Namespace) -> int:
+    from cogtune.config.checkpoints import inspect
+
+    return inspect.run(arguments.path, arguments.base or [], arguments.json, arguments.full)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cogtune.config.digest import digest
 from cogtune.config.errors import ConfigError
 from cogtune.config.files import ContentHashes
 from cogtune.config.merge import Config
@@ -57,7 +58,7 @@ class Resolver:
 
     def all(self) -> dict[str, Slice]:
         """Every stage's slice, written to the store. Needs the scan to be done."""
-        digests = self.digests()
+        digests = self.digests() | {"formats": digest(sorted(self.config.values["args"]["export_formats"]))}
         for name, stage in STAGES.items():
             if name == "scan":
                 self.scan()

@@ -198,6 +198,28 @@ class OwnArgs:
     sampling_steps: int | None = key(None, "steps; null: sampler_config's num_steps (ours)", unit="steps", least=1)
     sampling_batch: int = key(1, "samples made at once; changes no result (ours)", least=1)
     ema_sampling: bool = key(False, "export and sample the moving average of the weights (ours)")
+    export_formats: list[str] = key(
+        [],
+        "formats beside the default one, which is diffusers_lora for a LoRA and diffusers for a whole network (ours)",
+        choices=[
+            "diffusers",
+            "sat",
+            "merged",
+            "diffusers_lora",
+            "folded_lora",
+            "peft",
+            "comfyui_lora",
+            "kohya",
+            "sat_lora",
+        ],
+    )
+    export_precision: str = key("fp32", "of exported weights (ours)", choices=["fp32", "bf16", "fp16"])
+    export_shard_gigabytes: float = key(
+        5, "a larger diffusers folder is written in shards of this size (ours)", unit="GB", least=0
+    )
+    export_license: str | None = key(
+        None, "license noted in exported files; null: the published model's, by its size (ours)"
+    )
 
 
 @dataclass(kw_only=True)

@@ -5,6 +5,7 @@ written carries its strength in the way that its readers look for it, so nobody 
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -71,11 +72,14 @@ def to_diffusers_lora(pairs: Pairs) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def to_folded_lora(pairs: Pairs) -> tuple[dict[str, Tensor], dict[str, str]]:
     """As `to_diffusers_lora`, the strength multiplied into lora_B: for programs that do not read the metadata."""
-    folded = {
-        place: Pair(pair.A, (pair.B.float() * (pair.alpha / pair.r)).to(pair.B.dtype), float(pair.r))
-        for place, pair in pairs.items()
-    }
+    folded = {place: Pair(pair.A, scaled(pair.B, pair.alpha / pair.r), float(pair.r)) for place, pair in pairs.items()}
     return to_diffusers_lora(folded)
+
+
+def scaled(B: Tensor, factor: float) -> Tensor:
+    """``factor`` times B: in its own type where that is exact (powers of two), else in fp32."""
+    exact = abs(math.frexp(factor)[0]) == 0.5
+    return B * factor if exact else B.float() * factor
 
 
 def to_peft(pairs: Pairs) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -99,7 +103,7 @@ def to_sat(pairs: Pairs, alpha: float) -> dict[str, Tensor]:
     ``alpha``; nothing changes if that is what the pairs have."""
     out: dict[str, Tensor] = {}
     for place, pair in pairs.items():
-        B = pair.B if pair.alpha == alpha else (pair.B.float() * (pair.alpha / alpha)).to(pair.B.dtype)
+        B = pair.B if pair.alpha == alpha else scaled(pair.B, pair.alpha / alpha)
         out[PREFIXES["network"] + our_name(*place, "A")] = pair.A
         out[PREFIXES["network"] + our_name(*place, "B")] = B
     return out

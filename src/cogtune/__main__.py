@@ -5,8 +5,10 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from cogtune.config.errors import ConfigError, ConfigErrors
+from cogtune.config.schema.args import EXPORT_FORMATS
 from cogtune.config.slices import read_slice
 from cogtune.config.stages import STAGES
 from cogtune.errors import UserError
@@ -36,6 +38,13 @@ _INSPECT = """examples:
   cogtune weights inspect CogVideoX-5b --base config/cogvideox_5b.yaml --full
   cogtune weights inspect pytorch_lora_weights.safetensors --json
 Exit code 1 if it does not fit the config that --base names."""
+_CONVERT = f"""formats:
+{"".join(f"  {name:16}{about}" + chr(10) for name, about in EXPORT_FORMATS.items())}examples:
+  cogtune weights convert pytorch_lora_weights.safetensors --to comfyui_lora
+  cogtune weights convert CogVideoX-2b-sat/transformer --to diffusers --precision fp16 -o transformer
+  cogtune weights convert CogVideoX-5b --lora pytorch_lora_weights.safetensors --to merged -o merged-5b
+  cogtune weights convert ckpts/lora-disney-08-20-13-28 --alpha 1 --to diffusers_lora"""
+_CONVERT_OPTIONS = ("lora", "alpha", "precision", "license")
 _RAW = argparse.RawDescriptionHelpFormatter
 
 
@@ -110,6 +119,20 @@ def _add_weights(actions: argparse._SubParsersAction) -> None:
     )
     inspect.add_argument("--json", action="store_true", help="all of it, for programs")
     inspect.add_argument("--full", action="store_true", help="every name that does not fit")
+    text = "write weights in another format; every tensor is read back before the result appears"
+    convert = actions.add_parser("convert", help=text, description=text, epilog=_CONVERT, formatter_class=_RAW)
+    convert.add_argument("path", type=Path, help="weights of any format that `inspect` knows")
+    convert.add_argument("--to", required=True, choices=list(EXPORT_FORMATS), metavar="FORMAT", help="see below")
+    convert.add_argument(
+        "-o", "--output", type=Path, metavar="PATH", help="default: ./<name>-<FORMAT>; never overwritten"
+    )
+    convert.add_argument("--lora", type=Path, metavar="PATH", help="a LoRA to put over the weights")
+    convert.add_argument("--base", nargs="+", metavar="FILE", help="YAML of the network (default: the one that fits)")
+    convert.add_argument(
+        "--alpha", type=float, help="of SAT adapters, whose files do not say it (default: YAML's, or 1)"
+    )
+    convert.add_argument("--precision", choices=["fp32", "bf16", "fp16"], help="default: as it is")
+    convert.add_argument("--license", help="noted in the file")
 
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
@@ -141,9 +164,15 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 
 def _weights(arguments: argparse.Namespace) -> int:
-    from cogtune.config.checkpoints import inspect
+    if arguments.action == "inspect":
+        from cogtune.config.checkpoints import inspect
 
-    return inspect.run(arguments.path, arguments.base or [], arguments.json, arguments.full)
+        return inspect.run(arguments.path, arguments.base or [], arguments.json, arguments.full)
+    from cogtune.model.weights.convert import convert
+
+    asked: dict[str, Any] = {name: value for name, value in vars(arguments).items() if name in _CONVERT_OPTIONS}
+    print(convert(arguments.path, arguments.to, arguments.output, base=arguments.base or (), **asked))
+    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -50,7 +50,9 @@ def run(job: Job) -> dict[str, Any]:
     if not index:
         shutil.rmtree(folder, ignore_errors=True)  # left over from a run that died before index.json
     present = index.get("formats", {})
-    wanted = dict.fromkeys([index.get("format") or _default(job), *(job.config["args"].get("export_formats") or [])])
+    wanted: dict[str, None] = dict.fromkeys(
+        [index.get("format") or _default(job), *(job.config["args"].get("export_formats") or [])]
+    )
     if lacking := [name for name in wanted if name not in present]:
         index = _export(job, folder, index, lacking)
     entries = index["formats"]
@@ -136,8 +138,9 @@ class _Work:
 
     def __init__(self, start: Start, weights: Path, how: Settings) -> None:
         self.start, self.device = start, device_for()
-        self.trained = trained_model(start, weights)
-        assert isinstance(self.trained, DiffusionTransformer)
+        trained = trained_model(start, weights)
+        assert isinstance(trained, DiffusionTransformer)
+        self.trained = trained
         lora = (start.network_config["params"].get("modules") or {}).get("lora_config")
         alpha = lora["params"].get("lora_alpha", 1) if lora else 1.0
         self.how = Settings(how.dtype, how.shard, how.facts, how.iteration, alpha)

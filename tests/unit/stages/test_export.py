@@ -3,6 +3,7 @@
 import json
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -36,7 +37,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def changed_by(job: Job) -> float:
     """Largest difference that the training made to the output, by what was exported."""
     start, device = start_of(job.upstream_job("train")), torch.device("cpu")
-    before, after = initial_model(start), initial_model(start)
+    before: Any = initial_model(start)
+    after: Any = initial_model(start)
     probe = foreign.probe_of(before)
     load_weights(after, export.exported(job.items_dir()))
     return float((foreign.output(after, probe, device) - foreign.output(before, probe, device)).abs().max())

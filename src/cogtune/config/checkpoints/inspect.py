@@ -103,7 +103,9 @@ def _fits(headers: Sequence[Header], model: Mapping[str, Any]) -> dict[str, Any]
     out: dict[str, Any] = {}
     for section in _SECTIONS:
         node = model.get(section)
-        role = find(node["target"]).role if node else ""
+        if node is None:
+            continue
+        role = find(node["target"]).role
         for header in headers:
             inside = kinds.roles(header)
             if role in inside or (role == "network" and inside == ["lora"]):

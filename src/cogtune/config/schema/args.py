@@ -12,6 +12,19 @@ _STORE = "checkpoints and results live in the store; results/<experiment>/ links
 _RANDOM = "there is no random state: every draw comes from (seed, step, place in the batch)"
 _SHARDS = "webdataset shards are not read; unpack them into a folder for train_data"
 
+EXPORT_FORMATS = {
+    "diffusers": "transformer folder of a diffusers pipeline; a LoRA is folded in",
+    "sat": "SAT folder; a LoRA stays beside the weights, as upstream's LoRA YAML reads it",
+    "merged": "SAT folder with the LoRA folded in, as upstream's plain YAML reads it",
+    "diffusers_lora": "LoRA for load_lora_weights of diffusers, 0.35 and later",
+    "folded_lora": "the same with the strength multiplied in: older diffusers, kijai's CogVideoXWrapper",
+    "peft": "LoRA folder of PEFT",
+    "comfyui_lora": "LoRA for ComfyUI's own CogVideoX nodes",
+    "kohya": "LoRA in kohya's names, for tools of that line",
+    "sat_lora": "SAT folder with the adapters only",
+}
+"""What weights are written as, and for whom; the writers are in model/weights/formats.py."""
+
 
 @dataclass(kw_only=True)
 class Load:

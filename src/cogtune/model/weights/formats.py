@@ -1,7 +1,4 @@
-"""The formats that weights leave in: what each is, for whom, and how it is written.
-
-`Adapted` is what there is to write: a network's whole state, or adapters alone.
-"""
+"""The formats that weights leave in, and how each is written: a network's whole state, or adapters alone."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -86,7 +83,6 @@ class Format:
     """``path``: file or folder below the target folder. Exactly one of the writers is there."""
 
     path: str
-    about: str
     whole: Callable[[Path, Whole, Settings], int] | None = None
     adapters: Callable[[Path, Pairs, Settings], int] | None = None
 
@@ -139,23 +135,17 @@ def _sat_lora(path: Path, pairs: Pairs, how: Settings) -> int:
 
 
 FORMATS = {
-    "diffusers": Format("transformer", "transformer folder of a diffusers pipeline; a LoRA is folded in", _diffusers),
-    "sat": Format("sat", "SAT folder; a LoRA stays beside the weights, as upstream's LoRA YAML reads it", _sat),
-    "merged": Format("merged", "SAT folder with the LoRA folded in, as upstream's plain YAML reads it", _merged),
-    "diffusers_lora": Format(
-        lora.LORA_FILE, "LoRA for diffusers' load_lora_weights (0.35 and later)", adapters=_diffusers_lora
-    ),
-    "folded_lora": Format(
-        f"folded_lora/{lora.LORA_FILE}",
-        "the same with the strength multiplied in: older diffusers, kijai's CogVideoXWrapper for ComfyUI",
-        adapters=_folded_lora,
-    ),
-    "peft": Format("peft", "LoRA folder of PEFT", adapters=_peft),
-    "comfyui_lora": Format("comfyui_lora.safetensors", "LoRA for ComfyUI's own CogVideoX nodes", adapters=_comfyui),
-    "kohya": Format("kohya_lora.safetensors", "LoRA in kohya's names", adapters=_kohya),
-    "sat_lora": Format("sat_lora", "SAT folder with the adapters only", adapters=_sat_lora),
+    "diffusers": Format("transformer", _diffusers),
+    "sat": Format("sat", _sat),
+    "merged": Format("merged", _merged),
+    "diffusers_lora": Format(lora.LORA_FILE, adapters=_diffusers_lora),
+    "folded_lora": Format(f"folded_lora/{lora.LORA_FILE}", adapters=_folded_lora),
+    "peft": Format("peft", adapters=_peft),
+    "comfyui_lora": Format("comfyui_lora.safetensors", adapters=_comfyui),
+    "kohya": Format("kohya_lora.safetensors", adapters=_kohya),
+    "sat_lora": Format("sat_lora", adapters=_sat_lora),
 }
-"""By the name that `args.export_formats` and `cogtune weights convert --to` know it by."""
+"""By the names in `EXPORT_FORMATS`, which says what each is for."""
 
 
 def write(name: str, path: Path, weights: Whole | Pairs, how: Settings) -> int:

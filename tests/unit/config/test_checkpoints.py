@@ -195,12 +195,17 @@ def test_a_byte_that_flipped_in_the_data_of_a_zip_is_found_by_its_checksum(tmp_p
         read(read_header(file).tensors["w"])
 
 
-def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_weights_that_are_no_numbers_are_refused(bad: float, dtype: torch.dtype, tmp_path: Path) -> None:
     from cogtune.model.weights.read import read
 
-    file = one_safetensors(tmp_path, {"w": torch.tensor([1.0, float("nan")])})
+    weights = torch.ones(1000, dtype=dtype)
+    weights[777] = bad
+    file = one_safetensors(tmp_path, {"w": weights, "empty": torch.zeros(0, dtype=dtype)})
     with pytest.raises(UserError, match="not a number"):
         read(read_header(file).tensors["w"])
+    assert read(read_header(file).tensors["empty"]).shape == (0,)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

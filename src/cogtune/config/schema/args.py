@@ -49,7 +49,7 @@ class TrainArgs:
     )
     load: Load | str | None = key(
         None,
-        "weights to start from: SAT folder, .pt, .safetensors, diffusers folder, or {experiment: name}; null: random",
+        "weights to start from, in any format that `cogtune weights inspect` knows, or {experiment: name}; null: random",
         file=True,
     )
     seed: int = key(1234, "of every draw", least=1)

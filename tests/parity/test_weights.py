@@ -7,12 +7,16 @@ import pytest
 import torch
 
 from cogtune.config.checkpoints import fit, kinds, read_header
+from cogtune.config.checkpoints.names import vae_from_diffusers, vae_in_diffusers
+from cogtune.config.checkpoints.shapes import shapes_of
+from cogtune.config.merge import load_config
 from cogtune.config.registry import build
 from cogtune.model.lora import merge_lora
 from cogtune.model.weights import load_weights
 from cogtune.model.weights.convert import convert
 from tests.families import FAMILIES, diffusers_twin, inputs, network_config, randomised, run_diffusers
 
+CONFIGS = Path(__file__).resolve().parents[2] / "config"
 UNUSED = "transformer.position_embeddings.weight"
 
 
@@ -32,6 +36,24 @@ def test_a_transformer_that_diffusers_saved_in_shards(family: str, ending: str, 
     load_weights(target, tmp_path)
     state = source.state_dict()
     assert all(torch.equal(t, state[name]) for name, t in target.state_dict().items() if name != UNUSED)
+
+
+def test_vae_names_go_there_and_back() -> None:
+    model = load_config([CONFIGS / "cogvideox_2b.yaml"], check_files=False, partial=True).values["model"]
+    ours = list(shapes_of(model["first_stage_config"]) or {})
+    theirs = [vae_in_diffusers(name, levels=4) for name in ours]
+    assert vae_from_diffusers(theirs) == dict(zip(theirs, ours, strict=True))
+    from diffusers.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX
+
+    published: Any = AutoencoderKLCogVideoX
+    with torch.device("meta"):
+        twin = published(
+            down_block_types=("CogVideoXDownBlock3D",) * 4, up_block_types=("CogVideoXUpBlock3D",) * 4,
+            block_out_channels=(128, 256, 256, 512), latent_channels=16, layers_per_block=3,
+        )  # fmt: skip
+    shapes = shapes_of(model["first_stage_config"]) or {}
+    named = {vae_in_diffusers(name, levels=4): shape for name, shape in shapes.items()}
+    assert named == {name: tuple(tensor.shape) for name, tensor in twin.state_dict().items()}
 
 
 @torch.no_grad()

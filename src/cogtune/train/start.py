@@ -113,7 +113,7 @@ def _take_over(network: nn.Module, start: Start, earlier: nn.Module, before: Sta
             f"args.load: {start.trained} was trained from a network of other sizes; it lacks {lacking[:3]} and has "
             f"other shapes for {wrong[:3]}; use the network_config of the experiment that is loaded"
         )
-    network.load_state_dict({name: value for name, value in found.items() if value is not None}, strict=False)
+    network.load_state_dict(wanted | {name: value for name, value in found.items() if value is not None})
 
 
 def _adapters(network: nn.Module) -> dict[str, torch.Size]:

@@ -16,7 +16,6 @@ import torch
 from safetensors.torch import save_file
 
 from cogtune.config.checkpoints import fit, kinds, read_header
-from cogtune.config.checkpoints.names import vae_from_diffusers, vae_in_diffusers
 from cogtune.config.checkpoints.shapes import derived_names, shapes_of
 from cogtune.config.merge import load_config
 from cogtune.config.registry import build, params_of
@@ -59,24 +58,6 @@ def test_the_family_is_in_the_shapes(family: str) -> None:
     assert kinds.family(shapes) == TABLE[family]
     assert kinds.family(shapes_of(network_config(family)) or {}) == "custom"
     assert kinds.sizes(shapes)["num_attention_heads"] == (30 if family == "2b" else 48)
-
-
-def test_vae_names_go_there_and_back() -> None:
-    model = load_config([CONFIGS / "cogvideox_2b.yaml"], check_files=False, partial=True).values["model"]
-    ours = list(shapes_of(model["first_stage_config"]) or {})
-    theirs = [vae_in_diffusers(name, levels=4) for name in ours]
-    assert vae_from_diffusers(theirs) == dict(zip(theirs, ours, strict=True))
-    from diffusers.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX
-
-    published: Any = AutoencoderKLCogVideoX
-    with torch.device("meta"):
-        twin = published(
-            down_block_types=("CogVideoXDownBlock3D",) * 4, up_block_types=("CogVideoXUpBlock3D",) * 4,
-            block_out_channels=(128, 256, 256, 512), latent_channels=16, layers_per_block=3,
-        )  # fmt: skip
-    shapes = shapes_of(model["first_stage_config"]) or {}
-    named = {vae_in_diffusers(name, levels=4): shape for name, shape in shapes.items()}
-    assert named == {name: tuple(tensor.shape) for name, tensor in twin.state_dict().items()}
 
 
 def evil(folder: Path, legacy: bool) -> Path:
@@ -252,6 +233,18 @@ def test_problems_of_a_config_name_key_family_and_command(tmp_path: Path) -> Non
     values = load_config([CONFIGS / "cogvideox_5b.yaml"], check_files=False, partial=True).values
     ((_, third),) = fit.weight_problems(values, {"args.load": files[vae]})
     assert "holds VAE; expected weights of the transformer" in third
+
+
+def test_a_t5_of_another_width_is_a_problem(tmp_path: Path) -> None:
+    key = "model.conditioner_config.params.emb_models.0.params.model_dir"
+    values = load_config([CONFIGS / "cogvideox_2b.yaml"], check_files=False, partial=True).values
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "t5", "d_model": 2048}))
+    assert fit.weight_problems(values, {key: str(tmp_path)}) == [
+        (key, f"{tmp_path}: a T5 of width 2048; the network takes 4096 (patch_embed_config)")
+    ]
+    (tmp_path / "text_encoder").mkdir()
+    (tmp_path / "text_encoder" / "config.json").write_text(json.dumps({"d_model": 4096}))
+    assert fit.weight_problems(values, {key: str(tmp_path)}) == []
 
 
 def test_two_tensors_of_one_name_and_half_a_folder_are_refused(tmp_path: Path) -> None:

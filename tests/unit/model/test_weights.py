@@ -86,6 +86,22 @@ def test_the_convolution_of_published_checkpoints(tmp_path: Path) -> None:
     assert equal(target, state)
 
 
+def test_each_takes_its_own_part_of_a_training_checkpoint(tmp_path: Path) -> None:
+    coder = {"ch": 8, "ch_mult": [1, 1, 1, 1], "num_res_blocks": 1, "z_channels": 4, "num_groups": 4}
+    coders = {f"{part.lower()}_config": {"target": f"{part}3D", "params": coder} for part in ("Encoder", "Decoder")}
+    torch.manual_seed(1)
+    vae, dit = build({"target": "VideoAutoencoder", "params": coders}), randomised(network_config("5b"), seed=1)
+    engine = {f"first_stage_model.{name}": tensor for name, tensor in vae.state_dict().items()}
+    engine |= {f"model.diffusion_model.{name}": tensor for name, tensor in dit.state_dict().items()}
+    engine |= {"conditioner.embedders.0.transformer.shared.weight": torch.zeros(3, 2)}
+    torch.save({"module": engine}, tmp_path / "all.pt")
+    network = build(network_config("5b"))
+    load_weights(network, tmp_path / "all.pt")
+    assert equal(network, dit.state_dict())
+    loaded = build({"target": "VideoAutoencoder", "params": coders | {"ckpt_path": str(tmp_path / "all.pt")}})
+    assert equal(loaded, vae.state_dict())
+
+
 def test_half_precision_checkpoints_are_cast(tmp_path: Path) -> None:
     source, target = randomised(network_config("2b"), seed=1).half(), build(network_config("2b"))
     load_weights(target, one_safetensors(tmp_path, source.state_dict()))
@@ -206,7 +222,7 @@ def test_the_wrong_family_is_refused_with_the_list(given: str, model: str, messa
 
 def test_adapters_without_a_place_are_refused(tmp_path: Path) -> None:
     adapted = randomised(network_config("5b", lora={"r": 4}))
-    with pytest.raises(UserError, match="matrix_A"):
+    with pytest.raises(UserError, match=r"matrix_A(.|\n)*They hold LoRA adapters(.|\n)* --to merged"):
         load_weights(build(network_config("5b")), one_safetensors(tmp_path, adapted.state_dict()))
     with pytest.raises(UserError, match="merge them"):
         to_diffusers(adapted.state_dict(), params_of(network_config("5b")))

@@ -1,5 +1,6 @@
 """Whether weights belong to what a config describes, from headers alone; nothing is half loaded."""
 
+import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -12,9 +13,14 @@ from cogtune.config.checkpoints.lora import our_name, read_lora
 from cogtune.config.checkpoints.shapes import PREFIXES, Shape, derived_names, shapes_of
 from cogtune.config.checkpoints.source import Header, Source
 from cogtune.config.registry import find, params_of
-from cogtune.config.schema.dit import DiffusionTransformerParams, Rotary3DPositionEmbeddingParams
+from cogtune.config.schema.dit import (
+    DiffusionTransformerParams,
+    PatchEmbeddingParams,
+    Rotary3DPositionEmbeddingParams,
+)
 from cogtune.errors import UserError
 
+_MODEL_DIR = "model.conditioner_config.params.emb_models.0.params.model_dir"
 _TRANSFORMER = "CogVideoXTransformer3DModel"
 SHOWN = 8
 """Names per list in a message."""
@@ -140,6 +146,11 @@ def refusal(path: str | Path, misfit: Misfit, expected: Mapping[str, Shape], giv
         if ours != theirs and "custom" not in (ours, theirs):
             named = f" These are weights of the {theirs}; the YAML describes the {ours}."
         advice = f"Use the YAML of the same family ({', '.join(kinds.FAMILIES)}), or other weights"
+    if any(map(is_adapter, misfit.unexpected)):
+        advice = (
+            "They hold LoRA adapters: add modules.lora_config with their rank to the YAML, or fold them in with\n"
+            f"  cogtune weights convert {path} --to merged\n{advice}"
+        )
     return (
         f"{path}: these weights do not belong to the configured model.{named}\n{misfit.listed()}\n"
         f"{advice}; everything that differs:\n  cogtune weights inspect {path} --full --base YOUR.yaml"
@@ -161,7 +172,28 @@ def weight_problems(values: Mapping[str, Any], files: Mapping[str, str]) -> list
     for key, node in named.items():
         if node and key in files and Path(files[key]).exists() and (said := _problem(files[key], node)):
             problems.append((key, said))
+    if (said := _text_encoder(values, files)) is not None:
+        problems.append((_MODEL_DIR, said))
     return problems
+
+
+def _text_encoder(values: Mapping[str, Any], files: Mapping[str, str]) -> str | None:
+    """Whether the T5's states are as wide as the network takes them; its own config.json says it."""
+    network = (values.get("model") or {}).get("network_config")
+    if not network or _MODEL_DIR not in files:
+        return None
+    folder = Path(files[_MODEL_DIR])
+    config = next(
+        (file for file in (folder / "text_encoder/config.json", folder / "config.json") if file.is_file()), None
+    )
+    try:
+        width = json.loads(config.read_text()).get("d_model") if config else None
+    except (ValueError, AttributeError) as error:
+        return f"{config}: does not read ({error}); copy the folder again"
+    patch = params_of(network["params"]["modules"]["patch_embed_config"])
+    if width is None or not isinstance(patch, PatchEmbeddingParams) or width == patch.text_hidden_size:
+        return None
+    return f"{folder}: a T5 of width {width}; the network takes {patch.text_hidden_size} (patch_embed_config)"
 
 
 def _problem(path: str, node: dict[str, Any]) -> str | None:

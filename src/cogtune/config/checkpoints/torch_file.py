@@ -177,13 +177,13 @@ def _zip(path: Path) -> tuple[Any, dict[str, _Place]]:
         root = pickled.removesuffix("data.pkl")
         if root + "byteorder" in members and archive.read(root + "byteorder") != b"little":
             raise UserError(f"{path}: written on a big-endian machine; save it again on a little-endian one")
+        places: dict[str, _Place] = {}
+        if packed := next((name for name, info in members.items() if info.compress_type != zipfile.ZIP_STORED), None):
+            raise UserError(f"{path}: {packed} is compressed, which torch does not write; save it again with torch")
         with archive.open(pickled) as stream:
             content = _Reader(stream, path).load()  # pyright: ignore[reportArgumentType]
-        places: dict[str, _Place] = {}
         for name, info in members.items():
             if name.startswith(root + "data/"):
-                if info.compress_type != zipfile.ZIP_STORED:
-                    raise UserError(f"{path}: {name} is compressed; torch does not write that")
                 places[name.removeprefix(root + "data/")] = _Place(_data_of(file, info), info.file_size, info.CRC)
     return content, places
 
@@ -246,9 +246,9 @@ def _placed(path: Path, name: str, tensor: _Tensor, places: dict[str, _Place]) -
     strides = None if tensor.strides == _row_by_row(tensor.shape) else tensor.strides
     found = Stored(path, tensor.dtype, tensor.shape, begin, strides)
     end = min(place.begin + place.nbytes, path.stat().st_size)
-    if begin + found.nbytes > end:
+    if begin < place.begin or begin + found.nbytes > end:
         raise _damaged(path, f"{name} ends at byte {begin + found.nbytes}, its storage at {end}")
-    whole = strides is None and begin == place.begin and found.nbytes == place.nbytes
+    whole = begin == place.begin and found.nbytes == place.nbytes
     return Stored(path, tensor.dtype, tensor.shape, begin, strides, place.crc if whole else None)
 
 

@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 SNAKEMAKE := flock --no-fork .cogtune.lock snakemake --nolock --cores $(CORES)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-assets picture plan check lint test test-all clean
+.PHONY: help setup demo demo-assets picture plan check golden lint test test-all clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -32,6 +32,9 @@ picture: setup  ## the README's picture, from the demo's results
 
 check: setup  ## check every config without running anything
 	cogtune config check
+
+golden: setup  ## write the golden outputs of the tests again, to be looked at in git diff
+	python -m tests.unit.config.test_golden
 
 lint: setup  ## ruff, pyright, snakefmt, snakemake --lint
 	ruff check . && ruff format --check .

@@ -5,16 +5,14 @@ from snakemake.utils import min_version
 min_version("9.27")
 
 
-configfile: "config/config.yaml"
-
-
 include: "workflow/rules/common.smk"
 
 
 rule all:
     default_target: True
     input:
-        [published(name) for name in WORKSPACE.experiments],
+        [published(name) for name in WORKSPACE.targets],
+        [compared(name) for name in WORKSPACE.sweeps],
 
 
 for name in WORKSPACE.experiments:
@@ -26,6 +24,15 @@ for name in WORKSPACE.experiments:
             published(name),
 
 
+for name in WORKSPACE.sweeps:
+
+    rule:
+        name:
+            f"sweep_{name}"
+        input:
+            compared(name),
+
+
 include: "workflow/rules/scan.smk"
 include: "workflow/rules/preprocess.smk"
 include: "workflow/rules/latents.smk"
@@ -35,3 +42,4 @@ include: "workflow/rules/export.smk"
 include: "workflow/rules/sample.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/sweep.smk"

@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cogtune.config.merge import load_config
+    from cogtune.config.plugins import allow_plugins
     from cogtune.config.registry import build
     from cogtune.errors import UserError
     from cogtune.model.weights import load_weights
 
 _HOMES = {
     "load_config": "cogtune.config.merge",
+    "allow_plugins": "cogtune.config.plugins",
     "build": "cogtune.config.registry",
     "load_weights": "cogtune.model.weights",
     "UserError": "cogtune.errors",
 }
-__all__ = ["UserError", "build", "load_config", "load_weights"]
+__all__ = ["UserError", "allow_plugins", "build", "load_config", "load_weights"]
 
 
 def __getattr__(name: str) -> Any:

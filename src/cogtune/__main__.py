@@ -57,6 +57,10 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for stage in STAGES:
         _add_stage(commands, stage)
+    sweep = commands.add_parser(
+        "sweep", help="compare the members of a sweep in one report, results/<sweep>/report.html"
+    )
+    _add_sweep(sweep)
     config = commands.add_parser("config", help="show, check, compare and explain configs")
     _add_config(config.add_subparsers(dest="action", required=True, metavar="ACTION"))
     weights = commands.add_parser("weights", help="say what weight files hold, convert them")
@@ -77,6 +81,14 @@ def _add_stage(commands: argparse._SubParsersAction, stage: str) -> None:
         "--base", nargs="+", metavar="FILE", help="SAT-style YAML files, later ones win; overrides follow `--`"
     )
     source.add_argument("--slice", type=Path, metavar="FILE", help="a slice that Snakemake's main process wrote")
+    _add_output(command)
+    command.add_argument("--name", default="by-hand", help="experiment name, for results/<name> (default: by-hand)")
+    command.add_argument(
+        "--ranks", type=int, metavar="N", help="processes that train together (default: from --workflow)"
+    )
+
+
+def _add_output(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--receipt", type=Path, metavar="FILE", help="where to write the receipt (default: where Snakemake looks)"
     )
@@ -89,10 +101,14 @@ def _add_stage(commands: argparse._SubParsersAction, stage: str) -> None:
         metavar="FILE",
         help="store, results, other experiments",
     )
-    command.add_argument("--name", default="by-hand", help="experiment name, for results/<name> (default: by-hand)")
-    command.add_argument(
-        "--ranks", type=int, metavar="N", help="processes that train together (default: from --workflow)"
-    )
+
+
+def _add_sweep(command: argparse.ArgumentParser) -> None:
+    command.epilog = "example: cogtune sweep lr    (once its members are done; snakemake sweep_lr makes them, too)"
+    source = command.add_mutually_exclusive_group(required=True)
+    source.add_argument("name", nargs="?", help="as under sweep: in the workflow config")
+    source.add_argument("--slice", type=Path, metavar="FILE", help="a slice that Snakemake's main process wrote")
+    _add_output(command)
 
 
 def _add_config(actions: argparse._SubParsersAction) -> None:
@@ -101,11 +117,14 @@ def _add_config(actions: argparse._SubParsersAction) -> None:
     show.add_argument("--stage", choices=list(STAGES), help="only what this stage reads")
     check = actions.add_parser("check", help="exit 0 or 2; without --base, all experiments of the workflow config")
     check.add_argument("--no-files", action="store_true", help="do not look whether files exist")
-    check.add_argument("--workflow", type=Path, default=Path("config/config.yaml"), metavar="FILE")
     for command in (show, check):
         command.add_argument("--base", nargs="+", metavar="FILE", required=command is show)
     diff = actions.add_parser("diff", help="the keys in which two configs differ")
     diff.add_argument("files", nargs=2, metavar="FILE")
+    for command in (show, check, diff):
+        command.add_argument(
+            "--workflow", type=Path, default=Path("config/config.yaml"), metavar="FILE", help="experiments, plugins"
+        )
     explain = actions.add_parser("explain", help="what a key means, its type, default, and the stages that read it")
     explain.add_argument("key")
 
@@ -155,7 +174,8 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         part, receipt = read_slice(arguments.slice), arguments.receipt
         store = arguments.slice.resolve().parent.parent
     else:
-        part, receipt, store = by_hand.prepare(arguments, overrides)
+        prepare = by_hand.prepare_sweep if arguments.command == "sweep" else by_hand.prepare
+        part, receipt, store = prepare(arguments, overrides)
     if part.stage != arguments.command:
         raise UserError(f"{arguments.slice}: is a slice of stage {part.stage!r}, not of {arguments.command!r}")
     command = "cogtune " + shlex.join(word for word in sys.argv[1:] if word != "--plain")

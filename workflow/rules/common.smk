@@ -18,7 +18,7 @@ def open_workspace():
             and subprocess.run([sys.executable, "demo/make_data.py"]).returncode
         ):
             sys.exit(1)
-        for name in workspace.experiments:
+        for name in workspace.targets:
             workspace.scan_receipts(name)
         return workspace
     except ConfigError as error:
@@ -53,9 +53,14 @@ def slice_file(wildcards):
 def upstream(wildcards):
     """Receipts of the jobs that this one stands on, as its slice names them."""
     path = Path(slice_file(wildcards)).with_suffix(".volatile.json")
-    jobs = json.loads(path.read_text())["jobs"].values()
+    jobs = json.loads(path.read_text())["jobs"]
     return sorted(
-        f"{RESULTS}/.receipts/{job['stage']}-{job['key']}.json" for job in jobs
+        (
+            f"{RESULTS}/{name}/.published-{job['key']}"
+            if job["stage"] == "report"
+            else f"{RESULTS}/.receipts/{job['stage']}-{job['key']}.json"
+        )
+        for name, job in jobs.items()
     )
 
 
@@ -63,8 +68,24 @@ def published(name):
     """The final target of an experiment: known only after its scans, hence a function of their checkpoint."""
 
     def target(wildcards):
-        for path in WORKSPACE.scan_receipts(name):
-            checkpoints.scan.get(key=path.stem.removeprefix("scan-"))
+        await_scans(name)
         return str(WORKSPACE.published(name))
 
     return target
+
+
+def compared(name):
+    """The report of a sweep: known only after the scans of all its members."""
+
+    def target(wildcards):
+        for member in WORKSPACE.sweeps[name].points:
+            await_scans(member)
+        return str(WORKSPACE.compared(name))
+
+    return target
+
+
+def await_scans(name):
+    """Ends this evaluation until the scans that an experiment stands on are done."""
+    for path in WORKSPACE.scan_receipts(name):
+        checkpoints.scan.get(key=path.stem.removeprefix("scan-"))

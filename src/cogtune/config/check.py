@@ -124,6 +124,9 @@ class Checker:
         if node.value is None and type(None) in members(kind):
             self._leaf(path, node)
             return None
+        if kind is Any and not node.is_map:
+            self._leaf(path, node)
+            return node.plain()
         if node.is_map:
             if key.keys is not None:
                 return self.section(node, key.keys, path)
@@ -136,8 +139,8 @@ class Checker:
             for member in members(kind):
                 if is_dataclass(member):
                     return self.section(node, typing.cast(type, member), path)
-                if typing.get_origin(member) is dict:
-                    return node.plain()
+                if member is Any or typing.get_origin(member) is dict:
+                    return self._plugged(node, path) if key == Key(key.doc) else node.plain()
         if node.is_list:
             for member in members(kind):
                 if typing.get_origin(member) is list:
@@ -145,6 +148,10 @@ class Checker:
         if not node.is_map and not node.is_list:
             return self._scalar(node, kind, key, path)
         raise Mismatch(f"expected {describe(kind)}; found {shown(node.plain())}")
+
+    def _plugged(self, node: Node, path: str) -> Any:
+        """A mapping of a plugin's params: a component where it names a target, and as written otherwise."""
+        return self.component(node, "", path) if "target" in node.value else node.plain()
 
     def _list(self, node: Node, item: Any, key: Key, path: str) -> list[Any]:
         if key.node:

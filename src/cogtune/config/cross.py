@@ -251,6 +251,22 @@ def _ramp(at: Values) -> Iterator[str]:
         yield f"model.sampler_config.params.guider_config.params.num_steps: {ramp}, but the sampler takes {steps} steps; is that meant?"
 
 
+_HIDDEN_2B = 1920
+
+
+def _trained_in(at: Values) -> Iterator[str]:
+    """Upstream's sft.yaml: bf16 off for 2B, on for 5B. The published 2B weights are fp16, all others bf16."""
+    small = at[f"{_NETWORK}.hidden_size"] == _HIDDEN_2B
+    have = "fp16" if at["args.fp16"] else "bf16" if at["args.bf16"] else None
+    if small and have == "bf16":
+        yield (
+            f"{have}: CogVideoX-2B was trained in fp16, which is the finer of the two; for that set deepspeed.bf16.enabled: "
+            "false and deepspeed.fp16.enabled: true"
+        )
+    elif not small and have == "fp16" and at[f"{_NETWORK}.hidden_size"] > _HIDDEN_2B:
+        yield f"{have}: this family was trained in bf16, whose range is larger; watch for overflows (inf in the loss)"
+
+
 def _adapters(at: Values) -> Iterator[str]:
     if at.get(f"{_NETWORK}.modules.lora_config") and "all" not in at["model.not_trainable_prefixes"]:
         yield (
@@ -262,4 +278,4 @@ def _adapters(at: Values) -> Iterator[str]:
 _CHECKS = (
     _frames, _patch, _size, _fixed_grid, _channels, _groups, _text, _heads, _ofs, _timestep, _lora, _precision, _length,
 )  # fmt: skip
-_REMARKS = (_padding, _beyond, _schedules, _ramp, _adapters)
+_REMARKS = (_padding, _beyond, _schedules, _ramp, _trained_in, _adapters)

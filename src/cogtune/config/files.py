@@ -13,7 +13,7 @@ class ContentHashes:
     """sha256 of files and folders, with a memo that lives in the store (``<store>/hashes.json``).
 
     The memo trusts (path, size, mtime in ns): overwriting weights in place is seen, moving them costs one read.
-    A folder's hash covers the relative names and contents of all files below it, hidden ones excepted.
+    A folder's hash covers the relative names and contents of all files below it, except hidden ones and __pycache__.
     """
 
     def __init__(self, memo: Path) -> None:
@@ -34,7 +34,7 @@ class ContentHashes:
         state = hashlib.sha256()
         for member in sorted(p for p in target.rglob("*") if p.is_file()):
             name = member.relative_to(target)
-            if not any(part.startswith(".") for part in name.parts):
+            if not any(part.startswith(".") or part == "__pycache__" for part in name.parts):
                 state.update(f"{name}\0{self._file(member)}\n".encode())
         return "sha256:" + state.hexdigest()
 

@@ -1,15 +1,18 @@
-"""`${a.b}`: the value of another key, resolved after merging. Resolvers (`${oc.env:HOME}`) are refused."""
+"""`${a.b}`: the value of another key, resolved after merging. Resolvers (`${oc.env:HOME}`) are refused, unless listed."""
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 from cogtune.config.errors import ConfigError
 from cogtune.config.source import MAX_VALUES
-from cogtune.config.tree import Node
+from cogtune.config.tree import Node, from_plain
 
 _INNERMOST = re.compile(r"\$\{([^${}]*)\}")
 _WHOLE = re.compile(r"^\$\{([^${}]*)\}$")
 _MAX_TEXT = 10_000
+RESOLVERS = ("oc.env", "oc.decode")
+"""OmegaConf's resolvers that config/config.yaml may allow: those that need no other key."""
 _MAX_CHAIN = 200
 Path = tuple[str, ...]
 
@@ -27,9 +30,12 @@ def lookup(root: Node, path: Path) -> Node | None:
     return node
 
 
-def resolve(root: Node) -> Node:
-    """The tree with every `${…}` replaced. Raises ConfigError for what cannot be resolved, cycles, and explosions."""
-    return _Resolver(root).at(())
+def resolve(root: Node, resolvers: Collection[str] = ()) -> Node:
+    """The tree with every `${…}` replaced; ``resolvers``: those of `RESOLVERS` that may be used.
+
+    Raises ConfigError for what cannot be resolved, cycles, and explosions.
+    """
+    return _Resolver(root, resolvers).at(())
 
 
 def is_interpolation(node: Node) -> bool:
@@ -43,8 +49,8 @@ def resolve_at(root: Node, path: Path) -> Node:
 
 
 class _Resolver:
-    def __init__(self, root: Node) -> None:
-        self.root = root
+    def __init__(self, root: Node, resolvers: Collection[str] = ()) -> None:
+        self.root, self.resolvers = root, resolvers
         self.done: dict[Path, Node] = {}
         self.active: list[Path] = []
 
@@ -90,12 +96,7 @@ class _Resolver:
 
     def _target(self, expression: str, node: Node, path: Path) -> Node:
         if ":" in expression:
-            raise self._error(
-                f"${{{expression}}} is a resolver, and merged configs are published; "
-                "write the value itself, here or on the command line",
-                node,
-                path,
-            )
+            return self._resolver(expression, node, path)
         relative = len(expression) - len(expression.lstrip("."))
         parts = tuple(re.findall(r"[^.\[\]]+", expression))
         start = path[: max(len(path) - relative, 0)] if relative else ()
@@ -106,6 +107,29 @@ class _Resolver:
                 raise self._error(f"${{{expression}}}: there is no such key", node, path)
             return through
         return self.at((*start, *parts))
+
+    def _resolver(self, expression: str, node: Node, path: Path) -> Node:
+        name = expression.partition(":")[0]
+        if name not in self.resolvers:
+            raise self._error(
+                f"${{{expression}}} is a resolver, and merged configs are published; write the value itself, here or on "
+                f"the command line, or allow it with `resolvers: [{name}]` in config/config.yaml ({', '.join(RESOLVERS)})",
+                node,
+                path,
+            )
+        from omegaconf import OmegaConf
+        from omegaconf.errors import OmegaConfBaseException
+
+        from cogtune.config.overrides import typed
+
+        try:
+            value = OmegaConf.create({"value": f"${{{expression}}}"})["value"]
+        except OmegaConfBaseException as error:
+            raise self._error(f"${{{expression}}}: {str(error).splitlines()[0]}", node, path) from None
+        if not isinstance(value, str):
+            return from_plain(value, node.mark)
+        read = typed(value)  # the environment holds text, like the command line: "0.7" is a number where one is wanted
+        return Node(read.value, node.mark, value) if not read.is_list else from_plain(read.plain(), node.mark)
 
     def _through(self, start: Path, parts: Path) -> Node | None:
         for cut in range(len(parts) - 1, 0, -1):

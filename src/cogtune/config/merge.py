@@ -1,6 +1,6 @@
 """Many files, one config: parents, merging, the command line; and `load_config`, which everybody uses."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,14 +70,16 @@ def load_config(
     *,
     check_files: bool = True,
     partial: bool = False,
+    resolvers: Collection[str] = (),
 ) -> Config:
     """Merge SAT-style YAML files, left to right, then ``overrides``; check everything; fill in defaults.
 
     ``overrides``: `a.b.c=value` or SAT's `--train-iters 10`. ``check_files``: the files that the config names must exist.
-    ``partial``: the model or the data section may be missing. Raises ConfigErrors, which holds every error with file,
+    ``partial``: the model or the data section may be missing. ``resolvers``: OmegaConf's that values may use
+    (`${oc.env:HOME}`), see `interpolate.RESOLVERS`. Raises ConfigErrors, which holds every error with file,
     line, column and key.
     """
-    return check(read(paths, overrides), check_files, partial)
+    return check(read(paths, overrides, resolvers), check_files, partial)
 
 
 _ABSENT = {
@@ -112,7 +114,9 @@ def check(root: Node, check_files: bool = True, partial: bool = False) -> Config
     return Config(values, raw, _leaves_only(checker.origin, values), files, notices + remarks)
 
 
-def read(paths: Iterable[str | Path] | str | Path, overrides: Sequence[str] = ()) -> Node:
+def read(
+    paths: Iterable[str | Path] | str | Path, overrides: Sequence[str] = (), resolvers: Collection[str] = ()
+) -> Node:
     """The merged tree as written, parents and command line included, interpolations resolved. Raises ConfigErrors."""
     wanted = [paths] if isinstance(paths, str | Path) else list(paths)
     errors: list[ConfigError] = []
@@ -130,7 +134,7 @@ def read(paths: Iterable[str | Path] | str | Path, overrides: Sequence[str] = ()
     try:
         for override in parse_overrides(overrides):
             root = assign(root, override)
-        return resolve(root)
+        return resolve(root, resolvers)
     except ConfigError as error:
         raise ConfigErrors([error]) from None
 

@@ -1,4 +1,5 @@
-"""Targets: which names a config may use, and which class stands behind each. YAML never imports anything."""
+"""Targets: which names a config may use, and which class stands behind each. YAML never imports anything (`plugins.py`
+is for what a person has listed)."""
 
 import difflib
 import importlib
@@ -6,7 +7,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from cogtune.config import plugins
 from cogtune.config.errors import ConfigError
+from cogtune.config.schema.common import fields_of
 
 _SCHEMA = "cogtune.config.schema"
 _SGM = "sgm.modules.diffusionmodules"
@@ -26,6 +29,25 @@ class Entry:
     def schema(self) -> type:
         """The dataclass of its params."""
         return _load(self.params)
+
+    def make(self, params: Any, **runtime: Any) -> Any:
+        """The object itself."""
+        return _load(self.target)(params, **runtime)
+
+
+@dataclass(frozen=True)
+class PluginEntry(Entry):
+    """A user's own class, known by its dotted name only; it fits wherever it has the methods that are needed there."""
+
+    @property
+    def schema(self) -> type:
+        return plugins.schema_of(plugins.load_class(self.name, self.role))
+
+    def make(self, params: Any, **runtime: Any) -> Any:
+        cls = plugins.load_class(self.name, self.role)
+        if plugins.takes_params(cls):
+            return cls(params, **runtime)
+        return cls(**{name: getattr(params, name) for name in fields_of(type(params))}, **runtime)
 
 
 def _entry(name: str, role: str, area: str, module: str, *aliases: str, params: str = "") -> Entry:
@@ -99,11 +121,14 @@ def names(role: str = "") -> list[str]:
 
 
 def find(target: str, role: str = "") -> Entry:
-    """The entry of a canonical name or alias. Raises ConfigError with the nearest valid name."""
+    """The entry of a canonical name, alias, or class of a listed plugin. Raises ConfigError with the nearest valid name."""
     entry = _by_name().get(target)
     if entry is None:
         if target in UNAVAILABLE:
             raise ConfigError(f"target {target!r} is not available: {UNAVAILABLE[target]}")
+        if plugins.is_listed(target):
+            plugins.load_class(target, role)
+            return PluginEntry(target, role, "", "")
         raise ConfigError(f"unknown target {target!r}; {_nearest(target, role)}")
     if role and entry.role != role:
         raise ConfigError(f"target {target!r} is no {role}; expected {' or '.join(names(role))}")
@@ -119,7 +144,10 @@ def _nearest(target: str, role: str) -> str:
     fitting = [name for name, entry in _by_name().items() if role in ("", entry.role)]
     shown = [name for name in fitting if ("." in name) == ("." in target)] or fitting
     near = difflib.get_close_matches(target, shown, n=1, cutoff=0.6)
-    return f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(names(role))}"
+    if near:
+        return f"did you mean {near[0]!r}?"
+    own = f"; for a class of your own list {target.partition('.')[0]!r} under plugins: in config/config.yaml"
+    return f"expected one of {', '.join(names(role))}{own if '.' in target else ''}"
 
 
 def params_of(node: dict[str, Any]) -> Any:
@@ -131,8 +159,7 @@ def params_of(node: dict[str, Any]) -> Any:
 
 def build(node: dict[str, Any], **runtime: Any) -> Any:
     """The object that a ``{target, params}`` node describes: ``Class(params, **runtime)``. Raises ConfigError."""
-    params = params_of(node)
-    return _load(find(node["target"]).target)(params, **runtime)
+    return find(node["target"]).make(params_of(node), **runtime)
 
 
 def _load(name: str) -> Any:

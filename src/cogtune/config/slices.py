@@ -12,6 +12,7 @@ A stage reads both, recomputes the key, and refuses a mismatch.
 import fnmatch
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,7 @@ def how_read(stage: Stage, dotted: str) -> str | None:
     return _kind(stage, tuple(dotted.split(".")))
 
 
+@cache
 def _kind(stage: Stage, path: KeyPath) -> str | None:
     best: tuple[int, str] | None = None
     for kind in ("keys", "volatile"):

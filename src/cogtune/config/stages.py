@@ -222,3 +222,6 @@ STAGES: dict[str, Stage] = {
         ),
     )
 }
+
+SWEEP = Stage("sweep", version=1, keys=("sweep",))
+"""Compares the experiments of a sweep. It stands on their reports, which only config/config.yaml can name."""

@@ -21,7 +21,10 @@ Noise = Callable[[], Tensor]
 
 
 class VideoDDIMSampler:
-    """Deterministic DDIM (arXiv:2010.02502); also the loop that the other samplers share."""
+    """Deterministic DDIM (arXiv:2010.02502); also the loop that the other samplers share.
+
+    A sampler of one's own overrides `advance`, and sets `needs_noise` if that draws noise (docs/plugins.md).
+    """
 
     needs_noise = False
 
@@ -63,7 +66,7 @@ class VideoDDIMSampler:
         for step in range(self.steps):
             x = self._with_prefix(x, prefix, self.alphas[step] if self.params.sdedit else 1.0, noise)
             x0 = self._predict(denoise, x, step, cond, uncond)
-            x = self._advance(x, x0, previous_x0, step, noise)
+            x = self.advance(x, x0, previous_x0, step, noise)
             previous_x0 = x0
             if on_step is not None:
                 on_step(step, x)
@@ -103,8 +106,11 @@ class VideoDDIMSampler:
         x0_uncond, x0_cond = both.chunk(2)
         return torch.add(x0_uncond, x0_cond - x0_uncond, alpha=scale)
 
-    def _advance(self, x: Tensor, x0: Tensor, previous_x0: Tensor | None, step: int, noise: Noise | None) -> Tensor:
-        """x at a_(step+1). The last step is x_0 itself for every sampler: nothing is left to be noise."""
+    def advance(self, x: Tensor, x0: Tensor, previous_x0: Tensor | None, step: int, noise: Noise | None) -> Tensor:
+        """x at a_(step+1), from x at a_step and the network's x_0 there; ``previous_x0`` is that of the step before.
+
+        The last step is x_0 itself for every sampler: nothing is left to be noise.
+        """
         if step == self.steps - 1:
             return x0
         a, a_next = self.alphas[step : step + 2]
@@ -115,7 +121,7 @@ class VideoDDIMSampler:
 class VPODEDPMPP2MSampler(VideoDDIMSampler):
     """DPM-Solver++(2M): x' = (s'/s) x + a' (1 - e^-h) d, with d the second-order estimate of x_0."""
 
-    def _advance(self, x: Tensor, x0: Tensor, previous_x0: Tensor | None, step: int, noise: Noise | None) -> Tensor:
+    def advance(self, x: Tensor, x0: Tensor, previous_x0: Tensor | None, step: int, noise: Noise | None) -> Tensor:
         if step == self.steps - 1:
             return x0
         a, a_next = self.alphas[step : step + 2]
@@ -142,7 +148,7 @@ class VPSDEDPMPP2MSampler(VPODEDPMPP2MSampler):
 
     needs_noise = True
 
-    def _advance(self, x: Tensor, x0: Tensor, previous_x0: Tensor | None, step: int, noise: Noise | None) -> Tensor:
+    def advance(self, x: Tensor, x0: Tensor, previous_x0: Tensor | None, step: int, noise: Noise | None) -> Tensor:
         if step == self.steps - 1:
             return x0
         assert noise is not None  # _check has seen to it

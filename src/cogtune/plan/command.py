@@ -3,11 +3,13 @@
 import argparse
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from cogtune.config import show
 from cogtune.config.errors import ConfigError, ConfigErrors
-from cogtune.config.merge import load_config
-from cogtune.plan.experiments import Experiment, Workspace
+from cogtune.config.merge import Config
+from cogtune.plan.experiment import Experiment
+from cogtune.plan.experiments import Workspace
 
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
@@ -15,10 +17,10 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     if arguments.action == "explain":
         print(show.explain(arguments.key))
     elif arguments.action == "diff":
-        before, after = (load_config([file], overrides, check_files=False, partial=True) for file in arguments.files)
+        before, after = (_partial(arguments, [file], overrides) for file in arguments.files)
         print("\n".join(show.diff(before, after)) or "no key differs")
     elif arguments.action == "show":
-        config = load_config(arguments.base, overrides, check_files=False, partial=True)
+        config = _partial(arguments, arguments.base, overrides)
         _tell(config.notices)
         render = show.as_json if arguments.format == "json" else show.annotated
         sys.stdout.write(render(config, arguments.stage))
@@ -27,20 +29,28 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     return 0
 
 
+def _partial(arguments: argparse.Namespace, files: Sequence[str], overrides: Sequence[str]) -> Config:
+    workspace = Workspace.by_hand(arguments.workflow)
+    return workspace.load_config(Experiment("config", tuple(files), tuple(overrides)), check_files=False, partial=True)
+
+
 def _check(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """One config, or every experiment of the workflow's; all errors of all of them."""
     if arguments.base:
+        workspace = Workspace.by_hand(arguments.workflow)
         experiments = {"config": Experiment("config", tuple(arguments.base), tuple(overrides))}
     else:
-        experiments = Workspace.load(arguments.workflow).experiments
+        workspace = Workspace.load(arguments.workflow)
+        experiments = {
+            name: replace(known, set=(*known.set, *overrides)) for name, known in workspace.experiments.items()
+        }
     errors: list[ConfigError] = []
     notices: dict[str, None] = {}
     for name, experiment in experiments.items():
-        words = experiment.set if arguments.base else (*experiment.set, *overrides)
         try:
-            config = load_config(experiment.base, words, check_files=not arguments.no_files)
-        except ConfigErrors as error:
-            errors += error.errors
+            config = workspace.load_config(experiment, check_files=not arguments.no_files)
+        except ConfigError as error:
+            errors += error.errors if isinstance(error, ConfigErrors) else [error]
             continue
         notices.update(dict.fromkeys(config.notices))
         print(f"{name}: ok")

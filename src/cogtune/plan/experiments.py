@@ -7,33 +7,34 @@ from typing import Any
 
 from cogtune.config.errors import ConfigError
 from cogtune.config.files import ContentHashes
+from cogtune.config.interpolate import RESOLVERS
 from cogtune.config.merge import Config, load_config
-from cogtune.config.slices import Slice
+from cogtune.config.plugins import allow_plugins
+from cogtune.config.slices import Slice, cut
 from cogtune.config.source import load_yaml
-from cogtune.plan.resolve import Place, Resolver
+from cogtune.config.stages import SWEEP
+from cogtune.plan.experiment import Experiment, parse_experiment, refuse_unknown
+from cogtune.plan.resolve import Place, Resolver, check_batch
+from cogtune.plan.sweeps import Sweep, expand_sweep
 
-_KEYS = {"store_dir", "results_dir", "ranks", "experiments", "demo_data"}
-_EXPERIMENT_KEYS = {"base", "set", "ranks"}
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """One named run: SAT files merged in order, then dotlist overrides."""
-
-    name: str
-    base: tuple[str, ...]
-    set: tuple[str, ...] = ()
-    ranks: int = 1
+_KEYS = {"store_dir", "results_dir", "ranks", "experiments", "sweep", "plugins", "resolvers", "demo_data"}
 
 
 @dataclass
 class Workspace:
-    """All experiments of one config.yaml and what they share: the store, the results folder, the content hashes."""
+    """All experiments of one config.yaml and what they share: the store, the results folder, the content hashes.
+
+    ``targets``: the experiments that are asked for. The members of a sweep are experiments like any other.
+    ``resolvers``: what `${…:…}` may use in their files.
+    """
 
     store: Path
     results: Path
     experiments: dict[str, Experiment]
+    targets: tuple[str, ...] = ()
     demo_data: bool = False
+    sweeps: dict[str, Sweep] = field(default_factory=dict)
+    resolvers: tuple[str, ...] = ()
     _resolvers: dict[str, Resolver] = field(default_factory=dict)
     _hashes: ContentHashes | None = None
 
@@ -41,23 +42,51 @@ class Workspace:
     def load(cls, path: str | Path = "config/config.yaml", overrides: Mapping[str, Any] | None = None) -> "Workspace":
         """Read the workflow config; ``overrides`` is what Snakemake's ``--config`` gave.
 
-        ``run=NAME base="a.yaml b.yaml" set="k=v k=v"`` there stands for a one-off experiment. Raises ConfigError.
+        ``run=NAME base="a.yaml b.yaml" set="k=v k=v"`` there stands for a one-off experiment. The plugins that it lists
+        may be imported from then on. Raises ConfigError.
         """
         asked = dict(overrides or {})
         values = load_yaml(path) | {name: asked[name] for name in asked.keys() & _KEYS}
-        _refuse_unknown(values, _KEYS, str(path))
+        refuse_unknown(values, _KEYS, str(path))
+        allow_plugins(_names(values, "plugins", path))
         ranks = values.get("ranks") or 1
         experiments = {
-            name: _experiment(name, body, ranks, f"{path}: experiments.{name}")
-            for name, body in (values.get("experiments") or {}).items()
+            name: parse_experiment(str(name), body, ranks, f"{path}: experiments.{name}")
+            for name, body in _mapping(values, "experiments", path).items()
         }
+        sweeps = {}
+        for name, body in _mapping(values, "sweep", path).items():
+            where = f"{path}: sweep.{name}"
+            sweeps[name], members = expand_sweep(str(name), body, experiments, ranks, where)
+            if taken := [known for known in (name, *members) if known in experiments]:
+                raise ConfigError(f"{where}: an experiment is named {taken[0]!r} already; rename one of them")
+            experiments |= members
         if "run" in asked:
             body = {"base": str(asked.get("base", "")).split(), "set": str(asked.get("set", "")).split()}
-            experiments = {str(asked["run"]): _experiment(str(asked["run"]), body, ranks, "--config run")}
+            name, sweeps = str(asked["run"]), {}
+            experiments[name] = parse_experiment(name, body, ranks, "--config run")
         if not experiments:
             raise ConfigError(f"{path}: experiments: none; expected names with `base: [file.yaml, …]`")
         store, results = Path(values.get("store_dir") or "store"), Path(values.get("results_dir") or "results")
-        return cls(store, results, experiments, bool(values.get("demo_data")))
+        resolvers = tuple(_names(values, "resolvers", path))
+        if unknown := [name for name in resolvers if name not in RESOLVERS]:
+            raise ConfigError(f"{path}: resolvers: no {unknown[0]!r}; expected some of {', '.join(RESOLVERS)}")
+        targets = (str(asked["run"]),) if "run" in asked else tuple(experiments)
+        return cls(store, results, experiments, targets, bool(values.get("demo_data")), sweeps, resolvers)
+
+    @classmethod
+    def by_hand(cls, path: Path) -> "Workspace":
+        """The workspace of a command that names its own files: a workflow config is used if there is one. Raises ConfigError."""
+        return cls.load(path) if path.exists() else cls(Path("store"), Path("results"), {})
+
+    def load_config(self, experiment: Experiment, **options: Any) -> Config:
+        """The merged config of any experiment, with what this workspace allows; ``options`` as for `load_config`.
+
+        Raises ConfigErrors, also when the batch does not go with the experiment's ranks.
+        """
+        config = load_config(experiment.base, experiment.set, resolvers=self.resolvers, **options)
+        check_batch(config, experiment.ranks)
+        return config
 
     def config(self, name: str) -> Config:
         """The merged, checked config of an experiment."""
@@ -71,7 +100,7 @@ class Workspace:
             experiment = self.experiments[name]
             self._hashes = self._hashes or ContentHashes(self.store / "hashes.json")
             place = Place(self.store, self.results, experiment.ranks, name)
-            self._resolvers[name] = Resolver(load_config(experiment.base, experiment.set), place, self._hashes)
+            self._resolvers[name] = Resolver(self.load_config(experiment), place, self._hashes)
         return self._resolvers[name]
 
     def chain(self, name: str) -> list[str]:
@@ -106,18 +135,31 @@ class Workspace:
         """The marker that the report of the current config writes: the one target of an experiment."""
         return self.results / name / f".published-{self.slices(name)['report'].key}"
 
+    def sweep_slice(self, name: str) -> Slice:
+        """The slice of a sweep's report; the scans of all members must be done."""
+        if name not in self.sweeps:
+            raise ConfigError(f"no sweep named {name!r}; there are: {', '.join(self.sweeps) or 'none'}")
+        points = self.sweeps[name].points
+        reports = {member: self.slices(member)["report"] for member in points}
+        told = {"sweep": {"name": name, "results": str(self.results.resolve())}}
+        part = cut(SWEEP, {"sweep": {"name": name, "points": points}}, {}, {}, reports, extra=told)
+        part.write(self.store)
+        return part
 
-def _experiment(name: str, body: Any, ranks: int, where: str) -> Experiment:
-    if not isinstance(body, dict) or not body.get("base"):
-        raise ConfigError(f"{where}: expected a mapping with `base: [file.yaml, …]`")
-    if not name.replace("_", "").replace("-", "").replace(".", "").isalnum() or name.startswith("."):
-        raise ConfigError(f"{where}: a name becomes a folder: use letters, digits, '_', '-', '.'")
-    _refuse_unknown(body, _EXPERIMENT_KEYS, where)
-    base = [body["base"]] if isinstance(body["base"], str) else body["base"]
-    return Experiment(name, tuple(base), tuple(body.get("set") or ()), int(body.get("ranks") or ranks))
+    def compared(self, name: str) -> Path:
+        """The marker that the report of a sweep writes."""
+        return self.results / name / f".compared-{self.sweep_slice(name).key}"
 
 
-def _refuse_unknown(body: Mapping[str, Any], known: set[str], where: str) -> None:
-    for name in body:
-        if name not in known:
-            raise ConfigError(f"{where}: unknown key {name!r}; expected one of {', '.join(sorted(known))}")
+def _mapping(values: Mapping[str, Any], key: str, path: str | Path) -> dict[str, Any]:
+    found = values.get(key) or {}
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path}: {key}: expected a mapping of names; found {found!r}")
+    return found
+
+
+def _names(values: Mapping[str, Any], key: str, path: str | Path) -> list[str]:
+    found = values.get(key) or []
+    if not isinstance(found, list):
+        raise ConfigError(f"{path}: {key}: expected a list of names; found {found!r}")
+    return found

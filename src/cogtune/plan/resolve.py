@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cogtune.config.batch import plan_batches
 from cogtune.config.digest import digest
 from cogtune.config.errors import ConfigError
 from cogtune.config.files import ContentHashes
 from cogtune.config.merge import Config
+from cogtune.config.plugins import source_of, used_by
 from cogtune.config.slices import Slice, cut, reads_identity
 from cogtune.config.stages import STAGES
 from cogtune.data.listing import fingerprint
@@ -27,6 +29,19 @@ class Place:
     def receipt(self, part: Slice) -> Path:
         """The one file that Snakemake knows of this job."""
         return self.results / ".receipts" / f"{part.stage}-{part.key}.json"
+
+
+def check_batch(config: Config, ranks: int, remembered: int | None = None) -> None:
+    """Raise ConfigError if the global batch (the ``remembered`` one, if any) cannot be shared out over the ranks."""
+    args = config.values["args"]
+    if args.get("mode") == "inference":
+        return
+    try:
+        asked = args | ({"global_batch_size": remembered} if remembered else {})
+        plan_batches(config.values.get("deepspeed") or {}, asked, ranks)
+    except ConfigError as error:
+        where = "remembered from the first run" if remembered else f"set by {config.origin_of(error.key)}"
+        raise ConfigError(f"{error.message} ({where})", key=error.key) from None
 
 
 @dataclass
@@ -78,7 +93,7 @@ class Resolver:
             for path, file in files.items()
             if name != "report" and reads_identity(stage, path)
         }
-        part = cut(stage, values, hashes, files, upstream, data)
+        part = self._with_plugins(cut(stage, values, hashes, files, upstream, data))
         merged = part.volatile | {
             kind: part.volatile.get(kind, {}) | extra[kind] if isinstance(extra[kind], dict) else extra[kind]
             for kind in extra
@@ -86,6 +101,16 @@ class Resolver:
         part = Slice(name, part.identity, merged)
         part.write(self.place.store)
         self._cut[name] = part
+
+    def _with_plugins(self, part: Slice) -> Slice:
+        """The slice with the packages that its targets lie in: their source is identity, their place is not."""
+        used = used_by(part.config())
+        if not used:
+            return part
+        named = used_by(part.identity["values"])
+        sources = {name: self.hashes.of(source_of(name), "plugins") for name in sorted(named)}
+        identity = part.identity | ({"plugins": sources} if sources else {})
+        return Slice(part.stage, identity, part.volatile | {"plugins": used})
 
     def _values(self, name: str, upstream: dict[str, Slice]) -> dict[str, Any]:
         values = self.config.values
@@ -128,4 +153,6 @@ class Resolver:
         memo = self.place.store / "slices" / f"{anonymous.key}.batch.json"
         if not memo.exists():
             write_json(memo, {"global_batch_size": micro * accumulation * self.place.ranks})
-        return json.loads(memo.read_text())["global_batch_size"]
+        found = json.loads(memo.read_text())["global_batch_size"]
+        check_batch(self.config, self.place.ranks, found)
+        return found

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from cogtune.config.slices import Slice
 from cogtune.errors import UserError
-from cogtune.plan.experiments import Experiment, Workspace
+from cogtune.plan.experiment import Experiment
+from cogtune.plan.experiments import Workspace
 
 
 def prepare(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple[Slice, Path, Path]:
@@ -17,11 +18,7 @@ def prepare(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple[Sl
     from cogtune.stages.execute import execute
     from cogtune.stages.job import Job
 
-    workspace = (
-        Workspace.load(arguments.workflow)
-        if arguments.workflow.exists()
-        else Workspace(Path("store"), Path("results"), {})
-    )
+    workspace = Workspace.by_hand(arguments.workflow)
     ranks = arguments.ranks or max((known.ranks for known in workspace.experiments.values()), default=1)
     workspace.experiments[arguments.name] = Experiment(arguments.name, tuple(arguments.base), tuple(overrides), ranks)
     place = workspace.resolver(arguments.name).place
@@ -44,6 +41,22 @@ def prepare(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple[Sl
                 f"{arguments.command} needs the result of {job['stage']} {job['key']}; run first:\n  {first}"
             )
     return part, _receipt(arguments, place, part), workspace.store
+
+
+def prepare_sweep(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple[Slice, Path, Path]:
+    """(slice, receipt, store) of a sweep's report. Raises UserError when a member is not done."""
+    if overrides:
+        raise UserError(f"a sweep takes no overrides; its keys stand in {arguments.workflow}")
+    workspace = Workspace.load(arguments.workflow)
+    sweep = workspace.sweeps.get(arguments.name)
+    for member in sweep.points if sweep else ():
+        if (
+            not all(scan.exists() for scan in workspace.scan_receipts(member))
+            or not workspace.published(member).exists()
+        ):
+            raise UserError(f"{member} is not done; run first:\n  snakemake --cores all sweep_{arguments.name}")
+    part = workspace.sweep_slice(arguments.name)
+    return part, arguments.receipt or workspace.compared(arguments.name), workspace.store
 
 
 def _receipt(arguments: argparse.Namespace, place, part: Slice) -> Path:

@@ -23,7 +23,7 @@ def execute(job: Job, receipt: Path | None) -> dict[str, Any]:
     """
     name = job.slice.stage
     run: Callable[[Job], dict[str, Any]] = importlib.import_module(f"cogtune.stages.{name}").run
-    folder = job.items_dir() if STAGES[name].items else job.job_dir()
+    folder = job.items_dir() if name in STAGES and STAGES[name].items else job.job_dir()
     with hold_lock(job.store / "locks" / f"{name}-{folder.name}.lock"):
         started = time.monotonic()
         counts = run(job)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cogtune.config.digest import data_digests
+from cogtune.config.plugins import allow_plugins
 from cogtune.config.slices import Slice, read_slice
 from cogtune.config.stages import STAGES
 from cogtune.data.listing import ClipRow, read_manifest
@@ -24,6 +25,9 @@ class Job:
     log_path: Path | None = None
     plain: bool = True
     extra: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        allow_plugins(self.slice.volatile.get("plugins", {}))
 
     @cached_property
     def config(self) -> dict[str, Any]:

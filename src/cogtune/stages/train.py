@@ -63,6 +63,7 @@ def plan_of(job: Job) -> Plan:
         pairs=pairs["train"],
         validation_pairs=pairs["valid"],
         threads=job.config["args"].get("threads_per_rank") or 1,
+        plugins=job.slice.volatile.get("plugins", {}),
     )
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cogtune.config.batch import BatchPlan
 from cogtune.config.registry import canonical
 from cogtune.errors import UserError
 from cogtune.runtime.devices import device_for
-from cogtune.train.batches import BatchPlan
 from cogtune.train.optim import AdamWEma, parameter_groups
 
 NOT_FOR_DEEPSPEED = (

@@ -9,9 +9,10 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from cogtune.config.batch import BatchPlan
 from cogtune.diffusion.noise import normal, uniform
 from cogtune.diffusion.sampling_index import DiscreteSampling
-from cogtune.train.batches import BatchPlan, DataOrder
+from cogtune.train.batches import DataOrder
 
 
 class Cached(Protocol):

@@ -11,11 +11,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from cogtune.config.batch import BatchPlan
 from cogtune.diffusion.loss import VideoDiffusionLoss
 from cogtune.diffusion.noise import generator
 from cogtune.errors import UserError
 from cogtune.train import checkpoint
-from cogtune.train.batches import BatchPlan
 from cogtune.train.engine import take_step
 from cogtune.train.feed import Draws, Feed, Prefetch, StepFeed
 from cogtune.train.history import History

@@ -3,13 +3,15 @@
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
 import torch.distributed as dist
 from torch import nn
 
+from cogtune.config.batch import plan_batches
+from cogtune.config.plugins import allow_plugins
 from cogtune.config.registry import build
 from cogtune.data.dataset import CachedDataset
 from cogtune.diffusion.loss import VideoDiffusionLoss
@@ -17,7 +19,7 @@ from cogtune.model.lora import set_trainable
 from cogtune.runtime.atomic import write_json
 from cogtune.runtime.devices import set_threads
 from cogtune.train import checkpoint, result
-from cogtune.train.batches import plan_batches, total_steps
+from cogtune.train.batches import total_steps
 from cogtune.train.engine import RankInfo, build_engine, connect, deepspeed_config, make_optimizer
 from cogtune.train.feed import Feed
 from cogtune.train.history import History
@@ -40,6 +42,7 @@ class Plan:
     pairs: list[list[str]]
     validation_pairs: list[list[str]]
     threads: int
+    plugins: dict[str, str] = field(default_factory=dict)
 
 
 def train(plan_dict: dict[str, Any], report: TextIO, stopping: Callable[[], bool]) -> bool:
@@ -47,6 +50,7 @@ def train(plan_dict: dict[str, Any], report: TextIO, stopping: Callable[[], bool
     plan = Plan(**plan_dict)
     here = RankInfo(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
     set_threads(plan.threads)
+    allow_plugins(plan.plugins)
     connect(here, os.environ.get("COGTUNE_RENDEZVOUS", "env://"))
     loop, module = _set_up(plan, here, report, stopping)
     start = checkpoint.load_newest(loop.engine, loop.folder)

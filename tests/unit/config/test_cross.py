@@ -133,6 +133,8 @@ def test_the_prompt_file_counts_only_with_input_type_txt():
             ["model.sampler_config.params.discretization_config.params.shift_scale=3"],
             "another noise schedule",
         ),
+        ("cogvideox_2b", [], "CogVideoX-2B was trained in fp16"),
+        ("cogvideox_5b", ["deepspeed.bf16.enabled=false", "deepspeed.fp16.enabled=true"], "watch for overflows"),
     ],
 )
 def test_what_is_legal_but_surprising_is_remarked_on(model, overrides, remark):

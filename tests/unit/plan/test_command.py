@@ -27,6 +27,23 @@ def test_show(capsys):
         (["--base", *FILES], 2, "sft.yaml:5:3: args.load: {your CogVideoX SAT folder} is to be filled in"),
         (["--no-files", "--base", *FILES, "--", "args.sede=1"], 2, "args.sede: unknown key; did you mean 'seed'"),
         (["--no-files", "--base", *FILES, "--", "--sede", "1"], 2, "unknown option --sede; did you mean --seed?"),
+        (
+            ["--no-files", "--base", *FILES, "--", "args.global_batch_size=3", "--train-micro-batch-size-per-gpu", "2"],
+            2,
+            "unknown option --train-micro-batch-size-per-gpu",
+        ),
+        (
+            [
+                "--no-files",
+                "--base",
+                *FILES,
+                "--",
+                "args.global_batch_size=3",
+                "deepspeed.train_micro_batch_size_per_gpu=2",
+            ],
+            2,
+            "args.global_batch_size: each of 1 ranks computes 3 of its 3 clips, which",
+        ),
         (["--no-files", "--base", "nowhere.yaml"], 2, "cogtune: nowhere.yaml: no such file"),
     ],
 )

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cogtune.config.batch import BatchPlan, plan_batches
 from cogtune.errors import UserError
-from cogtune.train.batches import BatchPlan, DataOrder, plan_batches, total_steps
+from cogtune.train.batches import DataOrder, total_steps
 
 
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 8))

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from cogtune.config.batch import BatchPlan
 from cogtune.errors import UserError
-from cogtune.train.batches import BatchPlan
 from cogtune.train.engine import deepspeed_config, make_optimizer
 from cogtune.train.optim import AdamWEma
 

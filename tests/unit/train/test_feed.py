@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from cogtune.config.batch import BatchPlan
 from cogtune.config.registry import build
-from cogtune.train.batches import BatchPlan
 from cogtune.train.feed import Draws, Feed, Prefetch, StepFeed, pad_front
 
 

@@ -83,7 +83,7 @@ def fields_of(schema: type) -> dict[str, Field]:
     found = {}
     for field in dataclasses.fields(schema):
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        found[field.name] = Field(field.name, hints[field.name], field.metadata["key"], required, field)
+        found[field.name] = Field(field.name, hints[field.name], field.metadata.get("key", Key()), required, field)
     return found
 
 

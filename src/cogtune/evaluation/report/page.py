@@ -22,33 +22,41 @@ class _Embedded:
 
 def render(evidence: Evidence) -> str:
     """The page as text. All strings of the evidence are escaped; only plots and css are passed through as markup."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
+    seconds = {row.stage: row.seconds for row in evidence.stages if row.seconds is not None}
+    strips, left_out = _within_budget(evidence.strips)
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            evidence=evidence,
+            headline=sentences.headline(evidence.metrics),
+            summary=sentences.summary(evidence.metrics),
+            rows=sentences.rows(evidence.metrics),
+            training=sentences.training(evidence.metrics, evidence.timings),
+            strips=[(strip, [_Embedded(shown, data_uri(shown.path)) for shown in strip.videos]) for strip in strips],
+            left_out=left_out,
+            loss_plot=plots.markup(plots.loss_plot(evidence.training, evidence.validation)),
+            seconds_plot=plots.markup(plots.seconds_plot(seconds)),
+            config_lines=list(_config_lines(evidence.config_yaml)),
+            total_seconds=sum(seconds.values()),
+        )
+    )
 
-    environment = Environment(
+
+def environment() -> Any:
+    """Jinja as every page uses it: what is not marked as markup is escaped, a missing value is an error."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    found = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(decibel=_decibel, duration=plots.duration, figure=_figure)
-    seconds = {row.stage: row.seconds for row in evidence.stages if row.seconds is not None}
-    strips, left_out = _within_budget(evidence.strips)
-    return environment.get_template("report.html.j2").render(
-        evidence=evidence,
-        css=Markup(Path(__file__).with_name("report.css").read_text()),
-        headline=sentences.headline(evidence.metrics),
-        summary=sentences.summary(evidence.metrics),
-        rows=sentences.rows(evidence.metrics),
-        training=sentences.training(evidence.metrics, evidence.timings),
-        strips=[(strip, [_Embedded(shown, _data_uri(shown.path)) for shown in strip.videos]) for strip in strips],
-        left_out=left_out,
-        loss_plot=Markup(plots.loss_plot(evidence.training, evidence.validation)),
-        seconds_plot=Markup(plots.seconds_plot(seconds)),
-        config_lines=list(_config_lines(evidence.config_yaml)),
-        total_seconds=sum(seconds.values()),
-    )
+    found.filters.update(decibel=_decibel, duration=plots.duration, figure=_figure)
+    found.globals["css"] = plots.markup(Path(__file__).with_name("report.css").read_text())
+    return found
 
 
 def _within_budget(strips: list[Strip]) -> tuple[list[Strip], int]:
@@ -62,7 +70,8 @@ def _within_budget(strips: list[Strip]) -> tuple[list[Strip], int]:
 
 
 @cache
-def _data_uri(path: Path) -> str:
+def data_uri(path: Path) -> str:
+    """An mp4 as part of a page."""
     return "data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode()
 
 

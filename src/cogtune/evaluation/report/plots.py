@@ -52,7 +52,7 @@ def thinned(rows: Sequence[Any], most: int = _MOST_POINTS) -> list[Any]:
     return [rows[round(i * (len(rows) - 1) / (most - 1))] for i in range(most)]
 
 
-def _styled(draw: Callable[..., str]) -> Callable[..., str]:
+def styled(draw: Callable[..., str]) -> Callable[..., str]:
     """Runs ``draw`` under the page's style and leaves matplotlib's settings as they were."""
 
     @functools.wraps(draw)
@@ -65,7 +65,7 @@ def _styled(draw: Callable[..., str]) -> Callable[..., str]:
     return wrapped
 
 
-@_styled
+@styled
 def loss_plot(training: Sequence[dict[str, Any]], validation: Sequence[dict[str, Any]]) -> str:
     """Loss over steps, each row {"step", "loss", "lr"?}: single steps faint, their average strong, validation as
     points, and the learning rate below. Empty when there is nothing to draw."""
@@ -74,7 +74,7 @@ def loss_plot(training: Sequence[dict[str, Any]], validation: Sequence[dict[str,
     steps, losses = [row["step"] for row in training], [row["loss"] for row in training]
     span = max(2, len(losses) // 20)
     drawn = thinned(list(zip(steps, losses, smoothed(losses, span), strict=True)))
-    figure, (top, bottom) = _figure(8.6, 4.4, rows=2, heights=(4, 1))
+    figure, (top, bottom) = new_figure(8.6, 4.4, rows=2, heights=(4, 1))
     top.plot(
         [row[0] for row in drawn], [row[1] for row in drawn], color=_SECOND, linewidth=0.7, alpha=0.7, label="one step"
     )
@@ -89,7 +89,7 @@ def loss_plot(training: Sequence[dict[str, Any]], validation: Sequence[dict[str,
         points = [row["step"] for row in validation], [row["loss"] for row in validation]
         top.plot(*points, "o", color=_INK, markersize=4, label="validation")
     if min(losses) > 0 and max(losses) > 8 * min(losses):
-        _log_axis(top)
+        log_axis(top)
     top.set_ylabel("loss")
     top.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderpad=0)
     rates = thinned([(row["step"], row["lr"]) for row in training if row.get("lr") is not None])
@@ -98,15 +98,15 @@ def loss_plot(training: Sequence[dict[str, Any]], validation: Sequence[dict[str,
     bottom.set_ylim(bottom=0)
     bottom.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     bottom.set_xlabel("optimizer step")
-    return _svg(figure, "Loss and learning rate over training steps")
+    return to_svg(figure, "Loss and learning rate over training steps")
 
 
-@_styled
+@styled
 def seconds_plot(seconds: dict[str, float]) -> str:
     """Horizontal bars: how long each stage took."""
     if not seconds:
         return ""
-    figure, (axes,) = _figure(8.6, 0.6 + 0.3 * len(seconds))
+    figure, (axes,) = new_figure(8.6, 0.6 + 0.3 * len(seconds))
     names, values = list(seconds), list(seconds.values())
     bars = axes.barh(names, values, color=_ACCENT, height=0.62)
     axes.bar_label(bars, [duration(value) for value in values], padding=5, color=_INK)
@@ -115,7 +115,14 @@ def seconds_plot(seconds: dict[str, float]) -> str:
     axes.spines["bottom"].set_visible(False)
     axes.tick_params(left=False, bottom=False, labelbottom=False)
     axes.set_xlim(0, 1.15 * max(values, default=1) or 1)
-    return _svg(figure, "Seconds spent in each stage")
+    return to_svg(figure, "Seconds spent in each stage")
+
+
+def markup(text: str) -> Any:
+    """Text of our own making that goes into a page unescaped."""
+    from markupsafe import Markup
+
+    return Markup(text)
 
 
 def duration(seconds: float) -> str:
@@ -130,15 +137,19 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def _figure(width: float, height: float, rows: int = 1, heights: tuple[int, ...] = (1,)) -> tuple[Any, Any]:
+def new_figure(
+    width: float, height: float, rows: int = 1, heights: tuple[int, ...] = (1,), columns: int = 1
+) -> tuple[Any, Any]:
+    """A figure of ``width`` x ``height`` inches and its axes, row by row."""
     from matplotlib.figure import Figure  # without pyplot no backend is looked for
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots(rows, 1, squeeze=False, sharex=rows > 1, gridspec_kw={"height_ratios": heights})
-    return figure, [row[0] for row in axes]
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=rows > 1, gridspec_kw={"height_ratios": heights})
+    return figure, list(axes.flat)
 
 
-def _log_axis(axes: Any) -> None:
+def log_axis(axes: Any) -> None:
+    """A logarithmic y axis with plain numbers."""
     from matplotlib.ticker import NullFormatter, ScalarFormatter
 
     axes.set_yscale("log")
@@ -146,7 +157,7 @@ def _log_axis(axes: Any) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _svg(figure: Any, title: str) -> str:
+def to_svg(figure: Any, title: str) -> str:
     """The figure as an <svg> element for an HTML page: no XML prologue, no metadata, nothing that is loaded."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})

@@ -12,22 +12,29 @@ from cogtune.errors import UserError
 MARKER = ".published-"
 
 
-def publish(folder: Path, key: str, texts: Mapping[str, str], links: Mapping[str, Path]) -> Path:
+def publish(
+    folder: Path,
+    key: str,
+    texts: Mapping[str, str],
+    links: Mapping[str, Path],
+    marker: str = MARKER,
+    stage: str = "report",
+) -> Path:
     """Make ``folder`` hold exactly this report; returns the marker, which is written last.
 
     All markers go first, so a kill on the way leaves none and the report is made again. ``texts``: file name ->
     content. ``links``: name -> folder in the store; a link is relative, so that results and store can move together.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for marker in folder.glob(f"{MARKER}*"):
-        marker.unlink()
+    for old in folder.glob(f"{marker}*"):
+        old.unlink()
     for name, target in links.items():
         _link(folder / name, target)
     for name, text in texts.items():
         _replace(folder / name, text)
-    marker = folder / f"{MARKER}{key}"
-    _replace(marker, json.dumps({"stage": "report", "key": key}) + "\n")
-    return marker
+    found = folder / f"{marker}{key}"
+    _replace(found, json.dumps({"stage": stage, "key": key}) + "\n")
+    return found
 
 
 def to_json(value: Any) -> str:

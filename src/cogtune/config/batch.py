@@ -1,0 +1,58 @@
+"""How an optimizer step is shared out over ranks; known before anything runs, hence here and not in train/."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from cogtune.config.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """How one optimizer step is shared out: global batch = micro x accumulation x ranks.
+
+    Positions 0..global_batch-1 are laid out pass by pass, and inside a pass rank by rank. What is drawn for a position
+    depends on the position alone, so another number of ranks sees the same batch.
+    """
+
+    micro: int
+    accumulation: int
+    ranks: int
+
+    @property
+    def global_batch(self) -> int:
+        return self.micro * self.accumulation * self.ranks
+
+    def positions(self, rank: int, accumulated: int) -> range:
+        """Positions in the global batch that ``rank`` computes in pass ``accumulated``."""
+        start = (accumulated * self.ranks + rank) * self.micro
+        return range(start, start + self.micro)
+
+
+def plan_batches(deepspeed: dict[str, Any], args: dict[str, Any], ranks: int) -> BatchPlan:
+    """The plan for ``ranks`` processes.
+
+    `args.global_batch_size`, where set, is identity: the micro batch is shrunk to what one rank's share allows, and
+    accumulation is what is left over. Otherwise the global batch is the product of what the config says.
+    Raises ConfigError where the shares do not come out even.
+    """
+    micro = deepspeed.get("train_micro_batch_size_per_gpu") or args.get("batch_size") or 1
+    total = args.get("global_batch_size")
+    if not total:
+        accumulation = deepspeed.get("gradient_accumulation_steps") or args.get("gradient_accumulation_steps") or 1
+        return BatchPlan(micro, accumulation, ranks)
+    share, rest = divmod(total, ranks)
+    if rest or not share:
+        raise ConfigError(
+            f"{total} clips cannot be shared out evenly over {ranks} ranks; choose a number of ranks that divides it, "
+            f"or a multiple of {ranks}",
+            key="args.global_batch_size",
+        )
+    micro = min(micro, share)
+    if share % micro:
+        raise ConfigError(
+            f"each of {ranks} ranks computes {share} of its {total} clips, which "
+            f"deepspeed.train_micro_batch_size_per_gpu = {micro} does not divide; "
+            f"choose one of {', '.join(str(n) for n in range(1, share + 1) if share % n == 0)}",
+            key="args.global_batch_size",
+        )
+    return BatchPlan(micro, share // micro, ranks)

@@ -1,0 +1,110 @@
+"""The report of a sweep: its members in one table, one plot, and their samples of the same captions side by side."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cogtune.evaluation.report import plots
+from cogtune.evaluation.report.evidence import Strip
+from cogtune.evaluation.report.sweep_plot import shades, sweep_plot
+
+_CAPTIONS = 3
+_COLUMNS = (
+    ("samples.psnr_db", "PSNR, dB", max),
+    ("samples.retrieval_accuracy", "nearest to own clip", max),
+    ("samples.ssim", "SSIM", max),
+    ("train.loss_last", "loss, last", min),
+    ("validation.loss_last", "held-out loss, last", min),
+    ("train.steps_per_second", "steps per second", None),
+    ("seconds.train", "seconds of training", None),
+)
+"""(figure, heading, which of the values is best: None where more is not better)."""
+_TUNED = "After training"
+
+
+@dataclass(frozen=True)
+class Member:
+    """One point of the grid. ``point``: {swept key: value}; ``training``, ``validation``: rows of step and loss."""
+
+    name: str
+    point: dict[str, Any]
+    metrics: dict[str, Any]
+    timings: dict[str, Any]
+    training: list[dict[str, Any]]
+    validation: list[dict[str, Any]]
+    strips: list[Strip]
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """All figures by their names in metrics.json and timings.json, and the last held-out loss."""
+        last = {"validation.loss_last": self.validation[-1]["loss"]} if self.validation else {}
+        return self.metrics | self.timings | last
+
+
+def render(name: str, members: Sequence[Member]) -> str:
+    """The page as text; all strings are escaped."""
+    from cogtune.evaluation.report.page import data_uri, environment
+
+    keys = list(members[0].point)
+    colours = shades(len(members))
+    columns = [(heading, _column(members, figure, best)) for figure, heading, best in _columns(members)]
+    template = environment().get_template("sweep.html.j2")
+    return template.render(
+        name=name,
+        keys=keys,
+        headline=_headline(members),
+        rows=list(zip(members, colours, strict=True)),
+        columns=columns,
+        plot=plots.markup(sweep_plot(members, keys[0])),
+        captions=[
+            (caption, [(label, data_uri(path)) for label, path in videos]) for caption, videos in _captions(members)
+        ],
+    )
+
+
+def as_csv(members: Sequence[Member]) -> str:
+    """One line a member: its name, the swept keys, then every figure that any member has."""
+    figures = sorted({name for member in members for name in member.figures})
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["experiment", *members[0].point, *figures])
+    for member in members:
+        writer.writerow([member.name, *member.point.values(), *(member.figures.get(name) for name in figures)])
+    return buffer.getvalue()
+
+
+def _columns(members: Sequence[Member]) -> list[tuple[str, str, Any]]:
+    return [column for column in _COLUMNS if any(column[0] in member.figures for member in members)]
+
+
+def _column(members: Sequence[Member], figure: str, best: Any) -> list[tuple[Any, bool]]:
+    """(value, whether it is the best) of each member; None where it has none."""
+    values = [member.figures.get(figure) for member in members]
+    known = [value for value in values if value is not None]
+    top = best(known) if best and len(set(known)) > 1 else None
+    return [(value, value is not None and value == top) for value in values]
+
+
+def _headline(members: Sequence[Member]) -> str:
+    measured = [member for member in members if "samples.psnr_db" in member.metrics]
+    if not measured:
+        return f"{len(members)} runs compared."
+    best = max(measured, key=lambda member: member.metrics["samples.psnr_db"])
+    point = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in best.point.items())
+    return f"Of {len(members)} runs, {point} comes closest to the clips: {best.metrics['samples.psnr_db']:.1f} dB."
+
+
+def _captions(members: Sequence[Member]) -> list[tuple[str, list[tuple[str, Path]]]]:
+    """(caption, (label, video) of the clip and of every member) for the first captions that all members have."""
+    by_name = [{strip.name: strip for strip in member.strips} for member in members]
+    shared = [name for name in by_name[0] if all(name in strips for strips in by_name)]
+    found = []
+    for name in shared[:_CAPTIONS]:
+        videos = [(shown.label, shown.path) for shown in by_name[0][name].videos if shown.label == "Training clip"]
+        for member, strips in zip(members, by_name, strict=True):
+            videos += [(member.name, shown.path) for shown in strips[name].videos if shown.label == _TUNED]
+        found.append((by_name[0][name].caption, videos))
+    return found

@@ -1,0 +1,65 @@
+"""The plot of a sweep: how its members trained, and what the swept value did to the samples."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from cogtune.evaluation.report.plots import log_axis, new_figure, smoothed, styled, thinned, to_svg
+
+_PSNR = "samples.psnr_db"
+
+
+def shades(count: int) -> list[str]:
+    """So many colours that can be told apart on a light and on a dark page."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    return [to_hex(colormaps["turbo"](0.08 + 0.84 * i / max(count - 1, 1))) for i in range(count)]
+
+
+@styled
+def sweep_plot(members: Sequence[Any], key: str) -> str:
+    """Left: the smoothed losses of all members, each in its shade. Right: PSNR of the samples over the swept ``key``.
+
+    ``members`` have ``point``, ``training`` and ``figures`` (`compare.Member`). Empty when nobody trained.
+    """
+    if not any(member.training for member in members):
+        return ""
+    figure, (left, right) = new_figure(10.5, 3.8, columns=2)
+    coloured = list(zip(members, shades(len(members)), strict=True))
+    _losses(left, coloured)
+    points = [
+        (member.point[key], member.figures[_PSNR], colour)
+        for member, colour in coloured
+        if member.figures.get(_PSNR) is not None
+    ]
+    _over_values(right, points)
+    right.set_xlabel(key.rpartition(".")[2])
+    right.set_ylabel("PSNR of samples, dB")
+    return to_svg(figure, "Losses of all runs, and PSNR over the swept value")
+
+
+def _losses(axes: Any, coloured: Sequence[tuple[Any, str]]) -> None:
+    for member, colour in coloured:
+        losses = [row["loss"] for row in member.training]
+        means = smoothed(losses, max(2, len(losses) // 10))
+        drawn = thinned([(row["step"], mean) for row, mean in zip(member.training, means, strict=True)], 300)
+        axes.plot([row[0] for row in drawn], [row[1] for row in drawn], color=colour, linewidth=1.6)
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel("loss (moving mean)")
+    losses = [row["loss"] for member, _ in coloured for row in member.training]
+    if min(losses) > 0 and max(losses) > 8 * min(losses):
+        log_axis(axes)
+
+
+def _over_values(axes: Any, points: Sequence[tuple[Any, float, str]]) -> None:
+    """Numbers stand at their place (logarithmic from a factor of 10), anything else in the order of the grid."""
+    values = [value for value, _, _ in points]
+    numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    labels = list(dict.fromkeys(map(str, values)))
+    for value, height, colour in points:
+        axes.plot(value if numeric else labels.index(str(value)), height, "o", color=colour, markersize=8)
+    if numeric and values and min(values) > 0 and max(values) >= 10 * min(values):
+        axes.set_xscale("log")
+    if not numeric:
+        axes.set_xticks(range(len(labels)), labels)
+        axes.set_xlim(-0.5, len(labels) - 0.5)

@@ -1,0 +1,47 @@
+"""One named run, as config/config.yaml declares it."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cogtune.config.errors import ConfigError
+
+_KEYS = {"base", "set", "ranks"}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """SAT files merged in order, then dotlist overrides; ``ranks``: processes that train together."""
+
+    name: str
+    base: tuple[str, ...]
+    set: tuple[str, ...] = ()
+    ranks: int = 1
+
+
+def parse_experiment(name: str, body: Any, ranks: int, where: str) -> Experiment:
+    """The experiment that a mapping describes. Raises ConfigError, which begins with ``where``."""
+    if not isinstance(body, dict) or not body.get("base"):
+        raise ConfigError(f"{where}: expected a mapping with `base: [file.yaml, …]`")
+    if not name.replace("_", "").replace("-", "").replace(".", "").isalnum() or name.startswith("."):
+        raise ConfigError(f"{where}: a name becomes a folder: use letters, digits, '_', '-', '.'")
+    refuse_unknown(body, _KEYS, where)
+    base = _texts(body["base"], f"{where}.base")
+    own = body.get("ranks", ranks)
+    if not isinstance(own, int) or isinstance(own, bool) or own < 1:
+        raise ConfigError(f"{where}.ranks: expected a whole number of at least 1; found {own!r}")
+    return Experiment(name, base, _texts(body.get("set") or [], f"{where}.set"), own)
+
+
+def refuse_unknown(body: Mapping[str, Any], known: Collection[str], where: str) -> None:
+    """Raise ConfigError for a key that is none of ``known``."""
+    for name in body:
+        if name not in known:
+            raise ConfigError(f"{where}: unknown key {name!r}; expected one of {', '.join(sorted(known))}")
+
+
+def _texts(value: Any, where: str) -> tuple[str, ...]:
+    found = [value] if isinstance(value, str) else value
+    if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
+        raise ConfigError(f"{where}: expected a list of texts; found {value!r}")
+    return tuple(found)

@@ -1,0 +1,42 @@
+"""Stage `sweep`: publishes results/<sweep>/, where the members of a sweep are compared."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from cogtune.evaluation.report import compare, gather
+from cogtune.evaluation.report.publish import publish
+from cogtune.stages.job import Job
+
+MARKER = ".compared-"
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Read what the members' stages left in the store; write report.html, sweep.csv and links to the members' reports."""
+    told, points = job.slice.volatile["sweep"], job.config["sweep"]["points"]
+    members = [_member(job.upstream_job(name), name, point) for name, point in points.items()]
+    results = Path(told["results"])
+    texts = {"report.html": compare.render(told["name"], members), "sweep.csv": compare.as_csv(members)}
+    links = {member.name: results / member.name for member in members}
+    publish(results / told["name"], job.key, texts, links, MARKER, "sweep")
+    return {"made": 1, "reused": 0}
+
+
+def _member(report: Job, name: str, point: dict[str, Any]) -> compare.Member:
+    train, evaluate = report.job_dir("train"), report.job_dir("evaluate")
+    rows = gather.with_names(_read(evaluate / "per_sample.json"), report.manifest())
+    stages = gather.stages(report.store / "records", report.upstream)
+    log = gather.history(train / "log.jsonl")
+    return compare.Member(
+        name=name,
+        point=point,
+        metrics=_read(evaluate / "metrics.json"),
+        timings=gather.timings(_read(train / "final" / "summary.json"), stages),
+        training=log["training"],
+        validation=log["validation"],
+        strips=gather.strips(rows, report.job_dir("sample") / "videos", evaluate / "clips"),
+    )
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,53 @@
+"""The report of a sweep: what is best, what is escaped, what is in the table for other programs."""
+
+import csv
+import io
+
+from cogtune.evaluation.report.compare import Member, as_csv, render
+from cogtune.evaluation.report.evidence import Shown, Strip
+
+
+def member(name, value, psnr, tmp_path, caption="a <b>wave</b>"):
+    video = tmp_path / f"{name}.mp4"
+    video.write_bytes(b"video of " + name.encode())
+    return Member(
+        name=name,
+        point={"args.lr": value},
+        metrics={"samples.psnr_db": psnr, "train.loss_last": 1 / psnr},
+        timings={"seconds.train": 2.0},
+        training=[{"step": step, "loss": 1.0 / step, "lr": 1e-3} for step in range(1, 30)],
+        validation=[{"step": 20, "loss": 0.5}] if psnr > 10 else [],
+        strips=[Strip(caption, "wave", [Shown("Training clip", video), Shown("After training", video, psnr, True)])],
+    )
+
+
+def test_page(tmp_path):
+    members = [member("s-lr_1", 1e-4, 10.0, tmp_path), member("s-lr_2", 1e-2, 20.0, tmp_path)]
+    page = render("s<script>", members)
+    assert "<script" not in page
+    assert "a &lt;b&gt;wave" in page
+    assert "Of 2 runs, lr 0.01 comes closest to the clips: 20.0 dB." in page
+    assert page.count('class="number best"') == 2  # PSNR and loss; equal or single values are no best
+    assert page.count("data:video/mp4") == 3  # the clip once, then every member
+    assert 'href="s-lr_2/report.html"' in page
+    assert "<svg" in page
+
+
+def test_words_in_place_of_numbers_and_nothing_measured(tmp_path):
+    bare = [
+        Member(f"s-{word}", {"args.lr_decay_style": word}, {}, {}, [{"step": 1, "loss": 0.0}], [], [])
+        for word in ("a", "b")
+    ]
+    page = render("s", bare)
+    assert "2 runs compared." in page
+    assert "The same captions" not in page
+
+
+def test_csv_has_every_figure_of_every_member(tmp_path):
+    members = [member("s-1", "a,b", 10.0, tmp_path), member("s-2", 2, 20.0, tmp_path)]
+    rows = list(csv.DictReader(io.StringIO(as_csv(members))))
+    assert [row["experiment"] for row in rows] == ["s-1", "s-2"]
+    assert rows[0]["args.lr"] == "a,b"
+    assert rows[0]["validation.loss_last"] == ""
+    assert rows[1]["validation.loss_last"] == "0.5"
+    assert float(rows[1]["samples.psnr_db"]) == 20.0

@@ -1,0 +1,130 @@
+"""config/config.yaml: experiments, sweeps, one-off runs, and what is wrong with them."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cogtune.config.errors import ConfigError
+from cogtune.plan.experiment import Experiment
+from cogtune.plan.experiments import Workspace
+from cogtune.plan.sweeps import expand_sweep
+
+START = {"demo": Experiment("demo", ("a.yaml",), ("args.seed=1",), ranks=2)}
+VALUES = st.lists(st.integers(0, 999), min_size=1, max_size=4, unique=True)
+
+
+def expand(body, name="lr"):
+    return expand_sweep(name, body, START, 1, f"config.yaml: sweep.{name}")
+
+
+@given(st.dictionaries(st.sampled_from(["args.lr", "args.seed", "args.train_iters"]), VALUES, min_size=1))
+def test_every_point_of_the_grid_is_one_experiment(grid):
+    sweep, members = expand({"experiment": "demo", "grid": grid})
+    size = 1
+    for values in grid.values():
+        size *= len(values)
+    assert len(members) == len(sweep.points) == size
+    assert list(members) == list(sweep.points)
+    for name, point in sweep.points.items():
+        assert members[name].set == ("args.seed=1", *(f"{key}={value}" for key, value in point.items()))
+        assert members[name].base == ("a.yaml",)
+        assert members[name].ranks == 2
+
+
+def test_names_are_short_and_are_folders():
+    grid = {
+        "model.a.params.r": [1e-4, "x/../y"],
+        "model.b.params.r": [[480, 720]],
+        "args.load": [None],
+        "args.bf16": [True],
+    }
+    _, members = expand({"experiment": "demo", "grid": grid})
+    assert list(members) == [
+        "lr-a_params_r_0.0001-b_params_r_480x720-load_null-bf16_true",
+        "lr-a_params_r_x_.._y-b_params_r_480x720-load_null-bf16_true",
+    ]
+    assert "model.b.params.r=[480, 720]" in next(iter(members.values())).set
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ([], "expected a mapping with `grid"),
+        ({"experiment": "demo"}, "expected a mapping with `grid"),
+        ({"experiment": "demo", "grid": {"args.lr": 1}}, "sweep.lr.grid.args.lr: expected a list of values"),
+        ({"experiment": "demo", "grid": {"args.lr": []}}, "expected a list of values"),
+        ({"experiment": "demo", "grid": {"args": [{"lr": 1}]}}, "sweep its keys instead"),
+        ({"experiment": "demmo", "grid": {"args.lr": [1]}}, "no 'demmo'; there are: demo"),
+        ({"experiment": "demo", "base": ["b"], "grid": {"args.lr": [1]}}, "keep one of them"),
+        ({"grid": {"args.lr": [1]}}, "expected a mapping with `base"),
+        ({"experiment": "demo", "grids": {}, "grid": {"args.lr": [1]}}, "unknown key 'grids'"),
+        ({"experiment": "demo", "grid": {"args.lr": ["a b", "a_b"]}}, "would both be named 'lr-lr_a_b'"),
+    ],
+)
+def test_what_is_wrong_with_a_sweep(body, message):
+    with pytest.raises(ConfigError) as caught:
+        expand(body)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("experiments: {a: {base: [x.yaml]}}\nsweep: {a: {experiment: a, grid: {args.lr: [1]}}}", "named 'a' already"),
+        ("experiments: [a]", "experiments: expected a mapping"),
+        ("experiments: {a: {base: [x.yaml], ranks: two}}", "experiments.a.ranks: expected a whole number"),
+        ("experiments: {a: {base: [x.yaml], set: {a: 1}}}", "experiments.a.set: expected a list of texts"),
+        ("experiments: {../a: {base: [x.yaml]}}", "a name becomes a folder"),
+        ("experiments: {a: {base: [x.yaml]}}\nplugins: os", "plugins: expected a list"),
+        ("experiments: {a: {base: [x.yaml]}}\nplugins: [os]", "YAML must not reach it"),
+        ("experiments: {a: {base: [x.yaml]}}\nresolvers: [eval]", "resolvers: no 'eval'; expected some of oc.env"),
+        ("experimints: {}", "unknown key 'experimints'"),
+        ("{}", "experiments: none"),
+    ],
+)
+def test_what_is_wrong_with_a_workflow_config(text, message, tmp_path):
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        Workspace.load(tmp_path / "config.yaml")
+    assert message in str(caught.value)
+
+
+def test_a_one_off_run_is_the_only_target_and_knows_the_others(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("experiments: {a: {base: [x.yaml]}}\nsweep: {s: {experiment: a, grid: {args.seed: [1, 2]}}}")
+    everything = Workspace.load(path)
+    assert everything.targets == ("a", "s-seed_1", "s-seed_2")
+    assert list(everything.sweeps) == ["s"]
+    once = Workspace.load(
+        path, {"run": "try", "base": "y.yaml z.yaml", "set": "args.load.experiment=s-seed_1 args.seed=3"}
+    )
+    assert once.targets == ("try",)
+    assert once.experiments["try"] == Experiment(
+        "try", ("y.yaml", "z.yaml"), ("args.load.experiment=s-seed_1", "args.seed=3")
+    )
+    assert "s-seed_1" in once.experiments
+    assert not once.sweeps
+
+
+def test_resolvers_are_allowed_by_the_workflow_config_only(tmp_path, monkeypatch):
+    tiny = (
+        (Path(__file__).parents[2] / "workflow/tiny.yaml")
+        .read_text()
+        .replace("scale_factor: 0.9", "scale_factor: ${oc.env:COGTUNE_S}")
+    )
+    (tmp_path / "tiny.yaml").write_text(tiny)
+    path = tmp_path / "config.yaml"
+    text = f"experiments: {{a: {{base: [{tmp_path}/tiny.yaml]}}}}"
+    path.write_text(text)
+    workspace = Workspace.load(path)
+    with pytest.raises(ConfigError, match=r"tiny.yaml:3:\d+: model.scale_factor: .*resolvers: \[oc.env\]"):
+        workspace.load_config(workspace.experiments["a"], check_files=False)
+    path.write_text(text + "\nresolvers: [oc.env]")
+    workspace = Workspace.load(path)
+    with pytest.raises(ConfigError, match="COGTUNE_S"):
+        workspace.load_config(workspace.experiments["a"], check_files=False)
+    monkeypatch.setenv("COGTUNE_S", "0.7")
+    config = workspace.load_config(workspace.experiments["a"], check_files=False)
+    assert config.values["model"]["scale_factor"] == 0.7

@@ -1,0 +1,14 @@
+rule sweep:
+    input:
+        ancient(upstream),
+    output:
+        f"{RESULTS}/{{experiment}}/.compared-{{key}}",
+    log:
+        f"{RESULTS}/.logs/sweep-{{experiment}}-{{key}}.log",
+    conda:
+        "../../environment.yml"
+    threads: 1
+    params:
+        slice=slice_file,
+    shell:
+        "python -m cogtune sweep --slice {params.slice} --receipt {output} --log {log} --plain"

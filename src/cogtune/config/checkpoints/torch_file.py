@@ -132,7 +132,10 @@ class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         asked = f"{module}.{name}"
         if asked not in _KNOWN:
-            raise UserError(f"{self._file}: refused: it asks for {asked}, which is code; expected nothing but tensors")
+            raise UserError(
+                f"{self._file}: refused: it asks for {asked}, which is code; expected nothing but tensors. If you trust "
+                "who made it, open it yourself and save its tensors alone, best as .safetensors"
+            )
         return _KNOWN[asked]
 
     def persistent_load(self, pid: Any) -> _Storage:

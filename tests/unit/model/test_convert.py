@@ -164,7 +164,8 @@ def inputs_of(node: dict[str, Any]) -> tuple:
     return x, timesteps, torch.randn(1, length["text_length"], width)
 
 
-def test_nothing_is_overwritten_and_nothing_half_written(tmp_path: Path) -> None:
+def test_nothing_is_overwritten_and_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     source, _ = lora_file(tmp_path, 1)
     (tmp_path / "k.safetensors").write_text("mine")
     with pytest.raises(UserError, match="is there already"):
@@ -172,6 +173,9 @@ def test_nothing_is_overwritten_and_nothing_half_written(tmp_path: Path) -> None
     assert (tmp_path / "k.safetensors").read_text() == "mine"
     with pytest.raises(UserError, match="only a LoRA"):
         convert(source, "merged", tmp_path / "m")
+    with pytest.raises(UserError, match="fits no file"):
+        convert(one_safetensors(tmp_path, randomised(tiny()).state_dict()), "diffusers", tmp_path / "m")
+    (tmp_path / "model.safetensors").unlink()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["k.safetensors", "pytorch_lora_weights.safetensors"]
 
 

@@ -147,7 +147,7 @@ def test_every_format_of_a_lora_comes_back(root: Path, precision: str) -> None:
         header = read_header(job.items_dir() / entry["path"])
         found = {tensor.dtype for key, tensor in header.tensors.items() if not key.endswith(".alpha")}
         assert found == ({dtype, "F32"} if name == "folded_lora" else {dtype}), name  # times 3/2 is not exact in bf16
-        noted = json.loads(header.metadata["cogtune"]) if header.metadata else index
+        noted = json.loads(header.metadata["cogtune"])
         assert noted["run"] == job.upstream["train"]
         assert {"config", "data", "base", "steps", "license"} <= noted.keys()
 

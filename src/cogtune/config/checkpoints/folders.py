@@ -59,9 +59,10 @@ def _ranks(folder: Path, layout: str) -> Header:
     if files != expected:
         lacking = next(path for path in expected if path not in files)
         raise UserError(f"{folder}: {lacking.name} is missing among {len(files)} tensor-parallel ranks")
-    ranks = [torch_file.read(file).tensors for file in files]
+    headers = [torch_file.read(file) for file in files]
+    ranks = [header.tensors for header in headers]
     if len(ranks) == 1:
-        return Header(folder, layout, ranks[0])
+        return Header(folder, layout, ranks[0], headers[0].metadata)
     for file, rank in zip(files, ranks, strict=True):
         if rank.keys() != ranks[0].keys():
             name = next(iter(rank.keys() ^ ranks[0].keys()))

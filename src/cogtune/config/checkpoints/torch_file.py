@@ -161,7 +161,9 @@ def read(path: Path) -> Header:
     named = dict(_tensors(content))
     if not named:
         raise UserError(f"{path}: holds no tensors; expected a state dict, alone or below `module` or `state_dict`")
-    return Header(path, "torch file", {name: _placed(path, name, tensor, places) for name, tensor in named.items()})
+    note = content.get("cogtune") if isinstance(content, dict) else None  # what we write beside the weights
+    placed = {name: _placed(path, name, tensor, places) for name, tensor in named.items()}
+    return Header(path, "torch file", dict(placed), {"cogtune": note} if isinstance(note, str) else {})
 
 
 @dataclass(frozen=True)

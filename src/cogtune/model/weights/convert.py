@@ -60,6 +60,7 @@ def convert(
         found = " and ".join(kinds.WORDS[role] for role in kinds.roles(header)) or "no known weights"
         raise UserError(f"{path}: holds {found}; transformers and LoRA files are converted, a VAE is read as it is")
     how = replace(how, sat_alpha=alpha)
+    target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.partial")
     _remove(partial)
     try:
@@ -85,7 +86,6 @@ def _target(path: Path, to: str, output: Path | None) -> Path:
         target = target / name.name
     if target.exists():
         raise UserError(f"{target}: is there already, and is not overwritten; name another place with -o, or remove it")
-    target.parent.mkdir(parents=True, exist_ok=True)
     return target
 
 

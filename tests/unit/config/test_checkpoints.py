@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from cogtune.config.checkpoints import fit, kinds, read_header
 from cogtune.config.checkpoints.shapes import derived_names, shapes_of
+from cogtune.config.errors import ConfigErrors
 from cogtune.config.merge import load_config
 from cogtune.config.registry import build, params_of
 from cogtune.errors import UserError
@@ -245,6 +246,20 @@ def test_a_t5_of_another_width_is_a_problem(tmp_path: Path) -> None:
     (tmp_path / "text_encoder").mkdir()
     (tmp_path / "text_encoder" / "config.json").write_text(json.dumps({"d_model": 4096}))
     assert fit.weight_problems(values, {key: str(tmp_path)}) == []
+
+
+def test_loading_a_config_compares_it_with_its_weights(tmp_path: Path) -> None:
+    overrides = [
+        f"model.first_stage_config.params.ckpt_path={tmp_path}/3d-vae.pt",
+        f"model.conditioner_config.params.emb_models.0.params.model_dir={tmp_path}",
+    ]
+    make_vae(tmp_path / "3d-vae.pt", seed=1)
+    tiny = Path(__file__).resolve().parents[2] / "workflow" / "tiny.yaml"
+    (tmp_path / "model.yaml").write_text(tiny.read_text().partition("\ndata:")[0])
+    load_config([tmp_path / "model.yaml"], overrides, partial=True)
+    with pytest.raises(ConfigErrors, match=r"command line: .*ckpt_path: .*do not belong to the configured model"):
+        load_config([CONFIGS / "tiny" / "model.yaml"], overrides, partial=True)
+    load_config([CONFIGS / "tiny" / "model.yaml"], overrides, partial=True, check_files=False)
 
 
 def test_two_tensors_of_one_name_and_half_a_folder_are_refused(tmp_path: Path) -> None:

@@ -147,6 +147,15 @@ def test_a_lora_file_keeps_its_strength(tmp_path: Path) -> None:
     torch.testing.assert_close(target.state_dict()[name] * 0.25, source.state_dict()[name] * 2)
 
 
+def test_a_lora_of_strength_zero_changes_nothing(tmp_path: Path) -> None:
+    source = randomised(network_config("5b", lora={"r": 4}), seed=1)
+    tensors, metadata = to_diffusers_lora(pairs_of(source.state_dict(), alpha=0))
+    save_file(tensors, tmp_path / LORA_FILE, metadata)
+    target = build(network_config("5b", lora={"r": 4}))
+    load_weights(target, tmp_path)
+    assert not any(tensor.any() for name, tensor in target.state_dict().items() if "matrix_B" in name)
+
+
 @pytest.mark.parametrize("kind", ["alpha_pattern", "use_rslora", "use_dora"])
 def test_other_kinds_of_lora_are_refused(kind: str, tmp_path: Path) -> None:
     adapted = randomised(network_config("5b", lora={"r": 4}))

@@ -12,7 +12,7 @@ from cogtune.config.checkpoints.shapes import Shape
 from cogtune.errors import UserError
 from cogtune.model.dit import DiffusionTransformer
 from cogtune.model.lora import AdaptedLinear, is_adapter
-from cogtune.model.weights.read import read
+from cogtune.model.weights.read import read, read_into
 
 
 def load_weights(module: nn.Module, path: str | Path, ignore: tuple[str, ...] = ()) -> None:
@@ -24,7 +24,8 @@ def load_weights(module: nn.Module, path: str | Path, ignore: tuple[str, ...] = 
     keep their initial values; a LoRA file replaces the adapters only. Parameters on `meta` become the file's tensors.
     Names that start with one of ``ignore`` are passed over. Tensors are read one by one, so that memory grows by the
     model and its largest tensor.
-    Raises: UserError that lists missing and unexpected names and wrong shapes; the module is then unchanged.
+    Raises: UserError that lists missing and unexpected names and wrong shapes; the module is then unchanged. Damaged
+    bytes are found while they are read, and leave it half filled.
     """
     prefix = getattr(module, "checkpoint_prefix", "")
     header = read_header(path, component="vae" if prefix == "first_stage_model." else "transformer")
@@ -84,13 +85,15 @@ def _fill(
     factors: dict[str, float] | None = None,
 ) -> None:
     for name in [*given, *computed]:
-        value = read(given[name]) if name in given else computed[name]
         holder, _, key = name.rpartition(".")
         owner = module.get_submodule(holder)
         slot = getattr(owner, key)
-        value = value.reshape(slot.shape)
-        if factor := (factors or {}).get(name):
-            value = value * factor
+        factor = (factors or {}).get(name, 1.0)
+        if name in given and not slot.is_meta and factor == 1.0 and slot.device.type == "cpu":
+            read_into(given[name], slot.view(given[name].shape))
+            continue
+        value = (read(given[name]) if name in given else computed[name]).reshape(slot.shape)
+        value = value if factor == 1.0 else value * factor
         if not slot.is_meta:
             slot.copy_(value)
         elif isinstance(slot, nn.Parameter):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from cogtune.config.checkpoints.source import Source, Stored
+from cogtune.config.checkpoints.source import SIZES, Source, Stored
 from cogtune.errors import UserError
 
 DTYPES = {
@@ -21,9 +21,27 @@ DTYPES = {
 def read(source: Source) -> Tensor:
     """The tensor, in the file's type, on the CPU. Raises UserError for bytes that are cut off or differ from their
     checksum (zip files have one), and for weights that are not finite."""
+    out = torch.empty(source.shape, dtype=DTYPES[source.dtype])
+    read_into(source, out)
+    return out
+
+
+def read_into(source: Source, out: Tensor) -> None:
+    """Fill ``out``, which has the tensor's shape; without a copy on the way where the file holds it (or the rows of its
+    parts) as ``out`` does. Raises UserError as `read` does."""
+    direct = out.dtype == DTYPES[source.dtype] and out.is_contiguous()
     if isinstance(source, Stored):
-        return _stored(source)
-    return JOIN[source.how]([read(part) for part in source.parts])
+        if direct and source.strides is None:
+            _read_bytes(source, out.view(-1))
+        else:
+            flat = torch.empty(source.nbytes // SIZES[source.dtype], dtype=DTYPES[source.dtype])
+            _read_bytes(source, flat)
+            out.copy_(flat.as_strided(source.shape, source.strides) if source.strides else flat.view(source.shape))
+    elif source.how == "rows":
+        for part, rows in zip(source.parts, out.split([part.shape[0] for part in source.parts]), strict=True):
+            read_into(part, rows)
+    else:
+        out.copy_(JOIN[source.how]([read(part) for part in source.parts]))
 
 
 def read_all(sources: Mapping[str, Source]) -> dict[str, Tensor]:
@@ -31,24 +49,21 @@ def read_all(sources: Mapping[str, Source]) -> dict[str, Tensor]:
     return {name: read(source) for name, source in sources.items()}
 
 
-def _stored(source: Stored) -> Tensor:
-    buffer = torch.empty(source.nbytes, dtype=torch.uint8)
+def _read_bytes(source: Stored, flat: Tensor) -> None:
+    """The stored elements into ``flat``, checked."""
+    view, done = flat.view(torch.uint8).numpy().data, 0
     with source.file.open("rb", buffering=0) as file:
         file.seek(source.offset)
-        view, done = buffer.numpy().data, 0
         while done < source.nbytes:
             if not (count := file.readinto(view[done:])):
                 raise UserError(f"{source.file}: ends at byte {source.offset + done}; fetch it again")
             done += count
-    if source.crc is not None and zlib.crc32(buffer.numpy().data) != source.crc:
+    if source.crc is not None and zlib.crc32(view) != source.crc:
         raise UserError(f"{source.file}: bytes {source.offset} and after differ from their checksum; fetch it again")
-    flat = buffer.view(DTYPES[source.dtype])
-    tensor = flat.view(source.shape) if source.strides is None else flat.as_strided(source.shape, source.strides)
-    if tensor.is_floating_point() and tensor.dtype.itemsize > 1 and not _finite(flat):
+    if flat.is_floating_point() and flat.dtype.itemsize > 1 and not _finite(flat):
         raise UserError(
             f"{source.file}: holds weights that are infinite or not a number; the file or its training broke"
         )
-    return tensor
 
 
 def _finite(flat: Tensor) -> bool:

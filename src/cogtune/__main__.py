@@ -5,8 +5,10 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from cogtune.config.errors import ConfigError, ConfigErrors
+from cogtune.config.schema.args import EXPORT_FORMATS
 from cogtune.config.slices import read_slice
 from cogtune.config.stages import STAGES
 from cogtune.errors import UserError
@@ -27,8 +29,23 @@ _EXAMPLES = """examples:
   cogtune config show  --base config/tiny/demo.yaml -- deepspeed.optimizer.params.lr=1e-4
   cogtune latents      --base config/tiny/demo.yaml
   cogtune train        --base config/tiny/demo.yaml --ranks 2 -- --train-iters 10
+  cogtune weights inspect CogVideoX-2b-sat/transformer
   cogtune store drop 3f0c9a51d2b7
 Values after `--` win over every file: key.path=value, or SAT's own flags (--train-iters 10)."""
+
+_INSPECT = """examples:
+  cogtune weights inspect CogVideoX-2b-sat/transformer
+  cogtune weights inspect CogVideoX-5b --base config/cogvideox_5b.yaml --full
+  cogtune weights inspect pytorch_lora_weights.safetensors --json
+Exit code 1 if it does not fit the config that --base names."""
+_CONVERT = f"""formats:
+{"".join(f"  {name:16}{about}" + chr(10) for name, about in EXPORT_FORMATS.items())}examples:
+  cogtune weights convert pytorch_lora_weights.safetensors --to comfyui_lora
+  cogtune weights convert CogVideoX-2b-sat/transformer --to diffusers --precision fp16 -o transformer
+  cogtune weights convert CogVideoX-5b --lora pytorch_lora_weights.safetensors --to merged -o merged-5b
+  cogtune weights convert ckpts/lora-disney-08-20-13-28 --alpha 1 --to diffusers_lora"""
+_CONVERT_OPTIONS = ("lora", "alpha", "precision", "license")
+_RAW = argparse.RawDescriptionHelpFormatter
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -46,6 +63,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_sweep(sweep)
     config = commands.add_parser("config", help="show, check, compare and explain configs")
     _add_config(config.add_subparsers(dest="action", required=True, metavar="ACTION"))
+    weights = commands.add_parser("weights", help="say what weight files hold, convert them")
+    _add_weights(weights.add_subparsers(dest="action", required=True, metavar="ACTION"))
     store = commands.add_parser("store", help="look into the store, or drop a key from it")
     store.add_argument("action", choices=["list", "drop"])
     store.add_argument("key", nargs="?", help="12 hex digits, as in the folder's name")
@@ -110,6 +129,31 @@ def _add_config(actions: argparse._SubParsersAction) -> None:
     explain.add_argument("key")
 
 
+def _add_weights(actions: argparse._SubParsersAction) -> None:
+    text = "what a file or folder of weights holds, and which configs it fits; reads headers only"
+    inspect = actions.add_parser("inspect", help=text, description=text, epilog=_INSPECT, formatter_class=_RAW)
+    inspect.add_argument("path", type=Path)
+    inspect.add_argument(
+        "--base", nargs="+", metavar="FILE", help="hold it against this config (default: config/*.yaml)"
+    )
+    inspect.add_argument("--json", action="store_true", help="all of it, for programs")
+    inspect.add_argument("--full", action="store_true", help="every name that does not fit")
+    text = "write weights in another format; every tensor is read back before the result appears"
+    convert = actions.add_parser("convert", help=text, description=text, epilog=_CONVERT, formatter_class=_RAW)
+    convert.add_argument("path", type=Path, help="weights of any format that `inspect` knows")
+    convert.add_argument("--to", required=True, choices=list(EXPORT_FORMATS), metavar="FORMAT", help="see below")
+    convert.add_argument(
+        "-o", "--output", type=Path, metavar="PATH", help="default: ./<name>-<FORMAT>; never overwritten"
+    )
+    convert.add_argument("--lora", type=Path, metavar="PATH", help="a LoRA to put over the weights")
+    convert.add_argument("--base", nargs="+", metavar="FILE", help="YAML of the network (default: the one that fits)")
+    convert.add_argument(
+        "--alpha", type=float, help="of SAT adapters, whose files do not say it (default: YAML's, or 1)"
+    )
+    convert.add_argument("--precision", choices=["fp32", "bf16", "fp16"], help="default: as it is")
+    convert.add_argument("--license", help="noted in the file")
+
+
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Do what was asked; returns the exit code."""
     if arguments.command == "config":
@@ -120,6 +164,8 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         from cogtune.data import inventory
 
         return inventory.run(arguments.action, arguments.store, arguments.key, arguments.results)
+    if arguments.command == "weights":
+        return _weights(arguments)
     from cogtune.stages import by_hand
     from cogtune.stages.execute import execute_logged
     from cogtune.stages.job import Job
@@ -134,6 +180,18 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         raise UserError(f"{arguments.slice}: is a slice of stage {part.stage!r}, not of {arguments.command!r}")
     command = "cogtune " + shlex.join(word for word in sys.argv[1:] if word != "--plain")
     execute_logged(Job(part, store, arguments.log, arguments.plain), receipt, command)
+    return 0
+
+
+def _weights(arguments: argparse.Namespace) -> int:
+    if arguments.action == "inspect":
+        from cogtune.config.checkpoints import inspect
+
+        return inspect.run(arguments.path, arguments.base or [], arguments.json, arguments.full)
+    from cogtune.model.weights.convert import convert
+
+    asked: dict[str, Any] = {name: value for name, value in vars(arguments).items() if name in _CONVERT_OPTIONS}
+    print(convert(arguments.path, arguments.to, arguments.output, base=arguments.base or (), **asked))
     return 0
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from cogtune.config.registry import build
 from cogtune.model.lora import merge_lora
 from cogtune.model.weights import load_weights
-from cogtune.model.weights.lora_formats import LORA_FILE, to_diffusers_lora
+from cogtune.model.weights.lora_formats import LORA_FILE, pairs_of, to_diffusers_lora
 from tests.families import FAMILIES, diffusers_twin, inputs, network_config, randomised, run_diffusers
 
 pytest.importorskip("peft")
@@ -21,7 +21,7 @@ def case(family: str, folder: Path, **lora: Any) -> tuple[Any, Any, tuple]:
     node = network_config(family, lora=lora)
     dit = randomised(node)
     state = dit.state_dict()
-    tensors, metadata = to_diffusers_lora(state, lora.get("lora_alpha", 1), lora["r"])
+    tensors, metadata = to_diffusers_lora(pairs_of(state, lora.get("lora_alpha", 1)))
     save_file(tensors, folder / LORA_FILE, metadata)
     twin = diffusers_twin(network_config(family), merge_lora(state, scale=0.0))
     return dit, twin, inputs(node, 4 if family.startswith("1.5") else 3, 8, 12, B=2)

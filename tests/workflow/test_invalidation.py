@@ -134,6 +134,11 @@ ROWS = [
         made={"sample": None, "evaluate": None},
         **replaced("num_steps: 3\n      verbose", "num_steps: 2\n      verbose"),
     ),
+    Row(
+        "another export format",
+        made={"export": 1},
+        **replaced("log_interval: 1", "log_interval: 1\n  export_formats: [merged]"),
+    ),
     Row("log interval", **replaced("log_interval: 1", "log_interval: 2")),
     Row("save folder", **replaced("save: checkpoints", "save: elsewhere")),
     Row("touch of every video and caption", touch_everything, report=False),

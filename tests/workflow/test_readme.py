@@ -57,14 +57,16 @@ def test_dropping_a_key_makes_snakemake_make_it_again(project: Project) -> None:
 def test_a_failing_stage_says_how_to_repeat_it_and_loses_nothing(project: Project) -> None:
     weights = project.root / "assets/3d-vae.pt"
     kept, metrics = weights.read_bytes(), project.metrics()
-    weights.write_bytes(b"no weights at all")
+    flipped = bytearray(kept)
+    flipped[len(kept) // 2] ^= 0xFF  # the header is whole, so the config passes; a checksum of the data is wrong
+    weights.write_bytes(flipped)
     try:
         done = project.snakemake(check=False)
     finally:
         weights.write_bytes(kept)
     assert done.returncode == 1
     assert "to repeat this job by hand:\n  cogtune latents --slice store/slices/" in done.stderr
-    assert "3d-vae.pt" in done.stderr
+    assert "3d-vae.pt: bytes " in done.stderr
     assert "Traceback" not in done.stderr
     assert any("3d-vae.pt" in log.read_text() for log in (project.root / "results/.logs").glob("latents-*.log"))
     project.snakemake()

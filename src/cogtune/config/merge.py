@@ -7,6 +7,7 @@ from typing import Any
 
 from cogtune.config.canonical import couple
 from cogtune.config.check import Checker
+from cogtune.config.checkpoints.fit import weight_problems
 from cogtune.config.cross import cross_check
 from cogtune.config.errors import ConfigError, ConfigErrors, Mark
 from cogtune.config.hints import Sections
@@ -108,6 +109,8 @@ def check(root: Node, check_files: bool = True, partial: bool = False) -> Config
         errors.append(ConfigError(message, key=asked, mark=_mark(root, asked)))
     files, missing = check_paths(checker.files, check_files)
     errors += missing
+    if check_files and not errors:
+        errors += [ConfigError(text, key=key, mark=_mark(root, key)) for key, text in weight_problems(values, files)]
     if errors:
         raise ConfigErrors(sorted(errors, key=_place))
     raw = {name: node.plain() for name, node in root.value.items()}

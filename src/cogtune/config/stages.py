@@ -17,8 +17,9 @@ class Stage:
 
     ``keys`` enter the digest; ``volatile`` keys reach the stage without entering it (they change how fast or how
     talkative a stage is, never what it writes). ``upstream`` names the stages whose results it reads. ``items`` marks
-    the stages that keep one row per clip or caption: their folder is named by the *item key*, which leaves the data
-    set out. ``data`` names the digest of `digest.data_digests` that the job depends on. ``version`` is raised whenever
+    the stages that keep one row per clip or caption (or one file per format): their folder is named by the *item key*,
+    which leaves the data set out. ``data`` names the digest that the job depends on: one of `digest.data_digests`, or
+    ``formats``, those that are asked for. ``version`` is raised whenever
     the stage would write something else for the same slice.
     """
 
@@ -150,7 +151,22 @@ STAGES: dict[str, Stage] = {
             upstream=("latents", "text"),
             data="train",
         ),
-        Stage("export", version=1, keys=("args.ema_sampling",), upstream=("train",)),
+        # The folder is named by the weights. The formats that are asked for are the job's, as clips are: another one is
+        # written beside those that are there, and changes nothing downstream.
+        Stage(
+            "export",
+            version=2,
+            keys=(
+                "args.ema_sampling",
+                "args.export_precision",
+                "args.export_shard_gigabytes",
+                "args.export_license",
+            ),
+            volatile=("args.export_formats",),
+            upstream=("train",),
+            items=True,
+            data="formats",
+        ),
         Stage(
             "sample",
             version=1,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cogtune.config.batch import plan_batches
+from cogtune.config.digest import digest
 from cogtune.config.errors import ConfigError
 from cogtune.config.files import ContentHashes
 from cogtune.config.merge import Config
@@ -72,7 +73,7 @@ class Resolver:
 
     def all(self) -> dict[str, Slice]:
         """Every stage's slice, written to the store. Needs the scan to be done."""
-        digests = self.digests()
+        digests = self.digests() | {"formats": digest(sorted(self.config.values["args"]["export_formats"]))}
         for name, stage in STAGES.items():
             if name == "scan":
                 self.scan()

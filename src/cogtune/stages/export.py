@@ -1,127 +1,208 @@
-"""Stage `export`: the trained weights in the format of diffusers, reloaded and compared before they count as made."""
+"""Stage `export`: the trained weights in the formats of other tools, each loaded again and compared before it counts.
+
+The folder is that of the weights, not of a list of formats: another format is a new job over it that adds a file, and
+nothing that was sampled from the weights is made again.
+"""
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from cogtune.config.registry import build, params_of
+from cogtune.config.checkpoints import read_header
+from cogtune.config.checkpoints.lora import holds_lora
+from cogtune.config.digest import digest
+from cogtune.config.registry import build
 from cogtune.errors import UserError
-from cogtune.model.lora import is_adapter, merge_lora
-from cogtune.model.weights import load_weights
-from cogtune.model.weights.diffusers import config_json, to_diffusers
-from cogtune.model.weights.lora_formats import LORA_FILE, to_diffusers_lora
+from cogtune.model.dit import DiffusionTransformer
+from cogtune.model.lora import is_adapter
+from cogtune.model.weights import foreign, load_weights
+from cogtune.model.weights.formats import FORMATS, GIGABYTE, Settings, Whole, write
 from cogtune.runtime.atomic import write_json
+from cogtune.runtime.devices import device_for, dtype_of
 from cogtune.stages.job import Job
 from cogtune.stages.train import start_of
 from cogtune.train import result
-from cogtune.train.start import Start, adapter_scale, initial_model, trained_model
+from cogtune.train.start import Start, initial_model, trained_model
 
 TOLERANCE = 1e-4
-"""Largest difference between outputs (fp32, of order 1) of the trained and of the reloaded model that passes."""
+"""Largest difference between outputs (fp32, of order 1) of the trained and of a reloaded model that passes."""
 
 INDEX = "index.json"
+_LICENSES = {1920: "apache-2.0", 3072: "CogVideoX LICENSE (huggingface.co/THUDM/CogVideoX-5b)"}
+"""Of the published models, by hidden_size; derived weights are under it too."""
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Write `transformer/` (full training) or pytorch_lora_weights.safetensors (LoRA) beside index.json.
+    """Write what is lacking of the default format (LoRA: diffusers_lora, else diffusers) and ``args.export_formats``.
 
-    Returns made or reused, the format, and max_abs_error of the reloaded model's output; UserError above TOLERANCE.
+    index.json says for each format where it is, and by how much the output changes when it is loaded by us and by the
+    library that it is for: as that library loads it, and with the epsilon of its last norm made equal to ours, which
+    is what has to pass (diffusers has an epsilon of its own, whatever the weights are).
+    Returns how many were made and reused, the default format, the largest error, and what the foreign loaders said;
+    UserError above TOLERANCE.
     """
-    folder = job.job_dir()
-    made = not (folder / INDEX).exists()
-    if made:
-        _export(job, folder)
-    index = json.loads((folder / INDEX).read_text())
-    return {"made": int(made), "reused": int(not made)} | {name: index[name] for name in ("format", "max_abs_error")}
+    folder = job.items_dir()
+    index = _index(folder)
+    if not index:
+        shutil.rmtree(folder, ignore_errors=True)  # left over from a run that died before index.json
+    present = index.get("formats", {})
+    wanted: dict[str, None] = dict.fromkeys(
+        [index.get("format") or _default(job), *(job.config["args"].get("export_formats") or [])]
+    )
+    if lacking := [name for name in wanted if name not in present]:
+        index = _export(job, folder, index, lacking)
+    entries = index["formats"]
+    return {
+        "made": len(lacking),
+        "reused": len(wanted) - len(lacking),
+        "format": index["format"],
+        "max_abs_error": max(entries[name]["max_abs_error"] for name in wanted),
+        "foreign": {name: _said(entries[name]["foreign"]) for name in wanted},
+    }
 
 
-def _export(job: Job, folder: Path) -> None:
-    train = job.upstream_job("train")
+def exported(folder: Path) -> Path:
+    """The weights in the default format, which `load_weights` reads."""
+    index = _index(folder)
+    return folder / index["formats"][index["format"]]["path"]
+
+
+def _index(folder: Path) -> dict[str, Any]:
+    path = folder / INDEX
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _said(check: dict[str, Any]) -> Any:
+    return check.get("max_abs_error", f"not checked: {check.get('why')}")
+
+
+def _default(job: Job) -> str:
+    return "diffusers_lora" if holds_lora(read_header(_chosen(job)).tensors) else "diffusers"
+
+
+def _export(job: Job, folder: Path, index: dict[str, Any], lacking: list[str]) -> dict[str, Any]:
+    train, args, weights = job.upstream_job("train"), job.config["args"], _chosen(job)
     start = start_of(train)
-    weights = _chosen(train.job_dir() / "final", job.config["args"].get("ema_sampling") or False)
-    with safe_open(weights, framework="pt") as stored:
-        facts = json.loads(stored.metadata()["cogtune"])
-        only_lora = all(map(is_adapter, stored.keys()))
-    trained = trained_model(start, weights).eval()
-    shutil.rmtree(folder, ignore_errors=True)  # left over from a run that died before index.json
-    folder.mkdir(parents=True)
-    write = _write_lora if only_lora else _write_transformer
-    error = max_abs_difference(trained, write(trained, start, folder, facts))
-    if not error <= TOLERANCE:
-        raise UserError(
-            f"{folder}: the exported weights, read back, change the output by {error:.2e}; {TOLERANCE:.0e} passes. "
-            f"This is a defect of the export, not of your training: the trained weights are {weights}"
-        )
-    kind = "diffusers_lora" if only_lora else "diffusers"
-    write_json(folder / INDEX, {"format": kind, "max_abs_error": error, "source": str(weights), **facts})
+    facts = _facts(train, start, json.loads(read_header(weights).metadata["cogtune"]), args)
+    index = index or {"format": lacking[0], "source": str(weights), **facts, "formats": {}}
+    how = Settings(
+        dtype_of(args["export_precision"]),
+        args["export_shard_gigabytes"] * GIGABYTE,
+        facts,
+        iteration=max(1, int(facts.get("steps") or 1)),
+    )
+    work = _Work(start, weights, how)
+    for name in lacking:
+        index["formats"][name] = work.make(name, folder)
+        write_json(folder / INDEX, index)
+    return index
 
 
-def _chosen(final: Path, average: bool) -> Path:
-    path = final / (result.AVERAGE if average else result.MODEL)
+def _facts(train: Job, start: Start, trained: dict[str, Any], args: dict[str, Any]) -> dict[str, Any]:
+    """What stands beside the weights in every file."""
+    identity = train.slice.identity
+    hidden = start.network_config["params"]["hidden_size"]
+    base = identity["values"].get("args", {}).get("load")
+    return trained | {
+        "run": train.key,
+        "config": digest(identity["values"]),
+        "data": identity.get("data", ""),
+        "base": _base(start),
+        "base_digest": base if isinstance(base, str) else "",
+        "license": args.get("export_license") or _LICENSES.get(hidden, "not stated"),
+    }
+
+
+def _base(start: Start) -> str:
+    if start.trained:
+        return f"result of run {Path(start.trained).parent.parent.name}"
+    return "/".join(Path(start.weights).parts[-2:]) if start.weights else start.origin()
+
+
+def _chosen(job: Job) -> Path:
+    """What is exported: the trained parameters, or with args.ema_sampling their average."""
+    average = job.config["args"].get("ema_sampling") or False
+    path = job.upstream_job("train").job_dir() / "final" / (result.AVERAGE if average else result.MODEL)
     if not path.exists():
         key = "args.ema_sampling: the optimizer kept no average; use sat.ops.FusedEmaAdam" if average else "train first"
         raise UserError(f"{path}: not there ({key})")
     return path
 
 
-def _write_lora(trained: nn.Module, start: Start, folder: Path, facts: dict[str, Any]) -> nn.Module:
-    node = start.network_config["params"]["modules"]["lora_config"]["params"]
-    tensors, metadata = to_diffusers_lora(trained.state_dict(), node.get("lora_alpha", 1), node["r"])
-    _save(tensors, folder / LORA_FILE, metadata | {"cogtune": json.dumps(facts, sort_keys=True)})
-    reloaded = initial_model(start)
-    load_weights(reloaded, folder / LORA_FILE)
-    return reloaded
+class _Work:
+    """The trained network, and its output on the probe, for all formats."""
 
+    def __init__(self, start: Start, weights: Path, how: Settings) -> None:
+        self.start, self.device = start, device_for()
+        trained = trained_model(start, weights)
+        assert isinstance(trained, DiffusionTransformer)
+        self.trained = trained
+        lora = (start.network_config["params"].get("modules") or {}).get("lora_config")
+        alpha = lora["params"].get("lora_alpha", 1) if lora else 1.0
+        self.how = Settings(how.dtype, how.shard, how.facts, how.iteration, alpha)
+        self.probe = foreign.probe_of(self.trained)
+        _round_adapters(self.trained, how.dtype)
+        self.whole = Whole(self.trained.state_dict(), start.network_config, alpha)
+        self.expected = foreign.output(self.trained, self.probe, self.device)
 
-def _write_transformer(trained: nn.Module, start: Start, folder: Path, facts: dict[str, Any]) -> nn.Module:
-    """All weights; a LoRA that was trained together with them is folded in."""
-    scale = adapter_scale(start.network_config)
-    state = trained.state_dict()
-    plain = start.network_config
-    if scale is not None:
-        state = merge_lora(state, scale)
-        modules = {name: node for name, node in plain["params"]["modules"].items() if name != "lora_config"}
-        plain = plain | {"params": plain["params"] | {"modules": modules}}
-    params = params_of(plain)
-    target = folder / "transformer"
-    target.mkdir()
-    write_json(target / "config.json", config_json(params))
-    metadata = {"format": "pt", "cogtune": json.dumps(facts, sort_keys=True)}
-    _save(to_diffusers(state, params), target / "diffusion_pytorch_model.safetensors", metadata)
-    reloaded: nn.Module = build(plain)
-    load_weights(reloaded, target)
-    return reloaded
+    def make(self, name: str, folder: Path) -> dict[str, Any]:
+        """Write one format, load it again both ways; returns its entry of the index."""
+        path = folder / FORMATS[name].path
+        size = write(name, path, self.whole, self.how)
+        expected = self._expected(name)
+        own = _difference(foreign.output(self._reload(name, path), self.probe, self.device), expected)
+        theirs = foreign.load_and_run(name, path, self.trained, self.probe, self.device)
+        entry: dict[str, Any] = {"path": FORMATS[name].path, "bytes": size, "max_abs_error": own, "own_error": own}
+        if theirs.output is None or theirs.like_ours is None:
+            entry["foreign"] = {"loader": theirs.loader, "why": theirs.why}
+        else:
+            like_ours = _difference(theirs.like_ours, expected)
+            entry["foreign"] = {
+                "loader": theirs.loader,
+                "max_abs_error": _difference(theirs.output, expected),
+                "max_abs_error_at_one_epsilon": like_ours,
+            }
+            entry["max_abs_error"] = max(own, like_ours)
+        if not entry["max_abs_error"] <= TOLERANCE:
+            raise UserError(
+                f"{path}: the exported weights, loaded again, change the output by {entry['max_abs_error']:.2e} "
+                f"({entry['foreign']}); {TOLERANCE:.0e} passes. This is a defect of the export, not of your training: "
+                f"the trained weights are in {self.start.origin()} and final/"
+            )
+        return entry
 
+    def _expected(self, name: str) -> Tensor:
+        """Of the trained network. A whole network in another precision is a network of its own, since rounding changes
+        the output; it is then built from what is written."""
+        if FORMATS[name].adapters is not None or self.how.dtype in (None, torch.float32):
+            return self.expected
+        network: DiffusionTransformer = build(self._node(name))
+        state = self.how.cast(self.whole.state if name == "sat" else self.whole.merged())
+        computed = network.derived_state() if name == "diffusers" else {}
+        network.load_state_dict({n: tensor.float() for n, tensor in (state | computed).items()})
+        return foreign.output(network, self.probe, self.device)
 
-def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())
+    def _node(self, name: str) -> dict[str, Any]:
+        return self.start.network_config if name == "sat" else self.whole.plain_node()
+
+    def _reload(self, name: str, path: Path) -> DiffusionTransformer:
+        adapters = FORMATS[name].adapters is not None
+        network = initial_model(self.start) if adapters else build(self._node(name))
+        load_weights(network, path)
+        return network  # pyright: ignore[reportReturnType]
 
 
 @torch.no_grad()
-def max_abs_difference(first: nn.Module, second: nn.Module) -> float:
-    """Largest difference of two networks' outputs on one fixed input: one patch of frames, fp32, mid noise."""
-    x, timesteps, context = _probe(first)
-    outputs = [network.eval().float()(x, timesteps, context) for network in (first, second)]
-    return float((outputs[0] - outputs[1]).abs().max())
+def _round_adapters(network: torch.nn.Module, dtype: torch.dtype | None) -> None:
+    """To the precision that is written, so that what is compared is the file and not the rounding."""
+    for name, parameter in network.named_parameters():
+        if dtype is not None and is_adapter(name):
+            parameter.copy_(parameter.to(dtype))
 
 
-def _probe(network: Any) -> tuple[Tensor, Tensor, Tensor]:
-    params, frames = network.params, network.patch_size[0]
-    pos_embed = params.modules["pos_embed_config"]["params"]
-    # Position tables hold for the configured size only; rotary models take any, and 1.5 configures a very large one.
-    tabled = getattr(network.mixins.pos_embed, "pos_embedding", None) is not None
-    height, width = (size if tabled else min(size, 16) for size in (params.latent_height, params.latent_width))
-    draw = torch.Generator().manual_seed(0)
-    x_BTCHW = torch.randn(1, frames, params.in_channels, height, width, generator=draw)
-    text_hidden = network.mixins.patch_embed.text_proj.in_features
-    context_BLD = torch.randn(1, pos_embed["text_length"], text_hidden, generator=draw)
-    return x_BTCHW, torch.tensor([500]), context_BLD
+def _difference(given: Tensor, expected: Tensor) -> float:
+    return float((given - expected).abs().max())

@@ -46,7 +46,7 @@ def run(job: Job) -> dict[str, Any]:
 def _links(job: Job) -> dict[str, Path]:
     return {
         "checkpoints": job.job_dir("train") / "checkpoints",
-        "export": job.job_dir("export"),
+        "export": job.items_dir("export"),
         "samples": job.job_dir("sample") / "videos",
         "clips": job.job_dir("evaluate") / "clips",
     }

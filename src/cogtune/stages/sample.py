@@ -1,6 +1,5 @@
 """Stage `sample`: videos from captions, by the trained model and by the controls that it is measured against."""
 
-import json
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
@@ -20,6 +19,7 @@ from cogtune.model.weights import load_weights
 from cogtune.model.weights.lora_formats import LORA_FILE
 from cogtune.runtime.devices import device_for, dtype_of, set_threads
 from cogtune.runtime.progress import Progress
+from cogtune.stages.export import exported
 from cogtune.stages.job import Job
 from cogtune.stages.train import start_of
 from cogtune.train.start import initial_model
@@ -123,15 +123,12 @@ class _InPrecision:
 
 def _network(job: Job, train: Job, weights: str) -> nn.Module:
     """The model before training, or with the exported weights: read back from the files that users get."""
-    start, exported = start_of(train), job.job_dir("export")
+    start = start_of(train)
     if weights == "base":
         return initial_model(start)
-    if json.loads((exported / "index.json").read_text())["format"] == "diffusers_lora":
-        network = initial_model(start)
-        load_weights(network, exported / LORA_FILE)
-        return network
-    network: nn.Module = build(start.network_config)
-    load_weights(network, exported / "transformer")
+    path = exported(job.items_dir("export"))
+    network: nn.Module = initial_model(start) if path.name == LORA_FILE else build(start.network_config)
+    load_weights(network, path)
     return network
 
 

@@ -53,16 +53,18 @@ class Start:
 
 def initial_model(start: Start) -> nn.Module:
     """The network before training: fp32, on the CPU, evaluation mode, the same bits for the same ``start``."""
-    with torch.random.fork_rng(devices=[]):
+    from cogtune.model.weights import load_weights
+
+    # Weights of billions of parameters are not drawn first, to be overwritten all: that took minutes and as much memory.
+    drawn = not start.weights or adapter_scale(start.network_config) is not None
+    with torch.random.fork_rng(devices=[]), torch.device("cpu" if drawn else "meta"):
         torch.manual_seed(_init_seed(start.seed))
         network: nn.Module = build(start.network_config)
     if start.trained is not None and start.before is not None:
         _take_over(network, start, trained_model(start.before, Path(start.trained)), start.before)
     elif start.weights:
-        from cogtune.model.weights import load_weights
-
         load_weights(network, start.weights)
-    return network.eval()
+    return network.float().eval()
 
 
 def trained_model(start: Start, path: Path) -> nn.Module:
@@ -113,7 +115,7 @@ def _take_over(network: nn.Module, start: Start, earlier: nn.Module, before: Sta
             f"args.load: {start.trained} was trained from a network of other sizes; it lacks {lacking[:3]} and has "
             f"other shapes for {wrong[:3]}; use the network_config of the experiment that is loaded"
         )
-    network.load_state_dict({name: value for name, value in found.items() if value is not None}, strict=False)
+    network.load_state_dict(wanted | {name: value for name, value in found.items() if value is not None})
 
 
 def _adapters(network: nn.Module) -> dict[str, torch.Size]:

@@ -176,9 +176,8 @@ def test_a_checkpoint_that_does_not_fit_is_refused_name_by_name(vae: VideoAutoen
     with pytest.raises(UserError) as refusal:
         make_vae(ckpt_path=str(tmp_path / "3d-vae.pt"))
     for expected in (
-        "3 problems",
-        "missing encoder.conv_in.conv.weight",
-        "unexpected loss.logvar",
-        "decoder.conv_out.conv.bias: shape (4,), the config says (3,)",
+        "missing (1): encoder.conv_in.conv.weight",
+        "unexpected (1): loss.logvar",
+        "decoder.conv_out.conv.bias: (4,) in the file, (3,) in the model",
     ):
         assert expected in str(refusal.value)

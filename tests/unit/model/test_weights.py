@@ -1,10 +1,8 @@
 import json
 import os
-import random
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -14,12 +12,19 @@ from cogtune.config.registry import build, params_of
 from cogtune.errors import UserError
 from cogtune.model.weights import load_weights
 from cogtune.model.weights.diffusers import config_json, from_diffusers, to_diffusers
-from cogtune.model.weights.lora_formats import LORA_FILE, from_diffusers_lora, to_diffusers_lora
-from cogtune.model.weights.parallel import merge_ranks
+from cogtune.model.weights.lora_formats import LORA_FILE, pairs_of, to_diffusers_lora
 from tests.families import FAMILIES, network_config, randomised
+from tests.layouts import (
+    WRAPPINGS,
+    diffusers_folder,
+    legacy_pickle,
+    one_safetensors,
+    sat_folder,
+    state_dict_file,
+    tensor_parallel,
+)
 
 State = dict[str, Tensor]
-PREFIX = "model.diffusion_model."
 TABLES = ("mixins.pos_embed.pos_embedding", "transformer.position_embeddings.weight")
 
 
@@ -27,43 +32,7 @@ def equal(given: nn.Module, state: State, ignoring: tuple[str, ...] = ()) -> boo
     return all(torch.equal(tensor, state[name]) for name, tensor in given.state_dict().items() if name not in ignoring)
 
 
-def sat_folder(root: Path, state: State) -> Path:
-    """As DeepSpeed writes it under SAT: the whole engine below `module`, random states beside it."""
-    engine = {PREFIX + name: tensor for name, tensor in state.items()}
-    engine |= {
-        "conditioner.embedders.0.transformer.shared.weight": torch.zeros(2),
-        "first_stage_model.x": torch.zeros(2),
-    }
-    content = {
-        "module": engine, "iteration": 1000, "optimizer": None, "ds_config": {"zero": {"stage": 2}},
-        "np_rng_state": np.random.RandomState(1).get_state(), "torch_rng_state": torch.get_rng_state(),
-        "random_rng_state": random.getstate(),
-    }  # fmt: skip
-    (root / "1000").mkdir()
-    torch.save(content, root / "1000" / "mp_rank_00_model_states.pt")
-    (root / "latest").write_text("1000")
-    return root
-
-
-def one_safetensors(root: Path, state: State) -> Path:
-    save_file(state, root / "model.safetensors")
-    return root / "model.safetensors"
-
-
-def state_dict_file(root: Path, state: State) -> Path:
-    torch.save({"state_dict": state}, root / "w.bin")
-    return root / "w.bin"
-
-
-def legacy_pickle(root: Path, state: State) -> Path:
-    torch.save(state, root / "w.pt", _use_new_zipfile_serialization=False)
-    return root / "w.pt"
-
-
-FORMATS: list[Callable[[Path, State], Path]] = [sat_folder, one_safetensors, state_dict_file, legacy_pickle]
-
-
-@pytest.mark.parametrize("write", FORMATS)
+@pytest.mark.parametrize("write", WRAPPINGS)
 @pytest.mark.parametrize("lora", [None, {"r": 4}])
 def test_our_names_in_every_wrapping(write: Callable, lora: dict | None, tmp_path: Path) -> None:
     node = network_config("5b_i2v", lora=lora)
@@ -73,21 +42,17 @@ def test_our_names_in_every_wrapping(write: Callable, lora: dict | None, tmp_pat
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("shards", [1, 3])
-def test_diffusers_folder_and_pipeline(family: str, shards: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("shards", "ending"), [(1, "safetensors"), (3, "safetensors"), (1, "bin"), (3, "bin")])
+def test_diffusers_folder_and_pipeline(family: str, shards: int, ending: str, tmp_path: Path) -> None:
     node = network_config(family)
-    source, target = randomised(node, seed=1), build(node)
-    folder = tmp_path / "transformer"
-    folder.mkdir()
+    source = randomised(node, seed=1)
     (tmp_path / "model_index.json").write_text("{}")
     tensors = to_diffusers(source.state_dict(), params_of(node))
-    names = sorted(tensors)
-    for k in range(shards):
-        part = {name: tensors[name].contiguous() for name in names[k::shards]}
-        save_file(part, folder / f"diffusion_pytorch_model-{k}.safetensors")
-    (folder / "diffusion_pytorch_model.safetensors.index.json").write_text("{}")
-    load_weights(target, tmp_path)
-    assert equal(target, source.state_dict(), ignoring=("transformer.position_embeddings.weight",))
+    folder = diffusers_folder(tmp_path / "transformer", tensors, shards, ending)
+    for path in (tmp_path, folder):
+        target = build(node)
+        load_weights(target, path)
+        assert equal(target, source.state_dict(), ignoring=("transformer.position_embeddings.weight",))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -121,6 +86,22 @@ def test_the_convolution_of_published_checkpoints(tmp_path: Path) -> None:
     assert equal(target, state)
 
 
+def test_each_takes_its_own_part_of_a_training_checkpoint(tmp_path: Path) -> None:
+    coder = {"ch": 8, "ch_mult": [1, 1, 1, 1], "num_res_blocks": 1, "z_channels": 4, "num_groups": 4}
+    coders = {f"{part.lower()}_config": {"target": f"{part}3D", "params": coder} for part in ("Encoder", "Decoder")}
+    torch.manual_seed(1)
+    vae, dit = build({"target": "VideoAutoencoder", "params": coders}), randomised(network_config("5b"), seed=1)
+    engine = {f"first_stage_model.{name}": tensor for name, tensor in vae.state_dict().items()}
+    engine |= {f"model.diffusion_model.{name}": tensor for name, tensor in dit.state_dict().items()}
+    engine |= {"conditioner.embedders.0.transformer.shared.weight": torch.zeros(3, 2)}
+    torch.save({"module": engine}, tmp_path / "all.pt")
+    network = build(network_config("5b"))
+    load_weights(network, tmp_path / "all.pt")
+    assert equal(network, dit.state_dict())
+    loaded = build({"target": "VideoAutoencoder", "params": coders | {"ckpt_path": str(tmp_path / "all.pt")}})
+    assert equal(loaded, vae.state_dict())
+
+
 def test_half_precision_checkpoints_are_cast(tmp_path: Path) -> None:
     source, target = randomised(network_config("2b"), seed=1).half(), build(network_config("2b"))
     load_weights(target, one_safetensors(tmp_path, source.state_dict()))
@@ -139,42 +120,26 @@ def test_a_model_on_meta_takes_the_tensors_over(tmp_path: Path) -> None:
     assert not target.transformer.position_embeddings.weight.requires_grad
 
 
-def split_ranks(state: State, ranks: int) -> list[State]:
-    """Megatron's split, written out for two kinds of layer by hand."""
-    out: list[State] = [{} for _ in range(ranks)]
-    for name, tensor in state.items():
-        for rank in range(ranks):
-            piece = tensor
-            if "query_key_value" in name:
-                piece = torch.cat([third.chunk(ranks)[rank] for third in tensor.chunk(3)])
-            elif "dense_h_to_4h" in name:
-                piece = tensor.chunk(ranks)[rank]
-            elif name.endswith(("attention.dense.weight", "dense_4h_to_h.weight")):
-                piece = tensor.chunk(ranks, dim=1)[rank]
-            out[rank][name] = piece
-    return out
-
-
-def test_tensor_parallel_ranks_are_merged(tmp_path: Path) -> None:
-    state = randomised(network_config("5b"), seed=1).state_dict()
-    parts = split_ranks(state, 3)
-    assert all(torch.equal(tensor, state[name]) for name, tensor in merge_ranks(parts).items())
-    for rank, part in enumerate(parts):
-        content = {"module": {PREFIX + name: tensor.clone() for name, tensor in part.items()}}
-        torch.save(content, tmp_path / f"mp_rank_{rank:02d}_model_states.pt")
-    target = build(network_config("5b"))
-    load_weights(target, tmp_path)
+@pytest.mark.parametrize("lora", [None, {"r": 4}])
+def test_tensor_parallel_ranks_are_merged(lora: dict | None, tmp_path: Path) -> None:
+    node = network_config("5b", lora=lora)
+    state = randomised(node, seed=1).state_dict()
+    target = build(node)
+    load_weights(target, tensor_parallel(tmp_path, state, 3))
     assert equal(target, state)
 
 
-def test_lora_file_there_and_back_with_its_strength(tmp_path: Path) -> None:
+def test_a_lost_rank_is_named(tmp_path: Path) -> None:
+    tensor_parallel(tmp_path, randomised(network_config("5b")).state_dict(), 3)
+    (tmp_path / "mp_rank_01_model_states.pt").unlink()
+    with pytest.raises(UserError, match=r"mp_rank_01_model_states\.pt is missing"):
+        load_weights(build(network_config("5b")), tmp_path)
+
+
+def test_a_lora_file_keeps_its_strength(tmp_path: Path) -> None:
     node = network_config("5b", lora={"r": 4, "lora_alpha": 8, "layer_range": [1]})
     source = randomised(node, seed=1)
-    tensors, metadata = to_diffusers_lora(source.state_dict(), alpha=8, r=4)
-    back, scale = from_diffusers_lora(tensors, metadata)
-    assert scale == 2
-    assert all(torch.equal(tensor, source.state_dict()[name]) for name, tensor in back.items())
-    assert len(back) == 8
+    tensors, metadata = to_diffusers_lora(pairs_of(source.state_dict(), alpha=8))
     save_file(tensors, tmp_path / LORA_FILE, metadata)
     target = build(network_config("5b", lora={"r": 4, "lora_alpha": 1, "layer_range": [1]}))  # a quarter, not 2
     load_weights(target, tmp_path)
@@ -182,10 +147,23 @@ def test_lora_file_there_and_back_with_its_strength(tmp_path: Path) -> None:
     torch.testing.assert_close(target.state_dict()[name] * 0.25, source.state_dict()[name] * 2)
 
 
+def test_a_lora_of_strength_zero_changes_nothing(tmp_path: Path) -> None:
+    source = randomised(network_config("5b", lora={"r": 4}), seed=1)
+    tensors, metadata = to_diffusers_lora(pairs_of(source.state_dict(), alpha=0))
+    save_file(tensors, tmp_path / LORA_FILE, metadata)
+    target = build(network_config("5b", lora={"r": 4}))
+    load_weights(target, tmp_path)
+    assert not any(tensor.any() for name, tensor in target.state_dict().items() if "matrix_B" in name)
+
+
 @pytest.mark.parametrize("kind", ["alpha_pattern", "use_rslora", "use_dora"])
-def test_other_kinds_of_lora_are_refused(kind: str) -> None:
+def test_other_kinds_of_lora_are_refused(kind: str, tmp_path: Path) -> None:
+    adapted = randomised(network_config("5b", lora={"r": 4}))
+    tensors, _ = to_diffusers_lora(pairs_of(adapted.state_dict(), 1))
+    said = json.dumps({f"transformer.{kind}": {"to_q": 1}})
+    save_file(tensors, tmp_path / LORA_FILE, {"lora_adapter_metadata": said})
     with pytest.raises(UserError, match=kind):
-        from_diffusers_lora({}, {"lora_adapter_metadata": json.dumps({f"transformer.{kind}": {"to_q": 1}})})
+        load_weights(adapted, tmp_path)
 
 
 def malicious(root: Path) -> Path:
@@ -253,16 +231,14 @@ def test_the_wrong_family_is_refused_with_the_list(given: str, model: str, messa
 
 def test_adapters_without_a_place_are_refused(tmp_path: Path) -> None:
     adapted = randomised(network_config("5b", lora={"r": 4}))
-    with pytest.raises(UserError, match="matrix_A"):
+    with pytest.raises(UserError, match=r"matrix_A(.|\n)*They hold LoRA adapters(.|\n)* --to merged"):
         load_weights(build(network_config("5b")), one_safetensors(tmp_path, adapted.state_dict()))
     with pytest.raises(UserError, match="merge them"):
         to_diffusers(adapted.state_dict(), params_of(network_config("5b")))
-    tensors, metadata = to_diffusers_lora(adapted.state_dict(), 1, 4)
+    tensors, metadata = to_diffusers_lora(pairs_of(adapted.state_dict(), 1))
     save_file(tensors, tmp_path / "lora.safetensors", metadata)
     with pytest.raises(UserError, match="lora_config"):
         load_weights(build(network_config("5b")), tmp_path / "lora.safetensors")
-    with pytest.raises(UserError, match="rank 4"):
-        to_diffusers_lora(adapted.state_dict(), 1, 8)
 
 
 def test_config_json_is_json_and_refuses_what_diffusers_lacks() -> None:

@@ -12,6 +12,19 @@ _STORE = "checkpoints and results live in the store; results/<experiment>/ links
 _RANDOM = "there is no random state: every draw comes from (seed, step, place in the batch)"
 _SHARDS = "webdataset shards are not read; unpack them into a folder for train_data"
 
+EXPORT_FORMATS = {
+    "diffusers": "transformer folder of a diffusers pipeline; a LoRA is folded in",
+    "sat": "SAT folder; a LoRA stays beside the weights, as upstream's LoRA YAML reads it",
+    "merged": "SAT folder with the LoRA folded in, as upstream's plain YAML reads it",
+    "diffusers_lora": "LoRA for load_lora_weights of diffusers, 0.35 and later",
+    "folded_lora": "the same with the strength multiplied in: older diffusers, kijai's CogVideoXWrapper",
+    "peft": "LoRA folder of PEFT",
+    "comfyui_lora": "LoRA for ComfyUI's own CogVideoX nodes",
+    "kohya": "LoRA in kohya's names, for tools of that line",
+    "sat_lora": "SAT folder with the adapters only",
+}
+"""What weights are written as, and for whom; the writers are in model/weights/formats.py."""
+
 
 @dataclass(kw_only=True)
 class Load:
@@ -36,7 +49,7 @@ class TrainArgs:
     )
     load: Load | str | None = key(
         None,
-        "weights to start from: SAT folder, .pt, .safetensors, diffusers folder, or {experiment: name}; null: random",
+        "weights to start from, in any format that `cogtune weights inspect` knows, or {experiment: name}; null: random",
         file=True,
     )
     seed: int = key(1234, "of every draw", least=1)
@@ -198,6 +211,28 @@ class OwnArgs:
     sampling_steps: int | None = key(None, "steps; null: sampler_config's num_steps (ours)", unit="steps", least=1)
     sampling_batch: int = key(1, "samples made at once; changes no result (ours)", least=1)
     ema_sampling: bool = key(False, "export and sample the moving average of the weights (ours)")
+    export_formats: list[str] = key(
+        [],
+        "formats beside the default one, which is diffusers_lora for a LoRA and diffusers for a whole network (ours)",
+        choices=[
+            "diffusers",
+            "sat",
+            "merged",
+            "diffusers_lora",
+            "folded_lora",
+            "peft",
+            "comfyui_lora",
+            "kohya",
+            "sat_lora",
+        ],
+    )
+    export_precision: str = key("fp32", "of exported weights (ours)", choices=["fp32", "bf16", "fp16"])
+    export_shard_gigabytes: float = key(
+        5, "a larger diffusers folder is written in shards of this size (ours)", unit="GB", least=0
+    )
+    export_license: str | None = key(
+        None, "license noted in exported files; null: the published model's, by its size (ours)"
+    )
 
 
 @dataclass(kw_only=True)

@@ -65,7 +65,9 @@ class VideoAutoencoderParams:
     encoder_config: Node = key(REQUIRED, "the encoder", node="encoder")
     decoder_config: Node = key(REQUIRED, "the decoder", node="decoder")
     regularizer_config: Node = key({"target": "DiagonalGaussian"}, "the posterior", node="regularizer")
-    ckpt_path: str | None = key(None, "weights: upstream's 3d-vae.pt, or .safetensors with the same names", file=True)
+    ckpt_path: str | None = key(
+        None, "weights: upstream's 3d-vae.pt, a diffusers folder, or .safetensors of either", file=True
+    )
     ignore_keys: list[str] = key([], "prefixes of checkpoint keys that are skipped")
     encode_batch_frames: int | None = key(
         None,

@@ -1,18 +1,15 @@
 """The 3D causal VAE as one object: encode to moments, decode from latents, load upstream's checkpoint."""
 
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 
 from cogtune.config.registry import build
 from cogtune.config.schema.vae import VideoAutoencoderParams
-from cogtune.errors import UserError
 from cogtune.model.vae.decoder import Decoder3D
 from cogtune.model.vae.encoder import Encoder3D, latent_frames
 from cogtune.model.vae.layers import Past
 from cogtune.model.vae.regularizer import DiagonalGaussian
-from cogtune.model.weights.files import read_weights
+from cogtune.model.weights import load_weights
 
 DECODE_CHUNK = 2
 """Latent frames decoded at a time; the first chunk takes what is left over, so 13 are 3, 2, 2, 2, 2, 2 (diffusers' way)."""
@@ -24,6 +21,8 @@ class VideoAutoencoder(nn.Module):
     Frozen here: no parameter asks for a gradient unless the caller turns that on. ``params.ckpt_path`` is loaded if set.
     """
 
+    checkpoint_prefix = "first_stage_model."
+
     def __init__(self, params: VideoAutoencoderParams) -> None:
         super().__init__()
         self.encoder: Encoder3D = build(params.encoder_config)  # pyright: ignore[reportAttributeAccessIssue]
@@ -31,7 +30,7 @@ class VideoAutoencoder(nn.Module):
         self.regularizer: DiagonalGaussian = build(params.regularizer_config)  # pyright: ignore[reportAttributeAccessIssue]
         self.batch_frames = params.encode_batch_frames
         if params.ckpt_path:
-            self.load_state_dict(read_checkpoint(Path(params.ckpt_path), self, params.ignore_keys))
+            load_weights(self, params.ckpt_path, tuple(params.ignore_keys))
         self.requires_grad_(False).eval()
 
     def encode(self, video_BCTHW: Tensor) -> Tensor:
@@ -72,24 +71,3 @@ def split_frames(frames: int, chunk: int) -> list[int]:
     """Sizes of the chunks of ``frames``: all ``chunk`` long but the first, which takes the remainder as well."""
     count = max(frames // chunk, 1)
     return [frames - chunk * (count - 1)] + [chunk] * (count - 1)
-
-
-def read_checkpoint(path: Path, model: nn.Module, ignore: list[str] | tuple[str, ...]) -> dict[str, Tensor]:
-    """Weights from ``3d-vae.pt`` (a file dict with ``state_dict``) or .safetensors, in the model's dtype.
-
-    Keys that start with one of ``ignore`` are dropped; anything else that does not fit is refused with a list (UserError).
-    """
-    found = read_weights(path).tensors
-    found = {name: value for name, value in found.items() if not name.startswith(tuple(ignore))}
-    expected = model.state_dict()
-    problems = [f"missing {name}" for name in expected.keys() - found.keys()]
-    problems += [f"unexpected {name}" for name in found.keys() - expected.keys()]
-    problems += [
-        f"{name}: shape {tuple(found[name].shape)}, the config says {tuple(expected[name].shape)}"
-        for name in found.keys() & expected.keys()
-        if found[name].shape != expected[name].shape
-    ]
-    if problems:
-        listed = "\n  ".join(sorted(problems)[:12])
-        raise UserError(f"{path}: does not fit first_stage_config ({len(problems)} problems):\n  {listed}")
-    return {name: value.to(expected[name].dtype) for name, value in found.items()}

@@ -1,16 +1,11 @@
-"""The same transformer in diffusers' names (CogVideoXTransformer3DModel), both ways.
+"""The same transformer in diffusers' names (CogVideoXTransformer3DModel), and the config.json beside them."""
 
-Names here are those below `model.diffusion_model.`. diffusers splits query_key_value in three and the modulation of a
-layer in two; it computes the sine-cosine table itself, and has no use for `transformer.position_embeddings`.
-"""
-
-import re
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from cogtune.config.checkpoints.names import POSITIONS, UNUSED, in_diffusers, our_name
 from cogtune.config.registry import params_of
 from cogtune.config.schema.dit import (
     Basic3DPositionEmbeddingParams,
@@ -22,56 +17,25 @@ from cogtune.errors import UserError
 from cogtune.model.dit import patch_of
 from cogtune.model.lora import is_adapter
 from cogtune.model.positions import interpolation_of
-
-# Modules whose parameters only change their name; {} is the layer.
-_RENAMED = {
-    "time_embed.0": "time_embedding.linear_1",
-    "time_embed.2": "time_embedding.linear_2",
-    "ofs_embed.0": "ofs_embedding.linear_1",
-    "ofs_embed.2": "ofs_embedding.linear_2",
-    "transformer.layers.{}.attention.dense": "transformer_blocks.{}.attn1.to_out.0",
-    "transformer.layers.{}.mlp.dense_h_to_4h": "transformer_blocks.{}.ff.net.0.proj",
-    "transformer.layers.{}.mlp.dense_4h_to_h": "transformer_blocks.{}.ff.net.2",
-    "transformer.layers.{}.input_layernorm": "transformer_blocks.{}.norm1.norm",
-    "transformer.layers.{}.post_attention_layernorm": "transformer_blocks.{}.norm2.norm",
-    "transformer.final_layernorm": "norm_final",
-    "mixins.adaln_layer.query_layernorm_list.{}": "transformer_blocks.{}.attn1.norm_q",
-    "mixins.adaln_layer.key_layernorm_list.{}": "transformer_blocks.{}.attn1.norm_k",
-    "mixins.patch_embed.proj": "patch_embed.proj",
-    "mixins.patch_embed.text_proj": "patch_embed.text_proj",
-    "mixins.final_layer.norm_final": "norm_out.norm",
-    "mixins.final_layer.adaLN_modulation.1": "norm_out.linear",
-    "mixins.final_layer.linear": "proj_out",
-}
-_TO_DIFFUSERS = _RENAMED
-_FROM_DIFFUSERS = {theirs: ours for ours, theirs in _RENAMED.items()}
-_QKV, _MODULATION = "transformer.layers.{}.attention.query_key_value", "mixins.adaln_layer.adaLN_modulations.{}.1"
-_POSITIONS, _UNUSED = "mixins.pos_embed.pos_embedding", "transformer.position_embeddings.weight"
+from cogtune.model.weights.read import JOIN, split
 
 
 def to_diffusers(state: Mapping[str, Tensor], params: DiffusionTransformerParams) -> dict[str, Tensor]:
-    """State dict of CogVideoXTransformer3DModel. Raises: UserError for a state with adapters (merge them first)."""
+    """State dict of CogVideoXTransformer3DModel; views of ``state`` where that is possible.
+
+    Raises: UserError for a state with adapters (merge them first), or with names that are no transformer's.
+    """
     if adapters := [name for name in state if is_adapter(name)]:
         raise UserError(f"the weights hold LoRA adapters ({adapters[0]}, …); merge them, or export them as a LoRA")
     learned = _is_learned(params)
     out: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        if name == _UNUSED or (name == _POSITIONS and not learned):
+        if name == UNUSED or (name == POSITIONS and not learned):
             continue
-        if name == _POSITIONS:
-            out["patch_embed.pos_embedding"] = tensor
-            continue
-        module, layer, kind = _split(name)
-        if module == _QKV:
-            parts = zip("qkv", tensor.chunk(3), strict=True)
-            out |= {f"transformer_blocks.{layer}.attn1.to_{part}.{kind}": rows for part, rows in parts}
-        elif module == _MODULATION:
-            video_or_text_by_branch = tensor.unflatten(0, (2, 2, 3, -1))
-            for branch in (0, 1):
-                rows = video_or_text_by_branch[:, branch].flatten(0, 2)
-                out[f"transformer_blocks.{layer}.norm{branch + 1}.linear.{kind}"] = rows
-        else:
-            out[f"{_rename(module, layer, _TO_DIFFUSERS)}.{kind}"] = tensor
+        foreign = in_diffusers(name)
+        if foreign is None:
+            raise UserError(f"{name}: diffusers' transformer has no such weight")
+        out |= zip(foreign.names, split(foreign.how, tensor, len(foreign.names)), strict=True)
     o, p, q = patch_of(params)
     if o == 1:
         out["patch_embed.proj.weight"] = out["patch_embed.proj.weight"].reshape(-1, params.in_channels, p, q)
@@ -81,24 +45,11 @@ def to_diffusers(state: Mapping[str, Tensor], params: DiffusionTransformerParams
 def from_diffusers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """State dict in our names. Without the sine-cosine and the unused table, which diffusers does not have."""
     out: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        if name == "patch_embed.pos_embedding":
-            out[_POSITIONS] = tensor
-            continue
-        module, layer, kind = _split(name)
-        if found := re.fullmatch(r"transformer_blocks\.\{\}\.attn1\.to_([qkv])", module):
-            if found[1] == "q":
-                parts = [_need(state, f"transformer_blocks.{layer}.attn1.to_{part}.{kind}") for part in "qkv"]
-                out[f"{_QKV.format(layer)}.{kind}"] = torch.cat(parts)
-        elif found := re.fullmatch(r"transformer_blocks\.\{\}\.norm([12])\.linear", module):
-            if found[1] == "1":
-                branches = [_need(state, f"transformer_blocks.{layer}.norm{b}.linear.{kind}") for b in (1, 2)]
-                halves = [rows.unflatten(0, (2, 3, -1)) for rows in branches]
-                out[f"{_MODULATION.format(layer)}.{kind}"] = torch.stack(halves, dim=1).flatten(0, 3)
-        else:
-            out[f"{_rename(module, layer, _FROM_DIFFUSERS)}.{kind}"] = tensor
-    if "mixins.patch_embed.proj.weight" in out:
-        out["mixins.patch_embed.proj.weight"] = out["mixins.patch_embed.proj.weight"].flatten(1)
+    for name in state:
+        ours = our_name(name)
+        foreign = in_diffusers(ours)
+        if foreign is not None and ours not in out:
+            out[ours] = JOIN[foreign.how]([state[part] for part in foreign.names])
     return out
 
 
@@ -160,23 +111,3 @@ def _interpolation(
 def _is_learned(params: DiffusionTransformerParams) -> bool:
     pos = params_of(params.modules["pos_embed_config"])
     return isinstance(pos, Rotary3DPositionEmbeddingParams) and pos.learnable_pos_embed
-
-
-def _split(name: str) -> tuple[str, str, str]:
-    """ "a.layers.3.b.weight" -> ("a.layers.{}.b", "3", "weight"): the layer is the number after a list of layers."""
-    module, _, kind = name.rpartition(".")
-    found = re.search(r"(?<=layers\.)\d+|(?<=blocks\.)\d+|(?<=_list\.)\d+|(?<=modulations\.)\d+", module)
-    if not found:
-        return module, "", kind
-    return module[: found.start()] + "{}" + module[found.end() :], found[0], kind
-
-
-def _rename(module: str, layer: str, table: Mapping[str, str]) -> str:
-    """The other side's name; a name that neither side knows stays, and is reported as unexpected by whoever loads."""
-    return table.get(module, module).replace("{}", layer)
-
-
-def _need(state: Mapping[str, Tensor], name: str) -> Tensor:
-    if name not in state:
-        raise UserError(f"the diffusers weights lack {name}, though they hold its sisters")
-    return state[name]

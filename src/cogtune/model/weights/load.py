@@ -1,101 +1,102 @@
 """Putting weights of any known format into a module, all of them or none."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from cogtune.config.checkpoints import Header, Source, fit, kinds, read_header
+from cogtune.config.checkpoints.lora import Lora, our_name, read_lora
+from cogtune.config.checkpoints.shapes import Shape
 from cogtune.errors import UserError
 from cogtune.model.dit import DiffusionTransformer
 from cogtune.model.lora import AdaptedLinear, is_adapter
-from cogtune.model.weights.diffusers import from_diffusers
-from cogtune.model.weights.files import WeightFile, read_weights
-from cogtune.model.weights.lora_formats import from_diffusers_lora, is_diffusers_lora
-
-_SHOWN = 8  # names per list in a message
+from cogtune.model.weights.read import read, read_into
 
 
-def load_weights(module: nn.Module, path: str | Path) -> None:
-    """Loads `path` into `module`; what the file is, its content says.
+def load_weights(module: nn.Module, path: str | Path, ignore: tuple[str, ...] = ()) -> None:
+    """Loads `path` into `module`; what the file is, its content says (`cogtune weights inspect` shows it).
 
     Known: a SAT folder or its mp_rank_XX_model_states.pt (tensor-parallel ranks are merged; T5 and VAE inside are
-    passed over), a torch file with `state_dict`, safetensors in our names, a diffusers pipeline or transformer
-    folder, a LoRA file of diffusers. A base checkpoint loads into a model with adapters, which then keep their initial
-    values; a LoRA file replaces the adapters only. Parameters on `meta` become the file's tensors.
-    Raises: UserError that lists missing and unexpected names and wrong shapes; the module is then unchanged.
+    passed over), a torch file with `state_dict`, safetensors in our names, a diffusers pipeline or component folder,
+    a LoRA file of SAT, diffusers, PEFT, kohya, ComfyUI. A base checkpoint loads into a model with adapters, which then
+    keep their initial values; a LoRA file replaces the adapters only. Parameters on `meta` become the file's tensors.
+    Names that start with one of ``ignore`` are passed over. Tensors are read one by one, so that memory grows by the
+    model and its largest tensor.
+    Raises: UserError that lists missing and unexpected names and wrong shapes; the module is then unchanged. Damaged
+    bytes are found while they are read, and leave it half filled.
     """
-    file = read_weights(path)
-    if is_diffusers_lora(file.tensors):
-        _load_adapters(module, file)
-        return
-    state = _in_our_names(module, file)
-    own = module.state_dict()
-    if not any(map(is_adapter, state)):
-        state = _under_adapters(state, own)
-        adapters = {name: tensor for name, tensor in own.items() if is_adapter(name)}
-        state = adapters | state
-    _load_strictly(module, state, own, file.source)
-
-
-def _in_our_names(module: nn.Module, file: WeightFile) -> dict[str, Tensor]:
     prefix = getattr(module, "checkpoint_prefix", "")
-    tensors = file.tensors
-    if prefix and any(name.startswith(prefix) for name in tensors):
-        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    if any(name.startswith("transformer_blocks.") for name in tensors):
-        tables = module.derived_state() if isinstance(module, DiffusionTransformer) else {}
-        return tables | from_diffusers(tensors)
-    return dict(tensors)
+    header = read_header(path, component="vae" if prefix == "first_stage_model." else "transformer")
+    own = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    if kinds.roles(header) == ["lora"]:
+        _load_lora(module, own, header)
+        return
+    given = kinds.component(header, prefix)
+    given = {name: source for name, source in given.items() if not name.startswith(ignore)}
+    computed: dict[str, Tensor] = {}
+    if isinstance(module, DiffusionTransformer) and kinds.spelling(header) == "diffusers":
+        computed = {name: table for name, table in module.derived_state().items() if name not in given}
+    kept: set[str] = set()
+    if not any(map(is_adapter, given)):
+        given = fit.under_adapters(given, own)
+        kept = {name for name in own if is_adapter(name)}
+    _check(header, own, given, kept | computed.keys(), getattr(module, "params", None))
+    _fill(module, given, computed)
 
 
-def _under_adapters(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Renames `….query_key_value.weight` to `….query_key_value.original.weight` where the model has it so."""
-    wrapped = {name.replace(".original.", "."): name for name in own if ".original." in name}
-    return {wrapped.get(name, name): tensor for name, tensor in state.items()}
+def _load_lora(module: nn.Module, own: dict[str, Shape], header: Header) -> None:
+    lora = read_lora(header)
+    layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, AdaptedLinear)}
+    if not layers:
+        raise UserError(f"{header.path}: a LoRA, but the model has no adapters; add modules.lora_config to the YAML")
+    given = {our_name(*place, side): getattr(pair, side) for place, pair in lora.adapters.items() for side in "AB"}
+    adapters = {name: shape for name, shape in own.items() if is_adapter(name)}
+    _check(header, adapters, given, set())
+    _fill(module, given, {}, _strengths(lora, layers))
 
 
-def _load_adapters(module: nn.Module, file: WeightFile) -> None:
-    adapters, scale = from_diffusers_lora(file.tensors, file.metadata)
-    own = module.state_dict()
-    ours = {name: layer.scale for name, layer in module.named_modules() if isinstance(layer, AdaptedLinear)}
-    if not ours:
-        raise UserError(f"{file.source}: a LoRA, but the model has no adapters; add modules.lora_config to the YAML")
-    for name, tensor in adapters.items():
-        layer = name.partition(".matrix_B")[0]
-        if ".matrix_B" in name and layer in ours:  # the file's strength, whatever alpha the YAML gives
-            adapters[name] = tensor * (scale / ours[layer])
-    base = {name: tensor for name, tensor in own.items() if not is_adapter(name)}
-    _load_strictly(module, base | adapters, own, file.source)
+def _strengths(lora: Lora, layers: dict[str, AdaptedLinear]) -> dict[str, float]:
+    """Factor of each matrix B that gives the file's strength, whatever alpha the YAML gives. SAT's files say none: the
+    YAML's is theirs."""
+    factors: dict[str, float] = {}
+    for place, pair in lora.adapters.items():
+        name = our_name(*place, "B")
+        if pair.scale is not None:
+            factors[name] = pair.scale / layers[name.partition(".matrix_B")[0]].scale
+    return factors
 
 
-def _load_strictly(module: nn.Module, state: dict[str, Tensor], own: dict[str, Tensor], source: Path) -> None:
-    shapes = [
-        f"{name}: {tuple(state[name].shape)} in the file, {tuple(tensor.shape)} in the model"
-        for name, tensor in own.items()
-        if name in state and not _same_shape(name, state[name], tensor)
-    ]
-    lists = {
-        "missing": [name for name in own if name not in state],
-        "unexpected": [name for name in state if name not in own],
-        "of another shape": shapes,
-    }
-    if any(lists.values()):
-        found = "\n".join(_listed(title, names) for title, names in lists.items() if names)
-        raise UserError(
-            f"{source}: these weights do not belong to the configured model.\n{found}\n"
-            "Use the YAML of the same family (2B, 5B, 5B-I2V, 1.5, 1.5-I2V), or other weights."
-        )
-    on_meta = any(tensor.is_meta for tensor in own.values())
-    with torch.no_grad():
-        module.load_state_dict(state, strict=True, assign=on_meta)
+def _check(
+    header: Header, own: dict[str, Shape], given: dict[str, Source], optional: set[str], params: object = None
+) -> None:
+    misfit = fit.compare(own, given, optional)
+    misfit = replace(misfit, contradicted=fit.contradictions(params, header.config))
+    if misfit:
+        raise UserError(fit.refusal(header.path, misfit, own, given))
 
 
-def _same_shape(name: str, given: Tensor, wanted: Tensor) -> bool:
-    if name.endswith("patch_embed.proj.weight") and given.ndim == 4:  # the convolution of 1.0 checkpoints
-        return given.flatten(1).shape == wanted.shape
-    return given.shape == wanted.shape
-
-
-def _listed(title: str, names: list[str]) -> str:
-    more = f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"  {title} ({len(names)}): {', '.join(names[:_SHOWN])}{more}"
+@torch.no_grad()
+def _fill(
+    module: nn.Module,
+    given: dict[str, Source],
+    computed: dict[str, Tensor],
+    factors: dict[str, float] | None = None,
+) -> None:
+    for name in [*given, *computed]:
+        holder, _, key = name.rpartition(".")
+        owner = module.get_submodule(holder)
+        slot = getattr(owner, key)
+        factor = (factors or {}).get(name, 1.0)
+        if name in given and not slot.is_meta and factor == 1.0 and slot.device.type == "cpu":
+            read_into(given[name], slot.view(given[name].shape))
+            continue
+        value = (read(given[name]) if name in given else computed[name]).reshape(slot.shape)
+        value = value if factor == 1.0 else value * factor
+        if not slot.is_meta:
+            slot.copy_(value)
+        elif isinstance(slot, nn.Parameter):
+            setattr(owner, key, nn.Parameter(value.contiguous(), requires_grad=slot.requires_grad))
+        else:
+            setattr(owner, key, value.contiguous())

@@ -1,81 +1,144 @@
-"""LoRA files of diffusers (`pytorch_lora_weights.safetensors`), both ways.
+"""LoRA files of SAT, diffusers, PEFT, kohya and ComfyUI, both ways.
 
-diffusers (0.35 and later) takes rank and alpha from the JSON in the file's metadata, so that `load_lora_weights`
-applies the strength that was trained; without it, it assumes alpha = rank.
+All hold the same pairs of matrices; they differ in names and in where the strength, alpha / rank, stands. What is
+written carries its strength in the way that its readers look for it, so nobody has to multiply anything.
 """
 
 import json
-import re
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
 
+from cogtune.config.checkpoints import Header
+from cogtune.config.checkpoints.lora import COMFY, METADATA_KEY, PROJECTIONS, our_name, read_lora
+from cogtune.config.checkpoints.shapes import PREFIXES
 from cogtune.errors import UserError
+from cogtune.model.weights.read import read
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
-_METADATA_KEY = "lora_adapter_metadata"
-_PROJECTIONS = {
-    ("query_key_value", "0"): "to_q",
-    ("query_key_value", "1"): "to_k",
-    ("query_key_value", "2"): "to_v",
-    ("dense", "0"): "to_out.0",
-}
-_LAYER_AND_PART = {theirs: ours for ours, theirs in _PROJECTIONS.items()}
-_OURS = re.compile(r"transformer\.layers\.(\d+)\.attention\.(query_key_value|dense)\.matrix_([AB])\.(\d)")
-_THEIRS = re.compile(r"(?:transformer\.)?transformer_blocks\.(\d+)\.attn1\.(to_[qkv]|to_out\.0)\.lora_([AB])\.weight")
+PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
-def to_diffusers_lora(state: Mapping[str, Tensor], alpha: float, r: int) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """(tensors, metadata) to save as LORA_FILE from a state dict with adapters; its other tensors are left out.
+@dataclass(frozen=True)
+class Pair:
+    """The adapter of one projection: y += (alpha / r) B A x, with A (r, D) and B (D, r)."""
 
-    Raises: UserError when there are no adapters, or their rank is not r.
-    """
-    tensors: dict[str, Tensor] = {}
-    modules: dict[str, None] = {}  # a set that keeps its order
-    for name, tensor in state.items():
-        if not (found := _OURS.fullmatch(name)):
-            continue
-        layer, projection, side, part = found.groups()
-        module = f"transformer_blocks.{layer}.attn1.{_PROJECTIONS[projection, part]}"
-        rank = tensor.shape[0 if side == "A" else 1]
-        if rank != r:
-            raise UserError(f"{name} has rank {rank}; expected r = {r}")
-        tensors[f"transformer.{module}.lora_{side}.weight"] = tensor.contiguous()
-        modules[module] = None
-    if not tensors:
+    A: Tensor
+    B: Tensor
+    alpha: float
+
+    @property
+    def r(self) -> int:
+        return self.A.shape[0]
+
+
+Pairs = dict[tuple[int, str], Pair]
+"""By (layer, projection in diffusers' name)."""
+
+
+def pairs_of(state: Mapping[str, Tensor], alpha: float) -> Pairs:
+    """The adapters in a state dict with our names; its other tensors are left out. Raises UserError without any."""
+    layers = {int(name.split(".")[2]) for name in state if ".matrix_A." in name}
+    pairs = {
+        (layer, projection): Pair(state[A].contiguous(), state[our_name(layer, projection, "B")].contiguous(), alpha)
+        for layer in sorted(layers)
+        for projection in PROJECTIONS
+        if (A := our_name(layer, projection, "A")) in state
+    }
+    if not pairs:
         raise UserError("the weights hold no LoRA adapters (names with matrix_A and matrix_B)")
-    adapter = {"r": r, "lora_alpha": alpha, "lora_dropout": 0.0, "bias": "none", "target_modules": list(modules)}
+    return pairs
+
+
+def read_pairs(header: Header, sat_alpha: float = 1.0) -> Pairs:
+    """The adapters of a LoRA file of any kind. ``sat_alpha``: of SAT's files, which do not say it."""
+    lora = read_lora(header)
+    return {
+        place: Pair(read(one.A), read(one.B), sat_alpha if one.scale is None else one.scale * one.rank)
+        for place, one in lora.adapters.items()
+    }
+
+
+def to_diffusers_lora(pairs: Pairs) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """(tensors, metadata) of LORA_FILE. diffusers 0.35 and later takes rank and alpha from the metadata."""
+    adapter = _one_config(pairs)
     prefixed = {f"transformer.{key}": value for key, value in adapter.items()}
-    return tensors, {"format": "pt", _METADATA_KEY: json.dumps(prefixed, sort_keys=True)}
+    return _named(pairs, "transformer."), {"format": "pt", METADATA_KEY: json.dumps(prefixed, sort_keys=True)}
 
 
-def from_diffusers_lora(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[dict[str, Tensor], float]:
-    """(adapters in our names, alpha / r). Without metadata the factor is 1, as diffusers itself takes it.
+def to_folded_lora(pairs: Pairs) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """As `to_diffusers_lora`, the strength multiplied into lora_B: for programs that do not read the metadata."""
+    folded = {place: Pair(pair.A, scaled(pair.B, pair.alpha / pair.r), float(pair.r)) for place, pair in pairs.items()}
+    return to_diffusers_lora(folded)
 
-    Raises: UserError for tensors off the four attention projections, and for kinds of LoRA that have no counterpart.
-    """
+
+def scaled(B: Tensor, factor: float) -> Tensor:
+    """``factor`` times B: in its own type where that is exact (powers of two), else in fp32."""
+    exact = abs(math.frexp(factor)[0]) == 0.5
+    return B * factor if exact else B.float() * factor
+
+
+def to_peft(pairs: Pairs) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(tensors of PEFT_FILE, content of PEFT_CONFIG)."""
+    return _named(pairs, "base_model.model."), {"peft_type": "LORA", "task_type": None} | _one_config(pairs)
+
+
+def to_kohya(pairs: Pairs) -> dict[str, Tensor]:
+    """kohya's names over diffusers' modules: lora_unet_transformer_blocks_0_attn1_to_q.lora_down.weight, …, .alpha"""
+    return _with_alphas({f"lora_unet_{_module(*place).replace('.', '_')}": pair for place, pair in pairs.items()})
+
+
+def to_comfyui(pairs: Pairs) -> dict[str, Tensor]:
+    """ComfyUI's own names of the CogVideoX network: diffusion_model.blocks.0.q.lora_down.weight, …, .alpha"""
+    names = {place: f"diffusion_model.blocks.{place[0]}.{COMFY[place[1]]}" for place in pairs}
+    return _with_alphas({names[place]: pair for place, pair in pairs.items()})
+
+
+def to_sat(pairs: Pairs, alpha: float) -> dict[str, Tensor]:
+    """SAT's names. Its files do not say alpha: B is scaled so that the strength is right where the YAML says
+    ``alpha``; nothing changes if that is what the pairs have."""
     out: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        if not (found := _THEIRS.fullmatch(name)):
-            raise UserError(
-                f"{name} adapts a layer that has no adapter here; only attn1.to_q, to_k, to_v, to_out.0 have"
-            )
-        layer, projection, side = found.groups()
-        ours, part = _LAYER_AND_PART[projection]
-        out[f"transformer.layers.{layer}.attention.{ours}.matrix_{side}.{part}"] = tensor
-    return out, _scale(metadata)
+    for place, pair in pairs.items():
+        B = pair.B if pair.alpha == alpha else scaled(pair.B, pair.alpha / alpha)
+        out[PREFIXES["network"] + our_name(*place, "A")] = pair.A
+        out[PREFIXES["network"] + our_name(*place, "B")] = B
+    return out
 
 
-def _scale(metadata: Mapping[str, str]) -> float:
-    """alpha / r from the JSON of a pipeline (`transformer.r`) or of a model by itself (`r`)."""
-    adapter = json.loads(metadata.get(_METADATA_KEY, "{}"))
-    adapter = {key.removeprefix("transformer."): value for key, value in adapter.items()}
-    for kind in ("alpha_pattern", "use_rslora", "use_dora"):
-        if adapter.get(kind):
-            raise UserError(f"the LoRA was made with {kind}: {adapter[kind]!r}, which has no counterpart here")
-    alpha, r = adapter.get("lora_alpha"), adapter.get("r")
-    return alpha / r if alpha is not None and r else 1.0
+def _module(layer: int, projection: str) -> str:
+    return f"transformer_blocks.{layer}.attn1.{projection}"
 
 
-def is_diffusers_lora(names: Mapping[str, Tensor]) -> bool:
-    return any(_THEIRS.fullmatch(name) for name in names)
+def _named(pairs: Pairs, prefix: str) -> dict[str, Tensor]:
+    sides = {f"{prefix}{_module(*place)}.lora": pair for place, pair in pairs.items()}
+    return {
+        f"{name}_{side}.weight": tensor
+        for name, pair in sides.items()
+        for side, tensor in (("A", pair.A), ("B", pair.B))
+    }
+
+
+def _with_alphas(named: Mapping[str, Pair]) -> dict[str, Tensor]:
+    out: dict[str, Tensor] = {}
+    for name, pair in named.items():
+        out[f"{name}.lora_down.weight"], out[f"{name}.lora_up.weight"] = pair.A, pair.B
+        out[f"{name}.alpha"] = torch.tensor(float(pair.alpha))
+    return out
+
+
+def _one_config(pairs: Pairs) -> dict[str, Any]:
+    """PEFT's LoraConfig, which has one rank and one alpha for all. Raises UserError where they differ."""
+    ranks, alphas = {pair.r for pair in pairs.values()}, {pair.alpha for pair in pairs.values()}
+    if len(ranks) > 1 or len(alphas) > 1:
+        raise UserError(
+            f"ranks {sorted(ranks)} and alphas {sorted(alphas)}: this format has one of each for all layers; use "
+            "folded_lora (one rank), kohya or comfyui_lora"
+        )
+    (r,), (alpha,) = ranks, alphas
+    alpha = int(alpha) if float(alpha).is_integer() else alpha
+    modules = [_module(*place) for place in pairs]
+    return {"r": r, "lora_alpha": alpha, "lora_dropout": 0.0, "bias": "none", "target_modules": modules}

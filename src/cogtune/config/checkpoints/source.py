@@ -1,0 +1,91 @@
+"""Where a tensor comes from: a place in a file, or several such places put together."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+SIZES = {
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
+    "U16": 2, "U32": 4, "U64": 8, "F8_E4M3": 1, "F8_E5M2": 1,
+}  # fmt: skip
+"""Bytes of an element, by safetensors' name of the type."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in a file. ``offset``: byte of its first element. ``strides``, in elements, only where it is not laid
+    out row by row. ``crc``: of the whole stored record, where the format has one and this tensor is all of it."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    strides: tuple[int, ...] | None = None
+    crc: int | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes from the first element to the last."""
+        if self.strides is None:
+            return math.prod(self.shape) * SIZES[self.dtype]
+        if 0 in self.shape:
+            return 0
+        last = sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
+        return (last + 1) * SIZES[self.dtype]
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A tensor made of several. ``how``:
+
+    ``rows``, ``columns``  one after the other along axis 0, axis 1
+    ``thirds``             each part holds q, k, v; all q first, then all k, then all v (tensor-parallel ranks)
+    ``branches``           of modulation: parts are (attention, MLP), each [video shift, scale, gate; text …]; SAT
+                           keeps video first, then text
+    ``flat``               one part, a convolution's kernel, as a matrix
+    """
+
+    how: str
+    parts: "tuple[Source, ...]"
+
+    @property
+    def dtype(self) -> str:
+        return self.parts[0].dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        first = self.parts[0].shape
+        if self.how == "flat":
+            return (first[0], math.prod(first[1:]))
+        axis = 1 if self.how == "columns" else 0
+        total = sum(part.shape[axis] for part in self.parts)
+        return (*first[:axis], total, *first[axis + 1 :])
+
+
+Source = Stored | Joined
+
+
+def stored(source: Source) -> Iterator[Stored]:
+    """The places in files that ``source`` is made of."""
+    if isinstance(source, Stored):
+        yield source
+    else:
+        for part in source.parts:
+            yield from stored(part)
+
+
+@dataclass(frozen=True)
+class Header:
+    """All tensors of a path, by the names in the file.
+
+    ``layout``: what the path is, in words. ``metadata``: what a safetensors header says beside the tensors.
+    ``adapter``: adapter_config.json of a PEFT folder. ``config``: config.json of a diffusers or transformers folder.
+    """
+
+    path: Path
+    layout: str
+    tensors: dict[str, Source]
+    metadata: dict[str, str] = field(default_factory=dict)
+    adapter: dict | None = None
+    config: dict | None = None

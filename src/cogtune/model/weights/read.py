@@ -1,0 +1,102 @@
+"""The bytes of a tensor, straight from the file into memory of its own: one tensor at a time, nothing mapped, no pickle."""
+
+import math
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from cogtune.config.checkpoints.source import SIZES, Source, Stored
+from cogtune.errors import UserError
+
+DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
+    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+    "U16": torch.uint16, "U32": torch.uint32, "U64": torch.uint64, "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}  # fmt: skip
+
+
+def read(source: Source) -> Tensor:
+    """The tensor, in the file's type, on the CPU. Raises UserError for bytes that are cut off or differ from their
+    checksum (zip files have one), and for weights that are not finite."""
+    out = torch.empty(source.shape, dtype=DTYPES[source.dtype])
+    read_into(source, out)
+    return out
+
+
+def read_into(source: Source, out: Tensor) -> None:
+    """Fill ``out``, which has the tensor's shape; without a copy on the way where the file holds it (or the rows of its
+    parts) as ``out`` does. Raises UserError as `read` does."""
+    direct = out.dtype == DTYPES[source.dtype] and out.is_contiguous()
+    if isinstance(source, Stored):
+        if direct and source.strides is None:
+            _read_bytes(source, out.view(-1))
+        else:
+            flat = torch.empty(source.nbytes // SIZES[source.dtype], dtype=DTYPES[source.dtype])
+            _read_bytes(source, flat)
+            out.copy_(flat.as_strided(source.shape, source.strides) if source.strides else flat.view(source.shape))
+    elif source.how == "rows":
+        for part, rows in zip(source.parts, out.split([part.shape[0] for part in source.parts]), strict=True):
+            read_into(part, rows)
+    else:
+        out.copy_(JOIN[source.how]([read(part) for part in source.parts]))
+
+
+def read_all(sources: Mapping[str, Source]) -> dict[str, Tensor]:
+    """All of them, in memory."""
+    return {name: read(source) for name, source in sources.items()}
+
+
+def _read_bytes(source: Stored, flat: Tensor) -> None:
+    """The stored elements into ``flat``, checked."""
+    view, done = flat.view(torch.uint8).numpy().data, 0
+    with source.file.open("rb", buffering=0) as file:
+        file.seek(source.offset)
+        while done < source.nbytes:
+            if not (count := file.readinto(view[done:])):
+                raise UserError(f"{source.file}: ends at byte {source.offset + done}; fetch it again")
+            done += count
+    if source.crc is not None and zlib.crc32(view) != source.crc:
+        raise UserError(f"{source.file}: bytes {source.offset} and after differ from their checksum; fetch it again")
+    if flat.is_floating_point() and flat.dtype.itemsize > 1 and not _finite(flat):
+        raise UserError(
+            f"{source.file}: holds weights that are infinite or not a number; the file or its training broke"
+        )
+
+
+def _finite(flat: Tensor) -> bool:
+    """By the extremes, which carry a NaN along: no memory, and ten times as fast as torch.isfinite of everything."""
+    return flat.numel() == 0 or bool(torch.isfinite(torch.stack(flat.aminmax())).all())
+
+
+def _thirds(parts: Sequence[Tensor]) -> Tensor:
+    thirds = zip(*(part.chunk(3) for part in parts), strict=True)
+    return torch.cat([torch.cat(third) for third in thirds])
+
+
+def _branches(parts: Sequence[Tensor]) -> Tensor:
+    halves = [part.unflatten(0, (2, 3, -1)) for part in parts]
+    return torch.stack(halves, dim=1).flatten(0, 3)
+
+
+JOIN: dict[str, Callable[[Sequence[Tensor]], Tensor]] = {
+    "same": lambda parts: parts[0],
+    "rows": lambda parts: torch.cat(list(parts)),
+    "columns": lambda parts: torch.cat(list(parts), dim=1),
+    "thirds": _thirds,
+    "branches": _branches,
+    "flat": lambda parts: parts[0].reshape(parts[0].shape[0], math.prod(parts[0].shape[1:])),
+}
+"""How parts make one tensor: see `source.Joined`."""
+
+
+def split(how: str, tensor: Tensor, parts: int) -> list[Tensor]:
+    """The inverse of JOIN for what diffusers splits: `same`, `rows`, `branches`."""
+    if how == "rows":
+        return list(tensor.chunk(parts))
+    if how == "branches":
+        video_or_text_by_branch = tensor.unflatten(0, (2, parts, 3, -1))
+        return [video_or_text_by_branch[:, branch].flatten(0, 2) for branch in range(parts)]
+    return [tensor]

@@ -1,0 +1,285 @@
+"""Headers: what a file holds, from its first bytes, without torch; and what is refused before anything is loaded."""
+
+import io
+import json
+import os
+import pickle
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from cogtune.config.checkpoints import fit, kinds, read_header
+from cogtune.config.checkpoints.shapes import derived_names, shapes_of
+from cogtune.config.errors import ConfigErrors
+from cogtune.config.merge import load_config
+from cogtune.config.registry import build, params_of
+from cogtune.errors import UserError
+from cogtune.model.weights.diffusers import config_json, to_diffusers
+from tests.families import FAMILIES, full_size, network_config, randomised
+from tests.layouts import diffusers_folder, legacy_pickle, one_safetensors, sat_folder, state_dict_file
+from tests.workflow.weights import make_vae
+
+CONFIGS = Path(__file__).resolve().parents[3] / "config"
+MODELS = sorted(path.name for path in CONFIGS.glob("cogvideox*_*b*.yaml"))
+TABLE = {"2b": "2B", "5b": "5B", "5b_i2v": "5B-I2V", "1.5_5b": "1.5-5B", "1.5_5b_i2v": "1.5-5B-I2V"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_shapes_are_those_of_the_network(family: str) -> None:
+    for node in (full_size(family), network_config(family), network_config(family, lora={"r": 4, "layer_range": [1]})):
+        with torch.device("meta"):
+            network = build(node)
+        assert shapes_of(node) == {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+        assert derived_names(node) == set(network.derived_state())
+
+
+@pytest.mark.parametrize("file", MODELS)
+def test_shapes_of_every_shipped_model(file: str) -> None:
+    model = load_config([CONFIGS / file], check_files=False, partial=True).values["model"]
+    for part in ("network_config", "first_stage_config"):
+        node = model[part]
+        if part == "first_stage_config":
+            node = node | {"params": node["params"] | {"ckpt_path": None}}
+        with torch.device("meta"):
+            module = build(node)
+        assert shapes_of(node) == {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    assert kinds.family(shapes_of(model["network_config"]) or {}) in TABLE.values()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_family_is_in_the_shapes(family: str) -> None:
+    shapes = shapes_of(full_size(family)) or {}
+    assert kinds.family(shapes) == TABLE[family]
+    assert kinds.family(shapes_of(network_config(family)) or {}) == "custom"
+    assert kinds.sizes(shapes)["num_attention_heads"] == (30 if family == "2b" else 48)
+
+
+def evil(folder: Path, legacy: bool) -> Path:
+    class Shell:
+        def __reduce__(self) -> Any:
+            return os.system, (f"touch {folder}/ran",)
+
+    file = folder / "evil.pt"
+    torch.save({"module": {"w": torch.zeros(1)}, "x": Shell()}, file, _use_new_zipfile_serialization=not legacy)
+    return file
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_code_in_a_pickle_is_named_and_never_runs(legacy: bool, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"refused: it asks for posix\.system, which is code"):
+        read_header(evil(tmp_path, legacy))
+    assert not (tmp_path / "ran").exists()
+
+
+GADGETS = {
+    "builtins.eval": b"cbuiltins\neval\n(Vopen('ran','w')\ntR.",
+    "builtins.getattr": b"cbuiltins\ngetattr\n(ctorch\nfloat16\nV__class__\ntR.",
+    "torch.hub.load": b"ctorch.hub\nload\n(Va\nVb\ntR.",
+    "numpy.load": b"cnumpy\nload\n(Va\ntR.",
+    "_codecs.lookup": b"c_codecs\nlookup\n(Va\ntR.",
+}
+
+
+@pytest.mark.parametrize("asked", GADGETS)
+def test_no_other_global_is_known(asked: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with zipfile.ZipFile("w.pt", "w") as archive:
+        archive.writestr("w/data.pkl", GADGETS[asked])
+    with pytest.raises(UserError, match=asked.replace(".", r"\.")):
+        read_header("w.pt")
+    assert not Path("ran").exists()
+
+
+def test_a_pickle_cannot_change_its_reader(tmp_path: Path) -> None:
+    """BUILD with a slot state calls setattr on what find_class gave."""
+    program = b"ctorch._utils\n_rebuild_tensor_v2\n(N}(V_does\nctorch\nSize\nutb."
+    assert pickle.loads(b"(N}(Va\nVb\nut.") == (None, {"a": "b"})
+    with zipfile.ZipFile(tmp_path / "w.pt", "w") as archive:
+        archive.writestr("w/data.pkl", program)
+    with pytest.raises(UserError, match="is not a torch file of tensors"):
+        read_header(tmp_path / "w.pt")
+
+
+def test_what_deepspeed_puts_beside_the_weights_is_passed_over(tmp_path: Path) -> None:
+    header = read_header(sat_folder(tmp_path, {"w": torch.zeros(2, 3)}))
+    assert header.layout == "SAT folder, iteration 1000"
+    assert header.tensors["model.diffusion_model.w"].shape == (2, 3)
+
+
+def test_no_tensor_data_is_read(tmp_path: Path) -> None:
+    """A file whose data were never written: a hole of a terabyte, as long as the header says."""
+    save_file({"w": torch.zeros(1)}, tmp_path / "w.safetensors")
+    raw = (tmp_path / "w.safetensors").read_bytes()
+    size = 1 << 40
+    head = raw[8:-4].replace(b"[1]", f"[{size // 4}]".encode()).replace(b"[0,4]", f"[0,{size}]".encode()).rstrip()
+    with (tmp_path / "big.safetensors").open("wb") as file:
+        file.write(len(head).to_bytes(8, "little") + head)
+        file.truncate(8 + len(head) + size)
+    assert read_header(tmp_path / "big.safetensors").tensors["w"].shape == (size // 4,)
+
+
+def test_reading_headers_needs_no_torch(tmp_path: Path) -> None:
+    path = state_dict_file(tmp_path, {"w": torch.zeros(2, 3)})
+    code = (
+        "import sys; from cogtune.config.checkpoints import read_header, fit, kinds\n"
+        f"assert read_header({str(path)!r}).tensors['w'].shape == (2, 3); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def flipped(path: Path, at: int) -> Path:
+    raw = bytearray(path.read_bytes())
+    raw[at] ^= 0xFF
+    path.write_bytes(bytes(raw))
+    return path
+
+
+@pytest.mark.parametrize("write", [one_safetensors, state_dict_file, legacy_pickle])
+def test_every_cut_is_refused_in_words(write: Any, tmp_path: Path) -> None:
+    file = write(tmp_path, {"w": torch.arange(5000.0), "v": torch.ones(3)})
+    raw = file.read_bytes()
+    for length in [0, 1, 7, 8, 9, 100, *range(200, len(raw) - 1, 997), len(raw) - 1]:
+        file.write_bytes(raw[:length])
+        with pytest.raises(UserError, match=str(file)):
+            read_header(file)
+
+
+@pytest.mark.parametrize("write", [one_safetensors, state_dict_file, legacy_pickle])
+def test_flipped_bytes_never_escape_as_anything_but_words(write: Any, tmp_path: Path) -> None:
+    """Wherever it is hit, the header reads, or is refused with one message; a changed pickle runs nothing."""
+    file = write(tmp_path, {"w": torch.arange(50.0), "v": torch.ones(3, 2).half()})
+    raw = file.read_bytes()
+    refused = 0
+    for at in range(0, min(len(raw), 1500), 3):
+        file.write_bytes(raw[:at] + bytes([raw[at] ^ 0xFF]) + raw[at + 1 :])
+        try:
+            read_header(file)
+        except UserError:
+            refused += 1
+    assert refused > 10
+
+
+def test_a_byte_that_flipped_in_the_data_of_a_zip_is_found_by_its_checksum(tmp_path: Path) -> None:
+    from cogtune.model.weights.read import read
+
+    file = state_dict_file(tmp_path, {"w": torch.arange(50.0)})
+    place = read_header(file).tensors["w"]
+    assert torch.equal(read(place), torch.arange(50.0))
+    flipped(file, place.offset + 9)  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(UserError, match="differ from their checksum"):
+        read(read_header(file).tensors["w"])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_weights_that_are_no_numbers_are_refused(bad: float, dtype: torch.dtype, tmp_path: Path) -> None:
+    from cogtune.model.weights.read import read
+
+    weights = torch.ones(1000, dtype=dtype)
+    weights[777] = bad
+    file = one_safetensors(tmp_path, {"w": weights, "empty": torch.zeros(0, dtype=dtype)})
+    with pytest.raises(UserError, match="not a number"):
+        read(read_header(file).tensors["w"])
+    assert read(read_header(file).tensors["empty"]).shape == (0,)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fit_of_every_family_against_every_other(family: str, tmp_path: Path) -> None:
+    state = randomised(network_config(family)).state_dict()
+    (tmp_path / "sat").mkdir()
+    sat = read_header(one_safetensors(tmp_path / "sat", state))
+    params = params_of(network_config(family))
+    theirs = diffusers_folder(tmp_path / "diffusers", to_diffusers(state, params), **config_json(params))
+    foreign = read_header(theirs)
+    for other in FAMILIES:
+        for lora in (None, {"r": 4}):
+            node = network_config(other, lora=lora)
+            for header in (sat, foreign):
+                assert bool(fit.fit(node, header)) == (family != other), (other, header.layout)
+
+
+def test_problems_of_a_config_name_key_family_and_command(tmp_path: Path) -> None:
+    """A full-size header costs nothing: the data are a hole."""
+    shapes = shapes_of(full_size("5b")) or {}
+    offset, entries = 0, {}
+    for name, shape in shapes.items():
+        end = offset + 2 * int(np.prod(shape))
+        entries[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [offset, end]}
+        offset = end
+    head = json.dumps(entries).encode()
+    with (tmp_path / "5b.safetensors").open("wb") as file:
+        file.write(len(head).to_bytes(8, "little") + head)
+        file.truncate(8 + len(head) + offset)
+    make_vae(tmp_path / "3d-vae.pt", seed=1)
+    values = load_config([CONFIGS / "cogvideox_2b.yaml"], check_files=False, partial=True).values
+    files = {
+        "args.load": str(tmp_path / "5b.safetensors"),
+        "model.first_stage_config.params.ckpt_path": str(tmp_path / "3d-vae.pt"),
+    }
+    (load, first), (vae, second) = fit.weight_problems(values, files)
+    assert (load, vae) == tuple(files)
+    assert "weights of the 5B; the YAML describes the 2B" in first
+    assert f"cogtune weights inspect {files['args.load']} --full" in first
+    assert "of another shape" in second
+    values = load_config([CONFIGS / "cogvideox_5b_lora.yaml"], check_files=False, partial=True).values
+    assert fit.weight_problems(values, {"args.load": files["args.load"]}) == []
+    assert fit.weight_problems(values, {"args.load": str(tmp_path / "absent")}) == []
+    values = load_config([CONFIGS / "cogvideox_5b.yaml"], check_files=False, partial=True).values
+    ((_, third),) = fit.weight_problems(values, {"args.load": files[vae]})
+    assert "holds VAE; expected weights of the transformer" in third
+
+
+def test_a_t5_of_another_width_is_a_problem(tmp_path: Path) -> None:
+    key = "model.conditioner_config.params.emb_models.0.params.model_dir"
+    values = load_config([CONFIGS / "cogvideox_2b.yaml"], check_files=False, partial=True).values
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "t5", "d_model": 2048}))
+    assert fit.weight_problems(values, {key: str(tmp_path)}) == [
+        (key, f"{tmp_path}: a T5 of width 2048; the network takes 4096 (patch_embed_config)")
+    ]
+    (tmp_path / "text_encoder").mkdir()
+    (tmp_path / "text_encoder" / "config.json").write_text(json.dumps({"d_model": 4096}))
+    assert fit.weight_problems(values, {key: str(tmp_path)}) == []
+
+
+def test_loading_a_config_compares_it_with_its_weights(tmp_path: Path) -> None:
+    overrides = [
+        f"model.first_stage_config.params.ckpt_path={tmp_path}/3d-vae.pt",
+        f"model.conditioner_config.params.emb_models.0.params.model_dir={tmp_path}",
+    ]
+    make_vae(tmp_path / "3d-vae.pt", seed=1)
+    tiny = Path(__file__).resolve().parents[2] / "workflow" / "tiny.yaml"
+    (tmp_path / "model.yaml").write_text(tiny.read_text().partition("\ndata:")[0])
+    load_config([tmp_path / "model.yaml"], overrides, partial=True)
+    with pytest.raises(ConfigErrors, match=r"command line: .*ckpt_path: .*do not belong to the configured model"):
+        load_config([CONFIGS / "tiny" / "model.yaml"], overrides, partial=True)
+    load_config([CONFIGS / "tiny" / "model.yaml"], overrides, partial=True, check_files=False)
+
+
+def test_two_tensors_of_one_name_and_half_a_folder_are_refused(tmp_path: Path) -> None:
+    tensors = {"a": torch.zeros(2), "b": torch.zeros(2), "c": torch.zeros(2)}
+    folder = diffusers_folder(tmp_path / "t", tensors, shards=3)
+    next(iter(folder.glob("*-00002-*"))).unlink()
+    with pytest.raises(UserError, match="is not beside it"):
+        read_header(folder)
+    (folder / "diffusion_pytorch_model.safetensors.index.json").write_text("{}")
+    with pytest.raises(UserError, match="weight_map"):
+        read_header(folder)
+    save_file({"a": torch.zeros(2)}, next(iter(folder.glob("*-00001-*"))))
+    (folder / "diffusion_pytorch_model.safetensors.index.json").unlink()
+    with pytest.raises(UserError, match="several weight files"):
+        read_header(folder)
+
+
+def test_a_pickle_that_is_no_weights_is_refused(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    pickle.dump({"a": 1}, buffer)
+    (tmp_path / "a.pt").write_bytes(buffer.getvalue())
+    with pytest.raises(UserError, match=r"a\.pt"):
+        read_header(tmp_path / "a.pt")

@@ -62,7 +62,8 @@ class Attention(nn.Module):
             _positioned(x, norm, rotation) for x, norm in zip((q_BNHD, k_BNHD), norms, strict=True)
         )
         with recomputed((q_BNHD, q_again), (k_BNHD, k_again), enabled=recompute):
-            y_BHND = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q_BNHD, k_BNHD, v_BNHD)))
+            q_BHND, k_BHND, v_BHND = (x.transpose(1, 2) for x in (q_BNHD, k_BNHD, v_BNHD))
+            y_BHND = F.scaled_dot_product_attention(q_BHND, k_BHND, v_BHND)
         return self.dense(y_BHND.transpose(1, 2).flatten(2))
 
 

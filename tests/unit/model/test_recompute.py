@@ -1,5 +1,7 @@
 """Recomputed tensors: the same gradients to the bit, and less memory between forward and backward."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -7,7 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from tests.families import FAMILIES, inputs, network_config, randomised
 
-WIDE = {"hidden_size": 96, "num_attention_heads": 6, "latent_width": 24, "latent_height": 16}
+WIDE: dict[str, Any] = {"hidden_size": 96, "num_attention_heads": 6, "latent_width": 24, "latent_height": 16}
 
 
 def model(family: str, recompute: bool, lora: dict | None = None, **more: object) -> nn.Module:

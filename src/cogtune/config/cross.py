@@ -180,6 +180,17 @@ def _timestep(at: Values) -> Iterator[Problem]:
         )
 
 
+def _images(at: Values) -> Iterator[Problem]:
+    takes_image, named = at["model.noised_image_input"], at["args.image2video"]
+    if named and not takes_image:
+        yield (
+            "args.image2video",
+            "true, but the model takes no image; use an image-to-video model file, or set it to false",
+        )
+    if takes_image and not named and at.get("args.input_type") == "txt":
+        yield "args.image2video", "false, but the model needs an image; set it to true, with `prompt@@image` lines"
+
+
 _ADAPTERS = (
     "modules:\n        lora_config:\n          target: sat.model.finetune.lora2.LoraMixin\n          params: {r: 128}"
 )
@@ -260,6 +271,6 @@ def _adapters(at: Values) -> Iterator[str]:
 
 
 _CHECKS = (
-    _frames, _patch, _size, _fixed_grid, _channels, _groups, _text, _heads, _ofs, _timestep, _lora, _precision, _length,
+    _frames, _patch, _size, _fixed_grid, _channels, _groups, _text, _heads, _ofs, _timestep, _images, _lora, _precision, _length,
 )  # fmt: skip
 _REMARKS = (_padding, _beyond, _schedules, _ramp, _adapters)

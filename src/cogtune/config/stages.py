@@ -19,7 +19,8 @@ class Stage:
     talkative a stage is, never what it writes). ``upstream`` names the stages whose results it reads. ``items`` marks
     the stages that keep one row per clip or caption: their folder is named by the *item key*, which leaves the data
     set out. ``data`` names the digest of `digest.data_digests` that the job depends on. ``version`` is raised whenever
-    the stage would write something else for the same slice.
+    the stage would write something else for the same slice. ``when`` names a switch: where that key is false there is
+    no such stage, and whoever lists it as upstream does without.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Stage:
     upstream: tuple[str, ...] = ()
     items: bool = False
     data: str | None = None
+    when: str | None = None
 
 
 _FLUSH = ("args.flush_seconds", "args.flush_megabytes", "args.num_workers")
@@ -82,6 +84,30 @@ STAGES: dict[str, Stage] = {
             items=True,
             data="clips",
         ),
+        # A stage of its own, so that a text-to-video and an image-to-video config share the moments of their clips.
+        Stage(
+            "images",
+            version=1,
+            keys=(
+                f"{_VAE}.target",
+                f"{_VAE}.params.ckpt_path",
+                f"{_VAE}.params.ignore_keys",
+                f"{_VAE}.params.encoder_config",
+                "args.image_noise_draws",
+                "args.encoder_precision",
+            ),
+            volatile=(
+                *_FLUSH,
+                f"{_VAE}.params.decoder_config",
+                f"{_VAE}.params.regularizer_config",
+                "args.threads_per_rank",
+                "data.params.video_size",
+            ),
+            upstream=("preprocess",),
+            items=True,
+            data="clips",
+            when="model.noised_image_input",
+        ),
         Stage(
             "text",
             version=1,
@@ -111,6 +137,7 @@ STAGES: dict[str, Stage] = {
                 "model.noised_image_input",
                 "model.noised_image_all_concat",
                 "model.noised_image_dropout",
+                "model.image_scale_factor",
                 "args.mode",
                 "args.load",
                 "args.seed",
@@ -147,7 +174,7 @@ STAGES: dict[str, Stage] = {
                 "args.threads_per_rank",
                 "args.checkpoint_activations",
             ),
-            upstream=("latents", "text"),
+            upstream=("latents", "images", "text"),
             data="train",
         ),
         Stage("export", version=1, keys=("args.ema_sampling",), upstream=("train",)),
@@ -185,7 +212,7 @@ STAGES: dict[str, Stage] = {
                 "args.threads_per_rank",
                 "model.conditioner_config",
             ),
-            upstream=("export", "text"),
+            upstream=("export", "text", "images"),
             data="train",
         ),
         Stage(
@@ -201,7 +228,7 @@ STAGES: dict[str, Stage] = {
             version=1,
             # as_written also holds keys that have no effect here: the published config is the user's whole config.
             keys=("model", "data", "args", "deepspeed", "experiment", "as_written"),
-            upstream=("scan", "preprocess", "latents", "text", "train", "export", "sample", "evaluate"),
+            upstream=("scan", "preprocess", "latents", "images", "text", "train", "export", "sample", "evaluate"),
             data="pairs",
         ),
     )

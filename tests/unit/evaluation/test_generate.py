@@ -26,7 +26,7 @@ class Doubling:
         return latent_BCTHW[:, :3].repeat_interleave(2, 3).repeat_interleave(2, 4)
 
 
-def denoise(x_BTCHW, a_B, index_B, context_BLD):
+def denoise(x_BTCHW, a_B, index_B, context_BLD, concat_BTCHW=None):
     """Pulls towards a value that the caption names."""
     return 0.3 * x_BTCHW.tanh() + context_BLD.mean((1, 2)).view(-1, 1, 1, 1, 1)
 
@@ -50,7 +50,7 @@ def test_variants_of_one_prompt_start_from_the_same_noise():
     def first_input(context, guided):
         seen = []
 
-        def spy(x, a, index, context):
+        def spy(x, a, index, context, concat):
             seen.append(x.clone())
             return denoise(x, a, index, context)
 

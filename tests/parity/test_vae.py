@@ -80,3 +80,30 @@ def test_decoder(pair, latents: int) -> None:
     video_BCTHW = ours.decode(latent_BCTHW)
     assert video_BCTHW.shape[2] == 4 * (latents - 1) + 1
     close(video_BCTHW, theirs.decode(latent_BCTHW).sample)
+
+
+@pytest.fixture
+def tiled(pair):
+    """Both with the same tiles, where diffusers' and ours fit alike; diffusers' settings are put back."""
+    ours, theirs = pair
+    tiles = {"encode_tile_size": [64, 96], "encode_tile_overlap": 16, "decode_tile_size": [64, 96]}
+    params = {f"{part}_config": {"target": f"{part.title()}3D", "params": CODER} for part in ("encoder", "decoder")}
+    mine = build({"target": "VideoAutoencoder", "params": params | tiles | {"decode_tile_overlap": 16}})
+    mine.load_state_dict(ours.state_dict())
+    theirs.enable_tiling(64, 96, 1 / 4, 1 / 6)
+    theirs.num_sample_frames_batch_size = 99
+    yield mine, theirs
+    theirs.disable_tiling()
+
+
+@pytest.mark.parametrize(("height", "width"), [(112, 176), (160, 96)])
+@torch.no_grad()
+def test_tiles_are_diffusers_but_at_the_far_edge(tiled, height: int, width: int) -> None:
+    """Where tiles fit exactly, diffusers lays one more over the last overlap, as narrow as that (2 latents), with
+    statistics of its own; ours ends there."""
+    ours, theirs = tiled
+    video_BCTHW, latent_BCTHW = torch.randn(1, 3, 5, height, width), torch.randn(1, 4, 3, height // 8, width // 8)
+    moments, foreign = ours.encode(video_BCTHW), theirs.encode(video_BCTHW).latent_dist.parameters
+    close(moments[..., :-2, :-2], foreign[..., :-2, :-2])
+    assert not torch.allclose(moments, foreign, atol=1e-3)
+    close(ours.decode(latent_BCTHW)[..., :-16, :-16], theirs.decode(latent_BCTHW).sample[..., :-16, :-16])

@@ -27,7 +27,8 @@ from tests.unit.stages.finished import Finished
 
 I2V = TINY.with_name("tiny_i2v.yaml")
 I2V_15 = TINY.with_name("tiny15_i2v.yaml")
-MEAN = "model.first_stage_config.params.regularizer_config.params.sample=false"
+VAE = "model.first_stage_config.params"
+MEAN = f"{VAE}.regularizer_config.params.sample=false"
 
 
 @pytest.fixture(scope="module")
@@ -105,11 +106,17 @@ def test_keys_of_the_image_change_nothing_without_one(made: Caching, override: s
         ("model.image_scale_factor=1.5", {"train", "export", "sample", "evaluate"}),
         ("model.noised_image_dropout=0.5", {"train", "export", "sample", "evaluate"}),
         ("args.seed=12", {"train", "export", "sample", "evaluate"}),
+        (
+            f"{VAE}.encode_tile_size=[16,24] {VAE}.encode_tile_overlap=8",
+            {"latents", "images", "train", "export", "sample", "evaluate"},
+        ),
+        (f"{VAE}.decode_tile_size=[16,24] {VAE}.decode_tile_overlap=8", {"sample", "evaluate"}),
+        (f"{VAE}.slicing=true", set()),
     ],
 )
 def test_what_an_edit_makes_again(made: Caching, override: str, anew: set[str]) -> None:
     before = made.resolver().all()
-    after = changed(made, overrides=[override]).resolver().all()
+    after = changed(made, overrides=override.split()).resolver().all()
     assert {name for name in before if before[name].key != after[name].key} - {"report"} == anew
 
 

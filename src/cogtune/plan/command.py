@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 
 from cogtune.config import show
 from cogtune.config.errors import ConfigError, ConfigErrors
-from cogtune.config.merge import load_config
+from cogtune.config.merge import Config, load_config
+from cogtune.data.prompts import read_prompts
 from cogtune.plan.experiments import Experiment, Workspace
 
 
@@ -39,6 +40,8 @@ def _check(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         words = experiment.set if arguments.base else (*experiment.set, *overrides)
         try:
             config = load_config(experiment.base, words, check_files=not arguments.no_files)
+            if not arguments.no_files:
+                _check_prompts(config)
         except ConfigErrors as error:
             errors += error.errors
             continue
@@ -47,6 +50,15 @@ def _check(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     _tell(notices)
     if errors:
         raise ConfigErrors(list({str(error): error for error in errors}.values()))
+
+
+def _check_prompts(config: Config) -> None:
+    """The lines of the prompt file, and the pictures that they name. Raises ConfigErrors."""
+    if "args.input_file" in config.files:
+        try:
+            read_prompts(config.files["args.input_file"], config.values["args"]["image2video"])
+        except ConfigError as error:
+            raise ConfigErrors([error]) from None
 
 
 def _tell(notices: Iterable[str]) -> None:

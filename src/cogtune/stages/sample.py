@@ -132,14 +132,14 @@ class _InPrecision:
     """The VAE behind a cast to its own precision."""
 
     def __init__(self, vae: nn.Module) -> None:
-        self._vae, self._some = vae, next(vae.parameters())
+        self._vae, self._parameter = vae, next(vae.parameters())
         self.regularizer = vae.regularizer
 
     def encode(self, video_BCTHW: Tensor) -> Tensor:
-        return self._vae.encode(video_BCTHW.to(self._some))  # pyright: ignore[reportCallIssue]
+        return self._vae.encode(video_BCTHW.to(self._parameter))  # pyright: ignore[reportCallIssue]
 
     def decode(self, latent_BCTHW: Tensor) -> Tensor:
-        return self._vae.decode(latent_BCTHW.to(self._some))  # pyright: ignore[reportCallIssue]
+        return self._vae.decode(latent_BCTHW.to(self._parameter))  # pyright: ignore[reportCallIssue]
 
 
 def _network(job: Job, train: Job, weights: str) -> nn.Module:

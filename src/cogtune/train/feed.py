@@ -55,9 +55,9 @@ class Feed:
     ``scale_factor`` multiplies the posterior sample; ``frame_multiple`` is the network's temporal patch: a clip whose
     number of latent frames it does not divide gets copies of its first latent in front. ``caption_dropout`` is the
     share of samples whose context is zeroed, one draw per sample: after T5, so that zeros, not the states of "", stand for
-    no caption, as they do in sampling. ``image``: how the first frame becomes the
-    condition of an image-to-video model, and ``image_dropout`` the share of samples that see zeros instead, one draw
-    per sample (upstream: one for a rank's whole batch), independent of the caption's.
+    no caption, as they do in sampling. ``image``: how the first frame becomes the condition of an image-to-video model, and
+    ``image_dropout`` the share of samples that see zeros instead, one draw per sample (upstream: one for a rank's whole
+    batch), independent of the caption's.
     """
 
     data: Cached

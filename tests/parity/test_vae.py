@@ -1,13 +1,18 @@
 """The VAE against diffusers' AutoencoderKLCogVideoX: same random weights, same numbers."""
 
 import re
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from cogtune.config.merge import load_config
 from cogtune.config.registry import build
+from cogtune.diffusion.image import image_condition
 
 diffusers = pytest.importorskip("diffusers")
+CONFIG = Path(__file__).parents[2] / "config"
 CODER = {"ch": 32, "ch_mult": [1, 2, 2, 3], "num_res_blocks": 1, "z_channels": 4, "num_groups": 32}
 RENAMES = [
     (r"\bdown\.", "down_blocks."),
@@ -114,3 +119,32 @@ def test_tiles_are_diffusers_but_at_the_far_edge(tiled, height: int, width: int)
     close(moments[..., :-2, :-2], foreign[..., :-2, :-2])
     assert not torch.allclose(moments, foreign, atol=1e-3)
     close(ours.decode(latent_BCTHW)[..., :-16, :-16], theirs.decode(latent_BCTHW).sample[..., :-16, :-16])
+
+
+@pytest.mark.parametrize(
+    ("model", "inverted"), [("cogvideox_5b_i2v", False), ("cogvideox1.5_5b_i2v", True)], ids=["1.0", "1.5"]
+)
+@torch.no_grad()
+def test_the_image_condition_is_that_of_diffusers_pipeline(pair, model: str, inverted: bool) -> None:
+    """Scale and place: 1.0 times the scale factor, 1.5 divided by it; 3 latents are 4 with the one that pads for 1.5."""
+    pipelines = pytest.importorskip("diffusers.pipelines.cogvideo.pipeline_cogvideox_image2video")
+    ours, theirs = pair
+    patch = 2 if inverted else None
+    padded = 13 if inverted else 9  # __call__ adds the frames of the padding before it asks for latents
+    theirs.register_to_config(invert_scale_latents=inverted)
+    pipeline = SimpleNamespace(
+        vae=theirs, vae_scaling_factor_image=0.7, vae_scale_factor_temporal=4, vae_scale_factor_spatial=8,
+        transformer=SimpleNamespace(config=SimpleNamespace(patch_size_t=patch)),
+        scheduler=SimpleNamespace(init_noise_sigma=1.0),
+    )  # fmt: skip
+    image_BCHW = torch.rand(1, 3, 16, 24) * 2 - 1
+    prepare = pipelines.CogVideoXImageToVideoPipeline.prepare_latents
+    latents, expected = prepare(
+        pipeline, image_BCHW, 1, 4, padded, 16, 24, torch.float32, torch.device("cpu"), torch.Generator().manual_seed(2)
+    )
+    noise = torch.randn(1, 4, 1, 2, 3, generator=torch.Generator().manual_seed(2))
+    sample = ours.regularizer.sample(ours.encode(image_BCHW[:, :, None]), noise)[:, :, 0]
+    config = load_config([CONFIG / f"{model}.yaml", CONFIG / "sft.yaml"], check_files=False)
+    condition = image_condition(config.values["model"])
+    assert condition is not None
+    close(condition(sample, latents.shape[1]), expected)

@@ -29,8 +29,8 @@ def demo_vae(**changes: Any) -> VideoAutoencoder:
     return build(node | {"params": params})
 
 
-def footage(frames: int = 5, height: int = 64, width: int = 160) -> Tensor:
-    """(1, 3, F, H, W) in [-1, 1]: soft blobs and edges that move."""
+def footage(frames: int = 1, height: int = 64, width: int = 160) -> Tensor:
+    """(1, 3, F, H, W) in [-1, 1]: soft blobs and edges, moving if there is more than one frame."""
     t, y, x = torch.meshgrid(torch.arange(frames), torch.arange(height), torch.arange(width), indexing="ij")
     waves = [
         torch.sin(x / a + y / b + t / 2) + 0.5 * ((x // c + y // 23 + t) % 2)
@@ -89,7 +89,7 @@ def test_the_seams_of_a_trained_vae() -> None:
     hard = demo_vae(decode_tile_size=[64, 80], decode_tile_overlap=0)
     latent = whole.regularizer.mode(whole.encode(video))
     expected, found, abrupt = whole.decode(latent), tiled.decode(latent), hard.decode(latent)
-    assert psnr_db(found, expected) == pytest.approx(34.9, abs=0.5)
+    assert psnr_db(found, expected) == pytest.approx(35.6, abs=0.5)
 
     def edge(pixels: Tensor) -> float:
         steps_W = (pixels - expected).diff(dim=4).square().mean((0, 1, 2, 3)).sqrt()
@@ -104,12 +104,12 @@ def test_the_seams_of_encoding() -> None:
     whole, tiled = demo_vae(), demo_vae(**ENCODE)
     expected, found = (vae.regularizer.mode(vae.encode(video)) for vae in (whole, tiled))
     assert found.shape == expected.shape
-    assert float((found - expected).norm() / expected.norm()) == pytest.approx(0.05, abs=0.01)
+    assert float((found - expected).norm() / expected.norm()) == pytest.approx(0.08, abs=0.01)
 
 
 @torch.no_grad()
 def test_a_video_that_one_tile_covers_is_not_touched() -> None:
-    video = footage(5, 64, 96)
+    video = footage(1, 64, 96)
     whole, tiled = demo_vae(), demo_vae(**DECODE, **ENCODE)
     moments = whole.encode(video)
     assert torch.equal(tiled.encode(video), moments)

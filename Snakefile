@@ -36,6 +36,7 @@ for name in WORKSPACE.sweeps:
 include: "workflow/rules/scan.smk"
 include: "workflow/rules/preprocess.smk"
 include: "workflow/rules/latents.smk"
+include: "workflow/rules/images.smk"
 include: "workflow/rules/text.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/export.smk"

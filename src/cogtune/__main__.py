@@ -17,6 +17,7 @@ _STAGE_HELP = {
     "scan": "find videos and captions, reject what cannot be used, write the data report",
     "preprocess": "choose the frames of every clip and prove that they decode",
     "latents": "encode every clip with the 3D VAE into the latent cache",
+    "images": "image-to-video: encode the noised first frame of every clip",
     "text": "encode every caption with T5 into the text cache",
     "train": "train the diffusion transformer (LoRA or full) with DeepSpeed; resumes by itself",
     "export": "write the trained weights in the format that other tools load, and prove that they load",

@@ -24,8 +24,16 @@ def sizes(family: str) -> list[tuple[int, int, int, int]]:
         return [(3, 8, 12, 1), (3, 8, 12, 3)]
     if family == "2b":  # its table is for one height and width
         return [(3, 8, 12, 1), (3, 8, 12, 3), (2, 8, 12, 2), (1, 8, 12, 1)]
-    least = 2 if family.startswith("1.5") else 1
-    return [(4, 8, 12, 1), (4, 8, 12, 3), (least, 8, 12, 2), (2, 6, 4, 2), (4, 10, 20, 1)]
+    least = 2 if family.startswith("1.5") else 1  # a single frame is one patch of two
+    return [
+        (4, 8, 12, 1),
+        (4, 8, 12, 3),
+        (least, 8, 12, 2),
+        (2, 6, 4, 2),
+        (4, 10, 20, 1),
+        (least, 4, 2, 3),
+        (6, 2, 26, 1),
+    ]
 
 
 def difference(given: Tensor, expected: Tensor) -> float:
@@ -89,6 +97,31 @@ def test_learned_positions_with_fewer_frames() -> None:
     twin = diffusers_twin(network_config("5b_i2v", num_frames=4 * T - 3), state)
     x = inputs(node, T, 8, 12, B=2)
     assert difference(dit(*x), run_diffusers(twin, *x)) <= 1e-5
+
+
+@pytest.mark.parametrize("family", ["2b", "5b_i2v"])
+@pytest.mark.parametrize("size", [(1, 8, 12, 2), (2, 8, 12, 1), (2, 6, 4, 2), (3, 4, 6, 1), (1, 2, 2, 3)])
+@torch.no_grad()
+def test_a_stored_table_is_taken_from_its_front(family: str, size: tuple[int, int, int, int]) -> None:
+    """Upstream's rule at every size, which diffusers has not: it computes a sine-cosine table for the size instead, or
+    refuses. In closed form: its network without positions, and the first rows of our table added to the tokens."""
+    node = network_config(family)
+    dit = randomised(node)
+    x = inputs(node, *size)
+    T, H, W, _ = size
+    rows = dit.state_dict()[POSITIONS][:, : TEXT + T * H * W // 4]
+    twin: Any = diffusers_twin(node, dit.state_dict())
+    twin.patch_embed.use_positional_embeddings = twin.patch_embed.use_learned_positional_embeddings = False
+    twin.patch_embed.register_forward_hook(lambda module, given, tokens: tokens + rows)
+    assert difference(dit(*x), run_diffusers(twin, *x)) <= 1e-5
+
+
+@torch.no_grad()
+def test_at_another_size_diffusers_makes_another_sine_cosine_table() -> None:
+    node = network_config("2b")
+    dit = randomised(node)
+    x = inputs(node, 2, 6, 4)
+    assert difference(dit(*x), run_diffusers(diffusers_twin(node, dit.state_dict()), *x)) > 1e-3
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -14,7 +14,7 @@ import numpy as np
 
 REPO = Path(__file__).resolve().parents[2]
 COPIED = ("Snakefile", "workflow", "profiles", "Makefile", "pyproject.toml", "constraints.txt", "environment.yml")
-STAGES = ("scan", "preprocess", "latents", "text", "train", "export", "sample", "evaluate")
+STAGES = ("scan", "preprocess", "latents", "images", "text", "train", "export", "sample", "evaluate")
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ def couple(values: dict[str, Any], root: Node, checker: Checker) -> list[str]:
         notices += _length(values, origin)
     notices += _sample_size(values, root, origin)
     _activations(values, origin)
+    notices += _images(values, root, origin)
     _prompts(values, root, checker)
     if values.get("model", {}).get("lora_train"):
         values["model"]["not_trainable_prefixes"] = ["all"]
@@ -130,6 +131,36 @@ def _activations(values: dict[str, Any], origin: dict[str, str]) -> None:
     if _get(values, "args.checkpoint_activations") and _get(values, inner) is False:
         _set(values, inner, True)
         origin[inner] = "args.checkpoint_activations"
+
+
+_IMAGE_KEYS = (
+    "model.noised_image_all_concat",
+    "model.noised_image_dropout",
+    "model.image_scale_factor",
+    "args.image_noise_draws",
+)
+
+
+def _images(values: dict[str, Any], root: Node, origin: dict[str, str]) -> list[str]:
+    """A text-to-video config does not have the keys of the image; an image-to-video one has all that follows from it."""
+    model = values.get("model", {})
+    if not model.get("noised_image_input"):
+        for key in _IMAGE_KEYS:
+            section, name = key.split(".")
+            values.get(section, {}).pop(name, None)
+        idle = [key for key in _IMAGE_KEYS if given(root, key)]
+        return (
+            [f"{', '.join(idle)}: accepted, without effect here, because noised_image_input is false"] if idle else []
+        )
+    if model.get("image_scale_factor", 0) is None:
+        scale = model.get("scale_factor") or 1.0
+        inverted = _get(values, "model.network_config.params.ofs_embed_dim") is not None
+        model["image_scale_factor"] = 1 / scale if inverted else scale
+        origin["model.image_scale_factor"] = "model.scale_factor"
+    if values["args"].get("input_type") == "txt" and not given(root, "args.image2video"):
+        values["args"]["image2video"] = True
+        origin["args.image2video"] = "model.noised_image_input"
+    return []
 
 
 def _prompts(values: dict[str, Any], root: Node, checker: Checker) -> None:

@@ -141,6 +141,20 @@ def _groups(at: Values) -> Iterator[Problem]:
             )
 
 
+def _tiles(at: Values) -> Iterator[Problem]:
+    for part in ("encode", "decode"):
+        size, overlap = at.get(f"{_VAE}.{part}_tile_size"), at.get(f"{_VAE}.{part}_tile_overlap")
+        if not size:
+            continue
+        if any(pixels % _VAE_STRIDE for pixels in size):
+            yield f"{_VAE}.{part}_tile_size", f"{size}; expected multiples of {_VAE_STRIDE}"
+        if overlap % _VAE_STRIDE or overlap >= min(size):
+            yield (
+                f"{_VAE}.{part}_tile_overlap",
+                f"{overlap}; expected a multiple of {_VAE_STRIDE} below the tile's {min(size)}",
+            )
+
+
 def _text(at: Values) -> Iterator[Problem]:
     if len(at["model.conditioner_config.params.emb_models"]) != 1:
         yield "model.conditioner_config.params.emb_models", "expected one text encoder"
@@ -178,6 +192,17 @@ def _timestep(at: Values) -> Iterator[Problem]:
             "model.denoiser_config.params.quantize_c_noise",
             "true; expected false: VideoScaling's timestep is an index already",
         )
+
+
+def _images(at: Values) -> Iterator[Problem]:
+    takes_image, named = at["model.noised_image_input"], at["args.image2video"]
+    if named and not takes_image:
+        yield (
+            "args.image2video",
+            "true, but the model takes no image; use an image-to-video model file, or set it to false",
+        )
+    if takes_image and not named and at.get("args.input_type") == "txt":
+        yield "args.image2video", "false, but the model needs an image; set it to true, with `prompt@@image` lines"
 
 
 _ADAPTERS = (
@@ -276,6 +301,6 @@ def _adapters(at: Values) -> Iterator[str]:
 
 
 _CHECKS = (
-    _frames, _patch, _size, _fixed_grid, _channels, _groups, _text, _heads, _ofs, _timestep, _lora, _precision, _length,
+    _frames, _patch, _size, _fixed_grid, _channels, _groups, _tiles, _text, _heads, _ofs, _timestep, _images, _lora, _precision, _length,
 )  # fmt: skip
 _REMARKS = (_padding, _beyond, _schedules, _ramp, _trained_in, _adapters)

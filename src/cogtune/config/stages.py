@@ -19,8 +19,9 @@ class Stage:
     talkative a stage is, never what it writes). ``upstream`` names the stages whose results it reads. ``items`` marks
     the stages that keep one row per clip or caption (or one file per format): their folder is named by the *item key*,
     which leaves the data set out. ``data`` names the digest that the job depends on: one of `digest.data_digests`, or
-    ``formats``, those that are asked for. ``version`` is raised whenever
-    the stage would write something else for the same slice.
+    ``formats``, those that are asked for. ``version`` is raised whenever the stage would write something else for the
+    same slice. ``when`` names a switch: where that key is false there is no such stage, and whoever lists it as upstream
+    does without.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Stage:
     upstream: tuple[str, ...] = ()
     items: bool = False
     data: str | None = None
+    when: str | None = None
 
 
 _FLUSH = ("args.flush_seconds", "args.flush_megabytes", "args.num_workers")
@@ -68,6 +70,8 @@ STAGES: dict[str, Stage] = {
                 f"{_VAE}.params.ignore_keys",
                 f"{_VAE}.params.encoder_config",
                 f"{_VAE}.params.encode_batch_frames",
+                f"{_VAE}.params.encode_tile_size",
+                f"{_VAE}.params.encode_tile_overlap",
                 "args.encoder_precision",
             ),
             # The decoder comes along because the checkpoint is loaded strictly; it does not touch a moment.
@@ -75,6 +79,7 @@ STAGES: dict[str, Stage] = {
                 *_FLUSH,
                 f"{_VAE}.params.decoder_config",
                 f"{_VAE}.params.regularizer_config",
+                f"{_VAE}.params.slicing",
                 "args.encode_batch",
                 "args.threads_per_rank",
                 "data.params.video_size",
@@ -82,6 +87,33 @@ STAGES: dict[str, Stage] = {
             upstream=("preprocess",),
             items=True,
             data="clips",
+        ),
+        # A stage of its own, so that a text-to-video and an image-to-video config share the moments of their clips.
+        Stage(
+            "images",
+            version=1,
+            keys=(
+                f"{_VAE}.target",
+                f"{_VAE}.params.ckpt_path",
+                f"{_VAE}.params.ignore_keys",
+                f"{_VAE}.params.encoder_config",
+                f"{_VAE}.params.encode_tile_size",
+                f"{_VAE}.params.encode_tile_overlap",
+                "args.image_noise_draws",
+                "args.encoder_precision",
+            ),
+            volatile=(
+                *_FLUSH,
+                f"{_VAE}.params.decoder_config",
+                f"{_VAE}.params.regularizer_config",
+                f"{_VAE}.params.slicing",
+                "args.threads_per_rank",
+                "data.params.video_size",
+            ),
+            upstream=("preprocess",),
+            items=True,
+            data="clips",
+            when="model.noised_image_input",
         ),
         Stage(
             "text",
@@ -112,6 +144,7 @@ STAGES: dict[str, Stage] = {
                 "model.noised_image_input",
                 "model.noised_image_all_concat",
                 "model.noised_image_dropout",
+                "model.image_scale_factor",
                 "args.mode",
                 "args.load",
                 "args.seed",
@@ -148,7 +181,7 @@ STAGES: dict[str, Stage] = {
                 "args.threads_per_rank",
                 "args.checkpoint_activations",
             ),
-            upstream=("latents", "text"),
+            upstream=("latents", "images", "text"),
             data="train",
         ),
         # The folder is named by the weights. The formats that are asked for are the job's, as clips are: another one is
@@ -177,6 +210,8 @@ STAGES: dict[str, Stage] = {
                 f"{_VAE}.params.ckpt_path",
                 f"{_VAE}.params.ignore_keys",
                 f"{_VAE}.params.decoder_config",
+                f"{_VAE}.params.decode_tile_size",
+                f"{_VAE}.params.decode_tile_overlap",
                 "data.params.video_size",
                 "data.params.max_num_frames",
                 "data.params.fps",
@@ -196,19 +231,22 @@ STAGES: dict[str, Stage] = {
             volatile=(
                 *_FLUSH,
                 f"{_VAE}.params.encoder_config",
+                f"{_VAE}.params.encode_tile_size",
+                f"{_VAE}.params.encode_tile_overlap",
                 f"{_VAE}.params.regularizer_config",
+                f"{_VAE}.params.slicing",
                 "args.sampling_batch",
                 "args.threads_per_rank",
                 "model.conditioner_config",
             ),
-            upstream=("export", "text"),
+            upstream=("export", "text", "images"),
             data="train",
         ),
         Stage(
             "evaluate",
             version=1,
             keys=(_VAE, "data.params.video_size", "args.encoder_precision", "args.seed"),
-            volatile=(*_FLUSH, "args.threads_per_rank", "data.params"),
+            volatile=(*_FLUSH, f"{_VAE}.params.slicing", "args.threads_per_rank", "data.params"),
             upstream=("sample", "preprocess", "latents"),
             data="pairs",
         ),
@@ -217,7 +255,7 @@ STAGES: dict[str, Stage] = {
             version=1,
             # as_written also holds keys that have no effect here: the published config is the user's whole config.
             keys=("model", "data", "args", "deepspeed", "experiment", "as_written"),
-            upstream=("scan", "preprocess", "latents", "text", "train", "export", "sample", "evaluate"),
+            upstream=("scan", "preprocess", "latents", "images", "text", "train", "export", "sample", "evaluate"),
             data="pairs",
         ),
     )

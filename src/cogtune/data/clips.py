@@ -195,6 +195,16 @@ def load_clip(
     return _pixels(row_meta, video_size, decoder)
 
 
+def first_frame(row_meta: Mapping[str, Any]) -> dict[str, Any]:
+    """The row of the clip that is the first frame alone, for `load_clip`."""
+    return {**row_meta, "indices": row_meta["indices"][:1]}
+
+
+def to_unit_range(pixels: Tensor) -> Tensor:
+    """uint8 to [-1, 1] in float32, as upstream: (x - 127.5) / 127.5."""
+    return (pixels.float() - 127.5) / 127.5
+
+
 def _pixels(row: Mapping[str, Any], video_size: Sequence[int], decoder: Decoder) -> Tensor:
     distinct = list(dict.fromkeys(row["indices"]))
     how = Fit(list(row["resize"]), list(row["crop"]))

@@ -53,6 +53,8 @@ def _boxes(stream: BinaryIO, start: int, end: int) -> Iterator[_Box]:
     while start + 8 <= end:
         stream.seek(start)
         header = stream.read(16)
+        if len(header) < 8:
+            return  # a box around this one claims to be longer than the file
         length, kind = struct.unpack_from(">I4s", header)
         body = start + 8
         if length == 1 and len(header) == 16:

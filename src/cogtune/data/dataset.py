@@ -20,13 +20,19 @@ from cogtune.errors import UserError
 class CachedDataset:
     """(clip, caption) pairs out of the latent and text caches, memory mapped: what is not asked for is not read.
 
-    Raises UserError when a pair has no row: the stage that makes it was not run to its end, or rejected the clip.
+    ``images_dir``: the cache of noised first frames, for image-to-video. Raises UserError when a pair has no row: the
+    stage that makes it was not run to its end, or rejected the clip.
     """
 
-    def __init__(self, latents_dir: Path, text_dir: Path, pairs: Sequence[tuple[str, str]]) -> None:
+    def __init__(
+        self, latents_dir: Path, text_dir: Path, pairs: Sequence[tuple[str, str]], images_dir: Path | None = None
+    ) -> None:
         self.pairs = list(pairs)
         self._latents, self._text = ShardReader(latents_dir), ShardReader(text_dir)
-        wanted = ((self._latents, latents_dir, 0, "clips"), (self._text, text_dir, 1, "captions"))
+        wanted = [(self._latents, latents_dir, 0, "clips"), (self._text, text_dir, 1, "captions")]
+        if images_dir is not None:
+            self._images = ShardReader(images_dir)
+            wanted.append((self._images, images_dir, 0, "first frames"))
         for reader, folder, side, what in wanted:
             lacking = {pair[side] for pair in self.pairs} - reader.ids()
             if lacking:
@@ -41,6 +47,10 @@ class CachedDataset:
     def moments(self, index: int) -> Tensor:
         """(2C, T, h, w) in the encoder's precision: mean and log-variance, unscaled, unclamped."""
         return self._latents.tensors(self.pairs[index][0])["moments"]
+
+    def image(self, index: int) -> Tensor:
+        """(K, 2C, h, w): moments of K noised copies of the clip's first frame, as `moments` are."""
+        return self._images.tensors(self.pairs[index][0])["moments"]
 
     def context(self, index: int) -> Tensor:
         """(L, D) in the encoder's precision: T5 states of the padded caption."""

@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 
 from cogtune.config.registry import build
+from cogtune.data.clips import to_unit_range
+from cogtune.diffusion.image import ImageCondition
 from cogtune.diffusion.noise import generator
 
 _DECODED_AT_ONCE = 1200
 """Latent positions (T x h x w) that are decoded in one batch: 4 clips of 9 x 64 x 96 pixels."""
 
-Denoise = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+Denoise = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 
 class Decoder(Protocol):
@@ -22,11 +24,19 @@ class Decoder(Protocol):
     def decode(self, latent_BCTHW: Tensor) -> Tensor: ...
 
 
+class ImageEncoder(Protocol):
+    """What turns an image into a latent."""
+
+    regularizer: Any
+
+    def encode(self, video_BCTHW: Tensor) -> Tensor: ...
+
+
 @dataclass(frozen=True)
 class Generator:
     """Makes videos with one set of weights.
 
-    ``denoise(x_BTCHW, a_B, index_B, context_BLD)`` is the network behind its denoiser. ``shape``: (T, C, H, W) of a
+    ``denoise(x_BTCHW, a_B, index_B, context_BLD, concat_BTCHW)`` is the network behind its denoiser. ``shape``: (T, C, H, W) of a
     latent as the decoder takes it. ``frame_multiple``: the network's temporal patch; where it does not divide T, that
     many more latent frames are sampled in front and dropped, as the trainer pads and diffusers' 1.5 pipeline does.
     ``scale_factor``: latents of the network are this times those of the VAE.
@@ -39,6 +49,7 @@ class Generator:
     seed: int
     device: torch.device
     frame_multiple: int = 1
+    image: ImageCondition | None = None
 
     @torch.no_grad()
     def videos(
@@ -46,9 +57,11 @@ class Generator:
         ids: Sequence[str],
         context_BLD: Tensor,
         sampler: Any,
+        images_BCHW: Tensor | None = None,
         on_step: Callable[[int, Tensor], None] | None = None,
     ) -> list[Tensor]:
-        """One uint8 (F, 3, H, W) video on the CPU for each id.
+        """One uint8 (F, 3, H, W) video on the CPU for each id. ``images``: unscaled latents, from `encode_image`, of what
+        an image-to-video model starts from; the guided batch sees them on both sides.
 
         The initial noise and that of every step depend on the seed and the id alone: not on the rest of the batch, on
         what was sampled before, or on the weights, so all variants of one clip start from the same noise.
@@ -59,8 +72,11 @@ class Generator:
         initial = [torch.randn(shape, generator=generator(self.seed, "sample", name, "initial")) for name in ids]
         streams = [generator(self.seed, "sample", name, "steps") for name in ids]
         context_BLD = context_BLD.to(self.device)
+        concat = None
+        if self.image is not None and images_BCHW is not None:
+            concat = self.image(images_BCHW.to(self.device), shape[0])
         x0_BTCHW = sampler(
-            self.denoise,
+            lambda x, a, index, context: self.denoise(x, a, index, context, concat),
             torch.stack(initial).to(self.device),
             context_BLD,
             torch.zeros_like(context_BLD),
@@ -69,6 +85,16 @@ class Generator:
         )
         latent_BCTHW = (x0_BTCHW[:, padding:] / self.scale_factor).transpose(1, 2)
         return decode(self.vae, latent_BCTHW)
+
+
+@torch.no_grad()
+def encode_image(vae: ImageEncoder, pixels_CHW: Tensor, seed: int, name: str) -> Tensor:
+    """Unscaled latent (C, h, w) of a uint8 (3, H, W) image: no noise is added to the pixels, and the posterior is sampled
+    as training does it, with a draw that depends on the seed and the sample's id alone."""
+    moments_BCHW = vae.encode(to_unit_range(pixels_CHW)[None, :, None])[:, :, 0].float().cpu()
+    channels, *grid = moments_BCHW.shape[1:]
+    noise = torch.randn((1, channels // 2, *grid), generator=generator(seed, "sample", name, "image"))
+    return vae.regularizer.sample(moments_BCHW, noise)[0]
 
 
 @torch.no_grad()

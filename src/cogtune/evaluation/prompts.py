@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from cogtune.data.prompts import read_prompts
 from cogtune.errors import UserError
 
 ID_DIGITS = 16
@@ -27,12 +28,14 @@ class Pair(Protocol):
 @dataclass(frozen=True)
 class Prompt:
     """One caption to sample. ``id`` names its files and its noise; ``clip`` is the sha256 of the clip that the caption
-    describes, or None for a prompt of the user's own; ``caption_id`` is the sha256 of the caption."""
+    describes, or None for a prompt of the user's own; ``caption_id`` is the sha256 of the caption; ``image`` is the
+    picture to start from that a prompt file names."""
 
     id: str
     caption: str
     caption_id: str
     clip: str | None = None
+    image: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -86,18 +89,14 @@ def of_data_set(pairs: Sequence[Pair], count: int | None) -> list[Prompt]:
     return prompts if count is None else prompts[:count]
 
 
-def of_file(path: str | Path) -> list[Prompt]:
-    """One prompt a line, stripped; an empty line is the empty prompt, as upstream has it. Raises UserError."""
+def of_file(path: str | Path, with_images: bool = False) -> list[Prompt]:
+    """The lines of a prompt file; ``with_images``: each of them ``caption@@image``. Raises UserError."""
     import hashlib
 
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"args.input_file: {path} cannot be read as UTF-8 text: {error}") from None
-    if not lines:
-        raise UserError(f"args.input_file: {path} is empty; expected one prompt a line")
-    texts = [line.strip() for line in lines]
-    return [Prompt(f"prompt-{i:05d}", text, hashlib.sha256(text.encode()).hexdigest()) for i, text in enumerate(texts)]
+    return [
+        Prompt(f"prompt-{i:05d}", line.caption, hashlib.sha256(line.caption.encode()).hexdigest(), image=line.image)
+        for i, line in enumerate(read_prompts(path, with_images))
+    ]
 
 
 def context_id(prompts: Sequence[Prompt], index: int, variant: Variant) -> str | None:
@@ -125,12 +124,10 @@ def batches(prompts: Sequence[Prompt], size: int) -> Iterator[list[int]]:
 def read_args(args: dict[str, Any], pairs: Sequence[Pair]) -> list[Prompt]:
     """The prompts that ``args`` asks for: those of the data set, or with ``input_type: txt`` those of ``input_file``.
 
-    Raises UserError when there are none, and for image-to-video sampling, which this version does not do.
+    Raises UserError when there are none.
     """
-    if args.get("image2video"):
-        raise UserError("args.image2video: sampling from images is not supported yet; set it to false")
     if args.get("input_type") == "txt":
-        return of_file(args["input_file"])
+        return of_file(args["input_file"], args.get("image2video") or False)
     prompts = of_data_set(pairs, args.get("sampling_count"))
     if not prompts:
         raise UserError("args.sampling_count: no caption to sample; expected at least 1, or null for all of them")

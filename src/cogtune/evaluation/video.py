@@ -29,3 +29,16 @@ def write_mp4(path: Path, video_FHWC: Any, fps: float) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_png(path: Path, image_HWC: Any) -> None:
+    """Write a uint8 (H, W, 3) array as PNG, under a temporary name first."""
+    import imageio.v3 as iio
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{uuid.uuid4().hex}.png")
+    try:
+        iio.imwrite(temporary, image_HWC)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -49,24 +49,15 @@ class T5Embedder:
 
 
 class GeneralConditioner:
-    """The conditioner section of a config: one text encoder and the share of samples that train without caption."""
+    """The conditioner section of a config: one text encoder. What its ``ucg_rate`` drops, training drops after T5."""
 
     def __init__(self, params: GeneralConditionerParams) -> None:
         (node,) = params.emb_models
         self._node = {"target": node["target"], "params": node["params"]}
-        self.ucg_rate = float(node.get("ucg_rate") or 0.0)
 
     def embedder(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> T5Embedder:
         """Load the text encoder."""
         return build(self._node, device=device, dtype=dtype)
-
-    def drop(self, context_BLD: Tensor, uniform_B: Tensor) -> Tensor:
-        """Zero the whole embedding of each sample whose draw from [0, 1) is below ``ucg_rate``.
-
-        After T5 and not before: zeros, not the states of "", stand for no caption, in training and in sampling.
-        """
-        kept_B = (uniform_B >= self.ucg_rate).to(context_BLD)
-        return context_BLD * kept_B.view(-1, 1, 1)
 
 
 def _load(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from cogtune.config import show
 from cogtune.config.errors import ConfigError, ConfigErrors
 from cogtune.config.merge import Config
+from cogtune.data.prompts import read_prompts
 from cogtune.plan.experiment import Experiment
 from cogtune.plan.experiments import Workspace
 
@@ -49,6 +50,8 @@ def _check(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     for name, experiment in experiments.items():
         try:
             config = workspace.load_config(experiment, check_files=not arguments.no_files)
+            if not arguments.no_files:
+                _check_prompts(config)
         except ConfigError as error:
             errors += error.errors if isinstance(error, ConfigErrors) else [error]
             continue
@@ -57,6 +60,15 @@ def _check(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     _tell(notices)
     if errors:
         raise ConfigErrors(list({str(error): error for error in errors}.values()))
+
+
+def _check_prompts(config: Config) -> None:
+    """The lines of the prompt file, and the pictures that they name. Raises ConfigErrors."""
+    if "args.input_file" in config.files:
+        try:
+            read_prompts(config.files["args.input_file"], config.values["args"]["image2video"])
+        except ConfigError as error:
+            raise ConfigErrors([error]) from None
 
 
 def _tell(notices: Iterable[str]) -> None:

@@ -14,7 +14,10 @@ from cogtune.config.plugins import source_of, used_by
 from cogtune.config.slices import Slice, cut, reads_identity
 from cogtune.config.stages import STAGES
 from cogtune.data.listing import fingerprint
+from cogtune.data.prompts import read_prompts
 from cogtune.runtime.atomic import write_json
+
+_PROMPTS = "args.input_file"
 
 
 @dataclass(frozen=True)
@@ -78,12 +81,18 @@ class Resolver:
             if name == "scan":
                 self.scan()
                 continue
-            upstream = {part: self._cut[part] for part in stage.upstream if part != "scan"}
+            if stage.when is not None and not self._switched_on(stage.when):
+                continue
+            upstream = {part: self._cut[part] for part in stage.upstream if part != "scan" and part in self._cut}
             if name == "train" and self.loaded is not None:
                 upstream["load"] = self.loaded
             self._put(name, upstream, digests.get(stage.data) if stage.data else None, self._extra(name))
         self.hashes.save()
         return dict(self._cut)
+
+    def _switched_on(self, key: str) -> bool:
+        section, name = key.split(".")
+        return bool(self.config.values[section].get(name))
 
     def _put(self, name: str, upstream: dict[str, Slice], data: str | None, extra: dict[str, Any]) -> None:
         stage = STAGES[name]
@@ -93,6 +102,8 @@ class Resolver:
             for path, file in files.items()
             if name != "report" and reads_identity(stage, path)
         }
+        if name == "sample" and values["args"]["image2video"] and _PROMPTS in hashes:
+            hashes[_PROMPTS] = self._with_images(hashes[_PROMPTS], Path(files[_PROMPTS]))
         part = self._with_plugins(cut(stage, values, hashes, files, upstream, data))
         merged = part.volatile | {
             kind: part.volatile.get(kind, {}) | extra[kind] if isinstance(extra[kind], dict) else extra[kind]
@@ -111,6 +122,11 @@ class Resolver:
         sources = {name: self.hashes.of(source_of(name), "plugins") for name in sorted(named)}
         identity = part.identity | ({"plugins": sources} if sources else {})
         return Slice(part.stage, identity, part.volatile | {"plugins": used})
+
+    def _with_images(self, prompts_hash: str, prompts: Path) -> str:
+        """The hash of a prompt file together with the images that it names. Raises ConfigError for a wrong line."""
+        images = [self.hashes.of(line.image, _PROMPTS) for line in read_prompts(prompts, True) if line.image]
+        return "sha256:" + digest([prompts_hash, *images])
 
     def _values(self, name: str, upstream: dict[str, Slice]) -> dict[str, Any]:
         values = self.config.values

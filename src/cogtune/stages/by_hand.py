@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cogtune.config.slices import Slice
+from cogtune.config.stages import STAGES
 from cogtune.errors import UserError
 from cogtune.plan.experiment import Experiment
 from cogtune.plan.experiments import Workspace
@@ -30,6 +31,10 @@ def prepare(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple[Sl
         if not place.receipt(scan).exists():
             execute(Job(scan, workspace.store, plain=arguments.plain), place.receipt(scan))
     parts = workspace.slices(arguments.name)
+    if arguments.command not in parts:
+        raise UserError(
+            f"{arguments.command}: nothing to do, because {STAGES[arguments.command].when} is false in this config"
+        )
     part = parts[arguments.command]
     bases = " ".join(arguments.base) + (f" -- {' '.join(overrides)}" if overrides else "")
     for name, job in part.volatile["jobs"].items():

@@ -1,13 +1,13 @@
 """Stage `latents`: decode, resize, encode with the 3D VAE, and keep the moments; decoding overlaps encoding."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from cogtune.config.registry import build
-from cogtune.data.clips import load_clip
+from cogtune.data.clips import load_clip, to_unit_range
 from cogtune.data.decode import VideoError
 from cogtune.data.decoder import Decoder
 from cogtune.data.listing import ClipRow
@@ -26,14 +26,14 @@ def run(job: Job) -> dict[str, Any]:
     gave them, so that training can draw a fresh latent each time. Clips that the store holds are not touched.
     """
     clips, prepared = clips_of(job.manifest()), ShardReader(job.items_dir("preprocess"))
-    accepted = [clip for clip in clips if "rejected" not in prepared.meta(clip)]
-    lacking = missing(accepted, ShardReader(job.items_dir()).ids())
+    usable = accepted(clips, prepared)
+    lacking = missing(usable, ShardReader(job.items_dir()).ids())
     if lacking:
         _encode(job, [clips[clip] for clip in lacking], prepared)
     return {
         "made": len(lacking),
-        "reused": len(accepted) - len(lacking),
-        "skipped": len(clips) - len(accepted),
+        "reused": len(usable) - len(lacking),
+        "skipped": len(clips) - len(usable),
     }
 
 
@@ -43,25 +43,35 @@ def _encode(job: Job, rows: list[ClipRow], prepared: ShardReader) -> None:
     set_threads(job.machine["ranks"] * (args.get("threads_per_rank") or 1))
     size = args.get("encode_batch") or 1
     encoders = [_encoder(job.config, device, size) for device in devices()]
-    batches = in_batches(_decoded(job, rows, prepared), size)
+    plans = {row.clip: prepared.meta(row.clip) for row in rows}
+    batches = in_batches(decoded(job, rows, plans), size)
     with (
         ShardWriter(job.items_dir(), args["flush_megabytes"], args["flush_seconds"]) as writer,
         job.progress(len(rows), "latents", "clips") as bar,
     ):
         for done in on_all(batches, encoders):
             for row, moments_CTHW in done:
-                if not torch.isfinite(moments_CTHW).all():
-                    raise UserError(
-                        f"{row.path}: the VAE gives NaN or infinity in {args['encoder_precision']}; set "
-                        f"args.encoder_precision to bf16 or fp32"
-                    )
+                check_finite(row, moments_CTHW, args["encoder_precision"])
                 writer.add(row.clip, {"moments": moments_CTHW})
                 bar.advance()
 
 
-def _decoded(job: Job, rows: list[ClipRow], prepared: ShardReader) -> Iterator[tuple[ClipRow, Tensor]]:
+def accepted(clips: Mapping[str, ClipRow], prepared: ShardReader) -> list[str]:
+    """The clips that preprocess did not reject, in their order."""
+    return [clip for clip in clips if "rejected" not in prepared.meta(clip)]
+
+
+def check_finite(row: ClipRow, moments: Tensor, precision: str) -> None:
+    """Raises UserError for moments that are not numbers: nothing is stored then."""
+    if not torch.isfinite(moments).all():
+        raise UserError(
+            f"{row.path}: the VAE gives NaN or infinity in {precision}; set args.encoder_precision to bf16 or fp32"
+        )
+
+
+def decoded(job: Job, rows: list[ClipRow], plans: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[ClipRow, Tensor]]:
+    """Each clip and its pixels, uint8 (F, 3, H, W), decoded ahead; ``plans``: rows of preprocess. Raises UserError."""
     size, workers = job.config["data"]["params"]["video_size"], job.config["args"].get("num_workers") or 1
-    plans = {row.clip: prepared.meta(row.clip) for row in rows}
 
     def load(row: ClipRow, decoder: Decoder) -> Tensor:
         return load_clip(row.path, plans[row.clip], size, decoder)
@@ -92,8 +102,3 @@ def _encoder(
         return [(row, moments_CTHW) for (row, _), moments_CTHW in zip(batch, moments_BCTHW, strict=False)]
 
     return encode
-
-
-def to_unit_range(pixels: Tensor) -> Tensor:
-    """uint8 to [-1, 1] in float32, as upstream: (x - 127.5) / 127.5."""
-    return (pixels.float() - 127.5) / 127.5

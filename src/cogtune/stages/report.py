@@ -22,7 +22,12 @@ def run(job: Job) -> dict[str, Any]:
         experiment=told["experiment"],
         metrics=_read(job.job_dir("evaluate") / "metrics.json"),
         timings=gather.timings(_read(job.job_dir("train") / "final" / "summary.json"), stages),
-        strips=gather.strips(rows, job.job_dir("sample") / "videos", job.job_dir("evaluate") / "clips"),
+        strips=gather.strips(
+            rows,
+            job.job_dir("sample") / "videos",
+            job.job_dir("evaluate") / "clips",
+            job.job_dir("sample") / "images",
+        ),
         **gather.history(job.job_dir("train") / "log.jsonl"),
         data=_data(job),
         stages=stages,

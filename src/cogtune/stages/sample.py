@@ -10,11 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from cogtune.config.registry import build
+from cogtune.data.clips import first_frame, load_clip
+from cogtune.data.decode import VideoError
+from cogtune.data.decoder import Decoder
+from cogtune.data.images import load_image
 from cogtune.data.store import ShardReader, ShardWriter
+from cogtune.diffusion.image import image_condition
+from cogtune.errors import UserError
 from cogtune.evaluation import prompts as plan
-from cogtune.evaluation.generate import Generator, latent_shape, samplers
+from cogtune.evaluation.generate import Generator, encode_image, latent_shape, samplers
 from cogtune.evaluation.prompts import Prompt, Variant
-from cogtune.evaluation.video import write_mp4
+from cogtune.evaluation.video import write_mp4, write_png
 from cogtune.model.weights import load_weights
 from cogtune.model.weights.lora_formats import LORA_FILE
 from cogtune.runtime.devices import device_for, dtype_of, set_threads
@@ -26,6 +32,8 @@ from cogtune.train.start import initial_model
 
 VIDEOS = "videos"
 """Folder of the view copies, <prompt id>.<variant>.mp4."""
+IMAGES = "images"
+"""Folder of what image-to-video samples started from, <prompt id>.png."""
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -42,6 +50,8 @@ def run(job: Job) -> dict[str, Any]:
     if lacking:
         _Work(job, prompts, variants, lacking).make()
     _write_views(folder, wanted, job.config["data"]["params"]["fps"])
+    if "images" in job.upstream:
+        _write_images(folder, wanted)
     return {"made": len(lacking), "reused": len(wanted) - len(lacking), "variants": [v.name for v in variants]}
 
 
@@ -56,12 +66,16 @@ class _Work:
         self.device = device_for()
         self.samplers = samplers(self.model["sampler_config"], self.args.get("sampling_steps"))
         self.contexts = _contexts(job, prompts)
+        self.images = _images(job, prompts) if "images" in job.upstream else {}
+        self.latents: dict[str, Tensor] = {}
 
     def make(self) -> None:
         """Sample variant by variant, each in batches that do not depend on what is finished."""
-        vae = build(self.model["first_stage_config"]).to(
-            self.device, dtype_of(self.args.get("encoder_precision") or "fp32")
-        )
+        precision = dtype_of(self.args.get("encoder_precision") or "fp32")
+        vae = _InPrecision(build(self.model["first_stage_config"]).to(self.device, precision))
+        self.latents = {
+            name: encode_image(vae, pixels_CHW, self.args["seed"], name) for name, pixels_CHW in self.images.items()
+        }
         batches = list(plan.batches(self.prompts, self.args.get("sampling_batch") or 1))
         steps = self.samplers[True].params.num_steps
         todo = [(v, batch) for v in self.variants for batch in batches if self._lacks(v, batch)]
@@ -86,21 +100,23 @@ class _Work:
         context_BLD = torch.stack([zeros if name is None else self.contexts[name] for name in seen])
         chosen = [self.prompts[i] for i in batch]
         sampler, ids = self.samplers[variant.guided], [prompt.id for prompt in chosen]
-        videos = generator.videos(ids, context_BLD, sampler, on_step=lambda *_: bar.advance(len(ids)))
+        images_BCHW = torch.stack([self.latents[name] for name in ids]) if self.latents else None
+        videos = generator.videos(ids, context_BLD, sampler, images_BCHW, on_step=lambda *_: bar.advance(len(ids)))
         for prompt, caption_id, video_FCHW in zip(chosen, seen, videos, strict=True):
             item = plan.item_id(prompt, variant)
             if item in self.lacking:
                 meta = {"prompt": prompt.id, "variant": variant.name, "caption": prompt.caption, "clip": prompt.clip}
-                writer.add(item, {"video": video_FCHW}, meta | {"context": caption_id})
+                image = {"image": self.images[prompt.id]} if self.images else {}
+                writer.add(item, {"video": video_FCHW, **image}, meta | {"context": caption_id})
 
-    def _generator(self, weights: str, vae: nn.Module) -> Generator:
+    def _generator(self, weights: str, vae: "_InPrecision") -> Generator:
         config = self.train.config["model"]
         network = _network(self.job, self.train, weights).to(self.device, _precision(self.args)).eval()
         denoiser, params = build(config["denoiser_config"]), config["network_config"]["params"]
         data, decoder = self.job.config["data"]["params"], self.model["first_stage_config"]["params"]["decoder_config"]
         return Generator(
-            denoise=lambda x, a, index, context: denoiser(network, x, a, index, context),
-            vae=_InPrecision(vae),
+            denoise=lambda x, a, index, context, concat: denoiser(network, x, a, index, context, concat=concat),
+            vae=vae,
             shape=latent_shape(
                 decoder["params"], data["max_num_frames"], data["video_size"], params.get("time_compressed_rate", 4)
             ),
@@ -108,6 +124,7 @@ class _Work:
             seed=self.args["seed"],
             device=self.device,
             frame_multiple=network.patch_size[0],  # pyright: ignore[reportIndexIssue, reportArgumentType]
+            image=image_condition(config),
         )
 
 
@@ -115,10 +132,14 @@ class _InPrecision:
     """The VAE behind a cast to its own precision."""
 
     def __init__(self, vae: nn.Module) -> None:
-        self._vae, self._dtype = vae, next(vae.parameters()).dtype
+        self._vae, self._parameter = vae, next(vae.parameters())
+        self.regularizer = vae.regularizer
+
+    def encode(self, video_BCTHW: Tensor) -> Tensor:
+        return self._vae.encode(video_BCTHW.to(self._parameter))  # pyright: ignore[reportCallIssue]
 
     def decode(self, latent_BCTHW: Tensor) -> Tensor:
-        return self._vae.decode(latent_BCTHW.to(self._dtype))  # pyright: ignore[reportCallIssue]
+        return self._vae.decode(latent_BCTHW.to(self._parameter))  # pyright: ignore[reportCallIssue]
 
 
 def _network(job: Job, train: Job, weights: str) -> nn.Module:
@@ -150,6 +171,25 @@ def _contexts(job: Job, prompts: list[Prompt]) -> dict[str, Tensor]:
     return found
 
 
+def _images(job: Job, prompts: list[Prompt]) -> dict[str, Tensor]:
+    """prompt id -> uint8 (3, H, W) of what an image-to-video model starts from: the picture that the prompt file names,
+    or the clip's own first frame."""
+    size = job.config["data"]["params"]["video_size"]
+    source, found = job.upstream_job("images"), {}
+    prepared, paths = ShardReader(source.items_dir("preprocess")), {row.clip: row.path for row in job.manifest()}
+    with Decoder() as decoder:
+        for prompt in prompts:
+            if prompt.image is not None:
+                found[prompt.id] = load_image(prompt.image, size)
+            elif prompt.clip is not None:
+                plan = first_frame(prepared.meta(prompt.clip))
+                try:
+                    found[prompt.id] = load_clip(paths[prompt.clip], plan, size, decoder)[0]
+                except (VideoError, OSError) as error:
+                    raise UserError(f"{paths[prompt.clip]}: its first frame cannot be read now: {error}") from None
+    return found
+
+
 def _write_views(folder: Path, wanted: set[str], fps: float) -> None:
     """An mp4 of each sample that has none yet, under its id."""
     reader, lock = ShardReader(folder), Lock()
@@ -163,3 +203,12 @@ def _write_views(folder: Path, wanted: set[str], fps: float) -> None:
     with ThreadPoolExecutor(2) as pool:  # each waits for an ffmpeg process most of the time
         for _ in pool.map(write, lacking):
             pass
+
+
+def _write_images(folder: Path, wanted: set[str]) -> None:
+    """A png of the image of each prompt that has none yet, under the prompt's id."""
+    reader = ShardReader(folder)
+    for item in sorted(wanted):
+        path = folder / IMAGES / f"{reader.meta(item)['prompt']}.png"
+        if not path.exists():
+            write_png(path, reader.tensors(item)["image"].permute(1, 2, 0).numpy())

@@ -23,7 +23,7 @@ def run(job: Job) -> dict[str, Any]:
 
 
 def _member(report: Job, name: str, point: dict[str, Any]) -> compare.Member:
-    train, evaluate = report.job_dir("train"), report.job_dir("evaluate")
+    train, evaluate, sample = (report.job_dir(stage) for stage in ("train", "evaluate", "sample"))
     rows = gather.with_names(_read(evaluate / "per_sample.json"), report.manifest())
     stages = gather.stages(report.store / "records", report.upstream)
     log = gather.history(train / "log.jsonl")
@@ -34,7 +34,7 @@ def _member(report: Job, name: str, point: dict[str, Any]) -> compare.Member:
         timings=gather.timings(_read(train / "final" / "summary.json"), stages),
         training=log["training"],
         validation=log["validation"],
-        strips=gather.strips(rows, report.job_dir("sample") / "videos", evaluate / "clips"),
+        strips=gather.strips(rows, sample / "videos", evaluate / "clips", sample / "images"),
     )
 
 

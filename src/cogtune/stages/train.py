@@ -20,7 +20,6 @@ def run(job: Job) -> dict[str, Any]:
 
     Returns made or reused, and the figures of the summary. Exits with 143 when SIGTERM stopped it after a checkpoint.
     """
-    _refuse_image_to_video(job.config["model"])
     final = job.job_dir() / "final"
     made = not (final / result.SUMMARY).exists()
     if made:
@@ -64,6 +63,7 @@ def plan_of(job: Job) -> Plan:
         validation_pairs=pairs["valid"],
         threads=job.config["args"].get("threads_per_rank") or 1,
         plugins=job.slice.volatile.get("plugins", {}),
+        images=str(job.items_dir("images")) if "images" in job.upstream else None,
     )
 
 
@@ -102,11 +102,3 @@ class _Reports:
             self._bar = self._context.__enter__()
         elif self._bar is not None:
             self._bar.advance(1)
-
-
-def _refuse_image_to_video(model: dict[str, Any]) -> None:
-    if model.get("noised_image_input"):
-        raise UserError(
-            "model.noised_image_input: this version trains text-to-video only (image-to-video encodes a freshly noised "
-            "first frame at every step, which the latent cache does not hold); use the files of a text-to-video model"
-        )

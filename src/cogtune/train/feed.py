@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cogtune.config.batch import BatchPlan
+from cogtune.diffusion.image import ImageCondition
 from cogtune.diffusion.noise import normal, uniform
 from cogtune.diffusion.sampling_index import DiscreteSampling
 from cogtune.train.batches import DataOrder
@@ -21,6 +22,7 @@ class Cached(Protocol):
     def __len__(self) -> int: ...
     def moments(self, index: int) -> Tensor: ...
     def context(self, index: int) -> Tensor: ...
+    def image(self, index: int) -> Tensor: ...
 
 
 class Regularizer(Protocol):
@@ -31,17 +33,20 @@ class Regularizer(Protocol):
 
 @dataclass(frozen=True)
 class Draws:
-    """One micro batch, on the CPU. x0 is scaled; noise has its shape; both fp32. index: timesteps, int64."""
+    """One micro batch, on the CPU. x0 is scaled; noise has its shape; both fp32. index: timesteps, int64. concat: the
+    image condition (B, T, C', H, W), fp32, of an image-to-video model."""
 
     x0_BTCHW: Tensor
     context_BLD: Tensor
     index_B: Tensor
     noise_BTCHW: Tensor
     offset_B: Tensor
+    concat_BTCHW: Tensor | None = None
 
     def to(self, device: torch.device) -> "Draws":
         """The same on ``device``; the timesteps too."""
-        return Draws(*(t.to(device, non_blocking=True) for t in vars(self).values()))
+        given = {name: tensor for name, tensor in vars(self).items() if tensor is not None}
+        return Draws(**{name: tensor.to(device, non_blocking=True) for name, tensor in given.items()})
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,10 @@ class Feed:
 
     ``scale_factor`` multiplies the posterior sample; ``frame_multiple`` is the network's temporal patch: a clip whose
     number of latent frames it does not divide gets copies of its first latent in front. ``caption_dropout`` is the
-    share of samples whose context is zeroed, after T5, one draw per sample.
+    share of samples whose context is zeroed, one draw per sample: after T5, so that zeros, not the states of "", stand for
+    no caption, as they do in sampling. ``image``: how the first frame becomes the condition of an image-to-video model, and
+    ``image_dropout`` the share of samples that see zeros instead, one draw per sample (upstream: one for a rank's whole
+    batch), independent of the caption's.
     """
 
     data: Cached
@@ -60,35 +68,71 @@ class Feed:
     scale_factor: float
     caption_dropout: float = 0.0
     frame_multiple: int = 1
+    image: ImageCondition | None = None
+    image_dropout: float = 0.0
 
     def micro_batch(self, items: list[int], step: int, positions: range, global_batch: int) -> Draws:
         """The draws for ``items``, which stand at ``positions`` of the global batch of ``step``."""
         index_B = self.sampling.index(
             uniform(self.seed, "timestep", step, indices=positions), torch.tensor(positions), global_batch
         )
-        kept_B = uniform(self.seed, "caption_dropout", step, indices=positions) >= self.caption_dropout
-        return self._assemble(items, index_B, kept_B, (step, positions), "")
+        place = _Place(step, positions)
+        kept = (
+            self._kept("caption_dropout", self.caption_dropout, place),
+            self._kept("image_dropout", self.image_dropout, place),
+        )
+        return self._assemble(items, index_B, kept, place)
 
     def validation_batch(self, items: list[int], draws: range, total: int) -> Draws:
         """Fixed draws, for a loss that can be compared between steps: one stratum of timesteps each, all captions."""
         middle_B = (torch.tensor(draws).double() + 0.5) / total
         index_B = (middle_B * self.sampling.params.num_idx).long()
-        return self._assemble(items, index_B, torch.ones(len(items), dtype=torch.bool), (0, draws), "validation_")
+        all_B = torch.ones(len(items), dtype=torch.bool)
+        return self._assemble(items, index_B, (all_B, all_B), _Place(0, draws, "validation_"))
 
-    def _assemble(
-        self, items: list[int], index_B: Tensor, kept_B: Tensor, place: tuple[int, range], purpose: str
-    ) -> Draws:
-        step, indices = place
+    def _kept(self, purpose: str, share: float, place: "_Place") -> Tensor:
+        return uniform(self.seed, purpose, place.step, indices=place.indices) >= share
+
+    def _assemble(self, items: list[int], index_B: Tensor, kept: tuple[Tensor, Tensor], place: "_Place") -> Draws:
+        """``kept``: which samples see their caption, and which their image."""
+        caption_kept_B, image_kept_B = kept
         moments_BCTHW = torch.stack([self.data.moments(i) for i in items]).float()
         batch, channels, *grid = moments_BCTHW.shape
-        posterior = normal((channels // 2, *grid), self.seed, f"{purpose}posterior", step, indices=indices)
+        posterior = self._normal((channels // 2, *grid), "posterior", place)
         latent_BCTHW = self.regularizer.sample(moments_BCTHW, posterior) * self.scale_factor
         x0_BTCHW = pad_front(latent_BCTHW.transpose(1, 2), self.frame_multiple).contiguous()
-        noise = normal(x0_BTCHW.shape[1:], self.seed, f"{purpose}noise", step, indices=indices)
-        offset = normal((), self.seed, f"{purpose}offset", step, indices=indices)
+        noise = self._normal(x0_BTCHW.shape[1:], "noise", place)
+        offset = self._normal((), "offset", place)
         context_BLD = torch.stack([self.data.context(i) for i in items])
-        context_BLD = context_BLD * kept_B.to(context_BLD.dtype).view(batch, 1, 1)
-        return Draws(x0_BTCHW, context_BLD, index_B, noise, offset)
+        context_BLD = context_BLD * caption_kept_B.to(context_BLD.dtype).view(batch, 1, 1)
+        concat = (
+            None if self.image is None else self._condition(self.image, items, x0_BTCHW.shape[1], image_kept_B, place)
+        )
+        return Draws(x0_BTCHW, context_BLD, index_B, noise, offset, concat)
+
+    def _condition(
+        self, image: ImageCondition, items: list[int], frames: int, kept_B: Tensor, place: "_Place"
+    ) -> Tensor:
+        """One of the cached noised first frames of each item, sampled from its posterior."""
+        which_B = uniform(self.seed, f"{place.purpose}image_draw", place.step, indices=place.indices)
+        cached = [self.data.image(i) for i in items]
+        chosen = [moments_KCHW[int(u * len(moments_KCHW))] for moments_KCHW, u in zip(cached, which_B, strict=True)]
+        moments_BCHW = torch.stack(chosen).float()
+        channels, *grid = moments_BCHW.shape[1:]
+        posterior = self._normal((channels // 2, *grid), "image_posterior", place)
+        return image(self.regularizer.sample(moments_BCHW, posterior), frames, kept_B)
+
+    def _normal(self, shape: Sequence[int], purpose: str, place: "_Place") -> Tensor:
+        return normal(shape, self.seed, f"{place.purpose}{purpose}", place.step, indices=place.indices)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What draws are keyed by, beside their own name: step, positions in the global batch, and a prefix of the name."""
+
+    step: int
+    indices: range
+    purpose: str = ""
 
 
 def pad_front(latent_BTCHW: Tensor, multiple: int) -> Tensor:

@@ -102,7 +102,13 @@ class Loop:
         draws = draws.to(self.device)
         offset_B = draws.offset_B if self.loss.params.offset_noise_level else None
         return self.loss(
-            self.engine, draws.x0_BTCHW, draws.context_BLD, draws.index_B, draws.noise_BTCHW, offset_B=offset_B
+            self.engine,
+            draws.x0_BTCHW,
+            draws.context_BLD,
+            draws.index_B,
+            draws.noise_BTCHW,
+            concat=draws.concat_BTCHW,
+            offset_B=offset_B,
         )
 
     def _positions(self) -> list[range]:

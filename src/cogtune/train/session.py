@@ -14,6 +14,7 @@ from cogtune.config.batch import plan_batches
 from cogtune.config.plugins import allow_plugins
 from cogtune.config.registry import build
 from cogtune.data.dataset import CachedDataset
+from cogtune.diffusion.image import image_condition
 from cogtune.diffusion.loss import VideoDiffusionLoss
 from cogtune.model.lora import set_trainable
 from cogtune.runtime.atomic import write_json
@@ -31,7 +32,8 @@ from cogtune.train.start import Start, initial_model
 @dataclass(frozen=True)
 class Plan:
     """What a rank is told. ``config``: the train slice; ``start``: see `start.Start`; ``folder``: the job's folder;
-    ``pairs``: (clip, caption id) of the training and of the validation split; ``threads`` per rank."""
+    ``latents``, ``text``, ``images``: the caches, the last one for image-to-video only; ``pairs``: (clip, caption id) of
+    the training and of the validation split; ``threads`` per rank."""
 
     key: str
     config: dict[str, Any]
@@ -42,6 +44,7 @@ class Plan:
     pairs: list[list[str]]
     validation_pairs: list[list[str]]
     threads: int
+    images: str | None = None
     plugins: dict[str, str] = field(default_factory=dict)
 
 
@@ -112,13 +115,20 @@ def _feed(plan: Plan, pairs: list[list[str]], loss: VideoDiffusionLoss) -> Feed:
     regularizer = (model.get("first_stage_config") or {}).get("params", {}).get("regularizer_config")
     network = model["network_config"]
     return Feed(
-        data=CachedDataset(Path(plan.latents), Path(plan.text), [(clip, caption) for clip, caption in pairs]),
+        data=CachedDataset(
+            Path(plan.latents),
+            Path(plan.text),
+            [(clip, caption) for clip, caption in pairs],
+            Path(plan.images) if plan.images else None,
+        ),
         regularizer=build(regularizer or {"target": "DiagonalGaussian", "params": {}}),
         sampling=loss.sampling,
         seed=plan.config["args"]["seed"],
         scale_factor=model.get("scale_factor") or 1.0,
         caption_dropout=embedders[0].get("ucg_rate") or 0.0,
         frame_multiple=_temporal_patch(network["params"].get("patch_size", [1, 2, 2])),
+        image=image_condition(model),
+        image_dropout=model.get("noised_image_dropout") or 0.0,
     )
 
 

@@ -44,6 +44,8 @@ CONTRADICTIONS = [
     ("cogvideox_5b_lora", f"{LORA}.params.layer_range=[0,42]", "no layer 42; there are 42, counted from 0"),
     ("cogvideox_5b", "deepspeed.fp16.enabled=true", "and bf16.enabled as well"),
     ("cogvideox_5b", "args.epochs=3", "3, and train_iters 1000 as well; set one of them to null"),
+    ("cogvideox_5b", "args.input_type=txt args.image2video=true", "image2video: true, but the model takes no image"),
+    ("cogvideox_5b_i2v", "args.input_type=txt args.image2video=false", "image2video: false, but the model needs an"),
 ]
 
 
@@ -139,3 +141,29 @@ def test_the_prompt_file_counts_only_with_input_type_txt():
 )
 def test_what_is_legal_but_surprising_is_remarked_on(model, overrides, remark):
     assert any(remark in notice for notice in load(model, *overrides).notices)
+
+
+@pytest.mark.parametrize(
+    ("model", "overrides", "scale"),
+    [
+        ("cogvideox_5b_i2v", [], 0.7),
+        ("cogvideox_5b_i2v", ["model.scale_factor=0.5"], 0.5),
+        ("cogvideox1.5_5b_i2v", [], 1 / 0.7),
+        ("cogvideox1.5_5b_i2v", ["model.image_scale_factor=1.0"], 1.0),
+    ],
+)
+def test_the_image_is_scaled_as_its_family_is_sampled(model, overrides, scale):
+    assert load(model, *overrides).values["model"]["image_scale_factor"] == scale
+
+
+def test_a_text_to_video_config_has_no_keys_of_the_image():
+    config = load("cogvideox_5b", "model.noised_image_dropout=0.3", "args.image_noise_draws=7")
+    assert not {"noised_image_dropout", "noised_image_all_concat", "image_scale_factor"} & set(config.values["model"])
+    assert config.values == load("cogvideox_5b").values
+    (notice,) = (notice for notice in config.notices if "noised_image_input is false" in notice)
+    assert notice.startswith("model.noised_image_dropout, args.image_noise_draws: accepted, without effect")
+
+
+def test_an_image_to_video_model_reads_images_from_its_prompt_file():
+    assert load("cogvideox1.5_5b_i2v", rest="inference.yaml").values["args"]["image2video"] is True
+    assert load("cogvideox1.5_5b", rest="inference.yaml").values["args"]["image2video"] is False

@@ -79,6 +79,15 @@ def test_other_files(tmp_path: Path, content: bytes) -> None:
     assert declared(tmp_path / "a.mp4") is None
 
 
+def test_a_box_inside_may_not_lead_behind_the_file(footage: Path, tmp_path: Path) -> None:
+    """A track that claims 4 GB within an index of the right length."""
+    content = bytearray((footage / "fast.mp4").read_bytes()[:1400])
+    track = content.index(b"trak") - 4
+    content[track : track + 4] = b"\xff\xff\xff\xff"
+    (tmp_path / "a.mp4").write_bytes(content)
+    assert declared(tmp_path / "a.mp4") is not None
+
+
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(places=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.binary(min_size=1, max_size=8)), max_size=12))
 def test_damage_never_raises(footage: Path, tmp_path: Path, places: list[tuple[float, bytes]]) -> None:

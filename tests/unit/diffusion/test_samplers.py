@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -30,48 +31,107 @@ def denoise(x: Tensor, a: Tensor, index: Tensor, context: Tensor) -> Tensor:
     return torch.tanh(x * (0.3 + a.view(-1, 1, 1, 1, 1)) + shift.view(-1, 1, 1, 1, 1))
 
 
-def naive(kind: str, n: int, x: Tensor, cond: Tensor, uncond: Tensor, scales: list[float], noise) -> Tensor:
+@dataclass(frozen=True)
+class Walk:
+    """What a trajectory depends on beside the kind of sampler; ``scale`` is the guidance at (step, timestep)."""
+
+    n: int
+    shift: float = 1.0
+    scale: Callable[[int, int], float] | None = None
+    prefix: int = 0
+    sdedit: bool = False
+
+    def node(self, kind: str, guider_config: dict | None) -> dict:
+        table = {"discretization_config": discretization(shift_scale=self.shift), "guider_config": guider_config}
+        return sampler(kind, self.n, **table, fixed_frames=self.prefix, sdedit=self.sdedit)
+
+
+def naive(kind: str, walk: Walk, x: Tensor, cond: Tensor, uncond: Tensor, noise: Callable[[], Tensor]) -> Tensor:
     """The same walk by the formulas as published: logarithms, and infinities where a = 0, in tensors of one element."""
-    levels = [*build(discretization())(n).tolist(), 1.0]
-    times = list(range(999, 0, -20)) if n == 50 else [999, 666, 333]
+    n, k = walk.n, walk.prefix
+    levels = [*build(discretization(shift_scale=walk.shift))(n).tolist(), 1.0]
+    times = {3: [999, 666, 333], 6: [999, 832, 666, 499, 333, 166], 50: list(range(999, 0, -20))}[n]
     alphas = torch.tensor(levels, dtype=torch.float64)
     sigmas = (1 - alphas**2).sqrt()
     lambdas = torch.log(alphas / sigmas)
-    old = None
+    old, clean = None, x[:, :k].clone()
     for i in range(n):
-        level, time = alphas[i].expand(2), torch.tensor([times[i]] * 2)
-        x_u, x_c = denoise(x, level, time, uncond), denoise(x, level, time, cond)
-        x0 = x_u + scales[i] * (x_c - x_u)
         a, a_next, s, s_next = alphas[i], alphas[i + 1], sigmas[i], sigmas[i + 1]
-        if i == n - 1:
-            return x0
-        if kind == "VideoDDIMSampler":
-            eps = (x - a * x0) / s
-            x = a_next * x0 + s_next * eps
-            continue
+        if k:
+            x = x.clone()
+            x[:, :k] = a * clean + s * noise()[:, :k] if walk.sdedit else clean
+        level, time = a.expand(2), torch.tensor([times[i]] * 2)
+        x0 = denoise(x, level, time, cond)
+        if walk.scale is not None:
+            x_u = denoise(x, level, time, uncond)
+            x0 = x_u + walk.scale(i, times[i]) * (x0 - x_u)
         h = lambdas[i + 1] - lambdas[i]
         d = x0
-        if old is not None:
+        if old is not None and kind != "VideoDDIMSampler":
             r = (lambdas[i] - lambdas[i - 1]) / h
             d = (1 + 1 / (2 * r)) * x0 - 1 / (2 * r) * old
-        if kind == "VPODEDPMPP2MSampler":
+        if i == n - 1:
+            x = x0
+        elif kind == "VideoDDIMSampler":
+            x = a_next * x0 + s_next * (x - a * x0) / s
+        elif kind == "VPODEDPMPP2MSampler":
             x = s_next / s * x - torch.expm1(-h) * a_next * d
         else:
             x = s_next / s * torch.exp(-h) * x - torch.expm1(-2 * h) * a_next * d
             x = x + s_next * torch.sqrt(-torch.expm1(-2 * h)) * noise()
         old = x0
-    raise AssertionError("n is at least 1")
+    return torch.cat([clean, x[:, k:]], dim=1)
+
+
+def dynamic(n: int, k: Callable[[int, int], float]) -> Callable[[int, int], float]:
+    return lambda step, t: 1 + 6 * (1 - math.cos(math.pi * (k(step, t) / n) ** 5)) / 2
+
+
+GUIDERS = {
+    "none": (None, None),
+    "vanilla": (guider("VanillaCFG", scale=6), lambda n: lambda step, t: 6.0),
+    "dynamic": (guider("DynamicCFG", scale=6, exp=5, num_steps=50), lambda n: dynamic(50, lambda step, t: n - t)),
+    "ramp": (
+        guider("DynamicCFG", scale=6, exp=5, num_steps=50, schedule="step_index"),
+        lambda n: dynamic(50, lambda step, t: step),
+    ),
+}
 
 
 @pytest.mark.parametrize("kind", SAMPLERS)
-@pytest.mark.parametrize("n", [3, 50])
-def test_trajectory_equals_the_naive_one(kind: str, n: int) -> None:
+@pytest.mark.parametrize("guided", GUIDERS)
+@pytest.mark.parametrize("walk", [Walk(3), Walk(6, 3.0), Walk(50), Walk(50, 3.0)], ids=str)
+def test_trajectory_equals_the_naive_one(kind: str, guided: str, walk: Walk) -> None:
     x, cond, uncond = start()
-    made = build(sampler(kind, n, **DYNAMIC))
-    scales = [made.guider.scale(i, t, n) for i, t in enumerate(made.timesteps)]
-    given = made(denoise, x, cond, uncond, noise=replay())
-    expected = naive(kind, n, x, cond, uncond, scales, replay())
-    torch.testing.assert_close(given, expected, rtol=1e-9, atol=1e-9)
+    config, scale = GUIDERS[guided]
+    walk = replace(walk, scale=scale(walk.n) if scale else None)
+    given = build(walk.node(kind, config))(denoise, x, cond, uncond, noise=replay())
+    torch.testing.assert_close(given, naive(kind, walk, x, cond, uncond, replay()), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", SAMPLERS)
+@pytest.mark.parametrize("sdedit", [False, True])
+def test_trajectory_behind_a_prefix_equals_the_naive_one(kind: str, sdedit: bool) -> None:
+    x, cond, uncond = start()
+    walk = Walk(6, scale=lambda step, t: 6.0, prefix=2, sdedit=sdedit)
+    given = build(walk.node(kind, guider("VanillaCFG", scale=6)))(denoise, x, cond, uncond, noise=replay())
+    torch.testing.assert_close(given, naive(kind, walk, x, cond, uncond, replay()), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", SAMPLERS)
+def test_a_trajectory_can_be_replayed(kind: str) -> None:
+    """From the start and the recorded noise alone, whatever generator gave it."""
+    x, cond, _ = start()
+    source, tape = replay(8), list[Tensor]()
+
+    def recorded() -> Tensor:
+        tape.append(source())
+        return tape[-1]
+
+    first = build(sampler(kind, 6))(denoise, x, cond, noise=recorded)
+    again = build(sampler(kind, 6))(denoise, x, cond, noise=iter(tape).__next__)
+    assert torch.equal(first, again)
+    assert len(tape) == (5 if kind == "VPSDEDPMPP2MSampler" else 0)
 
 
 @pytest.mark.parametrize("kind", SAMPLERS[:2])

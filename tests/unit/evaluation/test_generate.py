@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from cogtune.diffusion.image import ImageCondition
 from cogtune.evaluation import generate
 from cogtune.evaluation.generate import Generator
 
@@ -26,7 +27,7 @@ class Doubling:
         return latent_BCTHW[:, :3].repeat_interleave(2, 3).repeat_interleave(2, 4)
 
 
-def denoise(x_BTCHW, a_B, index_B, context_BLD):
+def denoise(x_BTCHW, a_B, index_B, context_BLD, concat_BTCHW=None):
     """Pulls towards a value that the caption names."""
     return 0.3 * x_BTCHW.tanh() + context_BLD.mean((1, 2)).view(-1, 1, 1, 1, 1)
 
@@ -50,7 +51,7 @@ def test_variants_of_one_prompt_start_from_the_same_noise():
     def first_input(context, guided):
         seen = []
 
-        def spy(x, a, index, context):
+        def spy(x, a, index, context, concat):
             seen.append(x.clone())
             return denoise(x, a, index, context)
 
@@ -69,6 +70,24 @@ def test_seed_and_id_change_the_sample():
 def test_guidance_moves_away_from_the_unconditional_sample():
     plain, guided = (make(["a"], [0.1], guided=guided)[1].seen[0].mean() for guided in (False, True))
     assert guided > plain + 0.1
+
+
+def test_the_unconditional_context_is_zero_and_the_image_is_on_both_sides():
+    seen = []
+
+    def spy(x, a, index, context, concat):
+        seen.append((context, concat))
+        return denoise(x, a, index, context)
+
+    maker = Generator(spy, Doubling(), (3, 4, 2, 3), 1.0, 7, torch.device("cpu"), 2, ImageCondition(0.5))
+    image_BCHW = torch.randn(1, 4, 2, 3)
+    maker.videos(["a"], torch.full((1, 2, 4), 0.3), generate.samplers(SAMPLER, None)[True], image_BCHW)
+    for context, concat in seen:
+        assert (context[0] == 0).all()
+        assert (context[1] == 0.3).all()
+        assert concat.shape == (1, 4, 4, 2, 3)  # one for both, over the padded frames
+        assert torch.equal(concat[0, 0], 0.5 * image_BCHW[0])
+        assert (concat[:, 1:] == 0).all()
 
 
 def test_padding_frames_are_sampled_in_front_and_dropped():

@@ -97,8 +97,13 @@ def test_prompt_file_that_cannot_be_used(tmp_path, content):
         prompts.of_file(path)
 
 
-def test_images_and_empty_data_sets_are_refused():
-    with pytest.raises(UserError, match="image2video"):
-        prompts.read_args({"image2video": True}, PAIRS)
+def test_prompts_with_images(tmp_path):
+    (tmp_path / "dog.png").touch()
+    (tmp_path / "prompts.txt").write_text("a dog @@ dog.png\n")
+    found = prompts.read_args({"input_type": "txt", "input_file": tmp_path / "prompts.txt", "image2video": True}, PAIRS)
+    assert [(prompt.caption_id, prompt.image) for prompt in found] == [(PAIRS[0].caption_id, tmp_path / "dog.png")]
+
+
+def test_empty_data_sets_are_refused():
     with pytest.raises(UserError, match="sampling_count"):
         prompts.read_args({"sampling_count": 0}, PAIRS)

@@ -131,7 +131,11 @@ def test_conditioner(folder: Path, embedder: T5Embedder) -> None:
         }
     )
     assert torch.equal(conditioner.embedder().encode(["a"]), embedder.encode(["a"]))
-    context_BLD = torch.ones(4, 2, 3, dtype=torch.bfloat16)
-    dropped = conditioner.drop(context_BLD, torch.tensor([0.0, 0.2499, 0.25, 0.99]))
-    assert dropped.dtype == torch.bfloat16
-    assert dropped[:, 0, 0].tolist() == [0, 0, 1, 1]
+
+
+def test_every_caption_is_padded_to_the_full_length(embedder: T5Embedder) -> None:
+    """226 for 1.0, 224 for 1.5: the states of the padding are no zeros, and the empty caption is not "no caption"."""
+    for caption in ("", "a wave", "a wave rolls over the sand " * 9):
+        states = embedder.encode([caption])
+        assert states.shape == (1, LENGTH, 32)
+        assert (states.abs().sum(2) > 0).all()

@@ -8,19 +8,21 @@ from typing import Any
 from cogtune.config.files import ContentHashes
 from cogtune.config.merge import load_config
 from cogtune.plan.resolve import Place, Resolver
-from cogtune.stages import latents, preprocess, scan, text
+from cogtune.stages import images, latents, preprocess, scan, text
 from cogtune.stages.job import Job
 from tests.unit.data.footage import write_video
 from tests.workflow.weights import make_t5, make_vae
 
 TINY = Path(__file__).parents[2] / "workflow" / "tiny.yaml"
 STAGES = {"scan": scan.run, "preprocess": preprocess.run, "latents": latents.run, "text": text.run}
+IMAGES = {"images": images.run}
 
 
 class Caching:
     """Clips below ``root/data``; jobs are cut anew for each run, as the main process would."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, yaml: Path = TINY) -> None:
+        self.yaml = yaml
         self.root, self.store, self.overrides = root, root / "store", list[str]()
         self.counts: dict[str, dict[str, Any]] = {}
         (root / "assets").mkdir(parents=True)
@@ -45,7 +47,7 @@ class Caching:
         ]
         if (self.root / "data/valid").exists():
             here[1] = f"args.valid_data=[{self.root}/data/valid]"
-        config = load_config([TINY], [*here, *self.overrides], check_files=False)
+        config = load_config([self.yaml], [*here, *self.overrides], check_files=False)
         return Resolver(config, Place(self.store, self.root / "results", experiment="tiny"), self.hashes)
 
     def with_store(self, store: Path) -> "Caching":
@@ -65,7 +67,7 @@ class Caching:
         return self.run_job(self.job(stage))
 
     def run_job(self, job: Job) -> dict[str, Any]:
-        return STAGES[job.slice.stage](job)
+        return (STAGES | IMAGES)[job.slice.stage](job)
 
     def run_all(self) -> dict[str, dict[str, Any]]:
         return {stage: self.run(stage) for stage in STAGES}

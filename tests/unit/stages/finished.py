@@ -17,6 +17,7 @@ from cogtune.data.decoder import Decoder
 from cogtune.data.listing import ClipRow, write_manifest
 from cogtune.data.store import ShardWriter
 from cogtune.plan.resolve import Place, Resolver
+from cogtune.stages import images
 from cogtune.stages.job import Job
 from cogtune.stages.train import start_of
 from cogtune.train.start import initial_model
@@ -29,8 +30,8 @@ TINY = Path(__file__).parents[2] / "workflow" / "tiny.yaml"
 class Finished:
     """``job(stage)`` gives the job of any stage; ``slices`` are those of one merged config."""
 
-    def __init__(self, root: Path, *overrides: str, clips: int = 3) -> None:
-        self.root, self.store = root, root / "store"
+    def __init__(self, root: Path, *overrides: str, clips: int = 3, yaml: Path = TINY) -> None:
+        self.root, self.store, self.yaml = root, root / "store", yaml
         (root / "assets" / "t5").mkdir(parents=True, exist_ok=True)
         (root / "assets" / "t5" / "config.json").write_text("{}")
         if not (root / "assets" / "3d-vae.pt").exists():
@@ -80,7 +81,7 @@ class Finished:
             f"model.first_stage_config.params.ckpt_path={self.root}/assets/3d-vae.pt",
             f"model.conditioner_config.params.emb_models.0.params.model_dir={self.root}/assets/t5",
         ]
-        config = load_config([TINY], [*here, *overrides], check_files=False)
+        config = load_config([self.yaml], [*here, *overrides], check_files=False)
         place = Place(self.store, self.root / "results", experiment="tiny")
         resolver = Resolver(config, place, ContentHashes(self.store / "hashes.json"))
         scan = self.store / "scan" / resolver.scan().key
@@ -107,3 +108,5 @@ class Finished:
                 prepared.add(row.clip, {"thumbnail": pixels_FCHW[0]}, meta)
                 video_BCTHW = pixels_FCHW.transpose(0, 1)[None] / 127.5 - 1
                 encoded.add(row.clip, {"moments": vae.encode(video_BCTHW)[0]})
+        if "images" in self.slices:
+            images.run(self.job("images"))

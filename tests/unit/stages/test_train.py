@@ -39,13 +39,3 @@ def test_clips_that_preprocess_rejected_are_left_out(finished: Finished) -> None
             train.plan_of(job)
     finally:
         hidden.rename(shard)
-
-
-def test_image_to_video_is_refused_at_once(finished: Finished) -> None:
-    job = finished.job("train")
-    job.config["model"]["noised_image_input"] = True
-    try:
-        with pytest.raises(UserError, match="text-to-video only"):
-            train.run(job)
-    finally:
-        job.config["model"]["noised_image_input"] = False

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from cogtune.config.batch import BatchPlan
 from cogtune.config.registry import build
+from cogtune.diffusion.image import ImageCondition
+from cogtune.diffusion.noise import normal
 from cogtune.train.feed import Draws, Feed, Prefetch, StepFeed, pad_front
 
 
@@ -18,6 +20,7 @@ class Clips:
         draw = torch.Generator().manual_seed(3)
         self.moments_NCTHW = torch.randn(5, 8, 3, 4, 6, generator=draw)
         self.contexts_NLD = torch.randn(5, 7, 16, generator=draw).bfloat16()
+        self.images_NKCHW = torch.randn(5, 3, 8, 4, 6, generator=draw)
 
     def __len__(self) -> int:
         return 5
@@ -27,6 +30,12 @@ class Clips:
 
     def context(self, index: int) -> Tensor:
         return self.contexts_NLD[index]
+
+    def image(self, index: int) -> Tensor:
+        return self.images_NKCHW[index]
+
+
+IMAGE = {"image": ImageCondition(1.25), "image_dropout": 0.3}
 
 
 def feed(**changes: object) -> Feed:
@@ -40,13 +49,16 @@ def global_batch(plan: BatchPlan, step: int, **changes: object) -> dict[str, Ten
     """The draws of all ranks and passes, put together in the order of positions."""
     ranks = [StepFeed(feed(**changes), plan, rank).step(step) for rank in range(plan.ranks)]
     parts: list[Draws] = [ranks[rank][k] for k in range(plan.accumulation) for rank in range(plan.ranks)]
-    return {name: torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0])}
+    made = {name: [getattr(part, name) for part in parts] for name in vars(parts[0])}
+    return {name: torch.cat(tensors) for name, tensors in made.items() if tensors[0] is not None}
 
 
 @pytest.mark.parametrize("plan", [BatchPlan(4, 1, 2), BatchPlan(1, 1, 8), BatchPlan(2, 2, 2), BatchPlan(1, 8, 1)])
-def test_every_way_to_share_a_batch_draws_the_same(plan: BatchPlan) -> None:
+@pytest.mark.parametrize("changes", [{}, IMAGE])
+def test_every_way_to_share_a_batch_draws_the_same(plan: BatchPlan, changes: dict[str, Any]) -> None:
     for step in (0, 7):
-        one, other = global_batch(BatchPlan(8, 1, 1), step), global_batch(plan, step)
+        one, other = global_batch(BatchPlan(8, 1, 1), step, **changes), global_batch(plan, step, **changes)
+        assert ("concat_BTCHW" in one) == bool(changes)
         for name, tensor in one.items():
             assert torch.equal(tensor, other[name]), name
 
@@ -78,7 +90,8 @@ def test_validation_draws_are_fixed_and_cover_the_timesteps() -> None:
     draws = feed().validation_batch([0, 1, 2, 3], range(4), 4)
     assert draws.index_B.tolist() == [125, 375, 625, 875]
     again = feed(caption_dropout=0.9).validation_batch([0, 1, 2, 3], range(4), 4)
-    assert all(torch.equal(getattr(draws, name), getattr(again, name)) for name in vars(draws))
+    given = {name: tensor for name, tensor in vars(draws).items() if tensor is not None}
+    assert all(torch.equal(tensor, getattr(again, name)) for name, tensor in given.items())
 
 
 @pytest.mark.parametrize(("frames", "expected"), [(3, [0, 0, 1, 2]), (4, [0, 1, 2, 3]), (1, [0, 0])])
@@ -91,6 +104,49 @@ def test_odd_latents_get_the_first_one_again_in_front(frames: int, expected: lis
 def test_noise_has_the_shape_of_the_padded_latent() -> None:
     draws = feed(frame_multiple=2).micro_batch([0, 1], 0, range(2), 2)
     assert draws.x0_BTCHW.shape == draws.noise_BTCHW.shape == (2, 4, 4, 4, 6)
+
+
+def test_the_image_stands_beside_the_first_latent_frame_only() -> None:
+    draws = feed(image=ImageCondition(1.25), frame_multiple=2).micro_batch([2, 0], 0, range(2), 2)
+    concat = draws.concat_BTCHW
+    assert concat is not None
+    assert concat.shape == draws.x0_BTCHW.shape == (2, 4, 4, 4, 6)
+    assert (concat[:, 1:] == 0).all()
+    clips, candidates = Clips(), []
+    noise = normal((4, 4, 6), 5, "image_posterior", 0, indices=range(2))
+    for place, item in enumerate((2, 0)):
+        for moments_CHW in clips.image(item):
+            mean, logvar = moments_CHW.chunk(2)
+            candidates.append(torch.equal(1.25 * (mean + (0.5 * logvar).exp() * noise[place]), concat[place, 0]))
+    assert sum(candidates) == 2
+
+
+def test_every_noised_first_frame_is_drawn_alike() -> None:
+    clips = Clips()
+    clips.images_NKCHW = torch.arange(3.0).view(1, 3, 1, 1, 1).expand(5, 3, 8, 4, 6).clone()
+    clips.images_NKCHW[:, :, 4:] = -100.0  # log-variance: no spread
+    made = feed(image=ImageCondition(1.0))
+    made = Feed(clips, *(getattr(made, name) for name in list(vars(made))[1:]))
+    steps = [made.micro_batch([0, 1, 2, 3], step, range(4), 4).concat_BTCHW for step in range(100)]
+    drawn = torch.cat([step[:, 0, 0, 0, 0] for step in steps if step is not None]).round()
+    shares = [float((drawn == value).float().mean()) for value in range(3)]
+    assert all(0.27 < share < 0.4 for share in shares), shares
+
+
+def test_image_dropout_is_one_draw_per_sample_apart_from_the_captions() -> None:
+    batches = [feed(**IMAGE).micro_batch([0, 1, 2, 3], step, range(4), 4) for step in range(200)]
+    image = torch.cat([(b.concat_BTCHW == 0).flatten(1).all(1) for b in batches if b.concat_BTCHW is not None])
+    caption = torch.cat([(b.context_BLD == 0).flatten(1).all(1) for b in batches])
+    assert 0.25 < float(image.float().mean()) < 0.35
+    assert 0.06 < float((image & caption).float().mean()) < 0.12
+    per_batch = image.view(200, 4).sum(1)
+    assert 0 < float((per_batch % 4 == 0).float().mean()) < 0.5  # upstream: 1, a whole batch at a time
+
+
+def test_validation_sees_every_image() -> None:
+    draws = feed(image=ImageCondition(1.0), image_dropout=0.9).validation_batch([0, 1, 2, 3], range(4), 4)
+    assert draws.concat_BTCHW is not None
+    assert draws.concat_BTCHW[:, 0].flatten(1).abs().sum(1).min() > 0
 
 
 def test_prefetch_keeps_the_order_and_stops_early() -> None:

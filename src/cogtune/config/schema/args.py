@@ -154,7 +154,11 @@ class SampleArgs:
 
     input_type: str = key("cli", "txt: prompts of input_file; cli: the data set's captions", choices=["cli", "txt"])
     input_file: str | None = key("input.txt", "prompts, one a line, with input_type txt", file=True)
-    image2video: bool = key(False, "sample from images: `prompt@@image` lines")
+    image2video: bool = key(
+        False,
+        "the lines of input_file are `prompt@@image`; an image-to-video model turns it on by itself. Image paths are "
+        "looked up beside input_file, then in the working directory, and may not leave the two",
+    )
     sampling_image_size: list[int] = key(
         [768, 1360], f"size of a sample{_NO_DATA}", items="height, width", unit="pixels", least=16
     )
@@ -200,6 +204,12 @@ class OwnArgs:
     flush_seconds: float = key(30.0, "encoded rows reach the disk at least this often (ours)", unit="s", least=0)
     flush_megabytes: float = key(256, "… or after so much (ours)", unit="MB", least=0)
     encode_batch: int = key(1, "clips that the VAE encodes at once (ours)", unit="clips", least=1)
+    image_noise_draws: int = key(
+        4,
+        "image-to-video: noised first frames that are encoded of each clip, one is drawn each time; 0: without noise "
+        "(ours)",
+        least=0,
+    )
     text_batch: int = key(8, "captions that T5 encodes at once (ours)", least=1)
     sampling_count: int | None = key(4, "captions of the data set that are sampled; null: all (ours)", least=0)
     sampling_guided: bool = key(True, "the measured samples use the sampler's guider; false: scale 1 (ours)")

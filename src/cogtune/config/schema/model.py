@@ -29,6 +29,11 @@ class ModelSection:
     noised_image_dropout: float = key(
         0.0, "image-to-video: share of samples that train without the image", least=0, most=1
     )
+    image_scale_factor: float | None = key(
+        None,
+        "image-to-video: the image's latent is multiplied by it, in training and in sampling; null: scale_factor, and "
+        "1 / scale_factor for a network with ofs (1.5), as the published weights are sampled (ours)",
+    )
     compile_model: bool = key(False, "torch.compile", without_effect="the network runs uncompiled here")
     network_wrapper: str | None = key(
         None, "how conditions reach the network", choices=["sgm.modules.diffusionmodules.wrappers.OpenAIWrapper", None],

@@ -75,6 +75,23 @@ class VideoAutoencoderParams:
         unit="frames",
         least=1,
     )
+    encode_tile_size: list[int] | None = key(
+        None,
+        "encode in tiles of this size, with blended seams: less memory, slightly other moments; null: whole (ours)",
+        items="height, width",
+        unit="pixels",
+        least=8,
+    )
+    encode_tile_overlap: int = key(64, "of two neighbouring tiles, a multiple of 8 (ours)", unit="pixels", least=0)
+    decode_tile_size: list[int] | None = key(
+        None,
+        "decode in tiles of this size, with blended seams: less memory, slightly other pixels; null: whole (ours)",
+        items="height, width",
+        unit="pixels",
+        least=8,
+    )
+    decode_tile_overlap: int = key(64, "of two neighbouring tiles, a multiple of 8 (ours)", unit="pixels", least=0)
+    slicing: bool = key(False, "encode and decode one video of a batch at a time: less memory, the same numbers (ours)")
     loss_config: Node | None = key(None, "loss of VAE training", node="identity", without_effect=_NOT_TRAINED)
     cp_size: int = key(0, "ranks that share one video", without_effect=_NOT_SPLIT)
     context_parallel_size: int = key(0, "ranks that share one video", without_effect=_NOT_SPLIT)

@@ -24,15 +24,18 @@ def with_names(rows: Iterable[Mapping[str, Any]], manifest: Iterable[ClipRow]) -
     ]
 
 
-def strips(rows: Sequence[Mapping[str, Any]], videos: Path, clips: Path) -> list[Strip]:
-    """One strip for each prompt: its clip, then before, after, guided, as far as there is a video of them."""
+def strips(rows: Sequence[Mapping[str, Any]], videos: Path, clips: Path, images: Path) -> list[Strip]:
+    """One strip for each prompt: the image that the samples start from, the clip, then before, after, guided, as far as
+    there is such a file."""
     by_prompt: dict[str, dict[str, Mapping[str, Any]]] = {}
     for row in rows:
         by_prompt.setdefault(row["prompt"], {})[row["variant"]] = row
     found = []
     for prompt, variants in by_prompt.items():
         some = next(iter(variants.values()))
-        shown = [Shown("Training clip", clips / f"{some['clip'][:ID_DIGITS]}.mp4")] if some["clip"] else []
+        shown = [Shown("First frame given", images / f"{prompt}.png")]
+        if some["clip"]:
+            shown.append(Shown("Training clip", clips / f"{some['clip'][:ID_DIGITS]}.mp4"))
         for variant, label in _SHOWN.items():
             if row := variants.get(variant):
                 path = videos / f"{row['item']}.mp4"

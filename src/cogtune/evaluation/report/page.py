@@ -19,6 +19,11 @@ class _Embedded:
     shown: Shown
     uri: str
 
+    @property
+    def still(self) -> bool:
+        """Whether it is a picture."""
+        return self.shown.path.suffix == ".png"
+
 
 def render(evidence: Evidence) -> str:
     """The page as text. All strings of the evidence are escaped; only plots and css are passed through as markup."""
@@ -71,8 +76,9 @@ def _within_budget(strips: list[Strip]) -> tuple[list[Strip], int]:
 
 @cache
 def data_uri(path: Path) -> str:
-    """An mp4 as part of a page."""
-    return "data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode()
+    """An mp4 or png as part of a page."""
+    kind = "image/png" if path.suffix == ".png" else "video/mp4"
+    return f"data:{kind};base64," + base64.b64encode(path.read_bytes()).decode()
 
 
 def _config_lines(text: str) -> Iterator[tuple[str, str]]:

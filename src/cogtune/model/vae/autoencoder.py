@@ -1,5 +1,7 @@
 """The 3D causal VAE as one object: encode to moments, decode from latents, load upstream's checkpoint."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -9,6 +11,7 @@ from cogtune.model.vae.decoder import Decoder3D
 from cogtune.model.vae.encoder import Encoder3D, latent_frames
 from cogtune.model.vae.layers import Past
 from cogtune.model.vae.regularizer import DiagonalGaussian
+from cogtune.model.vae.tiling import Tiles, in_tiles
 from cogtune.model.weights import load_weights
 
 DECODE_CHUNK = 2
@@ -28,7 +31,10 @@ class VideoAutoencoder(nn.Module):
         self.encoder: Encoder3D = build(params.encoder_config)  # pyright: ignore[reportAttributeAccessIssue]
         self.decoder: Decoder3D = build(params.decoder_config)  # pyright: ignore[reportAttributeAccessIssue]
         self.regularizer: DiagonalGaussian = build(params.regularizer_config)  # pyright: ignore[reportAttributeAccessIssue]
-        self.batch_frames = params.encode_batch_frames
+        self.batch_frames, self.slicing = params.encode_batch_frames, params.slicing
+        self.stride = 2 ** (len(self.decoder.up) - 1)
+        self.encode_tiles = self._tiles(params.encode_tile_size, params.encode_tile_overlap, "encode")
+        self.decode_tiles = self._tiles(params.decode_tile_size, params.decode_tile_overlap, "decode")
         if params.ckpt_path:
             load_weights(self, params.ckpt_path, tuple(params.ignore_keys))
         self.requires_grad_(False).eval()
@@ -38,25 +44,44 @@ class VideoAutoencoder(nn.Module):
 
         The whole clip goes in at once, as upstream does it: GroupNorm statistics span all frames.
         ``encode_batch_frames: 8`` encodes in batches with a causal cache instead, as diffusers does (other moments from
-        17 frames on, less memory). Raises ValueError for other F.
+        17 frames on, less memory). ``encode_tile_size``: in overlapping tiles, see `tiling`. Raises ValueError for other F.
         """
-        frames = video_BCTHW.shape[2]
-        latent_frames(frames)
-        if not self.batch_frames or frames <= self.batch_frames:
-            return self.encoder(video_BCTHW)
-        return _in_chunks(self.encoder, video_BCTHW, self.batch_frames)
+        latent_frames(video_BCTHW.shape[2])
+        height, width = (size // self.stride for size in video_BCTHW.shape[3:])
+        tiles = self.encode_tiles
+        if tiles is None or tiles.cover(height, width):
+            return self._one_by_one(self._encode, video_BCTHW)
+        return self._one_by_one(lambda part: in_tiles(self._encode, part, tiles, self.stride, 1), video_BCTHW)
 
     def decode(self, latent_BCTHW: Tensor) -> Tensor:
         """Unscaled latents (B, z, T, h, w) → pixels (B, 3, 4 (T - 1) + 1, 8 h, 8 w), roughly in [-1, 1], not clamped.
 
         Chunk by chunk with a causal cache, so memory grows with the chunk. Equals diffusers for odd T; for even T diffusers
-        doubles the first latent as well and gives 3 frames more.
+        doubles the first latent as well and gives 3 frames more. ``decode_tile_size``: in overlapping tiles, see `tiling`.
         """
-        return _in_chunks(self.decoder, latent_BCTHW, DECODE_CHUNK)
+        tiles = self.decode_tiles
+        if tiles is None or tiles.cover(*latent_BCTHW.shape[3:]):
+            return self._one_by_one(self._decode, latent_BCTHW)
+        return self._one_by_one(lambda part: in_tiles(self._decode, part, tiles, 1, self.stride), latent_BCTHW)
 
     def decode_whole(self, latent_BCTHW: Tensor) -> Tensor:
         """Decode in one call: for training the VAE, where statistics of short chunks would be noise."""
         return self.decoder(latent_BCTHW)
+
+    def _encode(self, video_BCTHW: Tensor) -> Tensor:
+        if not self.batch_frames or video_BCTHW.shape[2] <= self.batch_frames:
+            return self.encoder(video_BCTHW)
+        return _in_chunks(self.encoder, video_BCTHW, self.batch_frames)
+
+    def _decode(self, latent_BCTHW: Tensor) -> Tensor:
+        return _in_chunks(self.decoder, latent_BCTHW, DECODE_CHUNK)
+
+    def _one_by_one(self, code: Callable[[Tensor], Tensor], x_BCTHW: Tensor) -> Tensor:
+        """With ``slicing``, one sample of the batch at a time."""
+        return torch.cat([code(sample) for sample in x_BCTHW.split(1)]) if self.slicing else code(x_BCTHW)
+
+    def _tiles(self, size: list[int] | None, overlap: int, key: str) -> Tiles | None:
+        return None if size is None else Tiles.of_pixels(size, overlap, self.stride, key)
 
 
 def _in_chunks(coder: Encoder3D | Decoder3D, x_BCTHW: Tensor, chunk: int) -> Tensor:

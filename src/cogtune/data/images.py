@@ -1,0 +1,30 @@
+"""Pictures that a video starts from."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cogtune.data.clips import fit, resize_and_crop
+from cogtune.errors import UserError
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+
+
+def load_image(path: Path, size: Sequence[int]) -> Tensor:
+    """uint8 (3, height, width), made to cover ``size`` (height, width) and cropped as the frames of clips are.
+
+    Turned upright as its EXIF says; transparency is dropped. Raises UserError for what is no picture, or a picture of
+    more than 179 million pixels (Pillow's bound against decompression bombs).
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path, formats=FORMATS) as opened:
+            picture_HWC = np.array(ImageOps.exif_transpose(opened).convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: cannot be read as a picture ({', '.join(FORMATS)}): {error}") from None
+    frame_FHWC = torch.from_numpy(picture_HWC)[None]
+    return resize_and_crop(frame_FHWC, fit(picture_HWC.shape[:2], size), size)[0]

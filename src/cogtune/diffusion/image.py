@@ -1,0 +1,53 @@
+"""The image condition of an image-to-video network, the same in training and in sampling."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+NOISE_LOG_MEAN, NOISE_LOG_STD = -3.0, 0.5
+"""Of the noise that training adds to the first frame: sigma is log-normal, median 0.05 of pixels in [-1, 1] (upstream)."""
+
+
+def noised(image: Tensor, sigma_normal: float, noise: Tensor) -> Tensor:
+    """image + sigma noise in pixels of [-1, 1], sigma = exp(-3 + 0.5 sigma_normal) (upstream diffusion_video.shared_step).
+
+    ``noise``: standard normal, of the image's shape. Sampling adds none.
+    """
+    return image + math.exp(NOISE_LOG_MEAN + NOISE_LOG_STD * sigma_normal) * noise
+
+
+@dataclass(frozen=True)
+class ImageCondition:
+    """From the latent of an image to the channels that follow those of the noise.
+
+    ``scale``: what the latent of the VAE is multiplied by (`model.image_scale_factor`). ``everywhere``: the image stands
+    beside every latent frame; otherwise beside the first one, zeros beside the others.
+    """
+
+    scale: float
+    everywhere: bool = False
+
+    def __call__(self, latent_BCHW: Tensor, frames: int, kept_B: Tensor | None = None) -> Tensor:
+        """(B, frames, C, H, W) from unscaled latents; all zeros for the samples where ``kept_B`` is false.
+
+        ``frames`` counts the latent frames that the network sees, padding to its temporal patch included: the image is
+        beside the first of them, as in diffusers.
+        """
+        first_B1CHW = (latent_BCHW * self.scale)[:, None]
+        if kept_B is not None:
+            first_B1CHW = torch.where(kept_B.view(-1, 1, 1, 1, 1), first_B1CHW, 0.0)
+        if self.everywhere:
+            return first_B1CHW.repeat(1, frames, 1, 1, 1)
+        rest = first_B1CHW.new_zeros(first_B1CHW.shape[0], frames - 1, *first_B1CHW.shape[2:])
+        return torch.cat([first_B1CHW, rest], dim=1)
+
+
+def image_condition(model: Mapping[str, Any]) -> ImageCondition | None:
+    """What the `model` section of a train slice says of the image; None for a text-to-video model."""
+    if not model.get("noised_image_input"):
+        return None
+    return ImageCondition(model["image_scale_factor"], model.get("noised_image_all_concat") or False)

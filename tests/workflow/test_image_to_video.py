@@ -1,0 +1,71 @@
+"""Image-to-video through the whole workflow: 1.0 with learned positions, then 1.5 with temporal patches and ofs."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.workflow.project import Project, lay_out
+from tests.workflow.test_invalidation import made_since
+
+pytestmark = pytest.mark.workflow
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The tiny project with the first image-to-video config in place of the text-to-video one."""
+    made = lay_out(tmp_path_factory.mktemp("i2v"))
+    for name in ("tiny_i2v", "tiny15_i2v"):
+        shutil.copy2(Path(__file__).parent / f"{name}.yaml", made.root / "config")
+    made.edit("config/tiny.yaml", "config/tiny_i2v.yaml", made.root / "config/config.yaml")
+    made.snakemake()
+    return made
+
+
+def published(project: Project) -> tuple[dict, str]:
+    results = project.root / "results/tiny"
+    return json.loads((results / "metrics.json").read_text()), (results / "report.html").read_text()
+
+
+def test_learned_positions(project: Project) -> None:
+    metrics, html = published(project)
+    assert metrics["samples.count"] == 2
+    assert html.count("data:image/png;base64,") == 2
+    stages = {receipt["stage"]: receipt["made"] for receipt in project.receipts().values()}
+    assert stages["images"] == stages["latents"] == 3
+    record = json.loads(next((project.root / "store/train").glob("*/final/summary.json")).read_text())
+    assert np.isfinite(record["loss_last"])
+
+
+@pytest.mark.slow
+def test_temporal_patches_and_ofs_then_an_edit_of_the_noise(project: Project) -> None:
+    """9 frames are 3 latents: padded in front for patches of 2. More noised first frames encode no clip again."""
+    project.edit("config/tiny_i2v.yaml", "config/tiny15_i2v.yaml", project.root / "config/config.yaml")
+    project.snakemake()
+    assert published(project)[0]["samples.count"] == 2
+    before = project.stamps()
+    project.edit("train_iters: 4", "train_iters: 4\n  image_noise_draws: 2", project.root / "config/tiny_i2v.yaml")
+    project.snakemake()
+    assert made_since(project, before) == {"images": 3, "train": 1, "export": 1, "sample": 4, "evaluate": 3}
+
+
+@pytest.mark.slow
+def test_own_images(project: Project) -> None:
+    """Beside the prompt file; a line that leads out of it ends the run before any job, with exit code 2."""
+    import imageio.v3 as iio
+
+    prompts = project.root / "config/prompts"
+    prompts.mkdir()
+    y, x = np.mgrid[:40, :50]
+    iio.imwrite(prompts / "a.png", np.stack([x * 5, y * 6, x + y], axis=2).astype(np.uint8))
+    (prompts / "prompts.txt").write_text("other words@@a.png\n")
+    config = project.root / "config/tiny_i2v.yaml"
+    project.edit("sampling_controls: [base]", "input_type: txt\n  input_file: config/prompts/prompts.txt", config)
+    project.snakemake()
+    assert published(project)[1].count("data:image/png;base64,") == 1
+    (prompts / "prompts.txt").write_text("other words@@../../../a.png\n")
+    done = project.snakemake(check=False)
+    assert done.returncode != 0
+    assert "prompts.txt:1: ../../../a.png leads out of" in done.stderr

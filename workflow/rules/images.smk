@@ -1,0 +1,14 @@
+rule images:
+    input:
+        ancient(upstream),
+    output:
+        receipt("images"),
+    log:
+        log_file("images"),
+    conda:
+        "../../environment.yml"
+    threads: workflow.cores
+    params:
+        slice=slice_file,
+    shell:
+        "python -m cogtune images --slice {params.slice} --receipt {output} --log {log} --plain"

@@ -36,6 +36,7 @@ class Workspace:
     demo_data: bool = False
     _resolvers: dict[str, Resolver] = field(default_factory=dict)
     _hashes: ContentHashes | None = None
+    _fingerprints: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: str | Path = "config/config.yaml", overrides: Mapping[str, Any] | None = None) -> "Workspace":
@@ -71,7 +72,8 @@ class Workspace:
             experiment = self.experiments[name]
             self._hashes = self._hashes or ContentHashes(self.store / "hashes.json")
             place = Place(self.store, self.results, experiment.ranks, name)
-            self._resolvers[name] = Resolver(load_config(experiment.base, experiment.set), place, self._hashes)
+            config = load_config(experiment.base, experiment.set)
+            self._resolvers[name] = Resolver(config, place, self._hashes, fingerprints=self._fingerprints)
         return self._resolvers[name]
 
     def chain(self, name: str) -> list[str]:

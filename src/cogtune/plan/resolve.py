@@ -36,6 +36,8 @@ class Resolver:
     place: Place
     hashes: ContentHashes
     loaded: Slice | None = None
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    """By folders; shared by experiments of one `Workspace`, since each costs two calls to the file system per clip."""
     _cut: dict[str, Slice] = field(default_factory=dict)
 
     def scan(self) -> Slice:
@@ -47,7 +49,10 @@ class Resolver:
             roots = {
                 name: [str(Path(root).resolve()) for root in args[name] or []] for name in ("train_data", "valid_data")
             }
-            found = fingerprint({"train": roots["train_data"], "valid": roots["valid_data"]})
+            known = json.dumps(roots)
+            if known not in self.fingerprints:
+                self.fingerprints[known] = fingerprint({"train": roots["train_data"], "valid": roots["valid_data"]})
+            found = self.fingerprints[known]
             self._put("scan", {}, found, {"values": {f"args.{name}": folders for name, folders in roots.items()}})
         return self._cut["scan"]
 

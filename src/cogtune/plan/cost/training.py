@@ -97,16 +97,20 @@ def _gradients(network: Network, zero: Mapping[str, Any], stage: int, width: int
 
 
 def _zero3_weights(network: Network, zero: Mapping[str, Any], ranks: int) -> float:
-    """A part of each tensor, small ones whole, and the layer that is gathered for the moment."""
-    small = zero.get("stage3_param_persistence_threshold") or _PERSISTENT
+    """A part of each tensor, small ones whole, and what is gathered for the moment."""
+    small = _small(zero)
     kept = sum(one.count if one.count < small else -(-one.count // ranks) for one in network.parameters)
     return kept + _live(network, zero)
 
 
 def _live(network: Network, zero: Mapping[str, Any]) -> int:
-    """Weights that ZeRO 3 has gathered at a time: at least a layer, at most what it may."""
-    layer = network.count // max(1, network.layers)
-    return min(2 * layer, zero.get("stage3_max_live_parameters") or _LIVE)
+    """Weights that ZeRO 3 has gathered at a time: two layers, one at work and one on its way, or what it may."""
+    large = sum(one.count for one in network.parameters if one.count >= _small(zero))
+    return min(2 * large // max(1, network.layers), zero.get("stage3_max_live_parameters") or _LIVE)
+
+
+def _small(zero: Mapping[str, Any]) -> int:
+    return zero.get("stage3_param_persistence_threshold") or _PERSISTENT
 
 
 def _offloaded(zero: Mapping[str, Any], name: str) -> bool:

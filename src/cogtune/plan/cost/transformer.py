@@ -116,7 +116,9 @@ class Network:
         attention = 4 * N**2 * D  # scores, and the weighted sum of values
         modulation = 24 * E * D
         adapters = sum(16 * N * D * self.lora["r"] for i in range(self.layers) if self.adapted(i)) if self.lora else 0
-        patches = 2 * D * grid.video * (self.params["in_channels"] + self.params["out_channels"]) * math.prod(self.patch)
+        patches = (
+            2 * D * grid.video * (self.params["in_channels"] + self.params["out_channels"]) * math.prod(self.patch)
+        )
         text = 2 * D * grid.text * self.text_width
         return self.layers * (projections + attention + modulation) + adapters + patches + text
 
@@ -149,9 +151,9 @@ class Network:
 
     def _configured_video_tokens(self) -> int:
         """Rows of a position table: the patches of the size that the network is configured for."""
-        p, (o, h, w) = self.params, self.patch
+        p, (_, h, w) = self.params, self.patch
+        # The table counts latent frames, whatever the temporal patch.
         frames = (p["num_frames"] - 1) // p["time_compressed_rate"] + 1
-        # The table of 1.0 counts latent frames, whatever the temporal patch.
         return frames * (p["latent_height"] // h) * (p["latent_width"] // w)
 
     def _layer(self, i: int) -> Iterator[Parameter]:

@@ -122,12 +122,12 @@ class Network:
         text = 2 * D * grid.text * self.text_width
         return self.layers * (projections + attention + modulation) + adapters + patches + text
 
-    def training_flops(self, grid: Grid) -> float:
+    def training_flops(self, grid: Grid, recomputed: bool = False) -> float:
         """Forward and backward of one clip: the backward pass costs as much again for the gradients of activations, and
         once more for those of weights as far as they train; a recomputed forward is one more."""
         forward = self.flops(grid)
         share = sum(one.count for one in self.trained if not one.adapter) / max(1, self.count)
-        return forward * (2 + share + self.checkpointing)
+        return forward * (2 + share + recomputed)
 
     def _ends(self) -> Iterator[Parameter]:
         D, E, p = self.width, self.embedding, self.params

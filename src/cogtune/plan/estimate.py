@@ -37,8 +37,10 @@ _PROCESS_BYTES = 0.6e9
 
 @dataclass(frozen=True)
 class Estimate:
-    """``seconds`` None: the device is unknown. ``memory``: bytes at the peak on each of ``devices`` devices, 0 if the job
-    needs none. ``host``: CPU memory of all processes, libraries left out. ``basis``: "measured" if it scales an earlier run of this stage on such a device, else "modelled"."""
+    """``seconds`` None: the device is unknown. ``disk``: bytes that the store grows by. ``memory``: bytes at the peak on
+    each of ``devices`` devices, 0 if the job needs none. ``host``: CPU memory of all processes, libraries left out.
+    ``basis``: "measured" if it scales an earlier run of this stage on such a device, else "modelled".
+    """
 
     seconds: float | None
     disk: float
@@ -111,10 +113,8 @@ class Estimator:
         return self._machine.device.gpu
 
     def _corrected(self, found: Estimate, part: Slice, work: Work) -> Estimate:
-        """The same from what was measured: this training's own log, or the nearest earlier run on such a device."""
+        """The same from what was measured: the nearest earlier run on such a device, and this training's own log."""
         stage = part.stage
-        if stage == "train" and (own := self._own_rate(part)):
-            return replace(found, seconds=_STARTUP[stage] + work.todo * own, basis="measured")
         for key in self._history.nearest(part) if stage in _STARTUP else []:
             record = self._history.record(stage, key)
             if not record.get("made") or record.get("device") != self._machine.device.name:
@@ -127,8 +127,10 @@ class Estimator:
                 continue  # a version that kept less wrote it
             if rate is not None:
                 seconds = _STARTUP[stage] + rate * _modelled_work(self._costs, stage, work.todo)
-                return replace(found, seconds=seconds, memory=memory, basis="measured")
-        return found
+                found = replace(found, seconds=seconds, memory=memory, basis="measured")
+                break
+        own = self._own_rate(part) if stage == "train" else None
+        return replace(found, seconds=_STARTUP[stage] + work.todo * own, basis="measured") if own else found
 
     def _own_rate(self, part: Slice) -> float | None:
         """Seconds a step of the run that is to be resumed, from its own log."""

@@ -25,7 +25,7 @@ def run(arguments: argparse.Namespace, workspace: Workspace, scan: Callable[[Wor
     exit code is then 1.
     """
     names = chosen(workspace, arguments.experiments)
-    machine = machine_of(arguments.device, workspace)
+    machine = machine_of(arguments.device, max(workspace.experiments[name].ranks for name in names))
     surveys, failed = survey_all(workspace, names, machine, scan)
     if arguments.format == "json":
         print(json.dumps(as_dict(surveys, machine, failed), indent=2, ensure_ascii=False))
@@ -72,15 +72,15 @@ def chosen(workspace: Workspace, wanted: Sequence[str]) -> list[str]:
     return list(wanted) or list(workspace.experiments)
 
 
-def machine_of(device: str | None, workspace: Workspace) -> Machine:
-    """This machine, or as many of the named device as the experiments' ranks. Raises UserError for an unknown name."""
+def machine_of(device: str | None, count: int) -> Machine:
+    """This machine, or ``count`` of the named device. Raises UserError for an unknown name."""
     if device is None:
         return machines.here()
     known = machines.find(device)
     if known is None:
         names = ", ".join(one.name for one in machines.KNOWN)
         raise UserError(f"--device {device}: not a GPU that is known here; expected one of {names}")
-    return Machine(known, max((one.ranks for one in workspace.experiments.values()), default=1))
+    return Machine(known, count)
 
 
 def as_dict(surveys: Sequence[Survey], machine: Machine, failed: dict[str, UserError]) -> dict:

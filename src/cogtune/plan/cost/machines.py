@@ -1,6 +1,7 @@
 """What there is to compute on, without torch: known GPUs with their makers' figures, and this machine's CPU, measured."""
 
 import os
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -66,9 +67,12 @@ KNOWN = (
 
 
 def find(name: str) -> Device | None:
-    """The known device whose name stands in ``name``, case and punctuation aside."""
+    """The known device whose name stands in ``name``, as whole words; or else the one that ``name`` is a part of."""
+    for device in KNOWN:
+        if re.search(rf"\b{re.escape(device.name)}\b", name, re.IGNORECASE):
+            return device
     wanted = _plain(name)
-    return next((device for device in KNOWN if _plain(device.name) in wanted), None)
+    return next((device for device in KNOWN if wanted and wanted in _plain(device.name)), None)
 
 
 def _plain(name: str) -> str:

@@ -16,7 +16,8 @@ from cogtune.plan.cost.transformer import Grid, Network
 _FP32 = 4
 _INFERENCE_UNITS = 12
 """Tensors of (batch, tokens, D) that one block holds at once without a backward pass: MLP's 4 + 4, h, its norm, branch."""
-_EVALUATED_AT_ONCE = 4
+_EVALUATED_AT_ONCE, _LATENTS_AT_ONCE = 4, 1200
+"""Clips, and latent positions, that are decoded in one call (stages/evaluate.py, evaluation/generate.py)."""
 _THUMBNAIL = 20_000
 
 
@@ -124,7 +125,7 @@ class Costs:
         if stage == "sample":
             return self._sampling_bytes()
         if stage == "evaluate":
-            return self.vae.decode_bytes(*self.clip, _EVALUATED_AT_ONCE, self.encoder_bytes)
+            return self.vae.decode_bytes(*self.clip, self._decoded_at_once(), self.encoder_bytes)
         return 0.0
 
     def host_bytes(self, stage: str, ranks: int) -> float:
@@ -144,11 +145,19 @@ class Costs:
         width = element_bytes(self.deepspeed)
         return activations(self.network, self.grid, self.micro_batch(ranks), width, self.recomputes).peak
 
+    def _decoded_at_once(self) -> int:
+        frames, height, width = self.clip
+        latents = ((frames - 1) // 4 + 1) * (height // 8) * (width // 8)
+        return max(1, min(_EVALUATED_AT_ONCE, _LATENTS_AT_ONCE // latents))
+
     def _sampling_bytes(self) -> float:
         batch = (self.args.get("sampling_batch") or 1) * (2 if self.guided else 1)
         unit = batch * self.grid.tokens * self.network.width * self.sampling_bytes
         weights = self.network.count * self.sampling_bytes + self.vae.parameters * self.encoder_bytes
-        decoding = self.vae.decode_bytes(*self.clip, 1, self.encoder_bytes) - self.vae.parameters * self.encoder_bytes
+        decoding = (
+            self.vae.decode_bytes(*self.clip, self._decoded_at_once(), self.encoder_bytes)
+            - self.vae.parameters * self.encoder_bytes
+        )
         return weights + max(_INFERENCE_UNITS * unit, decoding)
 
     def disk_bytes(self, stage: str, units: int) -> float:

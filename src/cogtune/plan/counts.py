@@ -29,16 +29,23 @@ UNITS = {
 
 @dataclass(frozen=True)
 class Work:
-    """``todo`` of ``total`` units have to be made. ``begun``: the rest is there from a run that did not finish, or from
-    other jobs that share the folder."""
+    """``todo`` of ``total`` units have to be made; ``shared`` more are missing, and a job of another experiment that is
+    planned before makes them. The rest is in the store."""
 
     todo: int
     total: int
     unit: str
+    shared: int = 0
+
+    @property
+    def there(self) -> int:
+        """Units that the store holds."""
+        return self.total - self.todo - self.shared
 
     @property
     def begun(self) -> bool:
-        return 0 < self.todo < self.total
+        """Some, not all: left by a run that did not finish, or by other jobs that share the folder."""
+        return 0 < self.there < self.total
 
 
 class Counts:
@@ -47,6 +54,8 @@ class Counts:
     def __init__(self, history: History) -> None:
         self._history = history
         self._rows = cache(row_ids)
+        self._coming: dict[Path, set[str]] = {}
+        self._left: dict[str, Work] = {}
         self._distinct = cache(self._distinct_of)
 
     def columns(self, parts: Mapping[str, Slice]) -> Columns:
@@ -69,9 +78,11 @@ class Counts:
             "sample": self._sample,
             "evaluate": self._evaluate,
             "export": self._export,
-        }.get(part.stage)
-        todo, total = counted(part, parts, args) if counted else (1, 1)
-        return Work(max(0, todo), total, UNITS[part.stage])
+        }[part.stage]
+        if part.key not in self._left:
+            todo, total, shared = counted(part, parts, args)
+            self._left[part.key] = Work(max(0, todo), total, UNITS[part.stage], shared)
+        return self._left[part.key]
 
     def folder(self, part: Slice) -> Path:
         """Where a stage keeps its rows: by item key, or by job key where rows belong to one job."""
@@ -92,15 +103,25 @@ class Counts:
         """Different clips of the data set."""
         return self._distinct(parts["scan"].key)[0]
 
-    def _preprocess(self, part: Slice, parts: Mapping[str, Slice], args: Mapping[str, Any]) -> tuple[int, int]:
-        clips = self.clips(parts)
-        return len(clips - self._rows(self.folder(part))), len(clips)
+    def _lacking(self, part: Slice, wanted: set[str]) -> tuple[set[str], int]:
+        """Rows that the job makes, and how many more an earlier job of this plan makes in the same folder."""
+        folder = self.folder(part)
+        lacking = wanted - self._rows(folder)
+        coming = self._coming.setdefault(folder, set())
+        mine = lacking - coming
+        coming |= mine
+        return mine, len(lacking) - len(mine)
 
-    def _latents(self, part: Slice, parts: Mapping[str, Slice], args: Mapping[str, Any]) -> tuple[int, int]:
+    def _preprocess(self, part: Slice, parts: Mapping[str, Slice], args: Mapping[str, Any]) -> tuple[int, int, int]:
         clips = self.clips(parts)
-        lacking = clips - self._rows(self.folder(part))
+        lacking, shared = self._lacking(part, clips)
+        return len(lacking), len(clips), shared
+
+    def _latents(self, part: Slice, parts: Mapping[str, Slice], args: Mapping[str, Any]) -> tuple[int, int, int]:
+        clips = self.clips(parts)
+        lacking, shared = self._lacking(part, clips)
         rejected = self._rejected(parts["preprocess"], lacking)
-        return len(lacking) - rejected, len(clips) - rejected
+        return len(lacking) - rejected, len(clips) - rejected, shared
 
     def _rejected(self, preprocess: Slice, lacking: set[str]) -> int:
         """How many clips preprocess refused, as far as it is known: none of them is ever encoded."""
@@ -113,26 +134,28 @@ class Counts:
         reader = ShardReader(self.folder(preprocess)) if known else None
         return sum("rejected" in reader.meta(clip) for clip in sorted(known)) if reader else 0
 
-    def _text(self, part: Slice, parts: Mapping[str, Slice], args: Mapping[str, Any]) -> tuple[int, int]:
+    def _text(self, part: Slice, parts: Mapping[str, Slice], args: Mapping[str, Any]) -> tuple[int, int, int]:
         captions = self._distinct(parts["scan"].key)[1]
-        return len(captions - self._rows(self.folder(part))), len(captions)
+        lacking, shared = self._lacking(part, captions)
+        return len(lacking), len(captions), shared
 
-    def _train(self, part: Slice, parts: Mapping[str, Slice], args: Mapping[str, Any]) -> tuple[int, int]:
+    def _train(self, part: Slice, parts: Mapping[str, Slice], args: Mapping[str, Any]) -> tuple[int, int, int]:
         own = part.identity["values"]["args"]
         total = total_steps(own, self._pairs(parts) if own.get("epochs") else 0, own["global_batch_size"])
         step, finished = self.train_state(part)
-        return (0 if finished else total - step), total
+        return (0 if finished else total - step), total, 0
 
     def _pairs(self, parts: Mapping[str, Slice]) -> int:
-        return sum(split == "train" for split in self.columns(parts).splits)
+        # Scan accepts a clip once in a split, so rows are pairs.
+        return self.columns(parts).splits.count("train")
 
-    def _export(self, part: Slice, parts: Mapping[str, Slice], args: Mapping[str, Any]) -> tuple[int, int]:
-        return int(not (self.folder(part) / "index.json").exists()), 1
+    def _export(self, part: Slice, parts: Mapping[str, Slice], args: Mapping[str, Any]) -> tuple[int, int, int]:
+        return int(not (self.folder(part) / "index.json").exists()), 1, 0
 
-    def _sample(self, part: Slice, parts: Mapping[str, Slice], args: Mapping[str, Any]) -> tuple[int, int]:
+    def _sample(self, part: Slice, parts: Mapping[str, Slice], args: Mapping[str, Any]) -> tuple[int, int, int]:
         count = self.prompts(parts, args)
         total = count * len(variants(args, count))
-        return total - len(self._rows(self.folder(part))), total
+        return total - len(self._rows(self.folder(part))), total, 0
 
     def prompts(self, parts: Mapping[str, Slice], args: Mapping[str, Any]) -> int:
         """How many captions are sampled: different training pairs, or lines of the prompt file."""
@@ -141,17 +164,14 @@ class Counts:
                 return len(Path(args["input_file"]).read_text(encoding="utf-8").splitlines())
             except (OSError, UnicodeDecodeError):
                 return 0
-        columns = self.columns(parts)
-        rows = zip(columns.clips, columns.captions, columns.splits, strict=True)
-        pairs = len({(clip, caption) for clip, caption, split in rows if split == "train"})
-        wanted = args.get("sampling_count")
+        wanted, pairs = args.get("sampling_count"), self._pairs(parts)
         return pairs if wanted is None else min(wanted, pairs)
 
-    def _evaluate(self, part: Slice, parts: Mapping[str, Slice], args: Mapping[str, Any]) -> tuple[int, int]:
+    def _evaluate(self, part: Slice, parts: Mapping[str, Slice], args: Mapping[str, Any]) -> tuple[int, int, int]:
         clips = len(self.clips(parts))
         receipt = self._history.receipt("preprocess", parts["preprocess"].key)
         total = clips - (receipt.get("rejected") or 0)
-        return total - len(self._rows(self.folder(part))), total
+        return total - len(self._rows(self.folder(part))), total, 0
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

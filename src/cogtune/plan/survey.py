@@ -43,6 +43,7 @@ class Step:
             "state": self.state,
             "todo": self.work.todo,
             "total": self.work.total,
+            "shared": self.work.shared,
             "unit": self.work.unit,
             "why": [reason.to_dict() for reason in self.why],
             "estimate": asdict(self.estimate) if self.estimate else None,
@@ -112,18 +113,20 @@ class Surveyor:
     def _explained(
         self, part: Slice, work: Work, name: str, config: Config, steps: Mapping[str, Step]
     ) -> tuple[str, list[Reason]]:
-        if not work.todo:
+        if not work.todo and not work.shared:
             text = "all of it is in the store; a job only writes its receipt again"
             return COMPLETE, [Reason("receipt", text)]
         earlier = self.history.before(part, name)
         if part.stage == "train" and work.begun:
-            step = f"half done: resumes at step {work.total - work.todo:,} of {work.total:,}"
+            step = f"half done: resumes at step {work.there:,} of {work.total:,}"
             return HALF_DONE, [Reason("resume", step)]
         grown = work.begun and earlier is not None and _same_rows(earlier[0], part)
         if work.begun and not grown:
-            begun = f"half done: {work.total - work.todo:,} of {work.total:,} {work.unit} are there"
-            return HALF_DONE, [Reason("resume", begun)]
-        return STALE, self._compared(part, work, earlier, config, steps)
+            return HALF_DONE, [Reason("resume", f"half done: {work.there:,} of {work.total:,} {work.unit} are there")]
+        reasons = self._compared(part, work, earlier, config, steps)
+        if work.shared:
+            reasons.append(Reason("shared", f"{work.shared:,} of its {work.unit} come from another experiment's job"))
+        return STALE, reasons
 
     def _compared(
         self,

@@ -16,7 +16,7 @@ _ABSENT = object()
 
 @dataclass(frozen=True)
 class Reason:
-    """``kind``: key, file, data, upstream, version, never, resume, receipt or publish. ``text``: for people.
+    """``kind``: key, file, data, upstream, version, never, resume, receipt, shared or publish. ``text``: for people.
 
     A changed key also has its dotted ``key``, the values before and after, and who set the new one. ``causes``: the stale
     stages that an upstream reason goes back to.
@@ -119,8 +119,8 @@ def data_changes(old: Columns, new: Columns, kind: str) -> list[Reason]:
 
 
 def _by_clip(columns: Columns, wanted: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Clip -> (caption, split); of a clip in both splits, what is said of its training row."""
-    rows = sorted(zip(columns.splits, columns.clips, columns.captions, strict=True), reverse=True)
+    """Clip -> (caption, split); of a clip in both splits, what is said of its training row, which stands first."""
+    rows = zip(reversed(columns.splits), reversed(columns.clips), reversed(columns.captions), strict=True)
     return {clip: (caption, split) for split, clip, caption in rows if split in wanted}
 
 

@@ -111,23 +111,32 @@ class Network:
 
     def flops(self, grid: Grid) -> float:
         """One forward pass of one clip; a multiply-add counts as two. Norms, softmax and positions are left out."""
+        return self._products(grid) + self._adapters(grid) + self._attention(grid)
+
+    def training_flops(self, grid: Grid, recomputed: bool = False) -> float:
+        """Forward and backward of one clip. Backward costs a product as much again for the gradient of its input, and once
+        more for that of its weights if they train; attention 2.5 times as much, since it computes its scores anew
+        (FlashAttention-2, arXiv:2307.08691). A recomputed forward is one more."""
+        weights = [one for one in self.parameters if not (one.fixed or one.adapter)]
+        share = sum(one.count for one in weights if self.trains(one)) / sum(one.count for one in weights)
+        passes = (2 + share) * self._products(grid) + 3 * self._adapters(grid) + 3.5 * self._attention(grid)
+        return passes + recomputed * self.flops(grid)
+
+    def _products(self, grid: Grid) -> float:
+        """Of the matrices: 2 x (q, k, v, dense: 4 D^2; MLP: 8 D^2) a token and block, and both ends."""
         N, D, E = grid.tokens, self.width, self.embedding
-        projections = 24 * N * D**2  # 2 x (q, k, v, dense: 4 D^2; MLP: 8 D^2)
-        attention = 4 * N**2 * D  # scores, and the weighted sum of values
-        modulation = 24 * E * D
-        adapters = sum(16 * N * D * self.lora["r"] for i in range(self.layers) if self.adapted(i)) if self.lora else 0
         patches = (
             2 * D * grid.video * (self.params["in_channels"] + self.params["out_channels"]) * math.prod(self.patch)
         )
-        text = 2 * D * grid.text * self.text_width
-        return self.layers * (projections + attention + modulation) + adapters + patches + text
+        return self.layers * (24 * N * D**2 + 24 * E * D) + patches + 2 * D * grid.text * self.text_width
 
-    def training_flops(self, grid: Grid, recomputed: bool = False) -> float:
-        """Forward and backward of one clip: the backward pass costs as much again for the gradients of activations, and
-        once more for those of weights as far as they train; a recomputed forward is one more."""
-        forward = self.flops(grid)
-        share = sum(one.count for one in self.trained if not one.adapter) / max(1, self.count)
-        return forward * (2 + share + recomputed)
+    def _attention(self, grid: Grid) -> float:
+        """Scores, and the weighted sum of values."""
+        return self.layers * 4 * grid.tokens**2 * self.width
+
+    def _adapters(self, grid: Grid) -> float:
+        rank = self.lora["r"] if self.lora else 0
+        return sum(16 * grid.tokens * self.width * rank for i in range(self.layers) if self.adapted(i))
 
     def _ends(self) -> Iterator[Parameter]:
         D, E, p = self.width, self.embedding, self.params

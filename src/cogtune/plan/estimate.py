@@ -85,9 +85,11 @@ class Estimator:
         """What would stop the job: a device, or the machine, with less memory than it wants."""
         device, told = self._machine.device, []
         if found.memory > device.memory > 0:
-            told.append(f"{stage} wants {_gb(found.memory)} of memory, {device.name} has {_gb(device.memory)}")
+            told.append(
+                f"does not fit: {stage} wants {_gb(found.memory)} of memory, {device.name} has {_gb(device.memory)}"
+            )
         if stage == "train" and self._gpu and self._ranks > self._machine.count:
-            told.append(f"train wants {self._ranks} devices (ranks), there are {self._machine.count}")
+            told.append(f"does not fit: train wants {self._ranks} devices (ranks), there are {self._machine.count}")
         return told
 
     def _devices(self, stage: str, work: Work) -> int:

@@ -96,7 +96,7 @@ class Surveyor:
     ) -> Step:
         part = parts[stage]
         if shown or (stage != "report" and self.history.receipt(stage, part.key)):
-            return Step(stage, part.key, UP_TO_DATE, self._done(part))
+            return Step(stage, part.key, UP_TO_DATE, self._done(part), warnings=self._lost(part))
         if stage == "report":
             work = Work(1, 1, UNITS[stage])
             return Step(
@@ -106,6 +106,16 @@ class Surveyor:
         state, why = self._explained(part, work, name, config, steps)
         estimate = estimator.of(part, work)
         return Step(stage, part.key, state, work, why, estimate, estimator.warnings(stage, estimate))
+
+    def _lost(self, part: Slice) -> list[str]:
+        """A receipt without its work: the workflow believes the receipt."""
+        folder = self.counts.folder(part)
+        if part.stage == "report" or folder.is_dir() or not self.history.receipt(part.stage, part.key):
+            return []
+        receipt = self.workspace.results / ".receipts" / f"{part.stage}-{part.key}.json"
+        return [
+            f"lost: {folder} is gone, and {receipt} says that it is there; delete that file and those of later stages"
+        ]
 
     def _done(self, part: Slice) -> Work:
         return Work(0, 1, UNITS["report"]) if part.stage == "report" else self.counts.done(part)

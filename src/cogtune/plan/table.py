@@ -22,14 +22,23 @@ def draw(surveys: Sequence[Survey], machine: Machine, console: "Console") -> Non
 
 def _draw_one(survey: Survey, console: "Console") -> None:
     from rich.markup import escape
-    from rich.table import Table
 
     why = f"only what {survey.only_for} starts from" if survey.only_for else ", ".join(survey.base)
     console.print(f"[bold]{escape(survey.experiment)}[/bold]  {escape(why)}", highlight=False)
-    if not any(step.runs for step in survey.steps):
+    if any(step.runs for step in survey.steps):
+        _draw_stages(survey, console)
+        _draw_reasons(survey, console)
+    else:
         total = ", ".join(_amount(step) for step in survey.steps if step.stage in ("latents", "text", "train"))
-        console.print(f"  [green]up to date[/green]: nothing would run ({total})\n", highlight=False)
-        return
+        console.print(f"  [green]up to date[/green]: nothing would run ({total})", highlight=False)
+    for warning in (text for step in survey.steps for text in step.warnings):
+        console.print(f"  [red]{escape(warning)}[/red]", highlight=False)
+    console.print()
+
+
+def _draw_stages(survey: Survey, console: "Console") -> None:
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for name in ("stage", "state", "to make"):
         table.add_column(name, no_wrap=True)
@@ -38,10 +47,6 @@ def _draw_one(survey: Survey, console: "Console") -> None:
     for step in survey.steps:
         table.add_row(f"  {step.stage}", f"[{_COLOURS[step.state]}]{step.state}", _amount(step), *_figures(step))
     console.print(table)
-    _draw_reasons(survey, console)
-    for warning in (text for step in survey.steps for text in step.warnings):
-        console.print(f"  [red]does not fit:[/red] {escape(warning)}", highlight=False)
-    console.print()
 
 
 def _draw_reasons(survey: Survey, console: "Console") -> None:
@@ -81,6 +86,8 @@ def _amount(step: Step) -> str:
     unit = work.unit if work.total != 1 else work.unit.removesuffix("s")
     if step.stage in ("export", "report"):
         return "1" if work.todo else "–"
+    if not work.total:
+        return "–"
     if not step.runs or not work.todo:
         return f"– ({work.total:,} {unit})" if step.runs else f"{work.total:,} {unit}"
     return f"{work.todo:,} of {work.total:,} {unit}" if work.todo < work.total else f"{work.todo:,} {unit}"

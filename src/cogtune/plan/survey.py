@@ -1,7 +1,7 @@
 """What the workflow would do for one experiment: every stage's state, why, how much, and what it costs."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from cogtune.config.merge import Config
@@ -73,6 +73,8 @@ class Surveyor:
     workspace: Workspace
     history: History
     counts: Counts
+    _told: dict[tuple[str, str], str] = field(default_factory=dict)
+    """(stage, key) of a job -> the experiment whose survey told of it."""
 
     def survey(self, name: str, estimator: Estimator, only_for: str | None = None) -> Survey:
         """The scans of the experiment's chain must be done."""
@@ -81,7 +83,12 @@ class Surveyor:
         stages = list(STAGES)[: list(STAGES).index("train") + 1] if only_for else list(STAGES)
         steps: dict[str, Step] = {}
         for stage in stages:
-            steps[stage] = self._step(parts, stage, name, config, steps, estimator, shown)
+            step = self._step(parts, stage, name, config, steps, estimator, shown)
+            first = self._told.setdefault((stage, step.key), name)
+            if step.runs and first != name:
+                same = [Reason("shared", f"the same job as in {first}")]
+                step = replace(step, why=same, estimate=None, warnings=[])
+            steps[stage] = step
         return Survey(name, self.workspace.experiments[name].base, list(steps.values()), only_for)
 
     def _step(
@@ -159,7 +166,9 @@ class Surveyor:
             reasons += self._data(part, key)
         if not reasons:
             return [Reason("never", f"its {work.unit} are no longer in the store")]
-        return reasons if own else [Reason("never", "never run; compared with the nearest run:"), *reasons]
+        if own or all(reason.kind in ("upstream", "data") for reason in reasons):
+            return reasons
+        return [Reason("never", "never run; unlike the nearest run:"), *reasons]
 
     def _data(self, part: Slice, key: str) -> list[Reason]:
         old, kind = self.history.scanned(key), STAGES[part.stage].data
@@ -212,7 +221,7 @@ def _roots(upstream: list[str], steps: Mapping[str, Step]) -> list[str]:
         step = steps.get(name)
         if step is None or not step.work.todo:
             continue
-        own = [reason for reason in step.why if reason.kind != "upstream"]
+        own = [reason for reason in step.why if reason.kind in ("key", "file", "version", "resume")]
         above = [cause for reason in step.why for cause in reason.causes]
         found.update(above if above and not own else [name])
     return [stage for stage in steps if stage in found]

@@ -1,5 +1,6 @@
 """A plan as people read it: one table an experiment, the reasons under it, totals at the end. 100 columns are enough."""
 
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _COLOURS = {UP_TO_DATE: "green", STALE: "yellow", HALF_DONE: "yellow", COMPLETE: "cyan"}
+_WORTH_TELLING = 1e9
+_MARGIN = "       "
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 
@@ -51,16 +54,22 @@ def _draw_stages(survey: Survey, console: "Console") -> None:
 
 def _draw_reasons(survey: Survey, console: "Console") -> None:
     """Stages that run for the same reasons share a line; the lines are wrapped, and go on further in."""
-    from rich.markup import escape
-    from rich.text import Text
-
     console.print("  [dim]why[/dim]")
     for stages, texts in _grouped(survey.steps):
         head = f"{', '.join(stages)}:"
         lines = [f"{head} {texts[0]}"] if len(texts) == 1 else [head, *(f"  {text}" for text in texts)]
         for line in lines:
-            for i, part in enumerate(Text(escape(line)).wrap(console, console.width - 8)):
-                console.print(f"    {'    ' * (i > 0)}{part.plain.rstrip()}")
+            _write(line, console, "    ", "        ")
+
+
+def _write(text: str, console: "Console", first: str, further: str) -> None:
+    """Wrapped between words where it is too long; a path that is longer than a line stays whole."""
+    lines = textwrap.wrap(
+        text, console.width, initial_indent=first, subsequent_indent=further, break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _grouped(steps: Iterable[Step]) -> list[tuple[list[str], list[str]]]:
@@ -124,19 +133,25 @@ def _draw_total(surveys: Sequence[Survey], machine: Machine, console: "Console")
         f"{duration(seconds)} one after the other",
         f"{size(sum(e.disk for e in known))} of disk",
     ]
-    words += [f"at most {size(peak)} on a device"] if peak else []
-    words += [f"{size(host)} of CPU memory"] if host and device.gpu else []
-    console.print(f"[bold]total[/bold]  {', '.join(filter(None, words))}", highlight=False, soft_wrap=True)
-    console.print(f"       estimated for {on}", highlight=False, soft_wrap=True)
+    words += [f"at most {size(peak)} {'on a device' if device.gpu else 'in a process'}"] if peak else []
+    words += [f"{size(host)} of CPU memory"] if host > _WORTH_TELLING and device.gpu else []
+    told = [f"estimated for {on}"]
     if unknown:
-        console.print(f"       without {unknown} jobs: {device.name} is not a GPU that is known here", highlight=False)
+        told.append(
+            f"the time of {unknown} of them is not known: no figures for {device.name}; `--device` names a like one"
+        )
     if any(estimate.basis == "modelled" for estimate in known):
-        console.print("       ~ modelled (docs/cost_model.md); without ~: scaled from an earlier run", highlight=False)
+        told.append("~ modelled (docs/cost_model.md); without ~: scaled from an earlier run")
+    _write(f"total  {', '.join(filter(None, words))}", console, "", _MARGIN)
+    for line in told:
+        _write(line, console, _MARGIN, _MARGIN)
 
 
 def distinct(surveys: Iterable[Survey]) -> list[Step]:
     """Steps that would run, each job once however many experiments share it."""
-    jobs = {(step.stage, step.key): step for survey in surveys for step in survey.steps if step.runs}
+    jobs: dict[tuple[str, str], Step] = {}
+    for step in (step for survey in surveys for step in survey.steps if step.runs):
+        jobs.setdefault((step.stage, step.key), step)
     return list(jobs.values())
 
 

@@ -187,6 +187,8 @@ def test_experiments_share_jobs_and_rows(world: World) -> None:
     first, fast, short = ({step.stage: step for step in survey.steps} for survey in world.plan())
     assert first["latents"].key == fast["latents"].key
     assert first["latents"].work == fast["latents"].work
+    assert [reason.text for reason in fast["latents"].why] == ["the same job as in tiny"]
+    assert fast["latents"].estimate is None
     assert first["train"].key != fast["train"].key
     assert (short["latents"].work.todo, short["latents"].work.shared) == (0, 4)
     assert "4 of its clips come from another experiment's job" in [reason.text for reason in short["latents"].why]
@@ -209,7 +211,7 @@ def test_never_run_but_another_experiment_was(world: World) -> None:
     world.run()
     world.experiments("tiny", other="args.seed=12")
     texts = [reason.text for reason in world.steps("other")["train"].why]
-    assert texts == ["never run; compared with the nearest run:", "args.seed 11 → 12 (command line)"]
+    assert texts == ["never run; unlike the nearest run:", "args.seed 11 → 12 (command line)"]
 
 
 def test_a_config_that_cannot_be_planned_leaves_the_others(world: World) -> None:

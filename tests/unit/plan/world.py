@@ -22,6 +22,7 @@ from cogtune.plan.survey import Step, Survey
 from cogtune.runtime.atomic import write_json
 
 TINY = Path(__file__).parents[2] / "workflow" / "tiny.yaml"
+T5 = {"vocab_size": 48, "d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 2}
 CPU = Machine(Device("CPU", 1e11, 1e11, 16e9, gpu=False))
 GPU = Machine(Device("H100", 989e12, 67e12, 80e9), 2)
 
@@ -34,7 +35,7 @@ class World:
         for folder in ("assets/t5", "data/train/videos", "data/train/labels", "data/valid/videos", "data/valid/labels"):
             (root / folder).mkdir(parents=True)
         (root / "assets/3d-vae.pt").write_text("weights")
-        (root / "assets/t5/config.json").write_text("{}")
+        (root / "assets/t5/config.json").write_text(json.dumps(T5))
         self.config = root / "tiny.yaml"
         shutil.copy(TINY, self.config)
         self.workflow = root / "config.yaml"

@@ -102,12 +102,8 @@ def test_recomputed_bytes_of_one_block(name: str) -> None:
     model._layer = capture  # type: ignore[method-assign]
     model(x, timesteps, context)
     i, h_BND, *rest = captured[1]
-    block = saved(
-        model,
-        lambda: run_layer(
-            i, h_BND.detach().requires_grad_(), *(r.detach() if isinstance(r, Tensor) else r for r in rest)
-        ),
-    )
+    alone: list[Any] = [r.detach() if isinstance(r, Tensor) else r for r in rest]
+    block = saved(model, lambda: run_layer(i, h_BND.detach().requires_grad_(), *alone))
     constants = rest[1].numel() * 8 if rest[1] is not None else 0  # the rotation, kept once for all blocks
     own_input = h_BND.numel() * h_BND.element_size()
     assert case.modelled(True).recomputed == pytest.approx(block - own_input - constants, rel=TOLERANCE)

@@ -24,7 +24,7 @@ _REPORT_SECONDS = 2.0
 _FOUND_DONE_SECONDS = 4.0
 """Of a job that starts, finds its work done, and writes its receipt."""
 _UTILISATION = {"train": 0.40, "latents": 0.30, "text": 0.40, "sample": 0.40, "evaluate": 0.30}
-"""Share of the peak that is sustained on a GPU. Assumed: large transformers reach 0.35 to 0.5 (docs/cost_model.md)."""
+"""Share of the peak that is sustained on a GPU: assumed (docs/cost_model.md)."""
 _CPU_UTILISATION = {"train": 0.40, "latents": 0.30, "text": 0.50, "sample": 0.45, "evaluate": 0.30}
 _DECODED_PIXELS = 60e6
 """Source pixels that one core decodes and resizes in a second."""

@@ -34,6 +34,7 @@ class Workspace:
     results: Path
     experiments: dict[str, Experiment]
     demo_data: bool = False
+    looks_only: bool = False
     _resolvers: dict[str, Resolver] = field(default_factory=dict)
     _hashes: ContentHashes | None = None
     _fingerprints: dict[str, str] = field(default_factory=dict)
@@ -73,7 +74,8 @@ class Workspace:
             self._hashes = self._hashes or ContentHashes(self.store / "hashes.json")
             place = Place(self.store, self.results, experiment.ranks, name)
             config = load_config(experiment.base, experiment.set)
-            self._resolvers[name] = Resolver(config, place, self._hashes, fingerprints=self._fingerprints)
+            shared = {"fingerprints": self._fingerprints, "looks_only": self.looks_only}
+            self._resolvers[name] = Resolver(config, place, self._hashes, **shared)
         return self._resolvers[name]
 
     def chain(self, name: str) -> list[str]:

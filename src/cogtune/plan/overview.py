@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from cogtune.errors import UserError
 from cogtune.plan.cost import machines
@@ -39,29 +40,45 @@ def run(arguments: argparse.Namespace, workspace: Workspace, scan: Callable[[Wor
     return 1 if failed else 0
 
 
+def _waiting(text: str) -> AbstractContextManager[object]:
+    """A sign of life on a terminal: what a million clips have left takes seconds to read."""
+    if not sys.stderr.isatty():
+        return nullcontext()
+    from rich.console import Console
+
+    return Console(stderr=True).status(text)
+
+
 def survey_all(
     workspace: Workspace, names: Iterable[str], machine: Machine, scan: Callable[[Workspace, str], None]
 ) -> tuple[list[Survey], dict[str, UserError]]:
     """Surveys in order, after the experiments that they start from; and what went wrong, by experiment."""
     history = History(workspace.store, workspace.results)
     surveyor = Surveyor(workspace, history, Counts(history))
+    workspace.looks_only = True
     asked, surveys = list(names), dict[str, Survey]()
     failed: dict[str, UserError] = {}
     for name in asked:
         try:
+            with _waiting("listing the data"):
+                workspace.scan_receipts(name)
             for link in workspace.chain(name):
                 scan(workspace, link)
-                if link in surveys:
-                    continue
-                config, ranks = workspace.config(link), workspace.experiments[link].ranks
-                parts = workspace.slices(link)
-                batch = parts["train"].identity["values"]["args"].get("global_batch_size")
-                values = config.values | {"args": config.values["args"] | {"global_batch_size": batch}}
-                estimator = Estimator(values, config.files, ranks, machine, history)
-                surveys[link] = surveyor.survey(link, estimator, None if link in asked else name)
+                if link not in surveys:
+                    with _waiting("looking at what the store holds"):
+                        estimator = _estimator(workspace, link, machine, history)
+                        surveys[link] = surveyor.survey(link, estimator, None if link in asked else name)
         except UserError as error:
             failed[name] = error
     return list(surveys.values()), failed
+
+
+def _estimator(workspace: Workspace, name: str, machine: Machine, history: History) -> Estimator:
+    """For one experiment, with the global batch that its training would run with."""
+    config, train = workspace.config(name), workspace.slices(name)["train"]
+    batch = train.identity["values"]["args"]["global_batch_size"]
+    values = config.values | {"args": config.values["args"] | {"global_batch_size": batch}}
+    return Estimator(values, config.files, workspace.experiments[name].ranks, machine, history)
 
 
 def chosen(workspace: Workspace, wanted: Sequence[str]) -> list[str]:

@@ -38,6 +38,8 @@ class Resolver:
     loaded: Slice | None = None
     fingerprints: dict[str, str] = field(default_factory=dict)
     """By folders; shared by experiments of one `Workspace`, since each costs two calls to the file system per clip."""
+    looks_only: bool = False
+    """Writes no slice and decides no global batch: a plan leaves no trace that a later run would follow."""
     _cut: dict[str, Slice] = field(default_factory=dict)
 
     def scan(self) -> Slice:
@@ -88,7 +90,8 @@ class Resolver:
             for kind in extra
         }
         part = Slice(name, part.identity, merged)
-        part.write(self.place.store)
+        if not self.looks_only:
+            part.write(self.place.store)
         self._cut[name] = part
 
     def _values(self, name: str, upstream: dict[str, Slice]) -> dict[str, Any]:
@@ -131,5 +134,8 @@ class Resolver:
         anonymous = cut(STAGES["train"], values, {}, {}, upstream, None)
         memo = self.place.store / "slices" / f"{anonymous.key}.batch.json"
         if not memo.exists():
-            write_json(memo, {"global_batch_size": micro * accumulation * self.place.ranks})
+            first = micro * accumulation * self.place.ranks
+            if self.looks_only:
+                return first
+            write_json(memo, {"global_batch_size": first})
         return json.loads(memo.read_text())["global_batch_size"]

@@ -34,6 +34,7 @@ def scan_first(workspace: Workspace, name: str, plain: bool = False) -> None:
         resolver = workspace.resolver(link)
         receipt = resolver.place.receipt(resolver.scan())
         if not receipt.exists():
+            resolver.scan().write(workspace.store)
             execute(Job(resolver.scan(), workspace.store, plain=plain), receipt)
 
 

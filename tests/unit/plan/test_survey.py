@@ -23,6 +23,15 @@ def test_before_any_run(world: World) -> None:
     assert all(step.estimate is not None and step.estimate.basis == "modelled" for step in steps.values() if step.runs)
 
 
+def test_a_plan_decides_nothing(world: World) -> None:
+    """No slice, and no global batch: with more ranks later, the batch is not that of the machine that planned."""
+    world.edit("  global_batch_size: 2\n", "")
+    assert world.steps()["train"].runs
+    assert not (world.store / "slices").exists()
+    world.workflow.write_text(world.workflow.read_text().replace("ranks: 2", "ranks: 8"))
+    assert world.slices()["train"].identity["values"]["args"]["global_batch_size"] == 8
+
+
 def test_after_a_run_and_after_putting_an_edit_back(world: World) -> None:
     world.run()
     assert set(world.states().values()) == {UP_TO_DATE}

@@ -79,7 +79,7 @@ class Surveyor:
     def survey(self, name: str, estimator: Estimator, only_for: str | None = None) -> Survey:
         """The scans of the experiment's chain must be done."""
         parts, config = self.workspace.slices(name), self.workspace.config(name)
-        shown = self.workspace.published(name).exists()
+        shown = self.workspace.published(only_for or name).exists()
         stages = list(STAGES)[: list(STAGES).index("train") + 1] if only_for else list(STAGES)
         steps: dict[str, Step] = {}
         for stage in stages:

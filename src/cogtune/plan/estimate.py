@@ -25,7 +25,7 @@ _FOUND_DONE_SECONDS = 4.0
 """Of a job that starts, finds its work done, and writes its receipt."""
 _UTILISATION = {"train": 0.40, "latents": 0.30, "text": 0.40, "sample": 0.40, "evaluate": 0.30}
 """Share of the peak that is sustained on a GPU: assumed (docs/cost_model.md)."""
-_CPU_UTILISATION = {"train": 0.40, "latents": 0.30, "text": 0.50, "sample": 0.45, "evaluate": 0.30}
+_CPU_UTILISATION = {"train": 0.32, "latents": 0.30, "text": 0.50, "sample": 0.45, "evaluate": 0.30}
 _DECODED_PIXELS = 60e6
 """Source pixels that one core decodes and resizes in a second."""
 _WEIGHTS_PER_SECOND = 0.5e9
@@ -106,8 +106,7 @@ class Estimator:
         if stage not in _UTILISATION:
             return _REPORT_SECONDS
         rate = self._machine.rate(self._costs.half(stage)) * (_UTILISATION if self._gpu else _CPU_UTILISATION)[stage]
-        # Processes on one CPU share it; its rate is that of the whole.
-        together = rate * (devices if self._gpu else 1)
+        together = rate * (devices if self._gpu else min(self._machine.cores, self._ranks * self._costs.threads))
         return _STARTUP[stage] + work / together if together else None
 
     @property

@@ -3,12 +3,15 @@
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 _CPU = "CPU"
+_MEASURED_SECONDS = 0.15
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _DRIVER = Path("/proc/driver/nvidia/gpus")
 
 
@@ -25,13 +28,14 @@ class Device:
 
 @dataclass(frozen=True)
 class Machine:
-    """``count`` equal devices. A CPU counts as one, however many processes share it."""
+    """``count`` equal devices. A CPU counts as one, of ``cores`` cores; its device is one of them."""
 
     device: Device
     count: int = 1
+    cores: int = 1
 
     def rate(self, half: bool) -> float:
-        """Peak FLOP/s of one device."""
+        """Peak FLOP/s of one device, or of one core."""
         return self.device.half if half else self.device.single
 
 
@@ -86,7 +90,7 @@ def here(environment: Mapping[str, str] | None = None) -> Machine:
     """
     names = device_names(environment)
     if names == [_CPU]:
-        return Machine(cpu())
+        return Machine(cpu(), cores=len(os.sched_getaffinity(0)))
     return Machine(find(names[0]) or Device(names[0], 0.0, 0.0, 0.0), len(names))
 
 
@@ -110,16 +114,32 @@ def driver_names() -> list[str]:
 
 @cache
 def cpu() -> Device:
-    """This CPU: the rate of a matrix product in fp32 on all threads that numpy takes, measured (about 50 ms); half of it in
-    bf16, as training on a CPU without matrix units for it went (`bench/train.py`: 4.7 steps/s instead of 8.2)."""
-    import numpy as np
+    """One core of this CPU: the rate of a matrix product in fp32, measured on one thread; half of it in bf16, as training on
+    a CPU without matrix units for it went (`bench/train.py`: 4.7 steps/s instead of 8.2)."""
+    with _one_thread():
+        import numpy as np
 
-    size = 768
+    size = 384
     a = np.ones((size, size), np.float32)
-    best = float("inf")
-    for _ in range(4):
-        started = time.perf_counter()
+    best, began = float("inf"), time.perf_counter()
+    while (started := time.perf_counter()) - began < _MEASURED_SECONDS:
         np.matmul(a, a)
-        best = min(best, time.perf_counter() - started)
+        best = min(best, time.perf_counter() - started)  # the best of many short ones: others may use the CPU too
     rate = 2 * size**3 / best
     return Device(_CPU, rate / 2, rate, float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")), gpu=False)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """BLAS reads its number of threads when numpy is imported for the first time; on several, one that has to wait for
+    its core slows all down tenfold."""
+    before = {name: os.environ.get(name) for name in _THREADS}
+    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

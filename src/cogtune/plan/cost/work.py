@@ -70,6 +70,11 @@ class Costs:
         return bool(self.args.get("checkpoint_activations")) or self.network.checkpointing
 
     @property
+    def threads(self) -> int:
+        """CPU threads of one rank; the other stages take those of all ranks."""
+        return self.args.get("threads_per_rank") or 1
+
+    @property
     def encoder_bytes(self) -> int:
         return 4 if self.args.get("encoder_precision") == "fp32" else 2
 

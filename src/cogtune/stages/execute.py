@@ -63,16 +63,18 @@ def _record(job: Job, counts: dict[str, Any], seconds: float) -> None:
     if known is not None and not counts.get("made"):
         return
     peak_kib = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    known = known or {"stage": job.slice.stage, "key": job.key, "runs": 0, "seconds": 0.0, "peak_memory_mib": 0.0}
+    empty = {"stage": job.slice.stage, "key": job.key, "runs": 0, "seconds": 0.0, "peak_memory_mib": 0.0, "made": 0}
+    known = known or empty
     names = device_names()
     record = known | {
         "runs": known["runs"] + 1,
         "seconds": round(known["seconds"] + seconds, 3),
         "peak_memory_mib": max(known["peak_memory_mib"], round(peak_kib / 1024, 1)),
-        "made": known.get("made", 0) + counts.get("made", 0),
         "device": names[0],
         "devices": len(names),
     }
+    if "made" in known:  # a version that did not count it began this record
+        record["made"] = known["made"] + counts.get("made", 0)
     if gpu_mib := _peak_gpu_mib():
         record["peak_gpu_mib"] = max(known.get("peak_gpu_mib", 0.0), gpu_mib)
     write_json(path, record)

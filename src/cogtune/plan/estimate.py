@@ -30,6 +30,13 @@ _DECODED_PIXELS = 60e6
 """Source pixels that one core decodes and resizes in a second."""
 _WEIGHTS_PER_SECOND = 0.5e9
 """Bytes of weights that an export reads, converts and compares in a second."""
+_WAY_OUT = {
+    "train": "checkpoint_activations, a smaller train_micro_batch_size_per_gpu, offload_optimizer or ZeRO 3 save memory",
+    "latents": "model.first_stage_config.params.encode_batch_frames: 8 and args.encode_batch: 1 save memory",
+    "text": "a smaller args.text_batch or args.encoder_precision: bf16 save memory",
+    "sample": "a smaller args.sampling_batch saves memory",
+    "evaluate": "args.encoder_precision: bf16 saves memory",
+}
 _LOG_ROWS = 200
 _PROCESS_BYTES = 0.6e9
 """Of a Python process with PyTorch and DeepSpeed imported, before it does anything."""
@@ -85,9 +92,8 @@ class Estimator:
         """What would stop the job: a device, or the machine, with less memory than it wants."""
         device, told = self._machine.device, []
         if found.memory > device.memory > 0:
-            told.append(
-                f"does not fit: {stage} wants {_gb(found.memory)} of memory, {device.name} has {_gb(device.memory)}"
-            )
+            wants = f"{stage} wants {_gb(found.memory)} of memory, {device.name} has {_gb(device.memory)}"
+            told.append(f"does not fit: {wants}; {_WAY_OUT[stage]}")
         if stage == "train" and self._gpu and self._ranks > self._machine.count:
             told.append(f"does not fit: train wants {self._ranks} devices (ranks), there are {self._machine.count}")
         return told

@@ -35,7 +35,7 @@ def _draw_one(survey: Survey, console: "Console") -> None:
         total = ", ".join(_amount(step) for step in survey.steps if step.stage in ("latents", "text", "train"))
         console.print(f"  [green]up to date[/green]: nothing would run ({total})", highlight=False)
     for warning in (text for step in survey.steps for text in step.warnings):
-        console.print(f"  [red]{escape(warning)}[/red]", highlight=False)
+        _write(warning, console, "  ", "      ", "red")
     console.print()
 
 
@@ -62,14 +62,14 @@ def _draw_reasons(survey: Survey, console: "Console") -> None:
             _write(line, console, "    ", "        ")
 
 
-def _write(text: str, console: "Console", first: str, further: str) -> None:
+def _write(text: str, console: "Console", first: str, further: str, style: str | None = None) -> None:
     """Wrapped between words where it is too long; a path that is longer than a line stays whole."""
     lines = textwrap.wrap(
         text, console.width, initial_indent=first, subsequent_indent=further, break_long_words=False,
         break_on_hyphens=False,
     )  # fmt: skip
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def _grouped(steps: Iterable[Step]) -> list[tuple[list[str], list[str]]]:

@@ -73,7 +73,7 @@ def _record(job: Job, counts: dict[str, Any], seconds: float) -> None:
         "device": names[0],
         "devices": len(names),
     }
-    if "made" in known:  # a version that did not count it began this record
+    if "made" in known:  # else a version that did not count it began this record, and a rate would be wrong
         record["made"] = known["made"] + counts.get("made", 0)
     if gpu_mib := _peak_gpu_mib():
         record["peak_gpu_mib"] = max(known.get("peak_gpu_mib", 0.0), gpu_mib)

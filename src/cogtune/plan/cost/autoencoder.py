@@ -73,7 +73,8 @@ class Autoencoder:
 
     def encode_bytes(self, frames: int, height: int, width: int, batch: int, element: int) -> float:
         """Peak of encoding ``batch`` clips in one call, with the weights of the whole VAE; ``element``: bytes of one."""
-        at_once = frames if not self._batch_frames else min(frames, self._batch_frames + self._batch_frames // 2)
+        size = min(self._batch_frames or frames, frames)
+        at_once = frames - size * (frames // size - 1)  # the first batch takes what is left over
         peak = max(one.alive for one in self._encode(at_once, height, width))
         return (batch * peak + self.parameters) * element
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from json.encoder import encode_basestring as _quoted
+from operator import attrgetter
 from pathlib import Path
 from stat import S_ISLNK
 from typing import NamedTuple
@@ -169,16 +170,20 @@ def _walk(root: Path) -> Iterator[_Found]:
         folder = waiting.pop()
         try:
             with os.scandir(folder) as entries:
-                listed = sorted((entry for entry in entries if entry.name[0] != "."), key=lambda entry: entry.name)
+                listed = sorted((entry for entry in entries if entry.name[0] != "."), key=attrgetter("name"))
         except OSError:
             continue
-        folders = [entry for entry in listed if _is_folder(entry)]
+        folders, videos = [], []
+        for entry in listed:
+            if _is_folder(entry):
+                folders.append(entry)
+            elif _is_video(entry.name):
+                videos.append(entry)
         for entry in folders:
             if entry.is_symlink():
                 reason = "a symbolic link to a folder; links are not followed"
                 yield _Found(f"{_relative(entry.path, root)}/", entry.path, None, reason)
         waiting += [entry.path for entry in reversed(folders) if not entry.is_symlink()]
-        videos = [entry for entry in listed if _is_video(entry.name) and not _is_folder(entry)]
         if videos:
             yield from _in_folder(folder, videos, root, inside, labels_inside)
 

@@ -133,7 +133,7 @@ class Surveyor:
         if not work.todo and not work.shared:
             text = "all of it is in the store; a job only writes its receipt again"
             return COMPLETE, [Reason("receipt", text)]
-        earlier = self.history.before(part, name)
+        earlier = (self._kin(part) if work.begun else None) or self.history.before(part, name)
         if part.stage == "train" and work.begun:
             step = f"half done: resumes at step {work.there:,} of {work.total:,}"
             return HALF_DONE, [Reason("resume", step)]
@@ -144,6 +144,13 @@ class Surveyor:
         if work.shared:
             reasons.append(Reason("shared", f"{work.shared:,} of its {work.unit} come from another experiment's job"))
         return STALE, reasons
+
+    def _kin(self, part: Slice) -> tuple[dict[str, Any], str, bool] | None:
+        """A finished job over the same folder of rows: what is there comes from it, and not from a run that was cut off."""
+        ran = self.history.nearest(part) if STAGES[part.stage].items else []
+        return next(
+            ((found, key, True) for key in ran if _same_rows(found := self.history.slice_file(key), part)), None
+        )
 
     def _compared(
         self,

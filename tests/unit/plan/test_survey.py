@@ -104,6 +104,17 @@ def test_data_and_weights(world: World, edit, expected: dict[str, list[str]]) ->
         assert (steps["latents"].work.todo, steps["latents"].work.total) == (1, 6)
 
 
+def test_a_new_clip_for_a_config_that_was_published_before_another(world: World) -> None:
+    """The rows that are there are an old job's, not those of a run that was cut off."""
+    world.run()
+    (world.root / "assets/3d-vae.pt").write_text("others")
+    world.run()
+    (world.root / "assets/3d-vae.pt").write_text("weights")
+    world.clip("new", "another caption")
+    step = world.steps()["latents"]
+    assert (step.state, [reason.text for reason in step.why]) == (STALE, ["1 new clip"])
+
+
 def test_a_removed_clip_leaves_jobs_that_only_write_receipts(world: World) -> None:
     world.run()
     for name in ("videos/clip1.mp4", "labels/clip1.txt"):

@@ -1,9 +1,9 @@
 """Seconds of `cogtune plan` for N clips: `python bench/plan.py [1000 1000000]`.
 
-For each N it makes a store in which the scan is done and half of the caches are (random names, no tensors), and real, empty
-files as data folder; then it times the command as a user runs it, in a process of its own: when everything is stale, and
-after one clip was added. The part that is the file system's (the listing) is timed by itself as well. One million clips
-take two million files: leave out `--files` to go without them (the data folder then holds one file).
+For each N it makes a store in which the scan is done and half of the caches are (rows without content), and times the
+command as a user runs it, in a process of its own. Of this, what listing the data folder takes is the file system's:
+with `--files` that folder holds an empty file for every clip and caption (a million clips: two million files, which take
+minutes to make), without it one.
 """
 
 import argparse

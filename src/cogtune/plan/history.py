@@ -52,12 +52,15 @@ class History:
                 far.append((differing, -(self.store / "slices" / f"{key}.json").stat().st_mtime, key))
         return [key for _, _, key in sorted(far)]
 
-    def scanned(self, key: str) -> Columns | None:
-        """The data set that a job of ``key`` ran on; None if it is gone."""
-        scan = (self.volatile(key).get("jobs") or {}).get("scan")
-        if not scan or not (self.store / "scan" / scan["key"] / "manifest.jsonl").exists():
+    def scanned(self, scan: str) -> Columns | None:
+        """The data set that a scan found; None if it is gone."""
+        if not scan or not (self.store / "scan" / scan / "manifest.jsonl").exists():
             return None
-        return self.columns(scan["key"])
+        return self.columns(scan)
+
+    def jobs(self, key: str) -> dict[str, dict[str, str]]:
+        """The jobs that a job stands on, by name: stage, key, items."""
+        return self.volatile(key).get("jobs") or {}
 
     def json(self, path: str) -> dict[str, Any]:
         """A JSON file of the store; empty if it is not there."""
@@ -84,8 +87,7 @@ class History:
             if name in line or not self.slice_file(name):
                 continue
             line.append(name)
-            jobs = self.volatile(name).get("jobs") or {}
-            waiting += [job["key"] for upstream, job in jobs.items() if upstream not in ("scan", "load")]
+            waiting += [job["key"] for upstream, job in self.jobs(name).items() if upstream not in ("scan", "load")]
         return line
 
     def _ran(self, stage: str) -> list[str]:

@@ -75,6 +75,7 @@ class Surveyor:
     counts: Counts
     _told: dict[tuple[str, str], str] = field(default_factory=dict)
     """(stage, key) of a job -> the experiment whose survey told of it."""
+    _compared_data: dict[tuple[str, str, str], list[Reason]] = field(default_factory=dict)
 
     def survey(self, name: str, estimator: Estimator, only_for: str | None = None) -> Survey:
         """The scans of the experiment's chain must be done."""
@@ -168,8 +169,10 @@ class Surveyor:
         if not own and len(reasons) > _FEW:
             return [Reason("never", f"never run (the nearest run of this stage differs in {len(reasons)} keys)")]
         upstream = changed_upstream(before, part.identity)
-        reasons += [_upstream(upstream, steps)] if upstream else []
-        if before.get("data") != part.identity.get("data"):
+        followed = [_upstream(upstream, steps)] if upstream else []
+        reasons += followed
+        # A stage that follows a stale one says so; what changed in the data is said there, once.
+        if before.get("data") != part.identity.get("data") and not any(reason.causes for reason in followed):
             reasons += self._data(part, key)
         if not reasons:
             return [Reason("never", f"its {work.unit} are no longer in the store")]
@@ -178,11 +181,13 @@ class Surveyor:
         return [Reason("never", "never run; unlike the nearest run:"), *reasons]
 
     def _data(self, part: Slice, key: str) -> list[Reason]:
-        old, kind = self.history.scanned(key), STAGES[part.stage].data
-        scan = (part.volatile.get("jobs") or {}).get("scan") or {}
-        if old is None or kind is None or not scan:
+        earlier, scan = self.history.jobs(key).get("scan", {}).get("key", ""), part.volatile["jobs"]["scan"]["key"]
+        old, kind = self.history.scanned(earlier), STAGES[part.stage].data or ""
+        if old is None:
             return [Reason("data", "the data set is another one")]
-        return data_changes(old, self.history.columns(scan["key"]), kind)
+        if (earlier, scan, kind) not in self._compared_data:
+            self._compared_data[earlier, scan, kind] = data_changes(old, self.history.columns(scan), kind)
+        return self._compared_data[earlier, scan, kind]
 
     def _publish(self, part: Slice, name: str, config: Config, steps: Mapping[str, Step]) -> list[Reason]:
         """Why the report is made anew: because of the stages before it, or of a key that no result depends on."""

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
 from cogtune.config.merge import Config
@@ -104,24 +105,32 @@ def data_changes(old: Columns, new: Columns, kind: str) -> list[Reason]:
         which = {"clips": 0, "captions": 1}[kind]
         before, after = set(old[which]), set(new[which])
         return _counted({f"new {kind[:-1]}": len(after - before), f"{kind[:-1]} gone": len(before - after)})
-    wanted = ("train",) if kind == "train" else ("train", "valid")
-    before, after = _by_clip(old, wanted), _by_clip(new, wanted)
-    common = before.keys() & after.keys()
+    wanted = ("train",) if kind == "train" else ("valid", "train")
+    before, after = _captions(old, wanted), _captions(new, wanted)
+    gone, came = before.keys() - after.keys(), after.keys() - before.keys()
+    moved = _trained(old) ^ _trained(new) if kind == "pairs" else set()
     reasons = _counted(
         {
-            "new clip": len(after.keys() - before.keys()),
-            "clip gone": len(before.keys() - after.keys()),
-            "changed caption": sum(before[clip][0] != after[clip][0] for clip in common),
-            "clip in another split": sum(before[clip][1] != after[clip][1] for clip in common),
+            "new clip": len(came),
+            "clip gone": len(gone),
+            "changed caption": sum(before.get(clip, caption) != caption for clip, caption in after.items()),
+            "clip in another split": len(moved - gone - came),
         }
     )
     return reasons or [Reason("data", "the data set is another one")]
 
 
-def _by_clip(columns: Columns, wanted: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Clip -> (caption, split); of a clip in both splits, what is said of its training row, which stands first."""
-    rows = zip(reversed(columns.splits), reversed(columns.clips), reversed(columns.captions), strict=True)
-    return {clip: (caption, split) for split, clip, caption in rows if split in wanted}
+def _captions(columns: Columns, wanted: Iterable[str]) -> dict[str, str]:
+    """Clip -> caption of the splits named; of a clip that is in both, what the last one named says."""
+    found: dict[str, str] = {}
+    for split in wanted:
+        rows = zip(columns.clips, columns.captions, strict=True)
+        found.update(compress(rows, map(split.__eq__, columns.splits)))
+    return found
+
+
+def _trained(columns: Columns) -> set[str]:
+    return set(compress(columns.clips, map("train".__eq__, columns.splits)))
 
 
 def _counted(counts: Mapping[str, int]) -> list[Reason]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from cogtune.config.slices import Slice
 from cogtune.plan.cost.machines import Machine
-from cogtune.plan.cost.work import Costs
+from cogtune.plan.cost.work import Costs, Unmodelled
 from cogtune.plan.counts import Work, read_log
 from cogtune.plan.history import History
 
@@ -44,9 +44,10 @@ _PROCESS_BYTES = 0.6e9
 
 @dataclass(frozen=True)
 class Estimate:
-    """``seconds`` None: the device is unknown. ``disk``: bytes that the store grows by. ``memory``: bytes at the peak on
-    each of ``devices`` devices, 0 if the job needs none. ``host``: CPU memory of all processes, libraries left out.
-    ``basis``: "measured" if it scales an earlier run of this stage on such a device, else "modelled".
+    """``seconds`` None: the device is not known here, or a component is not cogtune's (``basis`` "unknown"). ``disk``: bytes
+    that the store grows by. ``memory``: bytes at the peak on each of ``devices`` devices, 0 if the job needs none.
+    ``host``: CPU memory of all processes, libraries left out. ``basis``: "measured" if it scales an earlier run of this
+    stage on such a device, else "modelled".
     """
 
     seconds: float | None
@@ -71,9 +72,15 @@ class Estimator:
         """What is left of a job."""
         if not work.todo:
             return Estimate(_FOUND_DONE_SECONDS, 0.0, 0.0, 0, "modelled")
+        try:
+            return self._corrected(self._modelled(part, work), part, work)
+        except Unmodelled:
+            return Estimate(None, 0.0, 0.0, 0, "unknown")
+
+    def _modelled(self, part: Slice, work: Work) -> Estimate:
         costs, devices = self._costs, self._devices(part.stage, work)
         memory = self._device_bytes(costs, part.stage, self._ranks)
-        found = Estimate(
+        return Estimate(
             seconds=self._seconds(part.stage, work.todo, devices),
             disk=costs.disk_bytes(part.stage, work.todo),
             memory=memory,
@@ -81,7 +88,6 @@ class Estimator:
             basis="modelled",
             host=costs.host_bytes(part.stage, self._ranks),
         )
-        return self._corrected(found, part, work)
 
     def _device_bytes(self, costs: Costs, stage: str, ranks: int) -> float:
         """Peak on a device; on a CPU that is the whole process, libraries included."""
@@ -130,7 +136,7 @@ class Estimator:
                 earlier = Costs(self._history.values(key))
                 rate = self._rate(stage, key, record, earlier)
                 memory = self._memory(found.memory, stage, key, record, earlier)
-            except (KeyError, ValueError, TypeError):
+            except (KeyError, ValueError, TypeError, Unmodelled):
                 continue  # a version that kept less wrote it
             if rate is not None:
                 seconds = _STARTUP[stage] + rate * _modelled_work(self._costs, stage, work.todo)

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from cogtune.plan.cost.machines import Machine
+from cogtune.plan.estimate import Estimate
 from cogtune.plan.survey import COMPLETE, HALF_DONE, STALE, UP_TO_DATE, Step, Survey
 
 if TYPE_CHECKING:
@@ -145,6 +146,12 @@ def _draw_total(surveys: Sequence[Survey], machine: Machine, console: "Console")
     _write(f"total  {', '.join(filter(None, words))}", console, "", _MARGIN)
     for line in told:
         _write(line, console, _MARGIN, _MARGIN)
+
+
+def _unknown(estimates: Sequence[Estimate], device: str) -> str:
+    if any(estimate.basis == "unknown" for estimate in estimates):
+        return "they use components that are not cogtune's"
+    return f"there are no figures for {device}; `--device` names a like one"
 
 
 def distinct(surveys: Iterable[Survey]) -> list[Step]:

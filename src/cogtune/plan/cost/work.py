@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
+from cogtune.config.errors import ConfigError
+from cogtune.config.registry import canonical
 from cogtune.plan.cost.activations import activations
 from cogtune.plan.cost.autoencoder import Autoencoder
 from cogtune.plan.cost.text_encoder import TextEncoder
@@ -19,10 +21,24 @@ _INFERENCE_UNITS = 12
 _EVALUATED_AT_ONCE, _LATENTS_AT_ONCE = 4, 1200
 """Clips, and latent positions, that are decoded in one call (stages/evaluate.py, evaluation/generate.py)."""
 _THUMBNAIL = 20_000
+_MODULES = {
+    "pos_embed_config": ("Basic3DPositionEmbedding", "Rotary3DPositionEmbedding"),
+    "patch_embed_config": ("PatchEmbedding",),
+    "adaln_layer_config": ("AdaLN",),
+    "final_layer_config": ("FinalLayer",),
+    "lora_config": ("Lora",),
+}
+
+
+class Unmodelled(Exception):  # noqa: N818  nothing went wrong: there is only no figure
+    """A component of the user's own, of whose cost nothing is known."""
 
 
 class Costs:
-    """Costs of the stages under one config. ``model_dir``: the T5's folder, where its config.json is read."""
+    """Costs of the stages under one config. ``model_dir``: the T5's folder, where its config.json is read.
+
+    Methods raise `Unmodelled` where the config names a component that is not cogtune's.
+    """
 
     def __init__(self, values: Mapping[str, Any], model_dir: str | None = None) -> None:
         self.values, self._model_dir = values, model_dir
@@ -32,12 +48,20 @@ class Costs:
     @cached_property
     def network(self) -> Network:
         model = self.values["model"]
+        node = model["network_config"]
+        _ours(node, "DiffusionTransformer")
+        for name, known in _MODULES.items():
+            _ours((node["params"]["modules"].get(name) or {"target": known[0]}), *known)
         frozen = model.get("not_trainable_prefixes") or []
         return Network(model["network_config"], frozen, bool(model.get("lora_train")))
 
     @cached_property
     def vae(self) -> Autoencoder:
-        return Autoencoder(self.values["model"]["first_stage_config"])
+        node = self.values["model"]["first_stage_config"]
+        _ours(node, "VideoAutoencoder")
+        _ours(node["params"]["encoder_config"], "Encoder3D")
+        _ours(node["params"]["decoder_config"], "Decoder3D")
+        return Autoencoder(node)
 
     @cached_property
     def text(self) -> TextEncoder:
@@ -45,7 +69,9 @@ class Costs:
 
     @property
     def _embedder(self) -> Mapping[str, Any]:
+        _ours(self.values["model"]["conditioner_config"], "GeneralConditioner")
         (node,) = self.values["model"]["conditioner_config"]["params"]["emb_models"]
+        _ours(node, "T5Embedder")
         return node["params"]
 
     @property
@@ -99,7 +125,9 @@ class Costs:
 
     @property
     def sampling_steps(self) -> int:
-        return self.args.get("sampling_steps") or self.values["model"]["sampler_config"]["params"]["num_steps"]
+        sampler = self.values["model"]["sampler_config"]
+        _ours(sampler, "VPSDEDPMPP2MSampler", "VPODEDPMPP2MSampler", "VideoDDIMSampler")
+        return self.args.get("sampling_steps") or sampler["params"]["num_steps"]
 
     @property
     def guided(self) -> float:
@@ -125,6 +153,12 @@ class Costs:
         if stage == "text":
             return self.text.bytes(self.tokens_of_text, self.args.get("text_batch") or 1, self.encoder_bytes)
         if stage == "train":
+            _ours(
+                {"target": (self.deepspeed.get("optimizer") or {}).get("type", "AdamW")},
+                "FusedEmaAdam",
+                "AdamW",
+                "Adam",
+            )
             held = memory(self.network, self.deepspeed, ranks)
             return held.device + self._activation_bytes(ranks)
         if stage == "sample":
@@ -192,6 +226,16 @@ class Costs:
         kept = min(self.args.get("keep_checkpoints") or 1, -(-steps // interval))
         average = (self.deepspeed.get("optimizer") or {}).get("type") == "FusedEmaAdam"
         return float((kept + 1) * checkpoint + trained * _FP32 * (1 + average))
+
+
+def _ours(node: Mapping[str, Any], *names: str) -> None:
+    """Raises Unmodelled unless the component is one of these."""
+    try:
+        found = canonical(node["target"])
+    except ConfigError:
+        found = None
+    if found not in names:
+        raise Unmodelled(node["target"])
 
 
 def variants(args: Mapping[str, Any], prompts: int = 2) -> list[bool]:

@@ -8,7 +8,7 @@ import pytest
 from cogtune.config.batches import plan_batches
 from cogtune.config.merge import load_config
 from cogtune.plan.cost.machines import find
-from cogtune.plan.cost.work import Costs
+from cogtune.plan.cost.work import Costs, Unmodelled
 
 CONFIG = Path(__file__).parents[4] / "config"
 LARGE = ["data.params.video_size=[768,1360]", "data.params.max_num_frames=81", "data.params.fps=16"]
@@ -69,3 +69,24 @@ def test_what_saves_memory_saves_it() -> None:
     assert kept.device_bytes("train", 8) > 3 * whole
     batches = "model.first_stage_config.params.encode_batch_frames=8"
     assert costs("cogvideox_5b.yaml", batches).device_bytes("latents", 1) < 0.3 * base.device_bytes("latents", 1)
+
+
+@pytest.mark.parametrize(
+    ("stages", "path"),
+    [
+        (("train", "sample"), ("model", "network_config")),
+        (("train", "sample"), ("model", "network_config", "params", "modules", "pos_embed_config")),
+        (("latents", "evaluate"), ("model", "first_stage_config")),
+        (("text", "train"), ("model", "conditioner_config", "params", "emb_models", 0)),
+        (("sample",), ("model", "sampler_config")),
+    ],
+)
+def test_a_component_of_the_users_own_has_no_figures(stages: tuple[str, ...], path: tuple[Any, ...]) -> None:
+    found = costs("cogvideox_5b.yaml")
+    node: Any = found.values
+    for part in path:
+        node = node[part]
+    node["target"] = "mine.Own"
+    for stage in stages:
+        with pytest.raises(Unmodelled, match=r"mine\.Own"):
+            found.flops(stage)

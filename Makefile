@@ -30,6 +30,9 @@ demo-assets: setup  ## train the demo's VAE again (about 20 minutes; its weights
 picture: setup  ## the README's picture, from the demo's results
 	python demo/make_picture.py
 
+plan: setup  ## what would run, why, and what it costs
+	@cogtune plan
+
 check: setup  ## check every config without running anything
 	cogtune config check
 

@@ -29,6 +29,7 @@ _EXAMPLES = """examples:
   cogtune config check --base config/cogvideox_2b_lora.yaml config/sft.yaml -- args.load=CogVideoX-2b-sat/transformer
   cogtune config show  --base config/tiny/demo.yaml -- deepspeed.optimizer.params.lr=1e-4
   cogtune latents      --base config/tiny/demo.yaml
+  cogtune plan         --base config/cogvideox_5b.yaml config/sft.yaml --device H100 --ranks 8
   cogtune train        --base config/tiny/demo.yaml --ranks 2 -- --train-iters 10
   cogtune weights inspect CogVideoX-2b-sat/transformer
   cogtune store drop 3f0c9a51d2b7
@@ -62,6 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
         "sweep", help="compare the members of a sweep in one report, results/<sweep>/report.html"
     )
     _add_sweep(sweep)
+    _add_plan(commands)
     config = commands.add_parser("config", help="show, check, compare and explain configs")
     _add_config(config.add_subparsers(dest="action", required=True, metavar="ACTION"))
     weights = commands.add_parser("weights", help="say what weight files hold, convert them")
@@ -110,6 +112,23 @@ def _add_sweep(command: argparse.ArgumentParser) -> None:
     source.add_argument("name", nargs="?", help="as under sweep: in the workflow config")
     source.add_argument("--slice", type=Path, metavar="FILE", help="a slice that Snakemake's main process wrote")
     _add_output(command)
+
+
+def _add_plan(commands: argparse._SubParsersAction) -> None:
+    told = "what would run, why, and what it costs; runs nothing but the scans"
+    plan = commands.add_parser("plan", help=told, description=told, epilog="example: cogtune plan demo --device H100")
+    plan.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="of the workflow config (default: all)")
+    plan.add_argument(
+        "--base", nargs="+", metavar="FILE", help="plan one config instead; overrides follow `--` in either case"
+    )
+    plan.add_argument("--workflow", type=Path, default=Path("config/config.yaml"), metavar="FILE")
+    plan.add_argument("--format", choices=["table", "json"], default="table")
+    plan.add_argument(
+        "--device", metavar="NAME", help="estimate for this GPU (H100, A100, 4090, …), not for this machine"
+    )
+    plan.add_argument("--ranks", type=int, metavar="N", help="processes that train together (default: from --workflow)")
+    plan.add_argument("--name", default="by-hand", help="with --base: experiment name (default: by-hand)")
+    plan.add_argument("--plain", action="store_true", help="progress of a scan as lines")
 
 
 def _add_config(actions: argparse._SubParsersAction) -> None:
@@ -168,6 +187,9 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     if arguments.command == "weights":
         return _weights(arguments)
     from cogtune.stages import by_hand
+
+    if arguments.command == "plan":
+        return by_hand.plan(arguments, overrides)
     from cogtune.stages.execute import execute_logged
     from cogtune.stages.job import Job
 

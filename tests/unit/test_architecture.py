@@ -50,13 +50,27 @@ def test_imports_go_one_way(path: Path) -> None:
         assert not any(name.split(".")[0] == "torch" for name in imported(path))
 
 
+def test_plan_takes_only_what_needs_no_torch_from_data() -> None:
+    plan = [path for path in FILES if room_of(path) == "plan"]
+    taken = {name for path in plan for name in imported(path) if name.startswith("cogtune.data")}
+    assert taken == {"cogtune.data.listing", "cogtune.data.prompts", "cogtune.data.store"}
+
+
 def test_only_decode_imports_decord() -> None:
     importing = {room_of(path) for path in FILES if any(name.split(".")[0] == "decord" for name in imported(path))}
     assert importing == {"data"}
 
 
 @pytest.mark.parametrize(
-    "module", ["cogtune.plan.experiments", "cogtune.config.show", "cogtune.__main__", "cogtune.stages.by_hand"]
+    "module",
+    [
+        "cogtune.plan.experiments",
+        "cogtune.plan.overview",
+        "cogtune.config.show",
+        "cogtune.__main__",
+        "cogtune.stages.by_hand",
+        "cogtune.stages.execute",
+    ],
 )
 def test_the_main_process_does_not_wait_for_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit(', '.join(sorted({{'torch', 'snakemake', 'transformers'}} & set(sys.modules))) or None)"

@@ -10,6 +10,7 @@ A stage reads both, recomputes the key, and refuses a mismatch.
 """
 
 import fnmatch
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -62,14 +63,19 @@ class Slice:
         path = store / "slices" / f"{self.key}.json"
         if not path.exists():
             write_json(path, self.identity)
-        write_json(path.with_suffix(".volatile.json"), self.volatile)
+        volatile = path.with_suffix(".volatile.json")
+        try:
+            # Two waits for the disk for each stage and experiment, at every parse of the workflow: only where it changed.
+            same = json.loads(volatile.read_text()) == self.volatile
+        except (OSError, ValueError):
+            same = False
+        if not same:
+            write_json(volatile, self.volatile)
         return path
 
 
 def read_slice(path: Path) -> Slice:
     """Load a slice and prove that its content has the key that its name says. Raises UserError otherwise."""
-    import json
-
     try:
         identity = json.loads(path.read_text())
         volatile = json.loads(path.with_suffix(".volatile.json").read_text())

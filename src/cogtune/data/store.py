@@ -126,6 +126,11 @@ class ShardReader:
         return self._open[name]
 
 
+def row_ids(folder: Path) -> set[str]:
+    """The names of all rows of a folder: `ShardReader.ids` without the reader, for a million of them."""
+    return {item for items in _index(folder).values() for item in items}
+
+
 class _Shard:
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -35,8 +35,10 @@ class Workspace:
     demo_data: bool = False
     sweeps: dict[str, Sweep] = field(default_factory=dict)
     resolvers: tuple[str, ...] = ()
+    looks_only: bool = False
     _resolvers: dict[str, Resolver] = field(default_factory=dict)
     _hashes: ContentHashes | None = None
+    _fingerprints: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: str | Path = "config/config.yaml", overrides: Mapping[str, Any] | None = None) -> "Workspace":
@@ -100,7 +102,8 @@ class Workspace:
             experiment = self.experiments[name]
             self._hashes = self._hashes or ContentHashes(self.store / "hashes.json")
             place = Place(self.store, self.results, experiment.ranks, name)
-            self._resolvers[name] = Resolver(self.load_config(experiment), place, self._hashes)
+            shared = {"fingerprints": self._fingerprints, "looks_only": self.looks_only}
+            self._resolvers[name] = Resolver(self.load_config(experiment), place, self._hashes, **shared)
         return self._resolvers[name]
 
     def chain(self, name: str) -> list[str]:

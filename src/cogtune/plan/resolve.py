@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cogtune.config.batch import plan_batches
+from cogtune.config.batches import plan_batches
 from cogtune.config.digest import digest
 from cogtune.config.errors import ConfigError
 from cogtune.config.files import ContentHashes
@@ -55,6 +55,10 @@ class Resolver:
     place: Place
     hashes: ContentHashes
     loaded: Slice | None = None
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    """By folders; shared by experiments of one `Workspace`, since each costs two calls to the file system per clip."""
+    looks_only: bool = False
+    """Writes no slice and decides no global batch: a plan leaves no trace that a later run would follow."""
     _cut: dict[str, Slice] = field(default_factory=dict)
 
     def scan(self) -> Slice:
@@ -66,7 +70,10 @@ class Resolver:
             roots = {
                 name: [str(Path(root).resolve()) for root in args[name] or []] for name in ("train_data", "valid_data")
             }
-            found = fingerprint({"train": roots["train_data"], "valid": roots["valid_data"]})
+            known = json.dumps(roots)
+            if known not in self.fingerprints:
+                self.fingerprints[known] = fingerprint({"train": roots["train_data"], "valid": roots["valid_data"]})
+            found = self.fingerprints[known]
             self._put("scan", {}, found, {"values": {f"args.{name}": folders for name, folders in roots.items()}})
         return self._cut["scan"]
 
@@ -110,7 +117,8 @@ class Resolver:
             for kind in extra
         }
         part = Slice(name, part.identity, merged)
-        part.write(self.place.store)
+        if not self.looks_only:
+            part.write(self.place.store)
         self._cut[name] = part
 
     def _with_plugins(self, part: Slice) -> Slice:
@@ -168,7 +176,10 @@ class Resolver:
         anonymous = cut(STAGES["train"], values, {}, {}, upstream, None)
         memo = self.place.store / "slices" / f"{anonymous.key}.batch.json"
         if not memo.exists():
-            write_json(memo, {"global_batch_size": micro * accumulation * self.place.ranks})
+            first = micro * accumulation * self.place.ranks
+            if self.looks_only:
+                return first
+            write_json(memo, {"global_batch_size": first})
         found = json.loads(memo.read_text())["global_batch_size"]
         check_batch(self.config, self.place.ranks, found)
         return found

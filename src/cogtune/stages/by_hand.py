@@ -1,7 +1,10 @@
 """The same jobs without Snakemake: `cogtune <stage> --base …` cuts the same slices, so either finds the other's work."""
 
 import argparse
+import subprocess
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from cogtune.config.slices import Slice
@@ -11,25 +14,61 @@ from cogtune.plan.experiment import Experiment
 from cogtune.plan.experiments import Workspace
 
 
+def open_workspace(arguments: argparse.Namespace, overrides: Sequence[str]) -> Workspace:
+    """The workspace of ``--workflow`` (of the defaults, if there is no such file) with the experiment that ``--base``
+    describes, under ``--name``."""
+    workspace = Workspace.by_hand(arguments.workflow)
+    ranks = arguments.ranks or max((known.ranks for known in workspace.experiments.values()), default=1)
+    workspace.experiments[arguments.name] = Experiment(arguments.name, tuple(arguments.base), tuple(overrides), ranks)
+    return workspace
+
+
+def scan_first(workspace: Workspace, name: str, plain: bool = False) -> None:
+    """Run the scans of the experiment's chain that have no receipt: every other key is known only after them."""
+    from cogtune.stages.execute import execute
+    from cogtune.stages.job import Job
+
+    for link in workspace.chain(name):
+        resolver = workspace.resolver(link)
+        receipt = resolver.place.receipt(resolver.scan())
+        if not receipt.exists():
+            resolver.scan().write(workspace.store)
+            execute(Job(resolver.scan(), workspace.store, plain=plain), receipt)
+
+
+def plan(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
+    """`cogtune plan`: of one config, or of the experiments of the workflow's, all with ``overrides`` on top."""
+    from cogtune.plan import overview
+
+    if arguments.base:
+        workspace = open_workspace(arguments, overrides)
+        arguments.experiments = [arguments.name]
+    else:
+        workspace = Workspace.load(arguments.workflow)
+        make_demo_data(workspace)
+        for name, known in workspace.experiments.items():
+            ranks = arguments.ranks or known.ranks
+            workspace.experiments[name] = replace(known, set=(*known.set, *overrides), ranks=ranks)
+    return overview.run(arguments, workspace, lambda space, name: scan_first(space, name, arguments.plain))
+
+
+def make_demo_data(workspace: Workspace) -> None:
+    """What the Snakefile does first where ``demo_data`` is set: nothing can be planned without clips."""
+    if workspace.demo_data and subprocess.run([sys.executable, "demo/make_data.py"], stdout=sys.stderr).returncode:
+        raise UserError("demo/make_data.py failed; see above")
+
+
 def prepare(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple[Slice, Path, Path]:
     """(slice, receipt, store) of the stage asked for. Scans inline, since keys are known only after it.
 
     Raises UserError with the command to run first when an upstream stage has not left its receipt.
     """
-    from cogtune.stages.execute import execute
-    from cogtune.stages.job import Job
-
-    workspace = Workspace.by_hand(arguments.workflow)
-    ranks = arguments.ranks or max((known.ranks for known in workspace.experiments.values()), default=1)
-    workspace.experiments[arguments.name] = Experiment(arguments.name, tuple(arguments.base), tuple(overrides), ranks)
+    workspace = open_workspace(arguments, overrides)
     place = workspace.resolver(arguments.name).place
     if arguments.command == "scan":
         part = workspace.resolver(arguments.name).scan()
         return part, _receipt(arguments, place, part), workspace.store
-    for link in workspace.chain(arguments.name):
-        scan = workspace.resolver(link).scan()
-        if not place.receipt(scan).exists():
-            execute(Job(scan, workspace.store, plain=arguments.plain), place.receipt(scan))
+    scan_first(workspace, arguments.name, arguments.plain)
     parts = workspace.slices(arguments.name)
     if arguments.command not in parts:
         raise UserError(

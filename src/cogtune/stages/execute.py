@@ -10,6 +10,7 @@ from typing import Any
 
 from cogtune.config.stages import STAGES
 from cogtune.errors import UserError
+from cogtune.plan.cost.machines import device_names
 from cogtune.runtime.atomic import write_json
 from cogtune.runtime.locks import hold_lock
 from cogtune.runtime.log import last_lines, tee_to
@@ -54,7 +55,7 @@ def execute_logged(job: Job, receipt: Path | None, command: str) -> dict[str, An
 
 def _record(job: Job, counts: dict[str, Any], seconds: float) -> None:
     """Add this run to the job's record. Receipts may be lost and written again by a run that made nothing, so what the
-    work really cost is kept here: a run that only found its work done changes nothing."""
+    work really cost is kept here: a run that only found its work done changes nothing. `plan` estimates from it."""
     import json
 
     path = job.store / "records" / f"{job.slice.stage}-{job.key}.json"
@@ -62,16 +63,30 @@ def _record(job: Job, counts: dict[str, Any], seconds: float) -> None:
     if known is not None and not counts.get("made"):
         return
     peak_kib = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    known = known or {"stage": job.slice.stage, "key": job.key, "runs": 0, "seconds": 0.0, "peak_memory_mib": 0.0}
-    write_json(
-        path,
-        known
-        | {
-            "runs": known["runs"] + 1,
-            "seconds": round(known["seconds"] + seconds, 3),
-            "peak_memory_mib": max(known["peak_memory_mib"], round(peak_kib / 1024, 1)),
-        },
-    )
+    empty = {"stage": job.slice.stage, "key": job.key, "runs": 0, "seconds": 0.0, "peak_memory_mib": 0.0, "made": 0}
+    known = known or empty
+    names = device_names()
+    record = known | {
+        "runs": known["runs"] + 1,
+        "seconds": round(known["seconds"] + seconds, 3),
+        "peak_memory_mib": max(known["peak_memory_mib"], round(peak_kib / 1024, 1)),
+        "device": names[0],
+        "devices": len(names),
+    }
+    if "made" in known:  # else a version that did not count it began this record, and a rate would be wrong
+        record["made"] = known["made"] + counts.get("made", 0)
+    if gpu_mib := _peak_gpu_mib():
+        record["peak_gpu_mib"] = max(known.get("peak_gpu_mib", 0.0), gpu_mib)
+    write_json(path, record)
+
+
+def _peak_gpu_mib() -> float:
+    """The most that this process held on one GPU; 0 without one. Torch is not imported for it."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return 0.0
+    peaks = [torch.cuda.max_memory_allocated(index) for index in range(torch.cuda.device_count())]
+    return round(max(peaks) / 2**20, 1)
 
 
 def _summary(counts: dict[str, Any]) -> str:

@@ -1,7 +1,6 @@
 """The order of the data, which does not depend on the number of ranks, and how many steps there are."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 
@@ -31,10 +30,3 @@ class DataOrder:
     def items(self, step: int, positions: range, global_batch: int) -> Iterator[int]:
         """The items of these positions of the global batch of ``step``."""
         return (self.item(step * global_batch + position) for position in positions)
-
-
-def total_steps(args: dict[str, Any], count: int, global_batch: int) -> int:
-    """Optimizer steps: `args.train_iters`, or `args.epochs` passes over ``count`` items, the last batch filled up."""
-    if args.get("epochs"):
-        return -(-args["epochs"] * count // global_batch)
-    return args.get("train_iters") or 10_000

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cogtune.config.batch import BatchPlan
+from cogtune.config.batches import BatchPlan
 from cogtune.config.registry import canonical
 from cogtune.errors import UserError
 from cogtune.runtime.devices import device_for

@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from cogtune.config.batch import BatchPlan
+from cogtune.config.batches import BatchPlan
 from cogtune.diffusion.image import ImageCondition
 from cogtune.diffusion.noise import normal, uniform
 from cogtune.diffusion.sampling_index import DiscreteSampling

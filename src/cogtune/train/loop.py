@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from cogtune.config.batch import BatchPlan
+from cogtune.config.batches import BatchPlan
 from cogtune.diffusion.loss import VideoDiffusionLoss
 from cogtune.diffusion.noise import generator
 from cogtune.errors import UserError

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 import torch.distributed as dist
 from torch import nn
 
-from cogtune.config.batch import plan_batches
+from cogtune.config.batches import plan_batches, total_steps
 from cogtune.config.plugins import allow_plugins
 from cogtune.config.registry import build
 from cogtune.data.dataset import CachedDataset
@@ -20,7 +20,6 @@ from cogtune.model.lora import set_trainable
 from cogtune.runtime.atomic import write_json
 from cogtune.runtime.devices import set_threads
 from cogtune.train import checkpoint, result
-from cogtune.train.batches import total_steps
 from cogtune.train.engine import RankInfo, build_engine, connect, deepspeed_config, make_optimizer
 from cogtune.train.feed import Feed
 from cogtune.train.history import History

@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from cogtune.data.listing import ClipRow, fingerprint, label_of, list_videos, read_manifest, write_manifest
+from cogtune.config.digest import digest
+from cogtune.data.listing import (
+    ClipRow,
+    fingerprint,
+    label_of,
+    list_videos,
+    read_columns,
+    read_manifest,
+    write_manifest,
+)
 from cogtune.errors import UserError
 
 ROW = ClipRow(
@@ -114,6 +123,26 @@ def test_fingerprint_sees_what_a_scan_could_see(tmp_path: Path) -> None:
     differs()
 
 
+def test_fingerprint_is_the_digest_of_what_it_says(tmp_path: Path) -> None:
+    for name in ("videos/1.mp4", "labels/1.txt", 'videos/zwölf "Boote".mp4', "videos/sub/3.mkv", "labels/sub/3.txt"):
+        put(tmp_path / "a" / name, name)
+    (tmp_path / "a/videos/out.mp4").symlink_to("/etc/hostname")
+    (tmp_path / "a/labels/link.txt").symlink_to("1.txt")
+    put(tmp_path / "a/videos/link.mp4")
+    (tmp_path / "b").mkdir()
+
+    def stamp(path: Path | None) -> list[int] | None:
+        return [path.stat().st_size, path.stat().st_mtime_ns] if path is not None and path.exists() else None
+
+    roots = {"valid": [tmp_path / "b", tmp_path / "a"], "train": [tmp_path / "a"]}
+    state = [
+        [split, str(root), [[v.name, v.refused, stamp(v.path), stamp(v.label)] for v in list_videos(root)]]
+        for split, folders in sorted(roots.items())
+        for root in folders
+    ]
+    assert fingerprint(roots) == digest(state)
+
+
 def test_fingerprint_ignores_other_files(tmp_path: Path) -> None:
     put(tmp_path / "videos/1.mp4")
     before = fingerprint({"train": [tmp_path]})
@@ -127,11 +156,22 @@ def test_manifest_round_trip_is_sorted(tmp_path: Path) -> None:
     assert read_manifest(tmp_path / "manifest.jsonl") == [rows[1], rows[2], rows[0]]
 
 
+def test_columns_are_those_of_the_rows(tmp_path: Path) -> None:
+    tricky = replace(
+        ROW, path='/d/"split": "train"/a.mp4', caption='says "caption_id": "x" and {"clip": "y"}', split="valid"
+    )
+    write_manifest(tmp_path / "manifest.jsonl", [ROW, tricky, replace(ROW, clip="b" * 64)])
+    rows = read_manifest(tmp_path / "manifest.jsonl")
+    found = read_columns(tmp_path / "manifest.jsonl")
+    assert found == ([row.clip for row in rows], [row.caption_id for row in rows], [row.split for row in rows])
+
+
 @pytest.mark.parametrize(
     ("content", "says"), [(None, "run the scan stage"), ("{}\n", "not a manifest"), ("nonsense", "scan again")]
 )
 def test_bad_manifest(tmp_path: Path, content: str | None, says: str) -> None:
     if content is not None:
         (tmp_path / "manifest.jsonl").write_text(content)
-    with pytest.raises(UserError, match=says):
-        read_manifest(tmp_path / "manifest.jsonl")
+    for read in (read_manifest, read_columns):
+        with pytest.raises(UserError, match=says):
+            read(tmp_path / "manifest.jsonl")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from cogtune.config.batch import BatchPlan
+from cogtune.config.batches import BatchPlan
 from cogtune.errors import UserError
 from cogtune.train.engine import deepspeed_config, make_optimizer
 from cogtune.train.optim import AdamWEma

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cogtune.config.batch import BatchPlan
+from cogtune.config.batches import BatchPlan
 from cogtune.config.registry import build
 from cogtune.diffusion.image import ImageCondition
 from cogtune.diffusion.noise import normal

@@ -1,4 +1,4 @@
-"""How an optimizer step is shared out over ranks; known before anything runs, hence here and not in train/."""
+"""How many clips an optimizer step takes, how ranks share them, and how many steps there are."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -56,3 +56,10 @@ def plan_batches(deepspeed: dict[str, Any], args: dict[str, Any], ranks: int) ->
             key="args.global_batch_size",
         )
     return BatchPlan(micro, share // micro, ranks)
+
+
+def total_steps(args: dict[str, Any], count: int, global_batch: int) -> int:
+    """Optimizer steps: `args.train_iters`, or `args.epochs` passes over ``count`` items, the last batch filled up."""
+    if args.get("epochs"):
+        return -(-args["epochs"] * count // global_batch)
+    return args.get("train_iters") or 10_000

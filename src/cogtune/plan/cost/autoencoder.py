@@ -1,0 +1,147 @@
+"""The 3D VAE in numbers: parameters, FLOPs and peak bytes of encoding a clip and of decoding a latent.
+
+A walk over the same layers as `model/vae/encoder.py` and `decoder.py`, from the canonical `first_stage_config`.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_TEMPORAL_LEVELS = 2
+_ALIVE = 5
+"""Tensors of a block's size that exist at once in its second convolution: the block's input, what came before the norm,
+behind SiLU, that with its causal padding, and the result."""
+_DECODED_AT_ONCE = 3
+"""Latent frames of the largest chunk that the decoder takes (model/vae/autoencoder.py)."""
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """``taps`` x ``inputs`` x ``outputs`` weights and a bias at ``positions`` places; ``taps`` 0 is a norm.
+
+    ``alive``: elements that exist at once while it runs. ``past``: what the next chunk will want of its input.
+    """
+
+    taps: int
+    inputs: int
+    outputs: int
+    positions: float
+    alive: float = 0.0
+    past: float = 0.0
+
+    @property
+    def parameters(self) -> int:
+        return (self.taps * self.inputs + 1) * self.outputs if self.taps else 2 * self.outputs
+
+    @property
+    def flops(self) -> float:
+        return 2.0 * self.taps * self.inputs * self.outputs * self.positions
+
+
+class Autoencoder:
+    """A `first_stage_config` node. Sizes are in pixels and frames of the video."""
+
+    def __init__(self, node: Mapping[str, Any]) -> None:
+        self._encoder: Mapping[str, Any] = node["params"]["encoder_config"]["params"]
+        self._decoder: Mapping[str, Any] = node["params"]["decoder_config"]["params"]
+        self._batch_frames: int | None = node["params"].get("encode_batch_frames")
+
+    @property
+    def encoder_parameters(self) -> int:
+        return sum(one.parameters for one in self._encode(5, 16, 16))
+
+    @property
+    def decoder_parameters(self) -> int:
+        return sum(one.parameters for one in self._decode(2, 2, 2))
+
+    @property
+    def parameters(self) -> int:
+        return self.encoder_parameters + self.decoder_parameters
+
+    @property
+    def channels(self) -> int:
+        """Channels of a latent; the cache keeps mean and log-variance, twice as many."""
+        return self._encoder["z_channels"]
+
+    def encode_flops(self, frames: int, height: int, width: int) -> float:
+        """One clip, frames 4k + 1."""
+        return sum(one.flops for one in self._encode(frames, height, width))
+
+    def decode_flops(self, frames: int, height: int, width: int) -> float:
+        """One clip of so many decoded frames."""
+        return sum(one.flops for one in self._decode((frames - 1) // 4 + 1, height // 8, width // 8))
+
+    def encode_bytes(self, frames: int, height: int, width: int, batch: int, element: int) -> float:
+        """Peak of encoding ``batch`` clips in one call, with the weights of the whole VAE; ``element``: bytes of one."""
+        size = min(self._batch_frames or frames, frames)
+        at_once = frames - size * (frames // size - 1)  # the first batch takes what is left over
+        peak = max(one.alive for one in self._encode(at_once, height, width))
+        return (batch * peak + self.parameters) * element
+
+    def decode_bytes(self, frames: int, height: int, width: int, batch: int, element: int) -> float:
+        """Peak of decoding, chunk by chunk, with the decoded frames so far in front."""
+        latents = min((frames - 1) // 4 + 1, _DECODED_AT_ONCE)
+        layers = list(self._decode(latents, height // 8, width // 8))
+        chunk = max(one.alive for one in layers) + sum(one.past for one in layers)
+        video = 2 * 3 * frames * height * width
+        return (batch * (chunk + video) + self.parameters) * element
+
+    def _encode(self, frames: int, height: int, width: int) -> Iterator[Convolution]:
+        p = self._encoder
+        widths = [p["ch"] * factor for factor in p["ch_mult"]]
+        T, H, W, before = frames, height, width, p["ch"]
+        yield Convolution(27, p["in_channels"], before, T * H * W)
+        for level, after in enumerate(widths):
+            for _ in range(p["num_res_blocks"]):
+                yield from _block(before, after, T * H * W)
+                before = after
+            if level < len(widths) - 1:
+                if level < _TEMPORAL_LEVELS and T > 1:
+                    T = T // 2 + T % 2
+                H, W = H // 2, W // 2
+                yield Convolution(9, before, before, T * H * W)
+        for _ in range(2):
+            yield from _block(before, before, T * H * W)
+        yield Convolution(0, before, before, 0)
+        yield Convolution(27, before, p["z_channels"] * (2 if p.get("double_z", True) else 1), T * H * W)
+
+    def _decode(self, latents: int, height: int, width: int) -> Iterator[Convolution]:
+        p = self._decoder
+        widths, z = [p["ch"] * factor for factor in p["ch_mult"]], p["z_channels"]
+        T, H, W, before = latents, height, width, p["ch"] * p["ch_mult"][-1]
+        yield Convolution(27, z, before, T * H * W)
+        here = latents * height * width
+        for _ in range(2):
+            yield from _block(before, before, T * H * W, z, here, T)
+        for level in reversed(range(len(widths))):
+            for _ in range(p["num_res_blocks"] + 1):
+                yield from _block(before, widths[level], T * H * W, z, here, T)
+                before = widths[level]
+            if level:
+                T, H, W = (2 * T - 1 if level >= len(widths) - _TEMPORAL_LEVELS else T), 2 * H, 2 * W
+                yield Convolution(9, before, before, T * H * W)
+        yield from _norm(before, z, here, T * H * W)
+        yield Convolution(27, before, p["out_ch"], T * H * W)
+
+
+def _block(
+    inputs: int, outputs: int, positions: float, z: int = 0, latents: float = 0, frames: int = 0
+) -> Iterator[Convolution]:
+    """norm, conv, norm, conv, and a projection where the width changes. ``z`` > 0: norms are conditioned on the latent,
+    and ``frames`` are in a chunk."""
+    past = 2 * positions / frames if frames else 0.0
+    yield from _norm(inputs, z, latents, positions)
+    yield Convolution(27, inputs, outputs, positions, past=past * inputs)
+    yield from _norm(outputs, z, latents, positions)
+    alive = ((_ALIVE - 1) * outputs + inputs) * positions
+    yield Convolution(27, outputs, outputs, positions, alive, past * outputs)
+    if inputs != outputs:
+        yield Convolution(1, inputs, outputs, positions)
+
+
+def _norm(channels: int, z: int, latents: float, positions: float = 0) -> Iterator[Convolution]:
+    # A conditioned norm has its input, its scale, its shift, the plain norm and the result at once.
+    yield Convolution(0, channels, channels, 0, alive=5 * channels * positions if z else 0.0)
+    if z:
+        yield Convolution(1, z, channels, latents)
+        yield Convolution(1, z, channels, latents)

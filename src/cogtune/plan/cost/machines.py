@@ -1,0 +1,145 @@
+"""What there is to compute on, without torch: known GPUs with their makers' figures, and this machine's CPU, measured."""
+
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+_CPU = "CPU"
+_MEASURED_SECONDS = 0.15
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_DRIVER = Path("/proc/driver/nvidia/gpus")
+
+
+@dataclass(frozen=True)
+class Device:
+    """One device. ``half`` and ``single``: dense FLOP/s at bf16 (fp16) and at fp32; ``memory``: bytes, 0 if unknown."""
+
+    name: str
+    half: float
+    single: float
+    memory: float
+    gpu: bool = True
+
+
+@dataclass(frozen=True)
+class Machine:
+    """``count`` equal devices. A CPU counts as one, of ``cores`` cores; its device is one of them."""
+
+    device: Device
+    count: int = 1
+    cores: int = 1
+
+    def rate(self, half: bool) -> float:
+        """Peak FLOP/s of one device, or of one core."""
+        return self.device.half if half else self.device.single
+
+
+def _gpu(name: str, half: float, single: float, gigabytes: float) -> Device:
+    return Device(name, half * 1e12, single * 1e12, gigabytes * 1e9)
+
+
+# Data sheets of NVIDIA and AMD: dense tensor-core TFLOP/s at bf16 (V100, T4: fp16), TFLOP/s at fp32, memory.
+# Looked up in this order in the driver's name, so a longer name stands before a shorter one.
+KNOWN = (
+    _gpu("B200", 2250, 80, 180),
+    _gpu("GH200", 989, 67, 96),
+    _gpu("H200", 989, 67, 141),
+    _gpu("H100 PCIe", 756, 51, 80),
+    _gpu("H100", 989, 67, 80),
+    _gpu("A100-SXM4-40GB", 312, 19.5, 40),
+    _gpu("A100-PCIE-40GB", 312, 19.5, 40),
+    _gpu("A100", 312, 19.5, 80),
+    _gpu("A40", 149.7, 37.4, 48),
+    _gpu("A10", 125, 31.2, 24),
+    _gpu("L40S", 362, 91.6, 48),
+    _gpu("L40", 181, 90.5, 48),
+    _gpu("L4", 121, 30.3, 24),
+    _gpu("RTX 6000 Ada", 364, 91.1, 48),
+    _gpu("RTX A6000", 154.8, 38.7, 48),
+    _gpu("RTX 5090", 209.5, 104.8, 32),
+    _gpu("RTX 4090", 165.2, 82.6, 24),
+    _gpu("RTX 3090", 71, 35.6, 24),
+    _gpu("V100", 125, 15.7, 32),
+    _gpu("T4", 65, 8.1, 16),
+    _gpu("MI300X", 1307, 163.4, 192),
+)
+
+
+def find(name: str) -> Device | None:
+    """The known device whose name stands in ``name``, as whole words; or else the one that ``name`` is a part of."""
+    for device in KNOWN:
+        if re.search(rf"\b{re.escape(device.name)}\b", name, re.IGNORECASE):
+            return device
+    wanted = _plain(name)
+    return next((device for device in KNOWN if wanted and wanted in _plain(device.name)), None)
+
+
+def _plain(name: str) -> str:
+    return "".join(letter for letter in name.lower() if letter.isalnum())
+
+
+def here(environment: Mapping[str, str] | None = None) -> Machine:
+    """This machine: the GPUs that its NVIDIA driver lists and CUDA_VISIBLE_DEVICES leaves, else its CPU.
+
+    A GPU that is not in the table keeps its name and has rate 0, which means "unknown".
+    """
+    names = device_names(environment)
+    if names == [_CPU]:
+        return Machine(cpu(), cores=len(os.sched_getaffinity(0)))
+    return Machine(find(names[0]) or Device(names[0], 0.0, 0.0, 0.0), len(names))
+
+
+def device_names(environment: Mapping[str, str] | None = None) -> list[str]:
+    """Names of the devices that `here` would count, nothing measured: those of GPUs, or CPU."""
+    environment = os.environ if environment is None else environment
+    names, visible = driver_names(), environment.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        names = names[: len([one for one in visible.split(",") if one.strip() and one.strip() != "-1"])]
+    return [known.name if (known := find(name)) else name for name in names] or [_CPU]
+
+
+def driver_names() -> list[str]:
+    """Names of the GPUs of this machine, as its NVIDIA driver tells them."""
+    found = []
+    for path in sorted(_DRIVER.glob("*/information")):
+        lines = path.read_text(errors="replace").splitlines()
+        found += [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
+    return found
+
+
+@cache
+def cpu() -> Device:
+    """One core of this CPU: the rate of a matrix product in fp32, measured on one thread; half of it in bf16, as training on
+    a CPU without matrix units for it went (`bench/train.py`: 4.7 steps/s instead of 8.2)."""
+    with _one_thread():
+        import numpy as np
+
+    size = 384
+    a = np.ones((size, size), np.float32)
+    best, began = float("inf"), time.perf_counter()
+    while (started := time.perf_counter()) - began < _MEASURED_SECONDS:
+        np.matmul(a, a)
+        best = min(best, time.perf_counter() - started)  # the best of many short ones: others may use the CPU too
+    rate = 2 * size**3 / best
+    return Device(_CPU, rate / 2, rate, float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")), gpu=False)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """BLAS reads its number of threads when numpy is imported for the first time; on several, one that has to wait for
+    its core slows all down tenfold."""
+    before = {name: os.environ.get(name) for name in _THREADS}
+    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

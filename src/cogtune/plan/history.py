@@ -1,0 +1,110 @@
+"""What has run before: slices, records and data sets that earlier jobs left in the store."""
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from cogtune.config.slices import Slice, leaves_of, nest
+from cogtune.data.listing import Columns, read_columns
+
+Identity = dict[str, Any]
+
+
+class History:
+    """Reads the store and the results folder; everything is read once."""
+
+    def __init__(self, store: Path, results: Path) -> None:
+        self.store, self.results = store, results
+        self.slice_file = cache(self._slice_file)
+        self.columns = cache(self._columns)
+        self.ran = cache(self._ran)
+
+    def published(self, experiment: str) -> dict[str, str]:
+        """Job keys by stage of what results/<experiment> shows; empty if nothing was published."""
+        return _read(self.results / experiment / "run.json").get("keys") or {}
+
+    def record(self, stage: str, key: str) -> dict[str, Any]:
+        """What a job's runs took together; empty if it has never finished."""
+        return _read(self.store / "records" / f"{stage}-{key}.json")
+
+    def receipt(self, stage: str, key: str) -> dict[str, Any]:
+        """What the job's receipt says; empty if there is none."""
+        return _read(self.results / ".receipts" / f"{stage}-{key}.json")
+
+    def before(self, part: Slice, experiment: str) -> tuple[Identity, str, bool] | None:
+        """(identity, key, whether it was this experiment's own) of the job that ``part`` is compared with: what the
+        experiment published last, else the job of this stage that differs in the fewest values. None if none ran."""
+        own = self.published(experiment).get(part.stage)
+        if own and own != part.key and (found := self.slice_file(own)):
+            return found, own, True
+        others = [key for key in self.nearest(part) if key != part.key]
+        return (self.slice_file(others[0]), others[0], False) if others else None
+
+    def nearest(self, part: Slice) -> list[str]:
+        """Keys of the jobs of this stage that finished once: the fewest differing values first, then the newest."""
+        mine = dict(leaves_of(part.identity))
+        far = []
+        for key in self.ran(part.stage):
+            if identity := self.slice_file(key):
+                theirs = dict(leaves_of(identity))
+                differing = sum(mine.get(path) != theirs.get(path) for path in mine | theirs)
+                far.append((differing, -(self.store / "slices" / f"{key}.json").stat().st_mtime, key))
+        return [key for _, _, key in sorted(far)]
+
+    def scanned(self, scan: str) -> Columns | None:
+        """The data set that a scan found; None if it is gone."""
+        if not scan or not (self.store / "scan" / scan / "manifest.jsonl").exists():
+            return None
+        return self.columns(scan)
+
+    def jobs(self, key: str) -> dict[str, dict[str, str]]:
+        """The jobs that a job stands on, by name: stage, key, items."""
+        return self.volatile(key).get("jobs") or {}
+
+    def json(self, path: str) -> dict[str, Any]:
+        """A JSON file of the store; empty if it is not there."""
+        return _read(self.store / path)
+
+    def volatile(self, key: str) -> dict[str, Any]:
+        """The volatile half of a slice; empty if it is not there."""
+        return self.slice_file(f"{key}.volatile")
+
+    def values(self, key: str) -> dict[str, Any]:
+        """The config of a job and of all jobs that it stands on, as far as their stages read it."""
+        leaves: dict[tuple[str | int, ...], Any] = {}
+        for name in reversed(self._line(key)):
+            identity = self.slice_file(name)
+            part = Slice(identity["stage"], identity, self.volatile(name))
+            leaves |= dict(leaves_of(part.config()))
+        return nest(leaves)
+
+    def _line(self, key: str) -> list[str]:
+        """The job and what it stands on, nearest first."""
+        line, waiting = [], [key]
+        while waiting:
+            name = waiting.pop(0)
+            if name in line or not self.slice_file(name):
+                continue
+            line.append(name)
+            waiting += [job["key"] for upstream, job in self.jobs(name).items() if upstream not in ("scan", "load")]
+        return line
+
+    def _ran(self, stage: str) -> list[str]:
+        """Keys of the jobs of a stage that finished once."""
+        folders = ((self.store / "records", f"{stage}-*.json"), (self.results / ".receipts", f"{stage}-*.json"))
+        return sorted({path.stem.rpartition("-")[2] for folder, glob in folders for path in folder.glob(glob)})
+
+    def _slice_file(self, name: str) -> dict[str, Any]:
+        return _read(self.store / "slices" / f"{name}.json")
+
+    def _columns(self, scan: str) -> Columns:
+        return read_columns(self.store / "scan" / scan / "manifest.jsonl")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,244 @@
+"""What the workflow would do for one experiment: every stage's state, why, how much, and what it costs."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from cogtune.config.merge import Config
+from cogtune.config.slices import Slice
+from cogtune.config.stages import STAGES
+from cogtune.plan.counts import UNITS, Counts, Work
+from cogtune.plan.estimate import Estimate, Estimator
+from cogtune.plan.experiments import Workspace
+from cogtune.plan.history import History
+from cogtune.plan.why import Reason, changed_keys, changed_upstream, data_changes, differences
+
+UP_TO_DATE, STALE, HALF_DONE, COMPLETE = "up to date", "stale", "half done", "complete"
+"""Complete: all of the work is there, and a job has to run only to say so."""
+_FEW = 4
+"""So many differing keys are worth telling when the nearest run is another experiment's."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of one experiment. ``runs``: whether the workflow would start a job for it."""
+
+    stage: str
+    key: str
+    state: str
+    work: Work
+    why: list[Reason] = field(default_factory=list)
+    estimate: Estimate | None = None
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def runs(self) -> bool:
+        return self.state != UP_TO_DATE
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: bytes and seconds as numbers, null where they are not known."""
+        return {
+            "stage": self.stage,
+            "key": self.key,
+            "state": self.state,
+            "todo": self.work.todo,
+            "total": self.work.total,
+            "shared": self.work.shared,
+            "unit": self.work.unit,
+            "why": [reason.to_dict() for reason in self.why],
+            "estimate": asdict(self.estimate) if self.estimate else None,
+            "warnings": self.warnings,
+        }
+
+
+@dataclass(frozen=True)
+class Survey:
+    """All steps of an experiment, in order. ``only_for``: it is not asked for itself; another one starts from it."""
+
+    experiment: str
+    base: tuple[str, ...]
+    steps: list[Step]
+    only_for: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        steps = [step.to_dict() for step in self.steps]
+        return {"experiment": self.experiment, "base": list(self.base), "only_for": self.only_for, "stages": steps}
+
+
+@dataclass
+class Surveyor:
+    """Looks at the experiments of one workspace; what it reads of the store is shared by them."""
+
+    workspace: Workspace
+    history: History
+    counts: Counts
+    _told: dict[tuple[str, str], str] = field(default_factory=dict)
+    """(stage, key) of a job -> the experiment whose survey told of it."""
+    _compared_data: dict[tuple[str, str, str], list[Reason]] = field(default_factory=dict)
+
+    def survey(self, name: str, estimator: Estimator, only_for: str | None = None) -> Survey:
+        """The scans of the experiment's chain must be done."""
+        parts, config = self.workspace.slices(name), self.workspace.config(name)
+        shown = self.workspace.published(only_for or name).exists()
+        last = "train" if only_for else "report"
+        stages = [stage for stage in list(STAGES)[: list(STAGES).index(last) + 1] if stage in parts]
+        steps: dict[str, Step] = {}
+        for stage in stages:
+            step = self._step(parts, stage, name, config, steps, estimator, shown)
+            first = self._told.setdefault((stage, step.key), name)
+            if step.runs and first != name:
+                same = [Reason("shared", f"the same job as in {first}")]
+                step = replace(step, why=same, estimate=None, warnings=[])
+            steps[stage] = step
+        return Survey(name, self.workspace.experiments[name].base, list(steps.values()), only_for)
+
+    def _step(
+        self,
+        parts: Mapping[str, Slice],
+        stage: str,
+        name: str,
+        config: Config,
+        steps: Mapping[str, Step],
+        estimator: Estimator,
+        shown: bool,
+    ) -> Step:
+        part = parts[stage]
+        if shown or (stage != "report" and self.history.receipt(stage, part.key)):
+            return Step(stage, part.key, UP_TO_DATE, self._done(part), warnings=self._lost(part))
+        if stage == "report":
+            work = Work(1, 1, UNITS[stage])
+            return Step(
+                stage, part.key, STALE, work, self._publish(part, name, config, steps), estimator.of(part, work)
+            )
+        work = self.counts.left(part, parts, config.values["args"])
+        state, why = self._explained(part, work, name, config, steps)
+        estimate = estimator.of(part, work)
+        return Step(stage, part.key, state, work, why, estimate, estimator.warnings(stage, estimate))
+
+    def _lost(self, part: Slice) -> list[str]:
+        """A receipt without its work: the workflow believes the receipt."""
+        folder = self.counts.folder(part)
+        if part.stage == "report" or folder.is_dir() or not self.history.receipt(part.stage, part.key):
+            return []
+        receipt = self.workspace.results / ".receipts" / f"{part.stage}-{part.key}.json"
+        return [
+            f"lost: {folder} is gone, and {receipt} says that it is there; delete that file and those of later stages"
+        ]
+
+    def _done(self, part: Slice) -> Work:
+        return Work(0, 1, UNITS["report"]) if part.stage == "report" else self.counts.done(part)
+
+    def _explained(
+        self, part: Slice, work: Work, name: str, config: Config, steps: Mapping[str, Step]
+    ) -> tuple[str, list[Reason]]:
+        if not work.todo and not work.shared:
+            text = "all of it is in the store; a job only writes its receipt again"
+            return COMPLETE, [Reason("receipt", text)]
+        earlier = (self._kin(part) if work.begun else None) or self.history.before(part, name)
+        if part.stage == "train" and work.begun:
+            step = f"half done: resumes at step {work.there:,} of {work.total:,}"
+            return HALF_DONE, [Reason("resume", step)]
+        grown = work.begun and earlier is not None and _same_rows(earlier[0], part)
+        if work.begun and not grown:
+            return HALF_DONE, [Reason("resume", f"half done: {work.there:,} of {work.total:,} {work.unit} are there")]
+        reasons = self._compared(part, work, earlier, config, steps)
+        if work.shared:
+            reasons.append(Reason("shared", f"{work.shared:,} of its {work.unit} come from another experiment's job"))
+        return STALE, reasons
+
+    def _kin(self, part: Slice) -> tuple[dict[str, Any], str, bool] | None:
+        """A finished job over the same folder of rows: what is there comes from it, and not from a run that was cut off."""
+        ran = self.history.nearest(part) if STAGES[part.stage].items else []
+        return next(
+            ((found, key, True) for key in ran if _same_rows(found := self.history.slice_file(key), part)), None
+        )
+
+    def _compared(
+        self,
+        part: Slice,
+        work: Work,
+        earlier: tuple[dict[str, Any], str, bool] | None,
+        config: Config,
+        steps: Mapping[str, Step],
+    ) -> list[Reason]:
+        """What differs from the job that ran before."""
+        if earlier is None:
+            return [Reason("never", "never run")]
+        before, key, own = earlier
+        reasons = differences(before, part.identity, config)
+        if not own and len(reasons) > _FEW:
+            return [Reason("never", f"never run (the nearest run of this stage differs in {len(reasons)} keys)")]
+        upstream = changed_upstream(before, part.identity)
+        followed = [_upstream(upstream, steps)] if upstream else []
+        reasons += followed
+        # A stage that follows a stale one says so; what changed in the data is said there, once.
+        if before.get("data") != part.identity.get("data") and not any(reason.causes for reason in followed):
+            reasons += self._data(part, key)
+        if not reasons:
+            return [Reason("never", f"its {work.unit} are no longer in the store")]
+        if own or all(reason.kind in ("upstream", "data") for reason in reasons):
+            return reasons
+        return [Reason("never", "never run; unlike the nearest run:"), *reasons]
+
+    def _data(self, part: Slice, key: str) -> list[Reason]:
+        earlier, scan = self.history.jobs(key).get("scan", {}).get("key", ""), part.volatile["jobs"]["scan"]["key"]
+        old, kind = self.history.scanned(earlier), STAGES[part.stage].data or ""
+        if old is None:
+            return [Reason("data", "the data set is another one")]
+        if (earlier, scan, kind) not in self._compared_data:
+            self._compared_data[earlier, scan, kind] = data_changes(old, self.history.columns(scan), kind)
+        return self._compared_data[earlier, scan, kind]
+
+    def _publish(self, part: Slice, name: str, config: Config, steps: Mapping[str, Step]) -> list[Reason]:
+        """Why the report is made anew: because of the stages before it, or of a key that no result depends on."""
+        keys = self.history.published(name)
+        before = self.history.slice_file(keys["report"]) if keys.get("report") else {}
+        if not before:
+            return [Reason("never", "never published")]
+        made = [stage for stage, step in steps.items() if step.runs and step.work.todo]
+        if made:
+            return [_upstream(made[-1:], steps)]
+        changed = changed_keys(before.get("values") or {}, part.identity["values"], config)
+        effective = [reason for reason in changed if not (reason.key or "").startswith("as_written.")]
+        reasons = effective or [Reason("publish", "the config is written in another way")] if changed else []
+        if not reasons:
+            reasons = [Reason("publish", f"results/{name} shows another config; this one's results are in the store")]
+        return reasons
+
+
+def _same_rows(before: Mapping[str, Any], part: Slice) -> bool:
+    """Whether two jobs share a folder of rows: only the data set differs."""
+    mine, theirs = ({k: v for k, v in one.items() if k != "data"} for one in (part.identity, before))
+    return STAGES[part.stage].items and mine == theirs
+
+
+def _upstream(names: list[str], steps: Mapping[str, Step]) -> Reason:
+    return Reason("upstream", _because(names, steps), causes=tuple(_roots(names, steps)))
+
+
+def _because(upstream: list[str], steps: Mapping[str, Step]) -> str:
+    """``because train is stale``: the stages that the change comes from, however far up; ``because latents changed`` where
+    the other result is in the store already."""
+    waiting = _roots(upstream, steps)
+    if waiting:
+        return f"because {_listed(waiting)} {'is' if len(waiting) == 1 else 'are'} stale"
+    words = ["the training that it starts from" if name == "load" else name for name in upstream]
+    return f"because {_listed(words)} changed"
+
+
+def _roots(upstream: list[str], steps: Mapping[str, Step]) -> list[str]:
+    """Of the stages above, those with work to do for a reason of their own."""
+    found: set[str] = set()
+    for name in upstream:
+        step = steps.get(name)
+        if step is None or not step.work.todo:
+            continue
+        own = [reason for reason in step.why if reason.kind in ("key", "file", "version", "resume")]
+        above = [cause for reason in step.why for cause in reason.causes]
+        found.update(above if above and not own else [name])
+    return [stage for stage in steps if stage in found]
+
+
+def _listed(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

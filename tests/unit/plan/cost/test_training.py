@@ -1,0 +1,83 @@
+"""Optimizer and master bytes, against DeepSpeed's own; and what offload moves."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cogtune.plan.cost.training import memory, optimizer_states
+from cogtune.plan.cost.transformer import Network
+from tests.families import full_size, network_config
+from tests.unit.plan.cost.zero_bytes import SETTINGS, node, section
+
+REPO = Path(__file__).parents[4]
+RANKS = 2
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, int]]:
+    """Rank 0 of two real ranks."""
+    meeting = tmp_path_factory.mktemp("zero") / "rendezvous"
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.unit.plan.cost.zero_bytes", str(rank), str(RANKS), str(meeting)],
+            cwd=REPO, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in range(RANKS)
+    ]  # fmt: skip
+    told = [process.communicate(timeout=120) for process in ranks]
+    assert all(process.returncode == 0 for process in ranks), told[0][1][-3000:]
+    lines = told[0][0].splitlines()
+    return [json.loads(line.removeprefix("RESULT ")) for line in lines if line.startswith("RESULT ")]
+
+
+@pytest.mark.parametrize("i", range(len(SETTINGS)), ids=[str(setting) for setting in SETTINGS])
+def test_optimizer_and_masters_to_the_byte(measured: list[dict[str, int]], i: int) -> None:
+    stage, bf16, kind, lora = SETTINGS[i]
+    network = Network(node(lora), ["all"] if lora else [])
+    if not lora:
+        assert network.trained_count % RANKS, "nothing is padded, so padding is not tested"
+    held = memory(network, section(stage, bf16, kind), RANKS)
+    assert held.optimizer == measured[i]["optimizer"]
+    assert held.masters == measured[i]["masters"]
+    if stage < 3:  # ZeRO 3 has small weights whole, and gathers the others when they are used
+        assert held.weights == measured[i]["weights"]
+
+
+def test_states_of_each_optimizer() -> None:
+    sections = [
+        {},
+        {"optimizer": {"type": "AdamW", "params": {"amsgrad": True}}},
+        {"optimizer": {"type": "FusedEmaAdam", "params": {}}},
+    ]
+    assert [optimizer_states(one) for one in sections] == [2, 3, 3]
+
+
+def test_zero_shares_what_it_says() -> None:
+    """5B, 8 ranks: the rows of table 1 in the ZeRO paper (2, 4 and 12 bytes a weight)."""
+    network = Network(full_size("5b"))
+    psi = network.trained_count
+    found = []
+    for stage in range(4):
+        zero = {"stage": stage, "reduce_bucket_size": 1}
+        held = memory(
+            network, {"zero_optimization": zero, "bf16": {"enabled": True}, "optimizer": {"type": "AdamW"}}, 8
+        )
+        found.append((held.weights, held.masters + held.optimizer))
+    assert [states / psi for _, states in found] == pytest.approx([12, 1.5, 1.5, 1.5], rel=1e-3)
+    assert [weights / psi for weights, _ in found[:3]] == pytest.approx([2, 2, 2], rel=1e-3)
+    assert found[3][0] < 0.2 * found[0][0]
+
+
+def test_offload_moves_bytes_to_the_host() -> None:
+    network = Network(network_config("5b"))
+    base = {"bf16": {"enabled": True}, "optimizer": {"type": "AdamW"}}
+    stays = memory(network, base | {"zero_optimization": {"stage": 2}}, 2)
+    moved = memory(network, base | {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}, 2)
+    assert (stays.host, moved.masters, moved.optimizer) == (0, 0, 0)
+    assert moved.host >= stays.masters + stays.optimizer
+    assert moved.device < stays.device

@@ -1,0 +1,245 @@
+"""What a plan says before a run, after it, and after every kind of edit."""
+
+import shutil
+
+import pytest
+
+from cogtune.config.stages import STAGES
+from cogtune.plan.survey import COMPLETE, HALF_DONE, STALE, UP_TO_DATE
+from tests.unit.plan.world import World
+
+WORKED = [name for name, stage in STAGES.items() if name not in ("scan", "report") and not stage.when]
+LR = ("lr: 0.001", "lr: 0.002")
+
+
+def test_before_any_run(world: World) -> None:
+    steps = world.steps()
+    stages = [name for name, stage in STAGES.items() if not stage.when]
+    assert {name: step.state for name, step in steps.items()} == dict.fromkeys(stages, STALE) | {"scan": UP_TO_DATE}
+    assert all([reason.text for reason in steps[stage].why] == ["never run"] for stage in WORKED)
+    assert {name: step.work.todo for name, step in steps.items()} == {
+        "scan": 0, "preprocess": 5, "latents": 5, "text": 5, "train": 6, "export": 1, "sample": 20, "evaluate": 5,
+        "report": 1,
+    }  # fmt: skip
+    assert all(step.estimate is not None and step.estimate.basis == "modelled" for step in steps.values() if step.runs)
+
+
+def test_a_plan_decides_nothing(world: World) -> None:
+    """No slice, and no global batch: with more ranks later, the batch is not that of the machine that planned."""
+    world.edit("  global_batch_size: 2\n", "")
+    assert world.steps()["train"].runs
+    assert not (world.store / "slices").exists()
+    world.workflow.write_text(world.workflow.read_text().replace("ranks: 2", "ranks: 8"))
+    assert world.slices()["train"].identity["values"]["args"]["global_batch_size"] == 8
+
+
+def test_after_a_run_and_after_putting_an_edit_back(world: World) -> None:
+    world.run()
+    assert set(world.states().values()) == {UP_TO_DATE}
+    world.edit(*LR)
+    assert world.states()["train"] == STALE
+    world.edit(*reversed(LR))
+    assert set(world.states().values()) == {UP_TO_DATE}
+
+
+def test_a_learning_rate(world: World) -> None:
+    world.run()
+    world.edit(*LR)
+    steps, line = (
+        world.steps(),
+        world.config.read_text()
+        .split("\n")
+        .index("    params: {lr: 0.002, betas: [0.9, 0.95], eps: 1e-8, weight_decay: 1e-4}")
+        + 1,
+    )
+    (reason,) = steps["train"].why
+    assert reason.text == f"deepspeed.optimizer.params.lr 0.001 → 0.002 ({world.config}:{line})"
+    assert (reason.key, reason.before, reason.after) == ("deepspeed.optimizer.params.lr", 0.001, 0.002)
+    for stage in ("export", "sample", "evaluate", "report"):
+        assert [one.text for one in steps[stage].why] == ["because train is stale"]
+    for stage in ("scan", "preprocess", "latents", "text"):
+        assert steps[stage].state == UP_TO_DATE
+
+
+def test_a_run_that_was_published_before_another_config(world: World) -> None:
+    """A, B, then A again: A's results are in the store, and only have to be shown."""
+    world.run()
+    world.edit(*LR)
+    world.run()
+    world.edit(*reversed(LR))
+    steps = world.steps()
+    assert {name for name, step in steps.items() if step.runs} == {"report"}
+    assert "deepspeed.optimizer.params.lr 0.002 → 0.001" in steps["report"].why[0].text
+
+
+@pytest.mark.parametrize(
+    ("edit", "expected"),
+    [
+        (
+            lambda world: world.clip("new", "another caption"),
+            {"preprocess": ["1 new clip"], "latents": ["1 new clip"], "text": ["1 new caption"], "train": ["1 new clip"]},
+        ),
+        (
+            lambda world: world.clip("clip0", "rewritten"),
+            {"text": ["1 new caption, 1 caption gone"], "train": ["1 changed caption"]},
+        ),
+        (
+            lambda world: [(world.root / f"data/train/{name}").unlink() for name in ("videos/clip1.mp4", "labels/clip1.txt")],
+            {"train": ["1 clip gone"]},
+        ),
+        (
+            lambda world: world.weights(1),
+            {"latents": ["model.first_stage_config.params.ckpt_path: content changed (assets/3d-vae.pt)"],
+             "train": ["because latents is stale"]},
+        ),
+    ],
+    ids=["new clip", "caption", "clip gone", "weights"],
+)  # fmt: skip
+def test_data_and_weights(world: World, edit, expected: dict[str, list[str]]) -> None:
+    world.run()
+    edit(world)
+    steps = world.steps()
+    early = ("preprocess", "latents", "text", "train")
+    assert {name: [r.text for r in steps[name].why] for name in early if steps[name].state == STALE} == expected
+    if "preprocess" in expected:
+        assert (steps["latents"].work.todo, steps["latents"].work.total) == (1, 6)
+
+
+def test_a_new_clip_for_a_config_that_was_published_before_another(world: World) -> None:
+    """The rows that are there are an old job's, not those of a run that was cut off."""
+    world.run()
+    world.weights(1)
+    world.run()
+    world.weights(0)
+    world.clip("new", "another caption")
+    step = world.steps()["latents"]
+    assert (step.state, [reason.text for reason in step.why]) == (STALE, ["1 new clip"])
+
+
+def test_a_removed_clip_leaves_jobs_that_only_write_receipts(world: World) -> None:
+    world.run()
+    for name in ("videos/clip1.mp4", "labels/clip1.txt"):
+        (world.root / f"data/train/{name}").unlink()
+    states = world.states()
+    assert (states["preprocess"], states["latents"], states["text"], states["train"]) == (
+        COMPLETE,
+        COMPLETE,
+        COMPLETE,
+        STALE,
+    )
+
+
+def test_lost_receipts(world: World) -> None:
+    world.run()
+    shutil.rmtree(world.results)
+    steps = world.steps()
+    assert {step.state for name, step in steps.items() if name in WORKED} == {COMPLETE}
+    assert all(step.work.todo == 0 for name, step in steps.items() if name in WORKED)
+    assert steps["train"].why[0].kind == "receipt"
+
+
+def test_a_training_that_was_killed(world: World) -> None:
+    parts = world.run(until="text")
+    checkpoint = world.store / "train" / parts["train"].key / "checkpoints/step-00000004"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "record.json").write_text("{}")
+    log = "".join(f'{{"step": {i}, "loss": 1.0, "seconds": 100.0}}\n' for i in range(1, 5))
+    (checkpoint.parents[1] / "log.jsonl").write_text(log + '{"step": 5, "lo')
+    step = world.steps()["train"]
+    assert (step.state, step.work.todo) == (HALF_DONE, 2)
+    assert step.why[0].text == "half done: resumes at step 4 of 6"
+    assert step.estimate is not None
+    assert step.estimate.basis == "measured"
+    assert 200 <= (step.estimate.seconds or 0) <= 230
+
+
+def test_a_stage_that_was_killed(world: World) -> None:
+    parts = world.run(until="preprocess")
+    world.rows(parts["latents"], world.ids(parts["latents"])[:2])
+    step = world.steps()["latents"]
+    assert (step.state, step.work.todo) == (HALF_DONE, 3)
+    assert step.why[0].text == "half done: 2 of 5 clips are there"
+
+
+def test_a_rejected_clip_is_never_encoded(world: World) -> None:
+    parts = world.run(until="preprocess")
+    receipt = world.results / ".receipts" / f"preprocess-{parts['preprocess'].key}.json"
+    receipt.write_text(receipt.read_text().replace('"reused": 0', '"reused": 0, "rejected": 1'))
+    world.rows(parts["latents"], world.ids(parts["latents"])[:4])
+    step = world.steps()["latents"]
+    assert (step.state, step.work.todo, step.work.total) == (COMPLETE, 0, 4)
+
+
+def test_a_key_that_no_result_depends_on(world: World) -> None:
+    world.run()
+    world.edit("log_interval: 1", "log_interval: 2")
+    steps = world.steps()
+    assert {name for name, step in steps.items() if step.runs} == {"report"}
+    assert steps["report"].why[0].text.startswith("args.log_interval 1 → 2 (")
+
+
+def test_another_version_of_a_stage(world: World) -> None:
+    parts = world.run()
+    for stage in ("text", "train"):
+        path = world.store / "slices" / f"{parts[stage].key}.json"
+        path.write_text(path.read_text().replace('"version": 1', '"version": 0'))
+    shutil.rmtree(world.store / "text")
+    shutil.rmtree(world.results / ".receipts")
+    next((world.results / "tiny").glob(".published-*")).unlink()
+    run = world.results / "tiny/run.json"
+    run.write_text(run.read_text().replace(parts["text"].key, "0" * 12))
+    (world.store / "slices" / f"{parts['text'].key}.json").rename(world.store / "slices/000000000000.json")
+    assert world.why("text") == ["this version of cogtune does text in another way (0 → 1)"]
+
+
+def test_a_receipt_without_its_work_is_told(world: World) -> None:
+    parts = world.run()
+    shutil.rmtree(world.store / "latents")
+    step = world.steps()["latents"]
+    assert step.state == UP_TO_DATE
+    assert parts["latents"].items_key in step.warnings[0]
+
+
+def test_experiments_share_jobs_and_rows(world: World) -> None:
+    """The second has the same caches (the same job), the third another data set (the same folder)."""
+    world.experiments(
+        "tiny", fast="deepspeed.optimizer.params.lr=0.1", short=f"'args.valid_data=[{world.root}/data/train]'"
+    )
+    first, fast, short = ({step.stage: step for step in survey.steps} for survey in world.plan())
+    assert first["latents"].key == fast["latents"].key
+    assert first["latents"].work == fast["latents"].work
+    assert [reason.text for reason in fast["latents"].why] == ["the same job as in tiny"]
+    assert fast["latents"].estimate is None
+    assert first["train"].key != fast["train"].key
+    assert (short["latents"].work.todo, short["latents"].work.shared) == (0, 4)
+    assert "4 of its clips come from another experiment's job" in [reason.text for reason in short["latents"].why]
+
+
+def test_an_experiment_that_starts_from_another(world: World) -> None:
+    world.experiments("tiny", more="args.load.experiment=tiny")
+    surveys = world.plan("more")
+    assert [(one.experiment, one.only_for) for one in surveys] == [("tiny", "more"), ("more", None)]
+    assert [step.stage for step in surveys[0].steps][-1] == "train"
+    world.run("tiny")
+    world.run("more")
+    assert all(not step.runs for survey in world.plan() for step in survey.steps)
+    world.edit(*LR)
+    second = {step.stage: step for step in world.plan()[1].steps}
+    assert "because the training that it starts from changed" in [reason.text for reason in second["train"].why]
+
+
+def test_never_run_but_another_experiment_was(world: World) -> None:
+    world.run()
+    world.experiments("tiny", other="args.seed=12")
+    texts = [reason.text for reason in world.steps("other")["train"].why]
+    assert texts == ["never run; unlike the nearest run:", "args.seed 11 → 12 (command line)"]
+
+
+def test_a_config_that_cannot_be_planned_leaves_the_others(world: World) -> None:
+    from cogtune.plan.overview import survey_all
+    from tests.unit.plan.world import CPU
+
+    world.experiments("tiny", bad="args.sede=1")
+    surveys, failed = survey_all(world.open(), ["bad", "tiny"], CPU, world.scan)
+    assert [one.experiment for one in surveys] == ["tiny"]
+    assert "did you mean 'seed'" in str(failed["bad"])

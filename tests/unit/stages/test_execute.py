@@ -1,0 +1,46 @@
+"""The record of a job: what its runs took and made together, and on what."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cogtune.config.slices import FORMAT, Slice
+from cogtune.stages import execute, scan
+from cogtune.stages.job import Job
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    identity = {"format": FORMAT, "stage": "scan", "version": 1, "values": {}, "upstream": {}}
+    return Job(Slice("scan", identity, {}), tmp_path / "store")
+
+
+def test_runs_add_up_and_one_that_made_nothing_changes_nothing(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execute, "device_names", lambda: ["H100", "H100"])
+    path = job.store / "records" / f"scan-{job.key}.json"
+
+    def run(made: int) -> dict:
+        monkeypatch.setattr(scan, "run", lambda job: {"made": made, "reused": 7 - made})
+        execute.execute(job, None)
+        return json.loads(path.read_text())
+
+    first = run(4)
+    assert (first["runs"], first["made"], first["device"], first["devices"]) == (1, 4, "H100", 2)
+    second = run(3)
+    assert (second["runs"], second["made"]) == (2, 7)
+    assert second["seconds"] >= first["seconds"]
+    assert run(0) == second
+
+
+def test_a_record_of_an_earlier_version_stays_without_counts(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = job.store / "records" / f"scan-{job.key}.json"
+    path.parent.mkdir(parents=True)
+    old = {"stage": "scan", "key": job.key, "runs": 2, "seconds": 5.0, "peak_memory_mib": 1.0}
+    path.write_text(json.dumps(old))
+    monkeypatch.setattr(scan, "run", lambda job: {"made": 2, "reused": 0})
+    execute.execute(job, None)
+    found = json.loads(path.read_text())
+    assert found["runs"] == 3
+    assert "made" not in found, "a rate would be wrong: what the first runs made is not known"
+    assert found["seconds"] >= 5.0

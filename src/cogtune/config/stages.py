@@ -63,7 +63,7 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             "latents",
-            version=1,
+            version=2,
             keys=(
                 f"{_VAE}.target",
                 f"{_VAE}.params.ckpt_path",
@@ -202,7 +202,7 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             "sample",
-            version=1,
+            version=2,
             keys=(
                 "model.sampler_config",
                 "model.scale_factor",
@@ -244,7 +244,7 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             "evaluate",
-            version=1,
+            version=2,
             keys=(_VAE, "data.params.video_size", "args.encoder_precision", "args.seed"),
             volatile=(*_FLUSH, f"{_VAE}.params.slicing", "args.threads_per_rank", "data.params"),
             upstream=("sample", "preprocess", "latents"),

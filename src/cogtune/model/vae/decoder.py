@@ -3,7 +3,6 @@
 from math import log2
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from cogtune.config.schema.vae import Decoder3DParams
 from cogtune.model.vae.encoder import TIME_COMPRESSION
@@ -46,4 +45,5 @@ class Decoder3D(nn.Module):
                 h = block(h, z_BCTHW, past)
             if hasattr(stage, "upsample"):
                 h = stage.upsample(h, past)  # pyright: ignore[reportCallIssue]
-        return self.conv_out(F.silu(apply_norm(self.norm_out, h, z_BCTHW, past)), past)
+        h = self.conv_out.with_past(apply_norm(self.norm_out, h, z_BCTHW, past), past, activate=True)
+        return self.conv_out.conv(h)

@@ -3,7 +3,6 @@
 from math import log2
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from cogtune.config.schema.vae import Encoder3DParams
 from cogtune.model.vae.layers import CausalConv3d, Downsample, Past, ResBlock, group_norm
@@ -46,7 +45,8 @@ class Encoder3D(nn.Module):
             if hasattr(stage, "downsample"):
                 h = stage.downsample(h)  # pyright: ignore[reportCallIssue]
         h = self.mid.block_2(self.mid.block_1(h, past=past), past=past)  # pyright: ignore[reportCallIssue]
-        return self.conv_out(F.silu(self.norm_out(h)), past)
+        h = self.conv_out.with_past(self.norm_out(h), past, activate=True)
+        return self.conv_out.conv(h)
 
 
 def latent_frames(frames: int) -> int:

@@ -2,6 +2,8 @@
 
 import csv
 import re
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -24,15 +26,15 @@ sweep:
 
 
 @pytest.fixture
-def sweep(project: Project):
-    """The finished project with a sweep in its workflow config, and the plugin of docs/plugins.md beside it."""
-    workflow = project.root / "config/config.yaml"
-    kept = workflow.read_text()
-    workflow.write_text(SWEEP)
+def sweep(project: Project, tmp_path: Path) -> Project:
+    """A copy of the finished project, with a sweep in its workflow config and the plugin of docs/plugins.md beside it."""
+    copy = Project(tmp_path / "project")
+    shutil.copytree(project.root, copy.root, symlinks=True)
+    copy.snakemake()  # the clips lie elsewhere now, which a scan finds out
+    (copy.root / "config/config.yaml").write_text(SWEEP)
     example = re.findall(r"```python\n(.*?)```", (REPO / "docs/plugins.md").read_text(), re.DOTALL)[0]
-    (project.root / "my_samplers.py").write_text(example)
-    yield project
-    workflow.write_text(kept)
+    (copy.root / "my_samplers.py").write_text(example)
+    return copy
 
 
 def ran(project: Project, before: dict[str, int]) -> list[str]:

@@ -112,7 +112,8 @@ class ResBlock(nn.Module):
     def forward(self, x_BCTHW: Tensor, z_BCTHW: Tensor | None = None, past: Past | None = None) -> Tensor:
         h = self.conv1.with_past(apply_norm(self.norm1, x_BCTHW, z_BCTHW, past), past, activate=True)
         h = self.conv1.conv(h)
-        h = self.conv2.with_past(apply_norm(self.norm2, h, z_BCTHW, past), past, activate=True)
+        h = apply_norm(self.norm2, h, z_BCTHW, past)  # a line of its own: what went in is free from here on
+        h = self.conv2.with_past(h, past, activate=True)
         h = self.conv2.conv(self.dropout(h))
         shortcut = x_BCTHW if self.nin_shortcut is None else self.nin_shortcut(x_BCTHW)
         return h + shortcut if torch.is_grad_enabled() else h.add_(shortcut)

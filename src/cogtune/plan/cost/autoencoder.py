@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 _TEMPORAL_LEVELS = 2
-_ALIVE = 5
-"""Tensors of a block's size that exist at once in its second convolution: the block's input, what came before the norm,
-behind SiLU, that with its causal padding, and the result."""
+_ALIVE = 3
+"""Tensors of a block's size that exist at once in its convolutions without gradients: the block's input, that of the
+convolution (behind norm and SiLU, with its causal padding), and the result."""
 _DECODED_AT_ONCE = 3
 """Latent frames of the largest chunk that the decoder takes (model/vae/autoencoder.py)."""
 

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cogtune.config.checkpoints.names import vae_in_diffusers
 from cogtune.config.merge import load_config
 from cogtune.config.registry import build, params_of
 from cogtune.model.weights.diffusers import config_json, to_diffusers
-from tests.parity.test_vae import foreign_name
 
 ROOT = Path(__file__).parents[1]
 NETWORK, VAE = "model.network_config.params", "model.first_stage_config.params"
@@ -165,7 +165,9 @@ def _diffusers_vae(node: dict[str, Any], ours: nn.Module, batch: int) -> Any:
         latent_channels=16,
         layers_per_block=coder["num_res_blocks"],
     )
-    twin.load_state_dict({foreign_name(name): value for name, value in ours.state_dict().items()})
+    twin.load_state_dict(
+        {vae_in_diffusers(name, len(coder["ch_mult"])): value for name, value in ours.state_dict().items()}
+    )
     twin.num_sample_frames_batch_size = batch
     return twin
 

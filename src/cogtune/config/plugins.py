@@ -46,8 +46,11 @@ def allow_plugins(names: Iterable[str] | Mapping[str, str], folder: str | Path =
             raise ConfigError(f"{name!r} is not a package of your own; YAML must not reach it", key="plugins")
         if place not in sys.path:
             sys.path.append(place)
+        if importlib.util.find_spec(name) is None:
+            raise ConfigError(
+                f"no package {name!r}; expected it to be installed, or {name}.py or {name}/ in {place}", key="plugins"
+            )
         _LISTED[name] = place
-        source_of(name)
 
 
 def is_listed(target: str) -> bool:
@@ -59,10 +62,7 @@ def source_of(name: str) -> Path:
     """The file or folder that holds the source of a listed package; nothing is imported. Raises ConfigError."""
     spec = importlib.util.find_spec(name)
     if spec is None or not (spec.submodule_search_locations or spec.origin):
-        raise ConfigError(
-            f"no package {name!r}; expected it to be installed, or {name}.py or {name}/ in {_LISTED[name]}",
-            key="plugins",
-        )
+        raise ConfigError(f"{name!r} has no source file, so it cannot be told when it changed", key="plugins")
     folders = list(spec.submodule_search_locations or [])
     return Path(folders[0] if folders else str(spec.origin))
 

@@ -119,7 +119,9 @@ def samplers(sampler_config: dict[str, Any], steps: int | None) -> dict[bool, An
     if steps:
         params["num_steps"] = steps
     node = {"target": sampler_config["target"], "params": params}
-    return {True: build(node), False: build(node | {"params": params | {"guider_config": None}})}
+    # A class of the user's own may have no such param; then it is told nothing of guidance.
+    plain = params | ({"guider_config": None} if "guider_config" in params else {})
+    return {True: build(node), False: build(node | {"params": plain})}
 
 
 def latent_shape(

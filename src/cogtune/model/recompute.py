@@ -2,12 +2,13 @@
 
 A transformer layer keeps about 20 tensors of its input's size. Eight of them are elementwise functions of others that
 are kept anyway: the normed input of a linear layer, queries and keys after norm and rotation, the MLP after its GELU.
-Inside `recomputed` autograd keeps a recipe in their place and runs it when the gradient needs the values; at 2,326 tokens
-of width 512 that adds about 2 % to a step and takes 40 % of the saved memory away.
+Inside `recomputed` autograd keeps a recipe in their place and runs it when the gradient needs the values
+(docs/cost_model.md counts them; `python -m bench.model` measures a step against diffusers).
 """
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -17,8 +18,27 @@ from torch.autograd.graph import saved_tensors_hooks
 Recipe = Callable[[], Tensor]
 
 
-class _Recipe(NamedTuple):
+@dataclass
+class _Result:
+    """One run of a recipe for all operations that would have kept the tensor (q, k and v read one normed input)."""
+
     again: Recipe
+    uses: int = 0
+    left: int = 0
+    value: Tensor | None = None
+
+    def take(self) -> Tensor:
+        if self.value is None:
+            self.value, self.left = self.again(), self.uses
+        found = self.value
+        self.left -= 1
+        if not self.left:
+            self.value = None
+        return found
+
+
+class _Kept(NamedTuple):
+    result: _Result
     shape: torch.Size
     stride: tuple[int, ...]
 
@@ -32,15 +52,16 @@ def recomputed(*pairs: tuple[Tensor, Recipe], enabled: bool = True) -> AbstractC
     """
     if not (enabled and torch.is_grad_enabled()):
         return nullcontext()
-    recipes = {tensor.data_ptr(): (tensor.numel(), again) for tensor, again in pairs}
+    results = {(tensor.data_ptr(), tensor.numel()): _Result(again) for tensor, again in pairs}
 
-    def pack(saved: Tensor) -> Tensor | _Recipe:
-        numel, again = recipes.get(saved.data_ptr(), (-1, None))
-        if again is None or saved.numel() != numel:
+    def pack(saved: Tensor) -> Tensor | _Kept:
+        result = results.get((saved.data_ptr(), saved.numel()))
+        if result is None:
             return saved
-        return _Recipe(again, saved.shape, saved.stride())
+        result.uses += 1
+        return _Kept(result, saved.shape, saved.stride())
 
-    def unpack(kept: Tensor | _Recipe) -> Tensor:
-        return kept if isinstance(kept, Tensor) else kept.again().as_strided(kept.shape, kept.stride)
+    def unpack(kept: Tensor | _Kept) -> Tensor:
+        return kept if isinstance(kept, Tensor) else kept.result.take().as_strided(kept.shape, kept.stride)
 
     return saved_tensors_hooks(pack, unpack)

@@ -9,6 +9,7 @@ from typing import Any
 
 from cogtune.evaluation.report import plots
 from cogtune.evaluation.report.evidence import Strip
+from cogtune.evaluation.report.gather import CLIP, SHOWN
 from cogtune.evaluation.report.sweep_plot import shades, sweep_plot
 
 _CAPTIONS = 3
@@ -22,7 +23,6 @@ _COLUMNS = (
     ("seconds.train", "seconds of training", None),
 )
 """(figure, heading, which of the values is best: None where more is not better)."""
-_TUNED = "After training"
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,8 @@ def _captions(members: Sequence[Member]) -> list[tuple[str, list[tuple[str, Path
     shared = [name for name in by_name[0] if all(name in strips for strips in by_name)]
     found = []
     for name in shared[:_CAPTIONS]:
-        videos = [(shown.label, shown.path) for shown in by_name[0][name].videos if shown.label == "Training clip"]
+        videos = [(shown.label, shown.path) for shown in by_name[0][name].videos if shown.label == CLIP]
         for member, strips in zip(members, by_name, strict=True):
-            videos += [(member.name, shown.path) for shown in strips[name].videos if shown.label == _TUNED]
+            videos += [(member.name, shown.path) for shown in strips[name].videos if shown.label == SHOWN["tuned"]]
         found.append((by_name[0][name].caption, videos))
     return found

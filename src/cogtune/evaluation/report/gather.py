@@ -10,7 +10,8 @@ from cogtune.data.listing import ClipRow
 from cogtune.evaluation.prompts import ID_DIGITS
 from cogtune.evaluation.report.evidence import DataFacts, Shown, StageFacts, Strip
 
-_SHOWN = {"base": "Before training", "tuned": "After training", "guided": "After, guided"}
+CLIP = "Training clip"
+SHOWN = {"base": "Before training", "tuned": "After training", "guided": "After, guided"}
 
 
 def with_names(rows: Iterable[Mapping[str, Any]], manifest: Iterable[ClipRow]) -> list[dict[str, Any]]:
@@ -35,8 +36,8 @@ def strips(rows: Sequence[Mapping[str, Any]], videos: Path, clips: Path, images:
         some = next(iter(variants.values()))
         shown = [Shown("First frame given", images / f"{prompt}.png")]
         if some["clip"]:
-            shown.append(Shown("Training clip", clips / f"{some['clip'][:ID_DIGITS]}.mp4"))
-        for variant, label in _SHOWN.items():
+            shown.append(Shown(CLIP, clips / f"{some['clip'][:ID_DIGITS]}.mp4"))
+        for variant, label in SHOWN.items():
             if row := variants.get(variant):
                 path = videos / f"{row['item']}.mp4"
                 shown.append(Shown(label, path, row.get("psnr_db"), row.get("hit"), _stem(row.get("nearest_name"))))

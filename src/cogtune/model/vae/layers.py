@@ -39,7 +39,7 @@ class CausalConv3d(nn.Module):
         """The input of the convolution: ``x``, through SiLU if ``activate``, behind the frames that it looks back at.
 
         Apart from the convolution so that ``x`` can be freed before it runs; without gradients SiLU writes to its place
-        directly. Both together take a sixth off the peak of encoding.
+        directly. Three tensors of a block's size are the peak then, not five (docs/cost_model.md).
         """
         before = None if past is None else past.frames.get(id(self))
         if torch.is_grad_enabled():

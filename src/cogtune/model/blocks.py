@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from cogtune.config.schema.dit import AdaLNParams, FinalLayerParams
 from cogtune.model.modulation import ModulatedLayerNorm, gated_add
 from cogtune.model.positions import rotate
+from cogtune.model.projections import QueryKeyValue
 from cogtune.model.recompute import Recipe, recomputed
 
 
@@ -24,18 +25,6 @@ class Modulation(NamedTuple):
     shift_B2D: Tensor
     scale_B2D: Tensor
     gate_B2D: Tensor
-
-
-class QueryKeyValue(nn.Linear):
-    """Linear D -> 3D whose rows are [q; k; v]. Three products, so that each result is contiguous for its norm."""
-
-    def __init__(self, hidden_size: int) -> None:
-        super().__init__(hidden_size, 3 * hidden_size)
-
-    def forward(self, h_BND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        weights, biases = self.weight.chunk(3), self.bias.chunk(3)
-        q, k, v = (F.linear(h_BND, w_DD, b_D) for w_DD, b_D in zip(weights, biases, strict=True))
-        return q, k, v
 
 
 class Attention(nn.Module):

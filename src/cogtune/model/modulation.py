@@ -4,6 +4,7 @@ Written as autograd functions because the obvious form (norm, slice, multiply, c
 the size of the sequence per use for the backward pass, and copies it once more.
 """
 
+from itertools import product
 from typing import Any
 
 import torch
@@ -37,8 +38,12 @@ def gated_add(h_BND: Tensor, branch_BND: Tensor, gate_B2D: Tensor, text_length: 
     return _GatedAdd.apply(h_BND, branch_BND, gate_B2D, text_length)
 
 
-def _parts(x_BND: Tensor, text_length: int) -> tuple[Tensor, Tensor]:
-    return x_BND[:, :text_length], x_BND[:, text_length:]
+def _slices(text_length: int) -> tuple[slice, slice]:
+    return slice(None, text_length), slice(text_length, None)
+
+
+def _parts(x_BND: Tensor, text_length: int) -> tuple[Tensor, ...]:
+    return tuple(x_BND[:, part] for part in _slices(text_length))
 
 
 def _sum_parts(x_BND: Tensor, text_length: int) -> Tensor:
@@ -72,18 +77,28 @@ class _ModulatedNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy_BND: Tensor) -> tuple[Tensor | None, ...]:
         h_BND, mean_BN1, rstd_BN1, factor_B2D = ctx.saved_tensors
-        need_h, need_factor, need_offset = ctx.needs_input_grad[:3]
-        dh = dfactor = doffset = None
-        if need_offset:
-            doffset = _sum_parts(dy_BND, ctx.text_length)
-        if need_factor:
-            normed_BND = ((h_BND - mean_BN1) * rstd_BN1).to(dy_BND.dtype)
-            dfactor = _sum_parts(normed_BND.mul_(dy_BND), ctx.text_length)
-        if need_h:
-            scaled = [part * factor_B2D[:, i : i + 1] for i, part in enumerate(_parts(dy_BND, ctx.text_length))]
-            dh = torch.ops.aten.native_layer_norm_backward(
-                torch.cat(scaled, dim=1), h_BND, [h_BND.shape[-1]], mean_BN1, rstd_BN1, None, None, [True, False, False]
-            )[0]
+        need_h, need_factor, need_offset = needed = ctx.needs_input_grad[:3]
+        dh = torch.empty_like(h_BND) if need_h else None
+        dfactor, doffset = (torch.empty_like(factor_B2D) if need else None for need in (need_factor, need_offset))
+        # Each part of each sample has one factor for all its tokens, so to it the norm is an ordinary LayerNorm with that
+        # weight, and torch's kernel gives all three gradients in one pass.
+        for b, (i, part) in product(range(len(h_BND)), enumerate(_slices(ctx.text_length))):
+            found = torch.ops.aten.native_layer_norm_backward(
+                dy_BND[b, part],
+                h_BND[b, part],
+                h_BND.shape[-1:],
+                mean_BN1[b, part],
+                rstd_BN1[b, part],
+                factor_B2D[b, i],
+                factor_B2D[b, i],
+                needed,
+            )
+            if dh is not None:
+                dh[b, part] = found[0]
+            if dfactor is not None:
+                dfactor[b, i] = found[1]
+            if doffset is not None:
+                doffset[b, i] = found[2]
         return dh, dfactor, doffset, None, None
 
 
@@ -104,8 +119,9 @@ class _GatedAdd(torch.autograd.Function):
         branch_BND, gate_B2D = ctx.saved_tensors
         dbranch = dgate = None
         if ctx.needs_input_grad[1]:
-            parts = _parts(dy_BND, ctx.text_length)
-            dbranch = torch.cat([part * gate_B2D[:, i : i + 1] for i, part in enumerate(parts)], dim=1)
+            dbranch = torch.empty_like(dy_BND)
+            for i, part in enumerate(_slices(ctx.text_length)):
+                torch.mul(dy_BND[:, part], gate_B2D[:, i : i + 1], out=dbranch[:, part])
         if ctx.needs_input_grad[2]:
             dgate = _sum_parts(branch_BND * dy_BND, ctx.text_length)
         return dy_BND, dbranch, dgate, None

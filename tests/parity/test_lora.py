@@ -1,5 +1,6 @@
 """Our LoRA file through diffusers' and PEFT's own loaders: same output, right strength, nobody multiplies anything."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,14 @@ def case(family: str, folder: Path, **lora: Any) -> tuple[Any, Any, tuple]:
     return dit, twin, inputs(node, 4 if family.startswith("1.5") else 3, 8, 12, B=2)
 
 
-def assert_same(dit: Any, twin: Any, x: tuple) -> None:
+def difference(dit: Any, twin: Any, x: tuple) -> float:
     given, expected = dit(*x), run_diffusers(twin, *x)
-    assert (given - expected).abs().max() <= 1e-5 * expected.abs().max()
+    return float((given - expected).abs().max() / expected.abs().max())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
-def test_load_lora_weights(family: str, tmp_path: Path) -> None:
+def test_load_lora_weights(family: str, tmp_path: Path, hold: Callable[..., None]) -> None:
     """The pipeline's own method; alpha 1 over rank 4, as upstream trains: four times too strong if it were lost."""
     from diffusers.loaders.lora_pipeline import CogVideoXLoraLoaderMixin
 
@@ -50,7 +51,7 @@ def test_load_lora_weights(family: str, tmp_path: Path) -> None:
     dit, twin, x = case(family, tmp_path, r=4)
     before = run_diffusers(twin, *x)
     Pipeline(twin).load_lora_weights(str(tmp_path))
-    assert_same(dit, twin, x)
+    hold("output, LoRA file through load_lora_weights", family, difference(dit, twin, x), 1e-5)
     assert (run_diffusers(twin, *x) - before).abs().max() > 1e-3 * before.abs().max()
 
 
@@ -60,7 +61,7 @@ def test_load_lora_adapter(lora: dict[str, Any], tmp_path: Path) -> None:
     """Other strengths; and adapters on one layer only, which PEFT must not put on the others."""
     dit, twin, x = case("5b", tmp_path, **lora)
     twin.load_lora_adapter(str(tmp_path), weight_name=LORA_FILE)
-    assert_same(dit, twin, x)
+    assert difference(dit, twin, x) <= 1e-5
     adapted = {name.split(".")[1] for name in twin.state_dict() if "lora_A" in name}
     assert adapted == {str(layer) for layer in lora.get("layer_range", [0, 1])}
 
@@ -80,4 +81,4 @@ def test_a_file_that_diffusers_wrote_loads_here(tmp_path: Path) -> None:
     wrapped = {name.replace(".original.", "."): name for name in dit.state_dict()}
     dit.load_state_dict({wrapped[name]: tensor for name, tensor in base.items()}, strict=False)
     load_weights(dit, tmp_path)
-    assert_same(dit, twin, inputs(network_config("5b"), 3, 8, 12))
+    assert difference(dit, twin, inputs(network_config("5b"), 3, 8, 12)) <= 1e-5

@@ -50,26 +50,30 @@ def pair():
     return ours, theirs
 
 
-def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
-    assert ours.shape == theirs.shape
-    assert (ours - theirs).abs().max() <= 5e-6 * theirs.abs().max()
+@pytest.fixture
+def close(hold):
+    def close(ours: torch.Tensor, theirs: torch.Tensor, what: str) -> None:
+        assert ours.shape == theirs.shape
+        hold(what, "VAE", float((ours - theirs).abs().max() / theirs.abs().max()), 5e-6)
+
+    return close
 
 
 @pytest.mark.parametrize(
     ("frames", "height", "width"), [(1, 16, 24), (1, 20, 36), (5, 20, 28), (9, 24, 40), (17, 18, 24), (49, 16, 24)]
 )
 @torch.no_grad()
-def test_encoder_moments(pair, frames: int, height: int, width: int) -> None:
+def test_encoder_moments(pair, close, frames: int, height: int, width: int) -> None:
     ours, theirs = pair
     video_BCTHW = torch.randn(2, 3, frames, height, width)
     theirs.num_sample_frames_batch_size = 99  # a whole clip in one call, as upstream; diffusers' own is 8
-    close(ours.encode(video_BCTHW), theirs.encode(video_BCTHW).latent_dist.parameters)
+    close(ours.encode(video_BCTHW), theirs.encode(video_BCTHW).latent_dist.parameters, "moments of a whole clip")
 
 
 @pytest.mark.parametrize(("frames", "height"), [(1, 16), (5, 16), (9, 20), (17, 16), (25, 20), (49, 16)])
 @torch.no_grad()
 def test_encoding_in_batches_of_8_frames_is_diffusers_way_and_differs_from_17_on(
-    pair, frames: int, height: int
+    pair, close, frames: int, height: int
 ) -> None:
     ours, theirs = pair
     video_BCTHW = torch.randn(1, 3, frames, height, 24)
@@ -77,7 +81,7 @@ def test_encoding_in_batches_of_8_frames_is_diffusers_way_and_differs_from_17_on
     foreign = theirs.encode(video_BCTHW).latent_dist.parameters
     whole = ours.encode(video_BCTHW)
     ours.batch_frames = 8
-    close(ours.encode(video_BCTHW), foreign)
+    close(ours.encode(video_BCTHW), foreign, "moments, 8 frames at a time")
     ours.batch_frames = None
     assert ((whole - foreign).abs().max() > 1e-3 * foreign.abs().max()) == (frames >= 17)
 
@@ -86,12 +90,12 @@ def test_encoding_in_batches_of_8_frames_is_diffusers_way_and_differs_from_17_on
     ("latents", "height", "width", "batch"), [(1, 3, 4, 2), (3, 5, 3, 1), (5, 3, 4, 2), (7, 2, 3, 1), (13, 2, 3, 1)]
 )
 @torch.no_grad()
-def test_decoder(pair, latents: int, height: int, width: int, batch: int) -> None:
+def test_decoder(pair, close, latents: int, height: int, width: int, batch: int) -> None:
     ours, theirs = pair
     latent_BCTHW = torch.randn(batch, 4, latents, height, width)
     video_BCTHW = ours.decode(latent_BCTHW)
     assert video_BCTHW.shape[2] == 4 * (latents - 1) + 1
-    close(video_BCTHW, theirs.decode(latent_BCTHW).sample)
+    close(video_BCTHW, theirs.decode(latent_BCTHW).sample, "decoded video")
 
 
 @pytest.fixture
@@ -110,22 +114,23 @@ def tiled(pair):
 
 @pytest.mark.parametrize(("height", "width"), [(48, 80), (64, 48)])
 @torch.no_grad()
-def test_tiles_are_diffusers_but_at_the_far_edge(tiled, height: int, width: int) -> None:
+def test_tiles_are_diffusers_but_at_the_far_edge(tiled, close, height: int, width: int) -> None:
     """Where tiles fit exactly, diffusers lays one more over the last overlap, as narrow as that (2 latents), with
     statistics of its own; ours ends there."""
     ours, theirs = tiled
     video_BCTHW, latent_BCTHW = torch.randn(1, 3, 5, height, width), torch.randn(1, 4, 3, height // 8, width // 8)
     moments, foreign = ours.encode(video_BCTHW), theirs.encode(video_BCTHW).latent_dist.parameters
-    close(moments[..., :-2, :-2], foreign[..., :-2, :-2])
+    close(moments[..., :-2, :-2], foreign[..., :-2, :-2], "moments in tiles")
     assert not torch.allclose(moments, foreign, atol=1e-3)
-    close(ours.decode(latent_BCTHW)[..., :-16, :-16], theirs.decode(latent_BCTHW).sample[..., :-16, :-16])
+    video, foreign = ours.decode(latent_BCTHW), theirs.decode(latent_BCTHW).sample
+    close(video[..., :-16, :-16], foreign[..., :-16, :-16], "decoded in tiles")
 
 
 @pytest.mark.parametrize(
     ("model", "inverted"), [("cogvideox_5b_i2v", False), ("cogvideox1.5_5b_i2v", True)], ids=["1.0", "1.5"]
 )
 @torch.no_grad()
-def test_the_image_condition_is_that_of_diffusers_pipeline(pair, model: str, inverted: bool) -> None:
+def test_the_image_condition_is_that_of_diffusers_pipeline(pair, close, model: str, inverted: bool) -> None:
     """Scale and place: 1.0 times the scale factor, 1.5 divided by it; 3 latents are 4 with the one that pads for 1.5."""
     pipelines = pytest.importorskip("diffusers.pipelines.cogvideo.pipeline_cogvideox_image2video")
     ours, theirs = pair
@@ -147,4 +152,4 @@ def test_the_image_condition_is_that_of_diffusers_pipeline(pair, model: str, inv
     config = load_config([CONFIG / f"{model}.yaml", CONFIG / "sft.yaml"], check_files=False)
     condition = image_condition(config.values["model"])
     assert condition is not None
-    close(condition(sample, latents.shape[1]), expected)
+    close(condition(sample, latents.shape[1]), expected, "condition of image to video")

@@ -131,7 +131,7 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             "train",
-            version=1,
+            version=2,
             keys=(
                 "model.scale_factor",
                 "model.network_config",
@@ -252,7 +252,7 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             "report",
-            version=1,
+            version=2,
             # as_written also holds keys that have no effect here: the published config is the user's whole config.
             keys=("model", "data", "args", "deepspeed", "experiment", "as_written"),
             upstream=("scan", "preprocess", "latents", "images", "text", "train", "export", "sample", "evaluate"),

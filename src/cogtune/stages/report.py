@@ -31,6 +31,7 @@ def run(job: Job) -> dict[str, Any]:
         **gather.history(job.job_dir("train") / "log.jsonl"),
         data=_data(job),
         stages=stages,
+        exports=gather.exports(job.items_dir("export") / "index.json"),
         config_yaml=told["config_yaml"],
         run=_identity(job),
     )

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import pytest
 
 from cogtune.evaluation.report import page, plots, sentences
-from cogtune.evaluation.report.evidence import DataFacts, Evidence, Shown, StageFacts, Strip
+from cogtune.evaluation.report.evidence import DataFacts, Evidence, Exported, Shown, StageFacts, Strip
 
 HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)>'
 METRICS = {
@@ -54,6 +54,10 @@ def evidence(tmp_path):
         validation=[{"step": 10, "loss": 0.5}],
         data=DataFacts({"train": 16}, 9, 64, 96, 8.0, (7.5, 8.0), [(HOSTILE, HOSTILE)], [HOSTILE]),
         stages=[StageFacts("train", "0123456789ab", 63.0, 1, 800.0), StageFacts("text", "0123456789ab", None, 0, None)],
+        exports=[
+            Exported("diffusers", HOSTILE, 1234.5, 0.0, HOSTILE, 2.3e-6),
+            Exported("kohya", "k.safetensors", 0.25, 0.0, "none", None, HOSTILE),
+        ],
         config_yaml=f"model:\n  name: {HOSTILE}  # {HOSTILE}\n  url: https://example.org/x  # default\n",
         run={"keys": {"train": HOSTILE}, "commit": None},
     )
@@ -84,10 +88,14 @@ def test_the_page_says_what_was_found(evidence):
     assert "7.5 to 8" in html
     assert "1 file rejected; 1 caption cut" in html
     assert "1 min 03 s" in html
+    weights = html.partition("<h2>Weights</h2>")[2].partition("</section>")[0]
+    assert re.findall(r"[\d.,]+ MB|\d\.\de[+-]\d+|–", weights) == [
+        "1,234 MB", "0.0e+00", "2.3e-06", "0.25 MB", "0.0e+00", "–",
+    ]  # fmt: skip
 
 
 def test_a_page_of_prompts_without_clips(evidence):
-    bare = Evidence("p", {"samples.count": 2}, {}, [], [], [], DataFacts(), [], "", {})
+    bare = Evidence("p", {"samples.count": 2}, {}, [], [], [], DataFacts(), [], [], "", {})
     html = page.render(bare)
     assert "Samples of your own prompts" in html
     assert "Is it the training" not in html

@@ -58,6 +58,25 @@ class StageFacts:
 
 
 @dataclass(frozen=True)
+class Exported:
+    """A format that the weights were written in. Errors are largest absolute differences of one step's output between
+    what was trained and the file loaded again: by cogtune, and by the foreign ``loader``, None where there is none, and
+    then ``why`` (at the epsilon of the last norm that was trained with, in which diffusers differs)."""
+
+    format: str
+    path: str
+    megabytes: float
+    own_error: float
+    loader: str
+    foreign_error: float | None = None
+    why: str = ""
+
+    @property
+    def size(self) -> str:
+        return f"{self.megabytes:,.0f} MB" if self.megabytes >= 100 else f"{self.megabytes:.2g} MB"
+
+
+@dataclass(frozen=True)
 class Evidence:
     """All that a report shows."""
 
@@ -69,5 +88,6 @@ class Evidence:
     validation: list[dict[str, Any]]
     data: DataFacts
     stages: list[StageFacts]
+    exports: list[Exported]
     config_yaml: str
     run: dict[str, Any]

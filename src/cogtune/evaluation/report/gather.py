@@ -8,7 +8,7 @@ from typing import Any
 from cogtune.config.stages import STAGES
 from cogtune.data.listing import ClipRow
 from cogtune.evaluation.prompts import ID_DIGITS
-from cogtune.evaluation.report.evidence import DataFacts, Shown, StageFacts, Strip
+from cogtune.evaluation.report.evidence import DataFacts, Exported, Shown, StageFacts, Strip
 
 CLIP = "Training clip"
 SHOWN = {"base": "Before training", "tuned": "After training", "guided": "After, guided"}
@@ -69,6 +69,23 @@ def stages(records: Path, upstream: Mapping[str, str]) -> list[StageFacts]:
             StageFacts(stage, key, record.get("seconds"), record.get("runs", 0), record.get("peak_memory_mib"))
         )
     return found
+
+
+def exports(index: Path) -> list[Exported]:
+    """What the export's index.json says."""
+    entries = json.loads(index.read_text(encoding="utf-8"))["formats"]
+    return [
+        Exported(
+            name,
+            entry["path"],
+            entry["bytes"] / 1e6,
+            entry["own_error"],
+            entry["foreign"]["loader"],
+            entry["foreign"].get("max_abs_error_at_one_epsilon"),
+            entry["foreign"].get("why", ""),
+        )
+        for name, entry in entries.items()
+    ]
 
 
 def timings(summary: Mapping[str, Any], stages: Iterable[StageFacts]) -> dict[str, float]:

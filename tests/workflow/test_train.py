@@ -219,6 +219,17 @@ def test_one_rank_draws_what_two_draw(uninterrupted: Training, caches: Path) -> 
     assert training.losses() == pytest.approx(uninterrupted.losses(), rel=0.02)
 
 
+def test_partitioned_weights_train_as_whole_ones(uninterrupted: Training, caches: Path) -> None:
+    """ZeRO-3 that leaves no weight whole between its uses."""
+    zero = {"stage": 3, "stage3_param_persistence_threshold": 0}
+    training = Training(
+        caches / "zero-3", changes=SETTINGS | {f"deepspeed.zero_optimization.{k}": v for k, v in zero.items()}
+    )
+    training.finish()
+    assert training.losses() == pytest.approx(uninterrupted.losses(), rel=0.02)
+    assert set(training.result()) == set(uninterrupted.result())
+
+
 def test_a_loss_that_is_not_a_number_stops_with_its_step(caches: Path) -> None:
     changes = SETTINGS | {"deepspeed.optimizer.params.lr": 1e30, "deepspeed.gradient_clipping": 0.0}
     training = Training(caches / "diverged", ranks=1, changes=changes)

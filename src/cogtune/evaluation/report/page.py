@@ -59,7 +59,7 @@ def environment() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters.update(decibel=_decibel, duration=plots.duration, figure=_figure)
+    found.filters.update(decibel=_decibel, duration=plots.duration, error=_error, figure=_figure)
     found.globals["css"] = plots.markup(Path(__file__).with_name("report.css").read_text())
     return found
 
@@ -90,6 +90,10 @@ def _config_lines(text: str) -> Iterator[tuple[str, str]]:
 
 def _decibel(value: float | None) -> str:
     return "–" if value is None else f"{value:.1f}\N{NO-BREAK SPACE}dB"
+
+
+def _error(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1e}" if value else "0"
 
 
 def _figure(value: Any) -> str:

@@ -73,6 +73,15 @@ class Lora:
                 setattr(attention, name, AdaptedLinear(original, parts, self.params))
 
 
+def draw_adapters(model: nn.Module) -> None:
+    """Initial values for the adapters that are on `meta` still, when the weights below them have been loaded."""
+    for layer in model.modules():
+        if isinstance(layer, AdaptedLinear) and layer.matrix_A[0].is_meta:
+            layer.matrix_A.to_empty(device="cpu")
+            layer.matrix_B.to_empty(device="cpu")
+            layer.reset_parameters()
+
+
 def is_adapter(name: str) -> bool:
     return "matrix_A" in name or "matrix_B" in name
 

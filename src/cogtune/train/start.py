@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from cogtune.config.registry import build
 from cogtune.errors import UserError
-from cogtune.model.lora import is_adapter, merge_lora
+from cogtune.model.lora import draw_adapters, is_adapter, merge_lora
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,16 @@ def initial_model(start: Start) -> nn.Module:
     from cogtune.model.weights import load_weights
 
     # Weights of billions of parameters are not drawn first, to be overwritten all: that took minutes and as much memory.
-    drawn = not start.weights or adapter_scale(start.network_config) is not None
-    with torch.random.fork_rng(devices=[]), torch.device("cpu" if drawn else "meta"):
+    with torch.random.fork_rng(devices=[]), torch.device("meta" if start.weights or start.trained else "cpu"):
         torch.manual_seed(_init_seed(start.seed))
         network: nn.Module = build(start.network_config)
     if start.trained is not None and start.before is not None:
         _take_over(network, start, trained_model(start.before, Path(start.trained)), start.before)
     elif start.weights:
         load_weights(network, start.weights)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_init_seed(start.seed))
+        draw_adapters(network)
     return network.float().eval()
 
 
@@ -115,7 +117,8 @@ def _take_over(network: nn.Module, start: Start, earlier: nn.Module, before: Sta
             f"args.load: {start.trained} was trained from a network of other sizes; it lacks {lacking[:3]} and has "
             f"other shapes for {wrong[:3]}; use the network_config of the experiment that is loaded"
         )
-    network.load_state_dict(wanted | {name: value for name, value in found.items() if value is not None})
+    # `assign` shares the earlier network's memory, and an adapter that has no earlier value stays on meta.
+    network.load_state_dict(wanted | {name: value for name, value in found.items() if value is not None}, assign=True)
 
 
 def _adapters(network: nn.Module) -> dict[str, torch.Size]:

@@ -124,3 +124,18 @@ def test_weights_are_loaded_as_they_are_whatever_the_seed(network: dict[str, Any
         assert torch.equal(given, parameter if exact else parameter.bfloat16().float()), name
     adapted = initial_model(Start(with_lora(network, 2), seed=4, weights=str(tmp_path / "w")))
     assert torch.equal(output(adapted), output(loaded))
+
+
+def test_adapters_over_loaded_weights_come_from_the_seed_alone(network: dict[str, Any], tmp_path: Path) -> None:
+    """Of 5B weights only the adapters are drawn: the rest stays without memory until the file gives it."""
+    write_tensors(tmp_path / "w.safetensors", initial_model(Start(network, seed=3)).state_dict(), {})
+
+    def adapters(seed: int) -> dict[str, Tensor]:
+        start = Start(with_lora(network, 2), seed, weights=str(tmp_path / "w.safetensors"))
+        torch.randn(seed)  # whatever was drawn before
+        return {name: p.detach() for name, p in initial_model(start).named_parameters() if is_adapter(name)}
+
+    first, again, other = adapters(4), adapters(4), adapters(5)
+    assert {name for name, p in first.items() if p.any()} == {name for name in first if "matrix_A" in name}
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not any(torch.equal(first[name], other[name]) for name in first if "matrix_A" in name)

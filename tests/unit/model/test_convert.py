@@ -13,7 +13,7 @@ from cogtune.__main__ import main
 from cogtune.config.checkpoints import read_header
 from cogtune.config.merge import load_config
 from cogtune.config.registry import build
-from cogtune.config.schema.args import EXPORT_FORMATS
+from cogtune.config.schema.args import EXPORT_FORMATS, WHOLE_FORMATS
 from cogtune.errors import UserError
 from cogtune.model.lora import merge_lora
 from cogtune.model.weights import load_weights
@@ -52,6 +52,7 @@ def same(given: Pairs, expected: Pairs) -> None:
 
 def test_every_format_is_listed_with_what_it_is_for() -> None:
     assert EXPORT_FORMATS.keys() == FORMATS.keys()
+    assert set(WHOLE_FORMATS) == FORMATS.keys() - set(LORA)
 
 
 @pytest.mark.parametrize("alpha", [1, 8])

@@ -24,6 +24,8 @@ EXPORT_FORMATS = {
     "sat_lora": "SAT folder with the adapters only",
 }
 """What weights are written as, and for whom; the writers are in model/weights/formats.py."""
+WHOLE_FORMATS = ("diffusers", "sat", "merged")
+"""Those that hold a whole network, whether it was a LoRA that trained or not."""
 
 
 @dataclass(kw_only=True)

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.func import functional_call
 
 from cogtune.model.dit import DiffusionTransformer
 from cogtune.model.lora import is_adapter
@@ -49,11 +50,10 @@ def probe_of(network: DiffusionTransformer) -> Probe:
 
 @torch.no_grad()
 def output(network: DiffusionTransformer, probe: Probe, device: torch.device) -> Tensor:
-    """Our network's output in fp32, on the CPU."""
-    network.eval().float().to(device)
-    v_BTCHW = network(probe.x_BTCHW.to(device), probe.timesteps_B.to(device), probe.context_BLD.to(device)).cpu()
-    network.cpu()
-    return v_BTCHW
+    """Our network's output, on the CPU; the network itself stays where it is."""
+    moved = {name: tensor.to(device) for name, tensor in (*network.named_parameters(), *network.named_buffers())}
+    inputs = (probe.x_BTCHW.to(device), probe.timesteps_B.to(device), probe.context_BLD.to(device))
+    return functional_call(network.eval(), moved, inputs).cpu()
 
 
 @torch.no_grad()
@@ -112,12 +112,15 @@ def _from_pretrained(path: Path, base: DiffusionTransformer) -> Any:
 
 
 def _base_twin(base: DiffusionTransformer) -> Any:
+    """diffusers' network over the same memory; PEFT, whoever uses this, brings accelerate along."""
+    from accelerate import init_empty_weights
     from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXTransformer3DModel
 
     under = {n.replace(".original.", "."): tensor for n, tensor in base.state_dict().items() if not is_adapter(n)}
     config: Mapping[str, Any] = config_json(base.params)
-    twin: Any = CogVideoXTransformer3DModel(**{key: value for key, value in config.items() if key != "_class_name"})
-    twin.load_state_dict(to_diffusers(under, base.params), strict=True)
+    with init_empty_weights(include_buffers=False):
+        twin: Any = CogVideoXTransformer3DModel(**{key: value for key, value in config.items() if key != "_class_name"})
+    twin.load_state_dict(to_diffusers(under, base.params), strict=True, assign=True)
     return twin
 
 

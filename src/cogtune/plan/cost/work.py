@@ -9,6 +9,7 @@ from typing import Any
 
 from cogtune.config.errors import ConfigError
 from cogtune.config.registry import canonical
+from cogtune.config.schema.args import WHOLE_FORMATS
 from cogtune.plan.cost.activations import activations
 from cogtune.plan.cost.autoencoder import Autoencoder
 from cogtune.plan.cost.text_encoder import TextEncoder
@@ -184,11 +185,17 @@ class Costs:
 
     def host_bytes(self, stage: str, ranks: int) -> float:
         """CPU memory at the peak, of all processes together: networks are built in fp32 on the CPU, one in every training
-        rank, two and their files in an export; offload keeps its share there."""
+        rank; an export holds one for a LoRA, and beside it a second with its file for a whole network; offload keeps its
+        share there."""
         network = float(_FP32 * self.network.count)
         if stage == "train":
             return ranks * max(network, memory(self.network, self.deepspeed, ranks).host)
-        return {"export": 3 * network, "sample": network}.get(stage, 0.0)
+        whole = not self._only_adapters or set(WHOLE_FORMATS) & set(self.args.get("export_formats") or [])
+        return {"export": 3 * network if whole else network, "sample": network}.get(stage, 0.0)
+
+    @property
+    def _only_adapters(self) -> bool:
+        return all(one.adapter for one in self.network.trained)
 
     def micro_batch(self, ranks: int) -> int:
         """Clips that one rank computes at once, as `config.batches.plan_batches` decides."""
@@ -231,8 +238,7 @@ class Costs:
         if stage == "train":
             return self._training_disk(units) if units else 0.0
         if stage == "export":
-            lora = all(one.adapter for one in self.network.trained)
-            return float(_FP32 * (self.network.trained_count if lora else self.network.count))
+            return float(_FP32 * (self.network.trained_count if self._only_adapters else self.network.count))
         if stage == "sample":
             return float(units * 3 * self.pixels)
         return 0.0

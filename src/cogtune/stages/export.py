@@ -96,7 +96,7 @@ def _export(job: Job, folder: Path, index: dict[str, Any], lacking: list[str]) -
         facts,
         iteration=max(1, int(facts.get("steps") or 1)),
     )
-    work = _Work(start, weights, how)
+    work = Exporter(start, weights, how)
     for name in lacking:
         index["formats"][name] = work.make(name, folder)
         write_json(folder / INDEX, index)
@@ -134,7 +134,7 @@ def _chosen(job: Job) -> Path:
     return path
 
 
-class _Work:
+class Exporter:
     """The trained network, and its output on the probe, for all formats."""
 
     def __init__(self, start: Start, weights: Path, how: Settings) -> None:

@@ -38,7 +38,7 @@ def pytest_terminal_summary() -> None:
     if not LARGEST:
         return
     models = list(dict.fromkeys(model for row in LARGEST.values() for model in row))
-    table = Table("check", "limit", *models, title="Largest error against diffusers (share of the largest value)")
+    table = Table("check", "limit", *models, title="Largest error (share of the largest value)")
     for check, row in LARGEST.items():
         table.add_row(check, f"{LIMITS[check]:.2g}", *(f"{row[model]:.1e}" if model in row else "" for model in models))
     console = Console(width=140)

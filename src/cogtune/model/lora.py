@@ -74,11 +74,11 @@ class Lora:
 
 
 def draw_adapters(model: nn.Module) -> None:
-    """Initial values for the adapters that are on `meta` still, when the weights below them have been loaded."""
+    """Initial values, in fp32, for adapters that are on `meta` still when the weights below them have been loaded."""
     for layer in model.modules():
         if isinstance(layer, AdaptedLinear) and layer.matrix_A[0].is_meta:
-            layer.matrix_A.to_empty(device="cpu")
-            layer.matrix_B.to_empty(device="cpu")
+            for matrices in (layer.matrix_A, layer.matrix_B):
+                matrices.float().to_empty(device="cpu")
             layer.reset_parameters()
 
 

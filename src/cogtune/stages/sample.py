@@ -28,7 +28,7 @@ from cogtune.runtime.progress import Progress
 from cogtune.stages.export import exported
 from cogtune.stages.job import Job
 from cogtune.stages.train import start_of
-from cogtune.train.start import initial_model
+from cogtune.train.start import Start, initial_model
 
 VIDEOS = "videos"
 """Folder of the view copies, <prompt id>.<variant>.mp4."""
@@ -111,7 +111,7 @@ class _Work:
 
     def _generator(self, weights: str, vae: "_InPrecision") -> Generator:
         config = self.train.config["model"]
-        network = _network(self.job, self.train, weights).to(self.device, _precision(self.args)).eval()
+        network = _network(self.job, self.train, weights, _precision(self.args)).to(self.device)
         denoiser, params = build(config["denoiser_config"]), config["network_config"]["params"]
         data, decoder = self.job.config["data"]["params"], self.model["first_stage_config"]["params"]["decoder_config"]
         return Generator(
@@ -142,13 +142,15 @@ class _InPrecision:
         return self._vae.decode(latent_BCTHW.to(self._parameter))  # pyright: ignore[reportCallIssue]
 
 
-def _network(job: Job, train: Job, weights: str) -> nn.Module:
+def _network(job: Job, train: Job, weights: str, dtype: torch.dtype) -> nn.Module:
     """The model before training, or with the exported weights: read back from the files that users get."""
     start = start_of(train)
     if weights == "base":
-        return initial_model(start)
+        return initial_model(start, dtype)
     path = exported(job.items_dir("export"))
-    network: nn.Module = initial_model(start) if path.name == LORA_FILE else build(start.network_config)
+    if path.name != LORA_FILE:
+        return initial_model(Start(start.network_config, start.seed, weights=str(path)), dtype)
+    network = initial_model(start, dtype)
     load_weights(network, path)
     return network
 

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,6 +98,14 @@ def make_optimizer(module: nn.Module, node: dict[str, Any], weight_decay: float)
         return AdamWEma(groups, ema_decay=decay, ramp=ramp, **common)
     decoupled = kind == "AdamW" or params.get("adam_w_mode", True)
     return (torch.optim.AdamW if decoupled else torch.optim.Adam)(groups, **common)
+
+
+def engine_dtype(section: Mapping[str, Any]) -> torch.dtype:
+    """What the engine will cast the module to. A network that is made in it needs half the memory in every rank."""
+    for name, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
+        if (section.get(name) or {}).get("enabled"):
+            return dtype
+    return torch.float32
 
 
 def build_engine(module: nn.Module, optimizer: torch.optim.Optimizer, config: dict[str, Any]) -> Any:

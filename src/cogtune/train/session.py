@@ -20,7 +20,7 @@ from cogtune.model.lora import set_trainable
 from cogtune.runtime.atomic import write_json
 from cogtune.runtime.devices import set_threads
 from cogtune.train import checkpoint, result
-from cogtune.train.engine import RankInfo, build_engine, connect, deepspeed_config, make_optimizer
+from cogtune.train.engine import RankInfo, build_engine, connect, deepspeed_config, engine_dtype, make_optimizer
 from cogtune.train.feed import Feed
 from cogtune.train.history import History
 from cogtune.train.loop import Intervals, Loop
@@ -101,7 +101,7 @@ def _set_up(plan: Plan, here: RankInfo, report: TextIO, stopping: Callable[[], b
 def trainable_model(plan: Plan) -> nn.Module:
     """The starting model with everything frozen that the config freezes."""
     model = plan.config["model"]
-    module = initial_model(Start.from_dict(plan.start)).train()
+    module = initial_model(Start.from_dict(plan.start), engine_dtype(plan.config.get("deepspeed") or {})).train()
     if plan.config["args"].get("checkpoint_activations"):
         module.checkpoint_activations = True  # pyright: ignore[reportArgumentType]
     set_trainable(module, model.get("not_trainable_prefixes") or [], model.get("lora_train") or False)

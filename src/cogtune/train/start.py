@@ -51,14 +51,17 @@ class Start:
         return f"weights {self.weights}" if self.weights else f"random weights, seed {self.seed}"
 
 
-def initial_model(start: Start) -> nn.Module:
-    """The network before training: fp32, on the CPU, evaluation mode, the same bits for the same ``start``."""
+def initial_model(start: Start, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """The network before training, on the CPU, in evaluation mode; the same bits for the same ``start``, rounded to
+    ``dtype``. Weights from a file never stand in memory in another type, but for the tensor that is read."""
     from cogtune.model.weights import load_weights
 
     # Weights of billions of parameters are not drawn first, to be overwritten all: that took minutes and as much memory.
     with torch.random.fork_rng(devices=[]), torch.device("meta" if start.weights or start.trained else "cpu"):
         torch.manual_seed(_init_seed(start.seed))
         network: nn.Module = build(start.network_config)
+    if start.weights:
+        network.to(dtype)
     if start.trained is not None and start.before is not None:
         _take_over(network, start, trained_model(start.before, Path(start.trained)), start.before)
     elif start.weights:
@@ -66,7 +69,7 @@ def initial_model(start: Start) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_init_seed(start.seed))
         draw_adapters(network)
-    return network.float().eval()
+    return network.to(dtype).eval()
 
 
 def trained_model(start: Start, path: Path) -> nn.Module:

@@ -108,14 +108,15 @@ def test_half_precision_checkpoints_are_cast(tmp_path: Path) -> None:
     assert equal(target, {name: tensor.float() for name, tensor in source.state_dict().items()})
 
 
-def test_a_model_on_meta_takes_the_tensors_over(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_on_meta_gets_memory_in_its_own_type(dtype: torch.dtype, tmp_path: Path) -> None:
     node = network_config("5b")
     source = randomised(node, seed=1)
     folder = one_safetensors(tmp_path, to_diffusers(source.state_dict(), params_of(node)))
     with torch.device("meta"):
-        target = build(node)
+        target = build(node).to(dtype)
     load_weights(target, folder)
-    assert equal(target, source.state_dict(), ignoring=TABLES)
+    assert equal(target, source.to(dtype).state_dict(), ignoring=TABLES)
     assert not any(parameter.is_meta for parameter in target.parameters())
     assert not target.transformer.position_embeddings.weight.requires_grad
 

@@ -139,3 +139,25 @@ def test_adapters_over_loaded_weights_come_from_the_seed_alone(network: dict[str
     assert {name for name, p in first.items() if p.any()} == {name for name in first if "matrix_A" in name}
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not any(torch.equal(first[name], other[name]) for name in first if "matrix_A" in name)
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+@pytest.mark.parametrize("begin", ["random", "weights", "trained"])
+def test_in_another_type_it_is_the_rounded_fp32_one(
+    network: dict[str, Any], begin: str, rank: int, tmp_path: Path
+) -> None:
+    """DeepSpeed would round it so; a rank that holds bf16 from the start needs half the memory."""
+    first = Start(network, seed=3)
+    path = str(pretend_training(first, tmp_path / "model.safetensors"))
+    node = with_lora(network, rank) if rank else network
+    start = {
+        "random": Start(node, seed=4),
+        "weights": Start(node, seed=4, weights=path),
+        "trained": Start(node, seed=4, before=first, trained=path),
+    }[begin]
+    if begin == "weights":  # as a checkpoint has it: with what does not train
+        write_tensors(Path(path), trained_model(first, Path(path)).state_dict(), {})
+    expected, found = initial_model(start).bfloat16(), initial_model(start, torch.bfloat16)
+    for (name, p), (_, other) in zip(found.named_parameters(), expected.named_parameters(), strict=True):
+        assert (p.dtype, p.requires_grad) == (torch.bfloat16, other.requires_grad)
+        assert torch.equal(p, other), name

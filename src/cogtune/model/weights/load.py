@@ -21,7 +21,7 @@ def load_weights(module: nn.Module, path: str | Path, ignore: tuple[str, ...] = 
     Known: a SAT folder or its mp_rank_XX_model_states.pt (tensor-parallel ranks are merged; T5 and VAE inside are
     passed over), a torch file with `state_dict`, safetensors in our names, a diffusers pipeline or component folder,
     a LoRA file of SAT, diffusers, PEFT, kohya, ComfyUI. A base checkpoint loads into a model with adapters, which then
-    keep their initial values; a LoRA file replaces the adapters only. Parameters on `meta` become the file's tensors.
+    keep their initial values; a LoRA file replaces the adapters only. Parameters on `meta` get memory, in their dtype.
     Names that start with one of ``ignore`` are passed over. Tensors are read one by one, so that memory grows by the
     model and its largest tensor.
     Raises: UserError that lists missing and unexpected names and wrong shapes; the module is then unchanged. Damaged
@@ -94,6 +94,7 @@ def _fill(
             continue
         value = (read(given[name]) if name in given else computed[name]).reshape(slot.shape)
         value = value if factor == 1.0 else value * factor
+        value = value.to(slot.dtype)
         if not slot.is_meta:
             slot.copy_(value)
         elif isinstance(slot, nn.Parameter):

@@ -184,14 +184,16 @@ class Costs:
         return 0.0
 
     def host_bytes(self, stage: str, ranks: int) -> float:
-        """CPU memory at the peak, of all processes together: networks are built in fp32 on the CPU, one in every training
-        rank; an export holds one for a LoRA, and beside it a second with its file for a whole network; offload keeps its
-        share there."""
-        network = float(_FP32 * self.network.count)
+        """CPU memory at the peak, of all processes together: networks are built on the CPU, one in every training rank, in
+        fp32 if their weights are drawn or an experiment's, else in the type they run in; an export holds one in fp32 for a
+        LoRA, and beside it a second with its file for a whole network; offload keeps its share there."""
+        count, from_file = float(self.network.count), isinstance(self.args.get("load"), str)
         if stage == "train":
+            network = count * (element_bytes(self.deepspeed) if from_file else _FP32)
             return ranks * max(network, memory(self.network, self.deepspeed, ranks).host)
         whole = not self._only_adapters or set(WHOLE_FORMATS) & set(self.args.get("export_formats") or [])
-        return {"export": 3 * network if whole else network, "sample": network}.get(stage, 0.0)
+        sampled = count * (self.sampling_bytes if from_file else _FP32)
+        return {"export": _FP32 * count * (3 if whole else 1), "sample": sampled}.get(stage, 0.0)
 
     @property
     def _only_adapters(self) -> bool:

@@ -6,11 +6,12 @@ Parameter names are those of upstream's checkpoints, which keep a layer's modula
 (`mixins.adaln_layer`).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from cogtune.config.schema.dit import AdaLNParams, FinalLayerParams
 from cogtune.model.modulation import ModulatedLayerNorm, gated_add
@@ -73,6 +74,22 @@ def _positioned(x_BNHD: Tensor, norm: nn.Module, rotation: Tensor | None) -> tup
     return y_BNHD if rotation is None else rotate(y_BNHD, rotation), again
 
 
+class _Gelu(torch.autograd.Function):
+    """GELU by tanh. Its gradient is written over the incoming one, the widest tensor of the backward pass: `Mlp` hands
+    the result to one linear layer, so that gradient is a product's own output and nobody else reads it."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BNM: Tensor) -> Tensor:
+        ctx.save_for_backward(x_BNM)
+        return F.gelu(x_BNM, approximate="tanh")
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy_BNM: Tensor) -> Tensor:
+        (x_BNM,) = ctx.saved_tensors
+        return torch.ops.aten.gelu_backward.grad_input(dy_BNM, x_BNM, approximate="tanh", grad_input=dy_BNM)
+
+
 class Mlp(nn.Module):
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
@@ -82,7 +99,7 @@ class Mlp(nn.Module):
     def forward(self, h_BND: Tensor, h_again: Recipe, recompute: bool) -> Tensor:
         with recomputed((h_BND, h_again), enabled=recompute):
             inner_BNM = self.dense_h_to_4h(h_BND)
-        active_BNM, kept_BNM = F.gelu(inner_BNM, approximate="tanh"), inner_BNM.detach()
+        active_BNM, kept_BNM = _Gelu.apply(inner_BNM), inner_BNM.detach()
         with recomputed((active_BNM, lambda: F.gelu(kept_BNM, approximate="tanh")), enabled=recompute):
             return self.dense_4h_to_h(active_BNM)
 

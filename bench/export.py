@@ -25,20 +25,21 @@ def export(name: str, layers: int, folder: Path) -> None:
 
     from bench.load import peak
     from cogtune.config.merge import load_config
+    from cogtune.config.registry import build
     from cogtune.model.lora import is_adapter
     from cogtune.model.weights.formats import Settings
     from cogtune.stages.export import Exporter
-    from cogtune.train.start import Start, initial_model
+    from cogtune.train.start import Start
 
     overrides = [f"model.network_config.params.num_layers={layers}"]
     config = load_config([CONFIG / file for file in MODEL], overrides, check_files=False)
     start, trained = Start(config.values["model"]["network_config"], seed=0), folder / "trained.safetensors"
-    network = initial_model(start)
-    size = sum(parameter.nbytes for parameter in network.parameters())
+    with torch.device("meta"):  # what a real network left in the heap would be taken off the peak
+        network = build(start.network_config)
+    size = sum(4 * parameter.numel() for parameter in network.parameters())
     draw = torch.Generator().manual_seed(0)
-    adapters = {name: p.detach() for name, p in network.named_parameters() if is_adapter(name)}
-    save_file({name: torch.randn(p.shape, generator=draw) * 0.01 for name, p in adapters.items()}, trained)
-    del network, adapters
+    shapes = {name: p.shape for name, p in network.named_parameters() if is_adapter(name)}
+    save_file({name: torch.randn(shape, generator=draw) * 0.01 for name, shape in shapes.items()}, trained)
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
     before, started = peak(), time.perf_counter()
     exporter = Exporter(start, trained, Settings(torch.bfloat16, facts={"steps": 1}))

@@ -199,7 +199,7 @@ class Exporter:
         adapters = {n: p for n, p in self.trained.named_parameters() if is_adapter(n)}
         kept = {n: p.detach().clone() for n, p in adapters.items()}
         try:
-            _fill(adapters, dict.fromkeys(adapters, torch.tensor(0.0)))  # so that what a file leaves out is missed
+            _fill(adapters, dict.fromkeys(adapters, torch.tensor(0.0)))  # so that a reload that does nothing shows
             load_weights(self.trained, path)
             return foreign.output(self.trained, self.probe, self.device)
         finally:

@@ -206,3 +206,11 @@ def test_lr_zero_exports_exactly_the_base(root: Path) -> None:
     write_tensors(train.job_dir() / "final/model.safetensors", adapters, {"steps": 6, "run": train.key})
     export.run(made.job("export"))
     assert changed_by(made.job("export")) == 0.0
+
+
+def test_a_reload_that_does_nothing_fails_the_stage(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file goes over the network that it came from, so an idle reload must not find the trained adapters there."""
+    job = trained(root, *ONLY_LORA, "args.seed=9").job("export")
+    monkeypatch.setattr(export, "load_weights", lambda network, path: None)
+    with pytest.raises(UserError, match="change the output"):
+        export.run(job)

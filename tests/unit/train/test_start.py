@@ -127,7 +127,6 @@ def test_weights_are_loaded_as_they_are_whatever_the_seed(network: dict[str, Any
 
 
 def test_adapters_over_loaded_weights_come_from_the_seed_alone(network: dict[str, Any], tmp_path: Path) -> None:
-    """Of 5B weights only the adapters are drawn: the rest stays without memory until the file gives it."""
     write_tensors(tmp_path / "w.safetensors", initial_model(Start(network, seed=3)).state_dict(), {})
 
     def adapters(seed: int) -> dict[str, Tensor]:

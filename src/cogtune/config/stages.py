@@ -131,7 +131,7 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             "train",
-            version=2,
+            version=3,
             keys=(
                 "model.scale_factor",
                 "model.network_config",
@@ -202,7 +202,7 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             "sample",
-            version=2,
+            version=3,
             keys=(
                 "model.sampler_config",
                 "model.scale_factor",

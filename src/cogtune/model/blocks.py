@@ -6,14 +6,14 @@ Parameter names are those of upstream's checkpoints, which keep a layer's modula
 (`mixins.adaln_layer`).
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from cogtune.config.schema.dit import AdaLNParams, FinalLayerParams
+from cogtune.model.gelu import Gelu, gelu
 from cogtune.model.modulation import ModulatedLayerNorm, gated_add
 from cogtune.model.positions import rotate
 from cogtune.model.projections import QueryKeyValue
@@ -46,15 +46,23 @@ class Attention(nn.Module):
         recompute: bool,
     ) -> Tensor:
         with recomputed((h_BND, h_again), enabled=recompute):
-            projected = self.query_key_value(h_BND)
-        q_BNHD, k_BNHD, v_BNHD = (y.unflatten(-1, (self.heads, -1)) for y in projected)
+            q_BNHD, k_BNHD, v_BNHD = (y.unflatten(-1, (self.heads, -1)) for y in self.query_key_value(h_BND))
         (q_BNHD, q_again), (k_BNHD, k_again) = (
             _positioned(x, norm, rotation) for x, norm in zip((q_BNHD, k_BNHD), norms, strict=True)
         )
-        with recomputed((q_BNHD, q_again), (k_BNHD, k_again), enabled=recompute):
-            q_BHND, k_BHND, v_BHND = (x.transpose(1, 2) for x in (q_BNHD, k_BNHD, v_BNHD))
+        q_BHND, k_BHND, v_BHND = q_BNHD.transpose(1, 2), _by_head(k_BNHD), _by_head(v_BNHD)
+        del k_BNHD, v_BNHD  # where those are copies, the originals are not held beside them
+        with recomputed((q_BHND, q_again), (k_BHND, lambda: _by_head(k_again())), enabled=recompute):
             y_BHND = F.scaled_dot_product_attention(q_BHND, k_BHND, v_BHND)
         return self.dense(y_BHND.transpose(1, 2).flatten(2))
+
+
+def _by_head(x_BNHD: Tensor) -> Tensor:
+    """(B, H, N, D). On a CPU a head's keys and values lie together: each block of queries goes through all of them, which
+    takes longer in rows far apart than the copy does. Not so the queries: the result takes their layout, and `dense`
+    reads it as they lie."""
+    x_BHND = x_BNHD.transpose(1, 2)
+    return x_BHND.contiguous() if x_BHND.device.type == "cpu" else x_BHND
 
 
 def _positioned(x_BNHD: Tensor, norm: nn.Module, rotation: Tensor | None) -> tuple[Tensor, Recipe]:
@@ -74,22 +82,6 @@ def _positioned(x_BNHD: Tensor, norm: nn.Module, rotation: Tensor | None) -> tup
     return y_BNHD if rotation is None else rotate(y_BNHD, rotation), again
 
 
-class _Gelu(torch.autograd.Function):
-    """GELU by tanh. Its gradient is written over the incoming one, the widest tensor of the backward pass: `Mlp` hands
-    the result to one linear layer, so that gradient is a product's own output and nobody else reads it."""
-
-    @staticmethod
-    def forward(ctx: Any, x_BNM: Tensor) -> Tensor:
-        ctx.save_for_backward(x_BNM)
-        return F.gelu(x_BNM, approximate="tanh")
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy_BNM: Tensor) -> Tensor:
-        (x_BNM,) = ctx.saved_tensors
-        return torch.ops.aten.gelu_backward.grad_input(dy_BNM, x_BNM, approximate="tanh", grad_input=dy_BNM)
-
-
 class Mlp(nn.Module):
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
@@ -99,8 +91,8 @@ class Mlp(nn.Module):
     def forward(self, h_BND: Tensor, h_again: Recipe, recompute: bool) -> Tensor:
         with recomputed((h_BND, h_again), enabled=recompute):
             inner_BNM = self.dense_h_to_4h(h_BND)
-        active_BNM, kept_BNM = _Gelu.apply(inner_BNM), inner_BNM.detach()
-        with recomputed((active_BNM, lambda: F.gelu(kept_BNM, approximate="tanh")), enabled=recompute):
+        active_BNM, kept_BNM = Gelu.apply(inner_BNM), inner_BNM.detach()
+        with recomputed((active_BNM, lambda: gelu(kept_BNM)), enabled=recompute):
             return self.dense_4h_to_h(active_BNM)
 
 

@@ -101,7 +101,12 @@ class VideoDDIMSamplerParams:
     discretization_config: Node = key(_DISCRETIZATION, "the noise schedule", node="discretization")
     num_steps: int = key(REQUIRED, "network evaluations (each one twice with guidance)", unit="steps", least=1)
     guider_config: Node | None = key(None, "guidance; null: none", node="guider")
-    fixed_frames: int = key(0, "latent frames of a clean prefix that is kept", unit="latent frames", least=0)
+    fixed_frames: int = key(
+        0,
+        "latent frames of a clean prefix that is kept; by all samplers (upstream: by VPSDEDPMPP2MSampler alone)",
+        unit="latent frames",
+        least=0,
+    )
     sdedit: bool = key(False, "noise the clean prefix to the level of each step")
     verbose: bool = key(False, "print progress", without_effect="every long stage shows its progress")
     device: str = key("cuda", "where to sample", without_effect="the stage picks the device")

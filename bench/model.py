@@ -1,8 +1,10 @@
 """DiT and VAE against diffusers with the same weights, time and peak memory: `python -m bench.model [--runs 5]`.
 
-Two processes hold one implementation each and take turns, so that a slow minute of the machine hits both. Peak memory is
-what a process grows by during one call: on a CPU the high-water mark of its resident memory, in processes of their own
-that give freed memory back at once; on a GPU torch's peak of allocated memory. Shapes: bench/shapes.yaml.
+Two processes hold one implementation each and take turns, so that a slow minute of the machine hits both. A run is the
+median of three turns; each run has processes of its own, since how one's memory happens to lie speeds it up or slows it
+down by some per cent for as long as it lives. Nine cases take a quarter of an hour on two cores. Peak memory is what a
+process grows by during one call: on a CPU the high-water mark of its resident memory, in processes that give freed
+memory back at once; on a GPU torch's peak of allocated memory. Shapes: bench/shapes.yaml.
 """
 
 import argparse
@@ -24,6 +26,7 @@ KINDS = {
     "vae": ("encode, whole clip", "encode, 8 frames at a time", "decode"),
 }
 SIDES = ("cogtune", "diffusers")
+TURNS = 3
 MIB = 2**20
 
 
@@ -65,14 +68,22 @@ def measure(kind: str, case: str, shape: dict[str, Any], device: str, runs: int)
             worker.close()
         ours, theirs = (torch.load(path, weights_only=True) for path in outputs)
     found["error"] = float((ours - theirs).abs().max() / theirs.abs().max())
+    for _ in range(runs):
+        for side, seconds in one_run(request, device).items():
+            found["seconds"][side].append(seconds)
+    return found
+
+
+def one_run(request: dict[str, Any], device: str) -> dict[str, float]:
+    """Median seconds of each side, in fresh processes."""
     workers = {side: Worker(side, device, return_memory=False) for side in SIDES}
-    for turn in range(runs + 1):
+    seconds: dict[str, list[float]] = {side: [] for side in SIDES}
+    for turn in range(TURNS + 1):
         for side in SIDES if turn % 2 else SIDES[::-1]:
-            seconds = workers[side].ask(**request)["seconds"]
-            found["seconds"][side] += [seconds] if turn else []  # the first one warms up
+            seconds[side].append(workers[side].ask(**request)["seconds"])
     for worker in workers.values():
         worker.close()
-    return found
+    return {side: statistics.median(found[1:]) for side, found in seconds.items()}  # the first one warms up
 
 
 def row(name: str, case: str, found: dict[str, Any]) -> list[str]:
@@ -107,7 +118,7 @@ def main() -> None:
     from rich.table import Table
 
     table = Table(
-        title=f"cogtune / diffusers on {arguments.device}, {arguments.runs} runs each, median (lowest–highest)"
+        title=f"cogtune / diffusers on {arguments.device}, {arguments.runs} runs of {TURNS} turns, median (lowest–highest)"
     )
     for heading in ("shape", "case", "s", "s diffusers", "ratio", "MiB", "MiB diffusers", "ratio", "error"):
         table.add_column(heading, justify="left" if heading in ("shape", "case") else "right")

@@ -37,6 +37,7 @@ class Worker:
         # Blocks from 64 kB on come from the kernel and go back to it when freed: slower, but the peak is the true one.
         more = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"} if return_memory else {}
         command = [sys.executable, "-m", "bench.model", "--worker", side, "--device", device]
+        self._side = side
         self._process = subprocess.Popen(
             command, cwd=ROOT, env=os.environ | more, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -46,7 +47,9 @@ class Worker:
         assert self._process.stdout
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
-        return json.loads(self._process.stdout.readline() or '{"failed": true}')
+        if not (answer := self._process.stdout.readline()):
+            raise SystemExit(f"bench: the process of {self._side} stopped; its own error stands above")
+        return json.loads(answer)
 
     def close(self) -> None:
         assert self._process.stdin
@@ -123,14 +126,14 @@ def main() -> None:
     for heading in ("shape", "case", "s", "s diffusers", "ratio", "MiB", "MiB diffusers", "ratio", "error"):
         table.add_column(heading, justify="left" if heading in ("shape", "case") else "right")
     shapes = yaml.safe_load((ROOT / "bench/shapes.yaml").read_text())
-    todo = [
+    wanted = [
         (kind, name, shape, case)
         for kind, cases in KINDS.items()
         for name, shape in shapes[kind].items()
         for case in cases
         if arguments.device in shape["devices"] and arguments.only in f"{kind} {name} {case}"
     ]
-    for kind, name, shape, case in todo:
+    for kind, name, shape, case in wanted:
         print(f"{name}: {case} …", file=sys.stderr, flush=True)
         table.add_row(*row(name, case, measure(kind, case, shape, arguments.device, arguments.runs)))
     Console(width=150).print(table)

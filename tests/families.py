@@ -128,3 +128,9 @@ def run_diffusers(twin: Any, x: Tensor, timesteps: Tensor, context: Tensor) -> T
         )
     ofs = torch.full((1,), 2.0) if twin.config.ofs_embed_dim else None
     return twin(x, context, timesteps, ofs=ofs, image_rotary_emb=rotary, return_dict=False)[0]
+
+
+def difference(given: Tensor, expected: Tensor) -> float:
+    """Largest error as a share of the largest value."""
+    assert given.shape == expected.shape
+    return float((given - expected).abs().max() / expected.abs().max())

@@ -14,7 +14,17 @@ from torch import Tensor
 from cogtune.config.registry import build, params_of
 from cogtune.model.lora import merge_lora, set_trainable
 from cogtune.model.weights.diffusers import config_json, from_diffusers, to_diffusers
-from tests.families import FAMILIES, TEXT, diffusers_twin, full_size, inputs, network_config, randomised, run_diffusers
+from tests.families import (
+    FAMILIES,
+    TEXT,
+    difference,
+    diffusers_twin,
+    full_size,
+    inputs,
+    network_config,
+    randomised,
+    run_diffusers,
+)
 
 Hold = Callable[[str, str, float, float], None]
 POSITIONS = "mixins.pos_embed.pos_embedding"
@@ -36,10 +46,6 @@ def sizes(family: str) -> list[tuple[int, int, int, int]]:
         (least, 4, 2, 3),
         (6, 2, 26, 1),
     ]
-
-
-def difference(given: Tensor, expected: Tensor) -> float:
-    return float((given - expected).abs().max() / expected.abs().max())
 
 
 @pytest.mark.parametrize("family", FAMILIES)

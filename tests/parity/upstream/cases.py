@@ -4,6 +4,7 @@ Weights and inputs are drawn from their names and stored nowhere; numpy's Random
 """
 
 import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from tests.families import TEXT, TEXT_WIDTH, network_config
+from tests.unit.diffusion import nodes
 
+TENSORS = Path(__file__).with_name("tensors.safetensors")
 # (family, with LoRA, T, H, W, B): sizes of 8 x 12 and below it, which upstream's tables are made for
 DITS = [
     (family, lora, T, H, W, B)
@@ -26,8 +29,9 @@ DITS = [
     for T, H, W, B in (sizes[:1] if lora else sizes)
 ]
 ENCODED, DECODED = (1, 5, 9, 17), (1, 3, 4, 5)  # frames of 16 x 24; latent frames of 2 x 3
-_SGM = "sgm.modules.diffusionmodules"
-_SCHEDULES = [(1.0, 50), (3.0, 50), (1.0, 6), (3.0, 1000)]  # shift_scale, steps
+INDEX_B = torch.tensor([0, 500, 998])  # timesteps of the losses
+LATENT = (1, 3, 4, 4, 6)
+_SAMPLED = [(1.0, 50), (3.0, 50), (1.0, 6)]  # shift_scale, steps
 
 
 def drawn(name: str, *shape: int) -> Tensor:
@@ -45,6 +49,10 @@ def filled(module: Any) -> Any:
             spread = parameter[0].numel() ** -0.5 if parameter.ndim > 1 and parameter.ndim != 3 else 0.1
             parameter.copy_(centre + spread * drawn(name, *parameter.shape))
     return module.eval()
+
+
+def dit_name(family: str, lora: bool, T: int, H: int, W: int, B: int) -> str:
+    return f"dit/{family}/{'lora' if lora else 'plain'}/{T}x{H}x{W}x{B}"
 
 
 def dit_node(family: str, lora: bool) -> dict[str, Any]:
@@ -88,64 +96,57 @@ def latent(frames: int) -> Tensor:
     return drawn("latent", 1, 4, frames, 2, 3)
 
 
-def _schedule(shift: float) -> dict[str, Any]:
-    return {"target": f"{_SGM}.discretizer.ZeroSNRDDPMDiscretization", "params": {"shift_scale": shift}}
-
-
-def denoiser_node(shift: float) -> dict[str, Any]:
-    params = {
-        "num_idx": 1000,
-        "quantize_c_noise": False,
-        "weighting_config": {"target": f"{_SGM}.denoiser_weighting.EpsWeighting"},
-        "scaling_config": {"target": f"{_SGM}.denoiser_scaling.VideoScaling"},
-        "discretization_config": _schedule(shift),
-    }
-    return {"target": f"{_SGM}.denoiser.DiscreteDenoiser", "params": params}
-
-
-def sampler_nodes() -> dict[str, tuple[float, dict[str, Any]]]:
-    """Shift and sampler. Only the stochastic sampler has a case with fixed frames: upstream's other two ignore them."""
-    found = {}
-    for sampler in ("VideoDDIMSampler", "VPSDEDPMPP2MSampler", "VPODEDPMPP2MSampler"):
-        for guider in ("VanillaCFG", "DynamicCFG"):
-            for shift, steps in _SCHEDULES[:3]:
-                dynamic = {"exp": 5, "num_steps": steps} if guider == "DynamicCFG" else {}
-                params = {
-                    "num_steps": steps,
-                    "verbose": False,
-                    "device": "cpu",
-                    "discretization_config": _schedule(shift),
-                    "guider_config": {"target": f"{_SGM}.guiders.{guider}", "params": {"scale": 6, **dynamic}},
-                }
-                node = {"target": f"{_SGM}.sampling.{sampler}", "params": params}
-                found[f"{sampler}, {guider}, shift {shift:g}, {steps} steps"] = shift, node
-                if sampler == "VPSDEDPMPP2MSampler" and guider == "DynamicCFG":
-                    for sdedit in (False, True):
-                        fixed = {**node, "params": {**params, "fixed_frames": 1, "sdedit": sdedit}}
-                        name = f"{sampler}, shift {shift:g}, {steps} steps, 1 frame fixed{sdedit * ', noised'}"
-                        found[name] = shift, fixed
-    return found
+def context(batch: int) -> Tensor:
+    return drawn("context", batch, 5, 8)
 
 
 def schedule_nodes() -> dict[str, tuple[int, dict[str, Any]]]:
-    return {f"shift {shift:g}, {steps} steps": (steps, _schedule(shift)) for shift, steps in _SCHEDULES}
+    """Steps and schedule."""
+    made = [(steps, {"shift_scale": shift}) for shift, steps in (*_SAMPLED, (3.0, 1000))]
+    made += [(50, {"shift_scale": 3.0, switch: True}) for switch in ("keep_start", "post_shift")]
+    return {f"{steps} steps, {params}": (steps, nodes.discretization(**params)) for steps, params in made}
 
 
-def loss_nodes() -> dict[str, tuple[float, dict[str, Any]]]:
+def denoiser_node(shift: float) -> dict[str, Any]:
+    return nodes.denoiser(discretization_config=nodes.discretization(shift_scale=shift))
+
+
+def sampler_nodes() -> dict[str, tuple[float, dict[str, Any]]]:
+    """Shift and sampler. Only the stochastic sampler has cases with fixed frames: upstream's other two ignore them."""
+    stochastic = "VPSDEDPMPP2MSampler"
+    plain = [(kind, {}) for kind in ("VideoDDIMSampler", stochastic, "VPODEDPMPP2MSampler")]
+    fixed = [(stochastic, {"fixed_frames": 1, "sdedit": sdedit}) for sdedit in (False, True)]
     found = {}
-    for shift in (1.0, 3.0):
-        for kind in ("l2", "l1"):
-            sampling = {
-                "target": f"{_SGM}.sigma_sampling.DiscreteSampling",
-                "params": {"uniform_sampling": True, "num_idx": 1000, "discretization_config": _schedule(shift)},
-            }
-            params = {"type": kind, "offset_noise_level": 0, "sigma_sampler_config": sampling}
-            found[f"{kind}, shift {shift:g}"] = shift, {"target": f"{_SGM}.loss.VideoDiffusionLoss", "params": params}
+    for kind, more in plain + fixed:
+        for shift, steps in _SAMPLED:
+            for guider in ("VanillaCFG", "DynamicCFG"):
+                ramp = {"exp": 5, "num_steps": steps} if guider == "DynamicCFG" else {}
+                params = {
+                    "device": "cpu",
+                    "discretization_config": nodes.discretization(shift_scale=shift),
+                    "guider_config": nodes.guider(guider, scale=6, **ramp),
+                    **more,
+                }
+                name = f"{kind}, {guider}, shift {shift:g}, {steps} steps, {more}"
+                found[name] = shift, nodes.sampler(kind, steps, **params)
     return found
 
 
-INDEX_B = torch.tensor([0, 500, 998])
-LATENT = (1, 3, 4, 4, 6)
+def loss_nodes() -> dict[str, tuple[float, dict[str, Any]]]:
+    """Shift and loss."""
+    return {
+        f"{kind}, shift {shift:g}": (
+            shift,
+            nodes.loss(
+                type=kind,
+                sigma_sampler_config=nodes.sampling_index(
+                    discretization_config=nodes.discretization(shift_scale=shift)
+                ),
+            ),
+        )
+        for shift in (1.0, 3.0)
+        for kind in ("l2", "l1")
+    }
 
 
 def toy(x_BTCHW: Tensor, timesteps_B: Tensor, context_BLD: Tensor, **_: Any) -> Tensor:

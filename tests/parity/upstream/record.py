@@ -23,7 +23,6 @@ from torch._C._distributed_c10d import HashStore
 
 from tests.parity.upstream import cases
 
-TENSORS = Path(__file__).with_name("tensors.safetensors")
 # Imported by upstream's modules, and not used in what is computed here.
 ABSENT = (
     "beartype", "boto3", "cpm_kernels", "cv2", "datasets", "decord", "fsspec", "kornia", "open_clip", "pytorch_lightning",
@@ -100,12 +99,13 @@ def dit(family: str, lora: bool) -> Any:
 
 
 def dit_tensors() -> Iterator[tuple[str, Tensor]]:
-    for family, lora, T, H, W, B in cases.DITS:
+    for case in cases.DITS:
+        family, lora, *size = case
         network = dit(family, lora)
         more = {"ofs": torch.full((1,), 2.0)} if network.ofs_embed_dim else {}
-        found = cases.dit_results(network, network.in_channels, T, H, W, B, **more)
+        found = cases.dit_results(network, network.in_channels, *size, **more)
         for what, tensor in found.items():
-            yield f"dit/{family}/{'lora' if lora else 'plain'}/{T}x{H}x{W}x{B}/{what}", tensor
+            yield f"{cases.dit_name(*case)}/{what}", tensor
 
 
 @torch.no_grad()
@@ -155,8 +155,7 @@ def sampled(shift: float, node: dict[str, Any]) -> Tensor:
         calls.append(a)
         return denoiser(network, x, a, cond, **more)
 
-    context = cases.drawn("context", 1, 5, 8)
-    conditional, unconditional = ({"crossattn": one} for one in (context, torch.zeros_like(context)))
+    conditional, unconditional = ({"crossattn": one} for one in (cases.context(1), torch.zeros_like(cases.context(1))))
 
     def noise(x: Tensor) -> Tensor:
         """Of the prefix before a step; of the step, which draws twice from the second on and uses the second draw."""
@@ -174,10 +173,12 @@ def diffusion_tensors() -> Iterator[tuple[str, Tensor]]:
     for name, (shift, node) in cases.sampler_nodes().items():
         yield f"sampled/{name}", sampled(shift, node)
     for name, (shift, node) in cases.loss_nodes().items():
-        x, context = cases.drawn("x0", 3, *cases.LATENT[1:]), cases.drawn("context", 3, 5, 8)
+        x = cases.drawn("x0", 3, *cases.LATENT[1:])
         with given(lambda x: cases.drawn("noise", *x.shape)):
             loss = instance(node)
-            found = loss(network, instance(cases.denoiser_node(shift)), lambda _, c=context: {"crossattn": c}, x, {})
+            found = loss(
+                network, instance(cases.denoiser_node(shift)), lambda _: {"crossattn": cases.context(3)}, x, {}
+            )
         yield f"loss/{name}", found
 
 
@@ -186,6 +187,9 @@ def main() -> None:
     parser.add_argument("cogvideo", type=Path)
     parser.add_argument("sat", type=Path)
     arguments = parser.parse_args()
+    for folder, file in ((arguments.cogvideo, "sat/dit_video_concat.py"), (arguments.sat, "sat/mpu/__init__.py")):
+        if not (folder / file).is_file():
+            parser.error(f"{folder} has no {file}; expected a clone of the repository that --help names for it")
     torch.set_num_threads(1)
     prepare(arguments.cogvideo, arguments.sat)
     found = {
@@ -195,8 +199,8 @@ def main() -> None:
         name: subprocess.check_output(["git", "-C", folder, "rev-parse", "HEAD"], text=True).strip()
         for name, folder in (("CogVideo", arguments.cogvideo), ("SwissArmyTransformer", arguments.sat))
     }
-    save_file(found, TENSORS, metadata=commits)
-    print(f"{TENSORS}: {len(found)} tensors, {TENSORS.stat().st_size:,} bytes")
+    save_file(found, cases.TENSORS, metadata=commits)
+    print(f"{cases.TENSORS}: {len(found)} tensors, {cases.TENSORS.stat().st_size:,} bytes")
 
 
 if __name__ == "__main__":

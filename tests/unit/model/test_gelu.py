@@ -7,7 +7,7 @@ from cogtune.model.gelu import Gelu, gelu
 
 
 @pytest.mark.parametrize("block", [5, 64, 1000])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_it_is_torchs_function(block: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_BLOCK", block)
     x = torch.cat([torch.linspace(-12, 12, 118), torch.tensor([1e30, -1e30])]).to(dtype).view(4, 30)

@@ -12,6 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from cogtune.runtime.paths import remove_own
+
 ROOT = Path(__file__).parents[1]
 TARGET = ROOT / "data" / "demo"
 VAE = ROOT / "demo" / "assets" / "vae.pt"
@@ -94,7 +96,7 @@ def main() -> None:
         (made / "vae").mkdir()
         shutil.copyfile(VAE, made / "vae" / "3d-vae.pt")
         (made / ".made-from").write_text(digest())
-        shutil.rmtree(TARGET, ignore_errors=True)
+        remove_own(TARGET)
         os.replace(made, TARGET)
 
 

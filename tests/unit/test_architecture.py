@@ -1,6 +1,7 @@
 """The arrows of docs/architecture.md, held against the imports; and the sizes that keep a file readable."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -89,3 +90,17 @@ def test_no_file_is_too_long_to_read() -> None:
         str(path.relative_to(REPO)): count for path in tracked if (count := len(path.read_text().splitlines())) > 400
     }
     assert not long
+
+
+def test_only_one_place_removes_folders() -> None:
+    """`runtime/paths.py` checks what it removes; nobody else calls a remover of whole folders."""
+    everywhere = [
+        *FILES,
+        *(REPO / "demo").glob("*.py"),
+        *(REPO / "bench").glob("*.py"),
+        *(REPO / "workflow").rglob("*.smk"),
+    ]
+    removing = {
+        path.name for path in everywhere if re.search(r"\b(rmtree|removedirs|rm -r|shutil\.move)\b", path.read_text())
+    }
+    assert removing == {"paths.py"}

@@ -1,7 +1,7 @@
 """What the store holds, and how to take something out of it so that Snakemake makes it again."""
 
 import json
-import shutil
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from cogtune.config.slices import Slice, read_slice
 from cogtune.config.stages import STAGES
 from cogtune.errors import UserError
 from cogtune.runtime.locks import hold_lock
+from cogtune.runtime.paths import check_removable, key_folder, remove_folder
 
 
 def run(action: str, store: Path, key: str | None, results: Path) -> int:
@@ -28,19 +29,25 @@ def run(action: str, store: Path, key: str | None, results: Path) -> int:
 def drop(store: Path, key: str, results: Path) -> list[Path]:
     """Remove the folder named ``key``, and every receipt that it stands behind; returns what was removed.
 
+    Raises UserError, before anything is removed, unless ``key`` is 12 hex digits and names real folders of the store:
+    nothing is removed through a symbolic link.
+
     Snakemake does not make a missing receipt again while those after it are there, so the receipts of all downstream
     jobs go too. Their work stays: run again, they find it complete. Receipts are named by job key and item folders by
     item key, so both are looked up through the slices.
     """
-    folders = [store / stage / key for stage in STAGES if (store / stage / key).is_dir()]
+    named = [key_folder(store / stage, key, "store drop") for stage in STAGES]
+    folders = [folder for folder in named if os.path.lexists(folder)]
     if not folders:
         raise UserError(f"{store}: nothing has the key {key}; `cogtune store list` shows the keys")
+    for folder in folders:
+        check_removable(folder, store)
     removed: list[Path] = []
     slices = list(_slices(store))
     for folder in folders:
         stage = folder.parent.name
         with hold_lock(store / "locks" / f"{stage}-{key}.lock"):
-            shutil.rmtree(folder)
+            remove_folder(folder, store)
         dropped = {part.key for part in slices if part.stage == stage and key in (part.key, part.items_key)}
         for name in dropped:
             (store / "records" / f"{stage}-{name}.json").unlink(missing_ok=True)
@@ -62,7 +69,8 @@ def _with_downstream(keys: set[str], slices: list[Slice]) -> set[str]:
 
 
 def _receipts(results: Path, key: str) -> list[Path]:
-    return sorted([*(results / ".receipts").glob(f"*-{key}.json"), *results.glob(f"*/.published-{key}")])
+    found = [*(results / ".receipts").glob(f"*-{key}.json"), *results.glob(f"*/.published-{key}")]
+    return sorted(path for path in found if not path.parent.is_symlink())
 
 
 def _slices(store: Path) -> Iterator[Slice]:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -14,10 +15,12 @@ from typing import NamedTuple
 
 from cogtune.errors import UserError
 from cogtune.runtime.atomic import write_text
+from cogtune.runtime.paths import shown
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"})
 """Compared in lower case. Upstream reads ``.mp4`` in lower case only and passes over the rest without a word."""
 _ROWS_AT_ONCE = 4096
+_DIGEST = re.compile(r"[0-9a-f]{64}").fullmatch
 _CLIP, _CAPTION_ID, _DIGITS = b'{"clip": "', b'"caption_id": "', 64
 
 
@@ -106,11 +109,20 @@ def write_manifest(path: Path, rows: Iterable[ClipRow]) -> None:
 def read_manifest(path: Path) -> list[ClipRow]:
     """The rows that `write_manifest` wrote. Raises UserError if there are none to read."""
     try:
-        return [ClipRow(**json.loads(line)) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        return [_checked(ClipRow(**json.loads(line))) for line in path.read_text("utf-8").split("\n") if line]
     except FileNotFoundError:
         raise UserError(f"{path}: no manifest; run the scan stage first") from None
     except (ValueError, TypeError) as error:
         raise UserError(f"{path}: not a manifest of this version ({error}); delete its folder and scan again") from None
+
+
+def _checked(row: ClipRow) -> ClipRow:
+    """The row, proved to name what a scan can have found: ids that are digests, and a clip by its whole path."""
+    if not (_DIGEST(row.clip) and _DIGEST(row.caption_id)):
+        raise ValueError(f"clip and caption_id are 64 hex digits; found {shown(row.clip)} and {shown(row.caption_id)}")
+    if not row.path.startswith("/") or "\0" in row.path or "/../" in f"{row.path}/":
+        raise ValueError(f"path is the whole path of a file; found {shown(row.path)}")
+    return row
 
 
 class Columns(NamedTuple):

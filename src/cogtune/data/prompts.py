@@ -1,9 +1,11 @@
 """The prompt file: one caption a line, for image-to-video `caption@@image`. No torch: the plan hashes what it names."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from cogtune.config.errors import ConfigError
+from cogtune.runtime.paths import leads_into, shown
 
 SEPARATOR = "@@"
 _KEY = "args.input_file"
@@ -45,14 +47,14 @@ def _with_image(line: str, path: Path, number: int) -> Line:
         )
     roots = list(dict.fromkeys([path.resolve().parent, Path.cwd()]))
     for root in roots:
-        found = (root / images[0]).resolve()
-        if not any(found.is_relative_to(allowed) for allowed in roots):
+        found = root / images[0]
+        if not leads_into(found, roots):
             raise ConfigError(
-                f"{path}:{number}: {images[0]} leads out of {' and '.join(map(str, roots))}; images of a prompt file "
-                f"lie below it or below the working directory",
+                f"{path}:{number}: {shown(images[0])} leads out of {' and '.join(map(str, roots))}, or round in circles; "
+                f"images of a prompt file lie below it or below the working directory",
                 key=_KEY,
             )
-        if found.is_file():
-            return Line(caption, found)
+        if os.path.isfile(found):
+            return Line(caption, Path(os.path.realpath(found)))
     looked = ", then ".join(str(root / images[0]) for root in roots)
-    raise ConfigError(f"{path}:{number}: no such image: {images[0]}, looked for at {looked}", key=_KEY)
+    raise ConfigError(f"{path}:{number}: no such image: {shown(images[0])}, looked for at {looked}", key=_KEY)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cogtune.config.errors import ConfigError
+from cogtune.runtime.paths import check_name
 
 _KEYS = {"base", "set", "ranks"}
 
@@ -23,8 +24,8 @@ def parse_experiment(name: str, body: Any, ranks: int, where: str) -> Experiment
     """The experiment that a mapping describes. Raises ConfigError, which begins with ``where``."""
     if not isinstance(body, dict) or not body.get("base"):
         raise ConfigError(f"{where}: expected a mapping with `base: [file.yaml, …]`")
-    if not name.replace("_", "").replace("-", "").replace(".", "").isalnum() or name.startswith("."):
-        raise ConfigError(f"{where}: a name becomes a folder: use letters, digits, '_', '-', '.'")
+    if problem := check_name(name):
+        raise ConfigError(f"{where}: {problem}")
     refuse_unknown(body, _KEYS, where)
     base = _texts(body["base"], f"{where}.base")
     own = body.get("ranks", ranks)

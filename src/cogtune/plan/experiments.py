@@ -16,6 +16,7 @@ from cogtune.config.stages import SWEEP
 from cogtune.plan.experiment import Experiment, parse_experiment, refuse_unknown
 from cogtune.plan.resolve import Place, Resolver, check_batch
 from cogtune.plan.sweeps import Sweep, expand_sweep
+from cogtune.runtime.paths import check_name, shown
 
 _KEYS = {"store_dir", "results_dir", "ranks", "experiments", "sweep", "plugins", "resolvers", "demo_data"}
 
@@ -158,6 +159,9 @@ def _mapping(values: Mapping[str, Any], key: str, path: str | Path) -> dict[str,
     found = values.get(key) or {}
     if not isinstance(found, dict):
         raise ConfigError(f"{path}: {key}: expected a mapping of names; found {found!r}")
+    for name in found:
+        if problem := check_name(str(name)):
+            raise ConfigError(f"{path}: {key}: {shown(name)}: {problem}")
     return found
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from cogtune.config.errors import ConfigError
 from cogtune.plan.experiment import Experiment, parse_experiment
+from cogtune.runtime.paths import check_name, shown
 
 _KEYS = {"experiment", "base", "set", "ranks", "grid"}
 
@@ -42,6 +43,8 @@ def expand_sweep(
         member = "-".join([name, *(f"{short[key]}_{_in_a_name(value)}" for key, value in point.items())])
         if member in points:
             raise ConfigError(f"{where}.grid: two points would both be named {member!r}; their values must differ more")
+        if problem := check_name(member):
+            raise ConfigError(f"{where}.grid: {shown(member)}: {problem}")
         points[member] = point
         members[member] = replace(start, name=member, set=(*start.set, *(_override(*item) for item in point.items())))
     return Sweep(name, points), members

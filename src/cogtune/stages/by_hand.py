@@ -7,16 +7,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from cogtune.config.errors import ConfigError
 from cogtune.config.slices import Slice
 from cogtune.config.stages import STAGES
 from cogtune.errors import UserError
 from cogtune.plan.experiment import Experiment
 from cogtune.plan.experiments import Workspace
+from cogtune.runtime.paths import check_name, shown
 
 
 def open_workspace(arguments: argparse.Namespace, overrides: Sequence[str]) -> Workspace:
     """The workspace of ``--workflow`` (of the defaults, if there is no such file) with the experiment that ``--base``
     describes, under ``--name``."""
+    if problem := check_name(arguments.name):
+        raise ConfigError(f"--name {shown(arguments.name)}: {problem}")
     workspace = Workspace.by_hand(arguments.workflow)
     ranks = arguments.ranks or max((known.ranks for known in workspace.experiments.values()), default=1)
     workspace.experiments[arguments.name] = Experiment(arguments.name, tuple(arguments.base), tuple(overrides), ranks)

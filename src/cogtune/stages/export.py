@@ -5,7 +5,6 @@ nothing that was sampled from the weights is made again.
 """
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from cogtune.model.weights import foreign, load_weights
 from cogtune.model.weights.formats import FORMATS, GIGABYTE, Settings, Whole, write
 from cogtune.runtime.atomic import write_json
 from cogtune.runtime.devices import device_for, dtype_of
+from cogtune.runtime.paths import inside, remove_own
 from cogtune.stages.job import Job
 from cogtune.stages.train import start_of
 from cogtune.train import result
@@ -49,7 +49,7 @@ def run(job: Job) -> dict[str, Any]:
     folder = job.items_dir()
     index = _index(folder)
     if not index:
-        shutil.rmtree(folder, ignore_errors=True)  # left over from a run that died before index.json
+        remove_own(folder)  # left over from a run that died before index.json
     present = index.get("formats", {})
     wanted: dict[str, None] = dict.fromkeys(
         [index.get("format") or _default(job), *(job.config["args"].get("export_formats") or [])]
@@ -69,7 +69,7 @@ def run(job: Job) -> dict[str, Any]:
 def exported(folder: Path) -> Path:
     """The weights in the default format, which `load_weights` reads."""
     index = _index(folder)
-    return folder / index["formats"][index["format"]]["path"]
+    return inside(folder, index["formats"][index["format"]]["path"], folder / INDEX)
 
 
 def _index(folder: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from cogtune.config.slices import Slice, read_slice
 from cogtune.config.stages import STAGES
 from cogtune.data.listing import ClipRow, read_manifest
 from cogtune.errors import UserError
+from cogtune.runtime.paths import key_folder, shown
 from cogtune.runtime.progress import Progress, progress
 
 
@@ -57,19 +58,20 @@ class Job:
         if stage is None:
             return self.store / self.slice.stage / self.key
         job = self._upstream(stage)
-        return self.store / job["stage"] / job["key"]
+        return key_folder(self._stage_folder(job["stage"]), job["key"], self._named_by)
 
     def items_dir(self, stage: str | None = None) -> Path:
         """The folder of rows of this stage, or of the upstream stage named ``stage``."""
         if stage is None:
             return self.store / self.slice.stage / self.items_key
         job = self._upstream(stage)
-        return self.store / job["stage"] / job["items"]
+        return key_folder(self._stage_folder(job["stage"]), job["items"], self._named_by)
 
     def upstream_job(self, stage: str) -> "Job":
         """The upstream job itself: its config, its own upstream."""
         job = self._upstream(stage)
-        return Job(read_slice(self.store / "slices" / f"{job['key']}.json"), self.store, self.log_path, self.plain)
+        path = key_folder(self.store / "slices", job["key"], self._named_by).with_suffix(".json")
+        return Job(read_slice(path), self.store, self.log_path, self.plain)
 
     def manifest(self) -> list[ClipRow]:
         """The accepted (clip, caption) pairs, proved to be the data set that the slice was cut for."""
@@ -86,6 +88,18 @@ class Job:
     def progress(self, total: int, label: str, unit: str = "items") -> AbstractContextManager[Progress]:
         """A bar with rate and ETA."""
         return progress(total, label, unit, plain=self.plain)
+
+    @property
+    def _named_by(self) -> Path:
+        """The file that names the upstream jobs. Its content is in no digest, so what it names is checked."""
+        return self.store / "slices" / f"{self.key}.volatile.json"
+
+    def _stage_folder(self, stage: str) -> Path:
+        if stage not in STAGES:
+            raise UserError(
+                f"{self._named_by}: names the stage {shown(stage)}, which there is not; run snakemake again"
+            )
+        return self.store / stage
 
     def _upstream(self, stage: str) -> dict[str, str]:
         try:

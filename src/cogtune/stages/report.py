@@ -9,6 +9,7 @@ from cogtune.evaluation.report import gather, page
 from cogtune.evaluation.report.evidence import Evidence
 from cogtune.evaluation.report.identity import commit, versions, weights_of
 from cogtune.evaluation.report.publish import publish, to_json
+from cogtune.runtime.paths import named_folder
 from cogtune.stages.job import Job
 
 
@@ -45,8 +46,13 @@ def run(job: Job) -> dict[str, Any]:
         "config.yaml": evidence.config_yaml,
         "run.json": to_json(evidence.run),
     }
-    publish(Path(told["results"]) / evidence.experiment, job.key, texts, _links(job))
+    publish(target(told), job.key, texts, _links(job))
     return {"made": 1, "reused": 0}
+
+
+def target(told: dict[str, Any]) -> Path:
+    """The folder of results that a slice's report names. Raises UserError for a name that leads elsewhere."""
+    return named_folder(Path(told["results"]), told["experiment"], "experiment")
 
 
 def _links(job: Job) -> dict[str, Path]:

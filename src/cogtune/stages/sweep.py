@@ -6,6 +6,7 @@ from typing import Any
 
 from cogtune.evaluation.report import compare, gather
 from cogtune.evaluation.report.publish import publish
+from cogtune.runtime.paths import named_folder
 from cogtune.stages.job import Job
 
 MARKER = ".compared-"
@@ -17,9 +18,14 @@ def run(job: Job) -> dict[str, Any]:
     members = [_member(job.upstream_job(name), name, point) for name, point in points.items()]
     results = Path(told["results"])
     texts = {"report.html": compare.render(told["name"], members), "sweep.csv": compare.as_csv(members)}
-    links = {member.name: results / member.name for member in members}
-    publish(results / told["name"], job.key, texts, links, MARKER, "sweep")
+    links = {member.name: named_folder(results, member.name, "sweep") for member in members}
+    publish(target(told), job.key, texts, links, MARKER, "sweep")
     return {"made": 1, "reused": 0}
+
+
+def target(told: dict[str, Any]) -> Path:
+    """The folder of results that a slice's sweep names. Raises UserError for a name that leads elsewhere."""
+    return named_folder(Path(told["results"]), told["name"], "sweep")
 
 
 def _member(report: Job, name: str, point: dict[str, Any]) -> compare.Member:

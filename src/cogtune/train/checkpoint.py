@@ -8,7 +8,6 @@ DeepSpeed unpickles its files without restriction, so nothing reaches it whose c
 
 import json
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import torch.distributed as dist
 from cogtune.config.digest import file_digest
 from cogtune.errors import UserError
 from cogtune.runtime.atomic import sync, write_json
+from cogtune.runtime.paths import remove_own
 
 FORMAT = "cogtune-checkpoint-1"
 TAG = "state"
@@ -36,7 +36,7 @@ def save(engine: Any, folder: Path, step: int, keep: int) -> Path:
     """Write a checkpoint after ``step`` finished steps and drop all but the newest ``keep``. Collective."""
     target, partial = folder / f"step-{step:08d}", folder / f".writing-{step:08d}"
     if _is_first():
-        shutil.rmtree(partial, ignore_errors=True)
+        remove_own(partial)
         partial.mkdir(parents=True)
     dist.barrier()
     engine.save_checkpoint(str(partial), tag=TAG, save_latest=False, exclude_frozen_parameters=True)
@@ -49,7 +49,7 @@ def save(engine: Any, folder: Path, step: int, keep: int) -> Path:
         write_json(partial / "record.json", record)
         for inner in (partial / TAG, partial):
             sync(inner)
-        shutil.rmtree(target, ignore_errors=True)  # there only if it was damaged
+        remove_own(target)  # there only if it was damaged
         os.rename(partial, target)
         sync(folder)
         _drop_old(folder, keep)
@@ -101,13 +101,13 @@ def _verify(path: Path) -> Found:
 
 def _drop_old(folder: Path, keep: int) -> None:
     for path in sorted(folder.glob("step-*"))[: -max(1, keep)]:
-        shutil.rmtree(path)
+        remove_own(path)
 
 
 def clear_unfinished(folder: Path) -> None:
     """Remove what a killed writer left. Only while no writer is alive."""
     for path in folder.glob(".writing-*"):
-        shutil.rmtree(path)
+        remove_own(path)
 
 
 def _is_first() -> bool:

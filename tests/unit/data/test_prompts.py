@@ -52,7 +52,9 @@ def test_a_line_without_its_image(folder: Path, line: str) -> None:
 
 
 def test_an_image_that_is_not_there(folder: Path) -> None:
-    with pytest.raises(ConfigError, match=r"prompts.txt:1: no such image: x.png, looked for at .*prompts/x.png, then"):
+    with pytest.raises(
+        ConfigError, match=r"prompts.txt:1: no such image: 'x.png', looked for at .*prompts/x.png, then"
+    ):
         lines(folder, "a dog@@x.png")
 
 

@@ -84,6 +84,6 @@ def test_check_reads_the_lines_of_a_prompt_file(capsys, tmp_path):
     base = [str(CONFIG / "cogvideox1.5_5b_i2v.yaml"), str(CONFIG / "inference.yaml")]
     assert main(["config", "check", "--base", *base, "--", *words]) == 2
     assert "args.input_file: " in (told := capsys.readouterr().err)
-    assert "prompts.txt:1: no such image: dog.png" in told
+    assert "prompts.txt:1: no such image: 'dog.png'" in told
     (tmp_path / "dog.png").touch()
     assert main(["config", "check", "--base", *base, "--", *words]) == 0

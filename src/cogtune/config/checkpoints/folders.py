@@ -1,12 +1,14 @@
 """What a path is: one file, a folder of SAT, of diffusers, of PEFT. Seen by looking inside, never by its name."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from cogtune.config.checkpoints import safetensors_file, torch_file
 from cogtune.config.checkpoints.source import Header, Joined, Source
 from cogtune.errors import UserError
+from cogtune.runtime.paths import inside
 
 _RANKS = "mp_rank_*_model_states.pt"
 COMPONENTS = ("transformer", "vae", "text_encoder")
@@ -40,8 +42,8 @@ def _file(path: Path) -> Header:
 
 def _folder(folder: Path, component: str) -> Header:
     if (folder / "latest").is_file():
-        iteration = (folder / "latest").read_text().strip()
-        return _ranks(folder / iteration, f"SAT folder, iteration {iteration}")
+        iteration = (folder / "latest").read_text(encoding="utf-8", errors="replace").strip()
+        return _ranks(inside(folder, iteration, folder / "latest"), f"SAT folder, iteration {iteration}")
     if any(folder.glob(_RANKS)):
         return _ranks(folder, "SAT iteration folder")
     if (folder / "model_index.json").is_file():
@@ -132,9 +134,9 @@ def _shards(index: Path) -> list[Path]:
     listed = (_json(index) or {}).get("weight_map")
     if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
         raise UserError(f"{index}: expected `weight_map` with the file of each tensor")
-    files = [index.parent / name for name in sorted(set(listed.values()))]
+    files = [inside(index.parent, name, index) for name in sorted(set(listed.values()))]
     for file in files:
-        if file.parent != index.parent or not file.is_file():
+        if file.parent != index.parent or not os.path.isfile(file):
             raise UserError(f"{index}: lists {file.name}, which is not beside it; fetch the folder again")
     return files
 

@@ -9,6 +9,7 @@ from cogtune.config.stages import STAGES
 from cogtune.data.listing import ClipRow
 from cogtune.evaluation.prompts import ID_DIGITS
 from cogtune.evaluation.report.evidence import DataFacts, Exported, Shown, StageFacts, Strip
+from cogtune.runtime.paths import inside
 
 CLIP = "Training clip"
 SHOWN = {"base": "Before training", "tuned": "After training", "guided": "After, guided"}
@@ -34,12 +35,12 @@ def strips(rows: Sequence[Mapping[str, Any]], videos: Path, clips: Path, images:
     found = []
     for prompt, variants in by_prompt.items():
         some = next(iter(variants.values()))
-        shown = [Shown("First frame given", images / f"{prompt}.png")]
+        shown = [Shown("First frame given", inside(images, f"{prompt}.png", "per_sample.json"))]
         if some["clip"]:
             shown.append(Shown(CLIP, clips / f"{some['clip'][:ID_DIGITS]}.mp4"))
         for variant, label in SHOWN.items():
             if row := variants.get(variant):
-                path = videos / f"{row['item']}.mp4"
+                path = inside(videos, f"{row['item']}.mp4", "per_sample.json")
                 shown.append(Shown(label, path, row.get("psnr_db"), row.get("hit"), _stem(row.get("nearest_name"))))
         found.append(
             Strip(some["caption"], _stem(some.get("name")) or prompt, [video for video in shown if video.path.exists()])

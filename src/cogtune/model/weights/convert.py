@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from cogtune.model.lora import is_adapter
 from cogtune.model.weights.formats import FORMATS, Settings, Whole, write
 from cogtune.model.weights.lora_formats import Pairs, pairs_of, read_pairs, scaled
 from cogtune.model.weights.read import DTYPES, read, read_all
+from cogtune.runtime.paths import remove_own
 
 _PREFIX = PREFIXES["network"]
 _PRECISIONS = {"fp32": DTYPES["F32"], "bf16": DTYPES["BF16"], "fp16": DTYPES["F16"]}
@@ -62,20 +62,14 @@ def convert(
     how = replace(how, sat_alpha=alpha)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.partial")
-    _remove(partial)
+    remove_own(partial)
     try:
         write(to, partial, weights, how)
         _check(to, partial, weights, how)
         os.replace(partial, target)
     finally:
-        _remove(partial)
+        remove_own(partial)
     return target
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    path.unlink(missing_ok=True)
 
 
 def _target(path: Path, to: str, output: Path | None) -> Path:

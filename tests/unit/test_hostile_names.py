@@ -1,0 +1,293 @@
+"""Every place where a name from outside becomes a path, under names that want to lead out of it.
+
+Each place either raises UserError or names a path inside its own folder; nothing is removed or written beside it. The
+remover is a stub, and a guard stands behind it.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cogtune.config.checkpoints.folders import read_header
+from cogtune.config.plugins import allow_plugins
+from cogtune.config.slices import Slice
+from cogtune.data.inventory import drop
+from cogtune.data.listing import read_manifest
+from cogtune.data.prompts import read_prompts
+from cogtune.data.store import ShardReader
+from cogtune.errors import UserError
+from cogtune.evaluation.report.gather import strips
+from cogtune.plan.experiments import Workspace
+from cogtune.stages import export, report, sweep
+from cogtune.stages.by_hand import open_workspace
+from cogtune.stages.job import Job
+from cogtune.train import checkpoint
+from tests.removal import only_below
+
+KEY = "0123456789ab"
+Place = Callable[[Path, str], Iterable[Path]]
+PLACES: dict[str, Place] = {}
+THROUGH_NO_LINK = {"dropped_key", "image_of_a_prompt", "published_report", "published_sweep"}
+"""The others read through links below their folder, which a Hugging Face snapshot is made of; or they only name a folder."""
+
+
+def place(given: Place) -> Place:
+    """Register ``given(root, name)``: uses ``name`` as that place does; returns the paths that came of it."""
+    PLACES[given.__name__] = given
+    return given
+
+
+@place
+def dropped_key(root: Path, name: str) -> Iterable[Path]:
+    return drop(root, name, root / "results")
+
+
+def _workspace(root: Path, content: Any, **asked: str) -> Iterable[Path]:
+    path = root / "config.yaml"
+    path.write_text(json.dumps(content))  # JSON is YAML, and holds any text
+    found = Workspace.load(path, asked)
+    return [root / name for name in (*found.experiments, *found.sweeps)]
+
+
+@place
+def experiment(root: Path, name: str) -> Iterable[Path]:
+    return _workspace(root, {"experiments": {name: {"base": ["a.yaml"]}}})
+
+
+@place
+def sweep_name(root: Path, name: str) -> Iterable[Path]:
+    return _workspace(
+        root, {"experiments": {"a": {"base": ["a.yaml"]}}, "sweep": {name: {"experiment": "a", "grid": {"k": [1]}}}}
+    )
+
+
+@place
+def swept_value(root: Path, name: str) -> Iterable[Path]:
+    return _workspace(
+        root,
+        {
+            "experiments": {"a": {"base": ["a.yaml"]}},
+            "sweep": {"s": {"experiment": "a", "grid": {name or "k": [name]}}},
+        },
+    )
+
+
+@place
+def run(root: Path, name: str) -> Iterable[Path]:
+    return _workspace(root, {"experiments": {"a": {"base": ["a.yaml"]}}}, run=name, base="a.yaml")
+
+
+@place
+def name_by_hand(root: Path, name: str) -> Iterable[Path]:
+    asked = argparse.Namespace(workflow=root / "none.yaml", ranks=1, name=name, base=["a.yaml"])
+    return [root / known for known in open_workspace(asked, []).experiments]
+
+
+@place
+def image_of_a_prompt(root: Path, name: str) -> Iterable[Path]:
+    if "@@" in name or len(f"x{name}x".splitlines()) > 1:
+        return []
+    path = root / "prompts.txt"
+    path.write_text(f"a dog@@{name}\n", encoding="utf-8", errors="replace")
+    with mock.patch("pathlib.Path.cwd", return_value=root):
+        return [line.image for line in read_prompts(path, with_images=True) if line.image]
+
+
+def _manifest(root: Path, **changed: str) -> Iterable[Path]:
+    row = {
+        "clip": "0" * 64,
+        "path": f"{root}/a.mp4",
+        "name": "a.mp4",
+        "split": "train",
+        "caption": "",
+        "caption_id": "0" * 64,
+    }
+    row |= {"frames": 1, "fps": 8.0, "width": 8, "height": 8}
+    path = root / "manifest.jsonl"
+    path.write_text(json.dumps(row | changed) + "\n")
+    return [root / f"{row.clip[:16]}.mp4" for row in read_manifest(path)]
+
+
+@place
+def clip_of_a_manifest(root: Path, name: str) -> Iterable[Path]:
+    return _manifest(root, clip=name)
+
+
+@place
+def caption_of_a_manifest(root: Path, name: str) -> Iterable[Path]:
+    return _manifest(root, caption_id=name)
+
+
+def _weights(root: Path) -> Path:
+    folder = root / "weights"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@place
+def shard_of_an_index(root: Path, name: str) -> Iterable[Path]:
+    folder = _weights(root)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+    return [source.file for source in read_header(folder).tensors.values()]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@place
+def iteration_of_latest(root: Path, name: str) -> Iterable[Path]:
+    folder = _weights(root)
+    (folder / "latest").write_bytes(os.fsencode(name) if name.isprintable() else name.encode("utf-8", "surrogatepass"))
+    try:
+        return [source.file for source in read_header(folder).tensors.values()]  # pyright: ignore[reportAttributeAccessIssue]
+    finally:
+        (folder / "latest").unlink()
+
+
+@place
+def member_of_a_torch_file(root: Path, name: str) -> Iterable[Path]:
+    path, name = root / "weights.pt", name.replace("\0", "%")  # zip ends a name there
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"x{name}/data.pkl".encode("utf-8", "replace").decode(), b"\x80\x02}q\x00.")
+        archive.writestr(f"x{name}/data/0".encode("utf-8", "replace").decode(), b"0")
+    return [source.file for source in read_header(path).tensors.values()]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _job(root: Path, **changed: str) -> Job:
+    jobs = {"scan": {"stage": "scan", "key": KEY, "items": KEY} | changed}
+    return Job(Slice("preprocess", {"values": {}}, {"jobs": jobs}), root)
+
+
+@place
+def upstream_key(root: Path, name: str) -> Iterable[Path]:
+    return [_job(root, key=name).job_dir("scan")]
+
+
+@place
+def upstream_items(root: Path, name: str) -> Iterable[Path]:
+    return [_job(root, items=name).items_dir("scan")]
+
+
+@place
+def upstream_stage(root: Path, name: str) -> Iterable[Path]:
+    return [_job(root, stage=name).job_dir("scan")]
+
+
+@place
+def upstream_slice(root: Path, name: str) -> Iterable[Path]:
+    return [_job(root, key=name).upstream_job("scan").store]
+
+
+@place
+def format_of_an_export(root: Path, name: str) -> Iterable[Path]:
+    (root / "index.json").write_text(json.dumps({"format": "f", "formats": {"f": {"path": name}}}))
+    return [export.exported(root)]
+
+
+@place
+def published_report(root: Path, name: str) -> Iterable[Path]:
+    return [report.target({"results": str(root), "experiment": name})]
+
+
+@place
+def published_sweep(root: Path, name: str) -> Iterable[Path]:
+    return [sweep.target({"results": str(root), "name": name})]
+
+
+@place
+def sample_of_a_report(root: Path, name: str) -> Iterable[Path]:
+    row = {"prompt": "p", "variant": "tuned", "clip": None, "caption": "", "item": name}
+    return [video.path for strip in strips([row], root, root, root) for video in strip.videos]
+
+
+@place
+def prompt_of_a_report(root: Path, name: str) -> Iterable[Path]:
+    row = {"prompt": name, "variant": "tuned", "clip": None, "caption": "", "item": "i"}
+    return [video.path for strip in strips([row], root, root, root) for video in strip.videos]
+
+
+@place
+def plugin(root: Path, name: str) -> Iterable[Path]:
+    allow_plugins({name: str(root)})
+    return []
+
+
+@place
+def shard_of_a_store(root: Path, name: str) -> Iterable[Path]:
+    folder = root / "latents" / KEY
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "index.json").write_text(json.dumps({"format": "cogtune-index-1", "shards": {name: ["row"]}}))
+    return [Path(reader.ids().pop()) for reader in [ShardReader(folder)] if reader.ids()]
+
+
+@place
+def file_of_a_checkpoint(root: Path, name: str) -> Iterable[Path]:
+    folder = root / "checkpoints" / "step-00000001"
+    folder.mkdir(parents=True, exist_ok=True)
+    record = {"format": checkpoint.FORMAT, "step": 1, "ranks": 1, "files": {name: "0" * 64}}
+    (folder / "record.json").write_text(json.dumps(record))
+    return [found.path for found in [checkpoint.newest(root / "checkpoints")] if found]
+
+
+NAMED = ["", ".", "..", "/", "//", "~", "../kept", "../../kept", "/etc/passwd", "{kept}", "{kept}/file", "link", "link/file", "loop",
+         "a/../../kept", "./a", "a//b", "a/", "\0", "a\0b", "a\nb", "x" * 300, "\udcff", "..\\kept", "C:\\a", "%2e%2e/kept", "-rf", "*",
+         "$HOME", KEY, f"{KEY}\n", f"../latents/{KEY}", f"{KEY}/..", "０１２３４５６７８９ab", "CON", " ", "über", "fifo"]  # fmt: skip
+PIECES = st.sampled_from(
+    ["..", ".", "/", "kept", "link", "loop", "\\", "a", KEY, "\0", "\n", "~", "{kept}", "\u202e", "latents", " "]
+)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """``root`` with the folder of a stage, links out, a loop and a FIFO in it; ``kept`` beside it."""
+    base = tmp_path_factory.mktemp("hostile")
+    root = base / "root"
+    for name in ("root/results/.receipts", "root/latents", "kept"):
+        (base / name).mkdir(parents=True)
+    (base / "kept/file").write_text("x")
+    (root / "latents" / KEY).mkdir()
+    for folder in (root, root / "weights", root / "latents"):
+        folder.mkdir(exist_ok=True)
+        (folder / "link").symlink_to(base / "kept")
+        (folder / "loop").symlink_to(folder / "loop")
+        os.mkfifo(folder / "fifo")
+    with mock.patch.object(shutil, "rmtree") as remover:
+        yield root
+    assert {Path(call.args[0]) for call in remover.call_args_list} <= {root / "latents" / KEY}
+    assert sorted(path.name for path in base.rglob("*") if not path.is_relative_to(root)) == ["file", "kept"]
+
+
+@pytest.mark.parametrize("where", PLACES)
+@settings(max_examples=15, deadline=None)
+@given(name=st.lists(PIECES, max_size=6).map("".join))
+def test_no_name_leads_out(world: Path, where: str, name: str) -> None:
+    _hold(world, where, name)
+
+
+@pytest.mark.parametrize("where", PLACES)
+def test_no_known_trick_leads_out(world: Path, where: str) -> None:
+    for name in NAMED:
+        _hold(world, where, name)
+
+
+def _hold(world: Path, where: str, name: str) -> None:
+    name = name.format(kept=world.parent / "kept")
+    try:
+        with only_below(world):
+            found = list(PLACES[where](world, name))
+    except UserError as error:
+        refusal = str(error)
+        found = []
+    else:
+        refusal = ""
+    assert "\0" not in refusal.encode().decode()  # it can be printed
+    for path in found:
+        real = os.path.realpath(path) if where in THROUGH_NO_LINK else os.path.normpath(path)
+        assert Path(real).is_relative_to(world), (where, name, path)

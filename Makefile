@@ -6,8 +6,11 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # Snakemake's own lock survives a SIGKILL; flock does not, so a run after a crash needs no unlocking by hand.
 SNAKEMAKE := flock --no-fork .cogtune.lock snakemake --nolock --cores $(CORES)
 
+# Kernels of other processors. With the last, MKL's exp rounds otherwise, as it does on AMD's.
+KERNELS := ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-assets picture plan check golden lint test test-all clean
+.PHONY: help setup demo demo-assets picture plan check golden lint test test-kernels test-all clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -47,6 +50,12 @@ lint: setup  ## ruff, pyright, snakefmt, snakemake --lint
 
 test: setup lint  ## linters and all CPU tests
 	pytest -m "not slow and not gpu and not slurm"
+
+test-kernels: setup  ## parity with the kernels of other processors, and with 1 and 2 threads (5 minutes)
+	@for kernels in $(KERNELS); do for threads in 1 2; do \
+		echo "$$kernels, $$threads threads"; \
+		env $$kernels PARITY_THREADS=$$threads pytest -q tests/parity/test_upstream.py tests/parity/test_limits.py || exit; \
+	done; done
 
 test-all: setup lint  ## also the tests that take over a minute
 	pytest

@@ -1,8 +1,9 @@
-"""Tiny tensors: one thread is fastest, and fp32 sums come out the same on every machine.
+"""One thread is fastest for tiny tensors; `make test-kernels` also takes two. `limits.py` says what the limits are.
 
 `pytest tests/parity` ends with the largest error of every check and family.
 """
 
+import os
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -15,9 +16,9 @@ LIMITS: dict[str, float] = {}
 
 
 @pytest.fixture(autouse=True, scope="package")
-def one_thread() -> Iterator[None]:
+def threads() -> Iterator[None]:
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ.get("PARITY_THREADS", "1")))
     yield
     torch.set_num_threads(before)
 

@@ -11,6 +11,7 @@ from cogtune.config.merge import load_config
 from cogtune.config.registry import build
 from cogtune.diffusion.image import image_condition
 from tests.families import difference
+from tests.parity import limits
 
 diffusers = pytest.importorskip("diffusers")
 CONFIG = Path(__file__).parents[2] / "config"
@@ -54,7 +55,7 @@ def pair():
 @pytest.fixture
 def close(hold):
     def close(ours: torch.Tensor, theirs: torch.Tensor, what: str) -> None:
-        hold(what, "VAE", difference(ours, theirs), 5e-6)
+        hold(what, "VAE", difference(ours, theirs), limits.VAE)
 
     return close
 

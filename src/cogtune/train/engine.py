@@ -39,7 +39,7 @@ def connect(here: RankInfo, init_method: str) -> None:
     """Join the process group: NCCL on GPUs, gloo on the CPU.
 
     On the CPU DeepSpeed would compile a shared-memory extension at this point; gloo does the same sums without a
-    compiler, and the same ones on every machine. Raises UserError when there are more ranks than GPUs.
+    compiler. Raises UserError when there are more ranks than GPUs.
     """
     if here.device.type == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"

@@ -80,10 +80,10 @@ def instance(node: dict[str, Any], **more: Any) -> Any:
     return instantiate_from_config(node, **more)
 
 
-def dit(family: str, lora: bool) -> Any:
+def dit(family: str, kind: str) -> Any:
     """Upstream's network. Its last commit takes no published 1.0 file as it is: a patch size has to be three numbers,
     and the interpolation keys of 2B may not stand where its file has them."""
-    node = copy.deepcopy(cases.dit_node(family, lora))
+    node = copy.deepcopy(cases.dit_node(family, kind))
     params = node["params"]
     if isinstance(params["patch_size"], int):
         params["patch_size"] = [1, params["patch_size"], params["patch_size"]]
@@ -95,13 +95,16 @@ def dit(family: str, lora: bool) -> Any:
         "is_decoder": False, "layernorm_order": "pre", "skip_init": False, "model_parallel_size": 1, "hidden_dropout": 0.0,
         "attention_dropout": 0.0, "mode": "training", **params.pop("transformer_args"),
     }  # fmt: skip
-    return cases.filled(instance(node, transformer_args=SimpleNamespace(**args)))
+    return cases.filled(instance(node, transformer_args=SimpleNamespace(**args)), kind)
 
 
 def dit_tensors() -> Iterator[tuple[str, Tensor]]:
+    from sgm.modules.diffusionmodules.util import timestep_embedding  # type: ignore[import-not-found]
+
+    yield "timesteps", timestep_embedding(torch.tensor(cases.TIMESTEPS), cases.WIDTH)
     for case in cases.DITS:
-        family, lora, *size = case
-        network = dit(family, lora)
+        family, kind, *size = case
+        network = dit(family, kind)
         more = {"ofs": torch.full((1,), 2.0)} if network.ofs_embed_dim else {}
         found = cases.dit_results(network, network.in_channels, *size, **more)
         for what, tensor in found.items():

@@ -16,6 +16,7 @@ from cogtune.model.lora import set_trainable
 from cogtune.plan.cost.activations import Activations, activations
 from cogtune.plan.cost.transformer import Network
 from tests.families import inputs, network_config
+from tests.kernels import needs_bf16_attention
 
 TOLERANCE = 0.15
 
@@ -86,7 +87,13 @@ def allocated(run: Callable[[], Tensor]) -> int:
     return sum(event.self_cpu_memory_usage for event in measured.key_averages()) - output.nbytes
 
 
-@pytest.mark.parametrize("name", CASES)
+def named(*names: str) -> list[Any]:
+    return [
+        pytest.param(name, marks=needs_bf16_attention if CASES[name].dtype == torch.bfloat16 else ()) for name in names
+    ]
+
+
+@pytest.mark.parametrize("name", named(*CASES))
 def test_kept_bytes(name: str) -> None:
     case = CASES[name]
     model, arguments = case.model(), inputs(case.node, *case.shape, B=case.batch)
@@ -95,7 +102,7 @@ def test_kept_bytes(name: str) -> None:
     assert case.modelled(True).kept == pytest.approx(saved(model, lambda: model(*arguments)), rel=TOLERANCE)
 
 
-@pytest.mark.parametrize("name", ["sincos", "rotary bf16", "lora rotary bf16"])
+@pytest.mark.parametrize("name", named("sincos", "rotary bf16", "lora rotary bf16"))
 def test_recomputed_bytes_of_one_block(name: str) -> None:
     """What a block's backward saves again, beside its input, which was kept all along."""
     case = CASES[name]

@@ -11,6 +11,7 @@ import pytest
 from cogtune.plan.cost.training import memory, optimizer_states
 from cogtune.plan.cost.transformer import Network
 from tests.families import full_size, network_config
+from tests.kernels import needs_bf16_attention
 from tests.unit.plan.cost.zero_bytes import SETTINGS, node, section
 
 REPO = Path(__file__).parents[4]
@@ -35,6 +36,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, int]]:
     return [json.loads(line.removeprefix("RESULT ")) for line in lines if line.startswith("RESULT ")]
 
 
+@needs_bf16_attention
 @pytest.mark.parametrize("i", range(len(SETTINGS)), ids=[str(setting) for setting in SETTINGS])
 def test_optimizer_and_masters_to_the_byte(measured: list[dict[str, int]], i: int) -> None:
     stage, bf16, kind, lora = SETTINGS[i]

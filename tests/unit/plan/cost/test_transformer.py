@@ -19,7 +19,7 @@ FILES = [
     path for path in sorted(CONFIG.rglob("*.yaml")) if "network_config" in path.read_text() or "_lora" in path.name
 ]
 FILES = [path for path in FILES if path.name not in ("cogvideox_common.yaml", "lora.yaml")]
-UPSTREAM = sorted((Path(__file__).parents[5] / "shared/reference/upstream_configs").glob("cogvideox*.yaml"))
+UPSTREAM = sorted((Path(__file__).parents[3] / "upstream_configs").glob("cogvideox*.yaml"))
 PUBLISHED = {
     # layers, width, channels in, features of a patch, conditioning vector, tokens of a learned table, ofs
     "cogvideox_2b": (30, 1920, 16, 4, 512, 0, False),
@@ -50,7 +50,7 @@ def real(model: dict[str, Any]) -> dict[str, tuple[tuple[int, ...], bool]]:
 
 @pytest.mark.parametrize("path", [*FILES, *UPSTREAM], ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_every_parameter_of_every_file(path: Path) -> None:
-    """Ours, and upstream's own where they are at hand; at full size, on the meta device."""
+    """Ours and upstream's own; at full size, on the meta device."""
     model = load_config([path], check_files=False, partial=True).values["model"]
     network = Network(model["network_config"], model.get("not_trainable_prefixes") or [], model.get("lora_train"))
     assert {one.name: (one.shape, network.trains(one)) for one in network.parameters} == real(model)

@@ -23,7 +23,8 @@ from safetensors.numpy import save_file
 
 from cogtune.config.digest import data_digests
 from cogtune.data.listing import ClipRow, fingerprint
-from cogtune.data.store import FORMAT, row_ids
+from cogtune.data.shards import UNCHECKED as FORMAT
+from cogtune.data.store import row_ids
 from cogtune.plan.experiments import Workspace
 
 TINY = Path(__file__).parents[1] / "tests/workflow/tiny.yaml"

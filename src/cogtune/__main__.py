@@ -33,6 +33,7 @@ _EXAMPLES = """examples:
   cogtune train        --base config/tiny/demo.yaml --ranks 2 -- --train-iters 10
   cogtune weights inspect CogVideoX-2b-sat/transformer
   cogtune store drop 3f0c9a51d2b7
+  cogtune store verify --repair
 Values after `--` win over every file: key.path=value, or SAT's own flags (--train-iters 10)."""
 
 _INSPECT = """examples:
@@ -68,9 +69,12 @@ def build_parser() -> argparse.ArgumentParser:
     _add_config(config.add_subparsers(dest="action", required=True, metavar="ACTION"))
     weights = commands.add_parser("weights", help="say what weight files hold, convert them")
     _add_weights(weights.add_subparsers(dest="action", required=True, metavar="ACTION"))
-    store = commands.add_parser("store", help="look into the store, or drop a key from it")
-    store.add_argument("action", choices=["list", "drop"])
-    store.add_argument("key", nargs="?", help="12 hex digits, as in the folder's name")
+    store = commands.add_parser(
+        "store", help="look into the store, drop a key from it, verify that it holds what was written"
+    )
+    store.add_argument("action", choices=["list", "drop", "verify"])
+    store.add_argument("key", nargs="?", help="12 hex digits, as in the folder's name (verify: default all)")
+    store.add_argument("--repair", action="store_true", help="verify: take out what is damaged; the next run makes it")
     store.add_argument("--store", type=Path, default=Path("store"), metavar="DIR")
     store.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="whose receipts to remove")
     return parser
@@ -181,6 +185,10 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
 
         return command.run(arguments, overrides)
     if arguments.command == "store":
+        if arguments.action == "verify":
+            from cogtune.stages import verify
+
+            return verify.run(arguments.store, arguments.key, arguments.repair, arguments.results)
         from cogtune.data import inventory
 
         return inventory.run(arguments.action, arguments.store, arguments.key, arguments.results)
@@ -229,7 +237,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.debug:
             raise
         print(f"cogtune: {error}", file=sys.stderr)
-        return 1 if type(error) is UserError else 2
+        return error.exit_code
     except KeyboardInterrupt:
         print("cogtune: interrupted; what was finished is kept", file=sys.stderr)
         return 130

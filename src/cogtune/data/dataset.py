@@ -14,7 +14,6 @@ from cogtune.data.decoder import Decoder
 from cogtune.data.listing import list_videos
 from cogtune.data.scan import read_caption
 from cogtune.data.store import ShardReader
-from cogtune.errors import UserError
 
 
 class CachedDataset:
@@ -29,17 +28,11 @@ class CachedDataset:
     ) -> None:
         self.pairs = list(pairs)
         self._latents, self._text = ShardReader(latents_dir), ShardReader(text_dir)
-        wanted = [(self._latents, latents_dir, 0, "clips"), (self._text, text_dir, 1, "captions")]
+        self._latents.require(clip for clip, _ in self.pairs)
+        self._text.require(caption for _, caption in self.pairs)
         if images_dir is not None:
             self._images = ShardReader(images_dir)
-            wanted.append((self._images, images_dir, 0, "first frames"))
-        for reader, folder, side, what in wanted:
-            lacking = {pair[side] for pair in self.pairs} - reader.ids()
-            if lacking:
-                some = min(lacking)[:12]
-                raise UserError(
-                    f"{folder}: {len(lacking)} {what} have no row there, such as {some}…; run its stage again"
-                )
+            self._images.require(clip for clip, _ in self.pairs)
 
     def __len__(self) -> int:
         return len(self.pairs)

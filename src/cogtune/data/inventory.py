@@ -43,19 +43,29 @@ def drop(store: Path, key: str, results: Path) -> list[Path]:
     for folder in folders:
         check_removable(folder, store)
     removed: list[Path] = []
-    slices = list(_slices(store))
     for folder in folders:
         stage = folder.parent.name
         with hold_lock(store / "locks" / f"{stage}-{key}.lock"):
             remove_folder(folder, store)
-        dropped = {part.key for part in slices if part.stage == stage and key in (part.key, part.items_key)}
-        for name in dropped:
+        for name in _jobs(folder, list(_slices(store))):
             (store / "records" / f"{stage}-{name}.json").unlink(missing_ok=True)
-        receipts = [path for name in _with_downstream(dropped, slices) for path in _receipts(results, name)]
-        for path in receipts:
-            path.unlink()
-        removed += [folder, *receipts]
+        removed += [folder, *remove_receipts(store, folder, results)]
     return removed
+
+
+def remove_receipts(store: Path, folder: Path, results: Path) -> list[Path]:
+    """Remove the receipts of the jobs that work in ``folder``, and of all that stand on them; returns what was removed."""
+    slices = list(_slices(store))
+    receipts = [path for name in _with_downstream(_jobs(folder, slices), slices) for path in _receipts(results, name)]
+    for path in receipts:
+        path.unlink()
+    return receipts
+
+
+def _jobs(folder: Path, slices: list[Slice]) -> set[str]:
+    """Keys of the jobs that work in a folder: the one that it is named by, or all that share its rows."""
+    stage, key = folder.parent.name, folder.name
+    return {part.key for part in slices if part.stage == stage and key in (part.key, part.items_key)}
 
 
 def _with_downstream(keys: set[str], slices: list[Slice]) -> set[str]:

@@ -134,7 +134,7 @@ class Counts:
             return min(len(lacking), receipt.get("rejected") or 0)
         known = lacking & self._rows(self.folder(preprocess))
         reader = ShardReader(self.folder(preprocess)) if known else None
-        return sum("rejected" in reader.meta(clip) for clip in sorted(known)) if reader else 0
+        return sum("rejected" in meta for _, meta in reader.metas(known)) if reader else 0
 
     def _text(self, part: Slice, parts: Mapping[str, Slice], args: Mapping[str, Any]) -> tuple[int, int, int]:
         captions = self._distinct(parts["scan"].key)[1]

@@ -1,7 +1,7 @@
 """Stage `evaluate`: holds samples and reconstructions against the clips, and writes metrics.json."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from cogtune.evaluation.video import write_mp4
 from cogtune.runtime.atomic import write_text
 from cogtune.runtime.devices import device_for, dtype_of, set_threads
 from cogtune.stages.job import Job, missing
+from cogtune.stages.latents import accepted
+from cogtune.stages.sample import wanted_of
 
 METRICS, PER_SAMPLE, CLIPS = "metrics.json", "per_sample.json", "clips"
 _LOSS_DIGITS = 5
@@ -37,13 +39,12 @@ def run(job: Job) -> dict[str, Any]:
     """
     set_threads(job.machine["ranks"] * (job.config["args"].get("threads_per_rank") or 1))
     folder = job.job_dir()
-    clips = _clips(job.manifest(), ShardReader(job.items_dir("latents")).ids())
-    samples = read_samples(ShardReader(job.job_dir("sample")))
-    lacking = set(missing(clips, ShardReader(folder).ids()))
+    clips = _clips(job)
+    samples = read_samples(job.rows("sample"), wanted_of(job.upstream_job("sample")))
+    lacking = set(missing(clips, job.rows().ids()))
     if lacking:
         _measure(job, list(clips.values()), lacking, samples)
-    reader = ShardReader(folder)
-    measured = {clip: Measured(**reader.meta(clip)) for clip in clips}
+    measured = {clip: Measured(**meta) for clip, meta in job.rows().metas(clips)}
     rows = per_sample(samples, measured)
     found = flat_metrics(rows, measured, {clip: row.split for clip, row in clips.items()}) | _losses(job)
     write_text(folder / PER_SAMPLE, to_json(rows))
@@ -52,15 +53,17 @@ def run(job: Job) -> dict[str, Any]:
     return {"made": len(lacking), "reused": len(clips) - len(lacking), **figures}
 
 
-def _clips(manifest: list[ClipRow], encoded: set[str]) -> dict[str, ClipRow]:
-    """Each encoded clip once, by id; one that is in both splits was trained on."""
-    train_last = sorted((row for row in manifest if row.clip in encoded), key=lambda row: row.split == "train")
-    return dict(sorted({row.clip: row for row in train_last}.items()))
+def _clips(job: Job) -> dict[str, ClipRow]:
+    """Each accepted clip once, by id; one that is in both splits was trained on. Raises UserError unless all are encoded."""
+    train_last = {row.clip: row for row in sorted(job.manifest(), key=lambda row: row.split == "train")}
+    usable = accepted(train_last, job.rows("preprocess"))
+    job.rows("latents").require(usable)
+    return {clip: train_last[clip] for clip in sorted(usable)}
 
 
-def read_samples(reader: ShardReader) -> list[Sample]:
-    """What the sample stage made, in order of ids."""
-    metas = {item: reader.meta(item) for item in sorted(reader.ids())}
+def read_samples(reader: ShardReader, wanted: Iterable[str]) -> list[Sample]:
+    """What the sample stage made of ``wanted``, in order of ids."""
+    metas = dict(sorted(reader.metas(wanted)))
     return [
         Sample(item, meta["prompt"], meta["variant"], meta["caption"], meta["clip"]) for item, meta in metas.items()
     ]
@@ -73,7 +76,7 @@ def _measure(job: Job, rows: list[ClipRow], lacking: set[str], samples: list[Sam
     same bytes.
     """
     args, folder = job.config["args"], job.job_dir()
-    reader = ShardReader(job.job_dir("sample"))
+    reader = job.rows("sample")
     videos = {sample.item: reader.tensors(sample.item)["video"] for sample in samples if sample.clip is not None}
     sampled = {sample.clip for sample in samples}
     data = job.config["data"]["params"]
@@ -94,7 +97,7 @@ def _measure(job: Job, rows: list[ClipRow], lacking: set[str], samples: list[Sam
 
 def _reconstructions(job: Job, rows: list[ClipRow], lacking: set[str]) -> Iterator[tuple[ClipRow, Tensor, Tensor]]:
     """(clip, its pixels, what the VAE makes of its cached posterior mean), both uint8 (F, 3, H, W)."""
-    prepared, latents = ShardReader(job.items_dir("preprocess")), ShardReader(job.items_dir("latents"))
+    prepared, latents = job.rows("preprocess"), job.rows("latents")
     device, dtype = device_for(), dtype_of(job.config["args"].get("encoder_precision") or "fp32")
     vae = build(job.config["model"]["first_stage_config"]).to(device, dtype)
     size = job.config["data"]["params"]["video_size"]

@@ -21,9 +21,9 @@ from cogtune.model.dit import DiffusionTransformer
 from cogtune.model.lora import is_adapter
 from cogtune.model.weights import foreign, load_weights
 from cogtune.model.weights.formats import FORMATS, GIGABYTE, Settings, Whole, write
-from cogtune.runtime.atomic import write_json
 from cogtune.runtime.devices import device_for, dtype_of
 from cogtune.runtime.paths import inside, remove_own
+from cogtune.runtime.saved import how_to_repair, read_sealed, write_sealed, write_sums
 from cogtune.stages.job import Job
 from cogtune.stages.train import start_of
 from cogtune.train import result
@@ -74,7 +74,7 @@ def exported(folder: Path) -> Path:
 
 def _index(folder: Path) -> dict[str, Any]:
     path = folder / INDEX
-    return json.loads(path.read_text()) if path.exists() else {}
+    return read_sealed(path, {"format": str, "formats": dict}, how_to_repair(folder)) if path.exists() else {}
 
 
 def _said(check: dict[str, Any]) -> Any:
@@ -99,7 +99,9 @@ def _export(job: Job, folder: Path, index: dict[str, Any], lacking: list[str]) -
     work = Exporter(start, weights, how)
     for name in lacking:
         index["formats"][name] = work.make(name, folder)
-        write_json(folder / INDEX, index)
+        written = folder / FORMATS[name].path
+        write_sums(folder, [p for p in ([written] if written.is_file() else written.rglob("*")) if p.is_file()])
+        write_sealed(folder / INDEX, index)
     return index
 
 

@@ -30,9 +30,9 @@ def run(job: Job) -> dict[str, Any]:
     """One row for every clip that preprocess accepted: ``moments`` (K, 2C, h, w), mean and log-variance of K noised
     copies of its first frame; K = 1 and no noise for `args.image_noise_draws: 0`.
     """
-    clips, prepared = clips_of(job.manifest()), ShardReader(job.items_dir("preprocess"))
+    clips, prepared = clips_of(job.manifest()), job.rows("preprocess")
     usable = accepted(clips, prepared)
-    lacking = missing(usable, ShardReader(job.items_dir()).ids())
+    lacking = missing(usable, job.rows().ids())
     if lacking:
         _encode(job, [clips[clip] for clip in lacking], prepared)
     return {"made": len(lacking), "reused": len(usable) - len(lacking), "skipped": len(clips) - len(usable)}
@@ -41,7 +41,7 @@ def run(job: Job) -> dict[str, Any]:
 def _encode(job: Job, rows: list[ClipRow], prepared: ShardReader) -> None:
     args = job.config["args"]
     set_threads(job.machine["ranks"] * (args.get("threads_per_rank") or 1))
-    plans = {row.clip: first_frame(prepared.meta(row.clip)) for row in rows}
+    plans = {clip: first_frame(meta) for clip, meta in prepared.metas(row.clip for row in rows)}
     encoders = [_encoder(job.config, device) for device in devices()]
     with (
         ShardWriter(job.items_dir(), args["flush_megabytes"], args["flush_seconds"]) as writer,

@@ -12,6 +12,7 @@ from cogtune.config.plugins import allow_plugins
 from cogtune.config.slices import Slice, read_slice
 from cogtune.config.stages import STAGES
 from cogtune.data.listing import ClipRow, read_manifest
+from cogtune.data.store import ShardReader
 from cogtune.errors import UserError
 from cogtune.runtime.paths import key_folder, shown
 from cogtune.runtime.progress import Progress, progress
@@ -66,6 +67,16 @@ class Job:
             return self.store / self.slice.stage / self.items_key
         job = self._upstream(stage)
         return key_folder(self._stage_folder(job["stage"]), job["items"], self._named_by)
+
+    def rows(self, stage: str | None = None) -> ShardReader:
+        """The rows of this stage, or of the upstream stage named ``stage``. What asks for one that is not there gets a
+        UserError with the command that makes it."""
+        if stage is None:
+            return ShardReader(self.items_dir() if STAGES[self.slice.stage].items else self.job_dir())
+        job = self._upstream(stage)
+        folder = self.items_dir(stage) if STAGES[job["stage"]].items else self.job_dir(stage)
+        command = f"cogtune {job['stage']} --slice {self.store / 'slices' / job['key']}.json"
+        return ShardReader(folder, f"`{command}` makes what is missing there; then run this again")
 
     def upstream_job(self, stage: str) -> "Job":
         """The upstream job itself: its config, its own upstream."""

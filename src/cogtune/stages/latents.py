@@ -25,9 +25,9 @@ def run(job: Job) -> dict[str, Any]:
     """One row for every clip that preprocess accepted: ``moments`` (2C, T, h, w), mean and log-variance as the encoder
     gave them, so that training can draw a fresh latent each time. Clips that the store holds are not touched.
     """
-    clips, prepared = clips_of(job.manifest()), ShardReader(job.items_dir("preprocess"))
+    clips, prepared = clips_of(job.manifest()), job.rows("preprocess")
     usable = accepted(clips, prepared)
-    lacking = missing(usable, ShardReader(job.items_dir()).ids())
+    lacking = missing(usable, job.rows().ids())
     if lacking:
         _encode(job, [clips[clip] for clip in lacking], prepared)
     return {
@@ -43,7 +43,7 @@ def _encode(job: Job, rows: list[ClipRow], prepared: ShardReader) -> None:
     set_threads(job.machine["ranks"] * (args.get("threads_per_rank") or 1))
     size = args.get("encode_batch") or 1
     encoders = [_encoder(job.config, device, size) for device in devices()]
-    plans = {row.clip: prepared.meta(row.clip) for row in rows}
+    plans = dict(prepared.metas(row.clip for row in rows))
     batches = in_batches(decoded(job, rows, plans), size)
     with (
         ShardWriter(job.items_dir(), args["flush_megabytes"], args["flush_seconds"]) as writer,
@@ -58,7 +58,8 @@ def _encode(job: Job, rows: list[ClipRow], prepared: ShardReader) -> None:
 
 def accepted(clips: Mapping[str, ClipRow], prepared: ShardReader) -> list[str]:
     """The clips that preprocess did not reject, in their order."""
-    return [clip for clip in clips if "rejected" not in prepared.meta(clip)]
+    rejected = {clip for clip, meta in prepared.metas(clips) if "rejected" in meta}
+    return [clip for clip in clips if clip not in rejected]
 
 
 def check_finite(row: ClipRow, moments: Tensor, precision: str) -> None:

@@ -12,7 +12,7 @@ from cogtune.data.decode import VideoError
 from cogtune.data.decoder import Decoder
 from cogtune.data.listing import ClipRow
 from cogtune.data.pipeline import decode_ahead
-from cogtune.data.store import ShardReader, ShardWriter
+from cogtune.data.store import ShardWriter
 from cogtune.errors import UserError
 from cogtune.runtime.devices import set_threads
 from cogtune.stages.job import Job, missing
@@ -28,16 +28,18 @@ def run(job: Job) -> dict[str, Any]:
     # Clips are resized side by side, one to a thread; more threads in each would only fight for the cores.
     set_threads(1)
     clips = clips_of(job.manifest())
-    lacking = missing(clips, ShardReader(job.items_dir()).ids())
+    lacking = missing(clips, job.rows().ids())
     if lacking:
         _make(job, [clips[clip] for clip in lacking])
-    reader = ShardReader(job.items_dir())
-    metas = {clip: reader.meta(clip) for clip in clips}
-    rejected = {clip: meta["rejected"] for clip, meta in metas.items() if "rejected" in meta}
+    rejected, rates = dict[str, str](), list[float]()
+    for clip, meta in job.rows().metas(clips):
+        if "rejected" in meta:
+            rejected[clip] = meta["rejected"]
+        else:
+            rates.append(meta["effective_fps"])
     if len(rejected) == len(clips):
-        reasons = "\n".join(f"  {clips[clip].path}: {why}" for clip, why in list(rejected.items())[:_SHOWN])
+        reasons = "\n".join(f"  {clips[clip].path}: {why}" for clip, why in sorted(rejected.items())[:_SHOWN])
         raise UserError(f"no clip can be used with these data.params; the first reasons:\n{reasons}")
-    rates = [meta["effective_fps"] for meta in metas.values() if "rejected" not in meta]
     return {
         "made": len(lacking),
         "reused": len(clips) - len(lacking),

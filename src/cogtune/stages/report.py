@@ -84,8 +84,8 @@ def _data(job: Job) -> Any:
     return gather.data_facts(
         manifest=job.manifest(),
         rejects=job.job_dir("scan") / "rejects.jsonl",
-        prepared=job.items_dir("preprocess"),
-        texts=job.items_dir("text"),
+        frames=job.rows("preprocess"),
+        encoded=job.rows("text"),
         params=params,
     )
 

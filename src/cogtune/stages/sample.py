@@ -43,16 +43,27 @@ def run(job: Job) -> dict[str, Any]:
     """
     args, folder = job.config["args"], job.job_dir()
     set_threads(job.machine["ranks"] * (args.get("threads_per_rank") or 1))
-    prompts = plan.read_args(args, job.manifest())
-    variants = plan.variants(args.get("sampling_controls") or [], args.get("sampling_guided", True), len(prompts))
-    wanted = {plan.item_id(prompt, variant) for variant in variants for prompt in prompts}
-    lacking = wanted - ShardReader(folder).ids()
+    prompts, variants = _asked(job)
+    wanted = wanted_of(job)
+    lacking = wanted - job.rows().ids()
     if lacking:
         _Work(job, prompts, variants, lacking).make()
     _write_views(folder, wanted, job.config["data"]["params"]["fps"])
     if "images" in job.upstream:
         _write_images(folder, wanted)
     return {"made": len(lacking), "reused": len(wanted) - len(lacking), "variants": [v.name for v in variants]}
+
+
+def wanted_of(job: Job) -> set[str]:
+    """The names of all rows that the sample job ``job`` makes."""
+    prompts, variants = _asked(job)
+    return {plan.item_id(prompt, variant) for variant in variants for prompt in prompts}
+
+
+def _asked(job: Job) -> tuple[list[Prompt], list[Variant]]:
+    args = job.config["args"]
+    prompts = plan.read_args(args, job.manifest())
+    return prompts, plan.variants(args.get("sampling_controls") or [], args.get("sampling_guided", True), len(prompts))
 
 
 class _Work:
@@ -161,8 +172,9 @@ def _precision(args: dict[str, Any]) -> torch.dtype:
 
 def _contexts(job: Job, prompts: list[Prompt]) -> dict[str, Tensor]:
     """caption id -> (L, D). Captions of the data set are in the text cache; a user's own prompts are encoded now."""
-    cached = ShardReader(job.items_dir("text"))
-    known = cached.ids()
+    cached = job.rows("text")
+    known = {row.caption_id for row in job.manifest()} & {prompt.caption_id for prompt in prompts}
+    cached.require(known)
     found = {p.caption_id: cached.tensors(p.caption_id)["context"] for p in prompts if p.caption_id in known}
     own = [p for p in {p.caption_id: p for p in prompts}.values() if p.caption_id not in known]
     if own:
@@ -178,7 +190,7 @@ def _images(job: Job, prompts: list[Prompt]) -> dict[str, Tensor]:
     or the clip's own first frame."""
     size = job.config["data"]["params"]["video_size"]
     source, found = job.upstream_job("images"), {}
-    prepared, paths = ShardReader(source.items_dir("preprocess")), {row.clip: row.path for row in job.manifest()}
+    prepared, paths = source.rows("preprocess"), {row.clip: row.path for row in job.manifest()}
     with Decoder() as decoder:
         for prompt in prompts:
             if prompt.image is not None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cogtune.config.registry import build
 from cogtune.data.pipeline import in_batches, on_all
-from cogtune.data.store import ShardReader, ShardWriter
+from cogtune.data.store import ShardWriter
 from cogtune.errors import UserError
 from cogtune.runtime.devices import devices, dtype_of, set_threads
 from cogtune.stages.job import Job, missing
@@ -23,14 +23,13 @@ def run(job: Job) -> dict[str, Any]:
     ``truncated`` in the result counts captions that T5 did not see to their end.
     """
     captions = {row.caption_id: row.caption for row in sorted(job.manifest(), key=lambda row: row.caption_id)}
-    lacking = missing(captions, ShardReader(job.items_dir()).ids())
+    lacking = missing(captions, job.rows().ids())
     if lacking:
         _encode(job, {caption_id: captions[caption_id] for caption_id in lacking})
-    reader = ShardReader(job.items_dir())
     return {
         "made": len(lacking),
         "reused": len(captions) - len(lacking),
-        "truncated": sum(reader.meta(caption_id)["truncated"] for caption_id in captions),
+        "truncated": sum(meta["truncated"] for _, meta in job.rows().metas(captions)),
     }
 
 

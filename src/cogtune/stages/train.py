@@ -5,10 +5,11 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from cogtune.data.store import ShardReader
 from cogtune.errors import UserError
 from cogtune.runtime.progress import Progress
 from cogtune.stages.job import Job
+from cogtune.stages.latents import accepted
+from cogtune.stages.preprocess import clips_of
 from cogtune.train import checkpoint, result
 from cogtune.train.launch import STOPPED, run_ranks
 from cogtune.train.session import Plan
@@ -47,8 +48,13 @@ def start_of(job: Job) -> Start:
 
 def plan_of(job: Job) -> Plan:
     """What every rank is told."""
-    encoded = ShardReader(job.items_dir("latents")).ids()  # all but the clips that preprocess rejected
-    rows = [row for row in job.manifest() if row.clip in encoded]
+    manifest = job.manifest()
+    usable = set(accepted(clips_of(manifest), job.upstream_job("latents").rows("preprocess")))
+    rows = [row for row in manifest if row.clip in usable]
+    for stage in ("latents", "images"):
+        if stage in job.upstream:
+            job.rows(stage).require(usable)
+    job.rows("text").require(row.caption_id for row in rows)
     pairs = {split: [[row.clip, row.caption_id] for row in rows if row.split == split] for split in ("train", "valid")}
     if not pairs["train"]:
         raise UserError(f"args.train_data: no accepted clip in it; see {job.job_dir('scan') / 'rejects.jsonl'}")

@@ -6,7 +6,6 @@
 DeepSpeed unpickles its files without restriction, so nothing reaches it whose checksum the record does not have.
 """
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,14 @@ import torch.distributed as dist
 
 from cogtune.config.digest import file_digest
 from cogtune.errors import UserError
-from cogtune.runtime.atomic import sync, write_json
+from cogtune.runtime.atomic import sync
 from cogtune.runtime.paths import remove_own
+from cogtune.runtime.saved import DamagedError, read_sealed, write_sealed
 
-FORMAT = "cogtune-checkpoint-1"
+FORMAT = "cogtune-checkpoint-2"
+UNSEALED = "cogtune-checkpoint-1"
+"""Written by versions that kept no checksum of the record itself."""
+_KEYS = {"format": str, "step": int, "ranks": int, "files": dict}
 TAG = "state"
 
 
@@ -46,7 +49,7 @@ def save(engine: Any, folder: Path, step: int, keep: int) -> Path:
             script.unlink()
         files = {name: _sync_and_hash(partial / name) for name in _files(partial)}
         record = {"format": FORMAT, "step": step, "ranks": dist.get_world_size(), "files": files}
-        write_json(partial / "record.json", record)
+        write_sealed(partial / "record.json", record)
         for inner in (partial / TAG, partial):
             sync(inner)
         remove_own(target)  # there only if it was damaged
@@ -81,16 +84,19 @@ def newest(folder: Path) -> Found | None:
     """The newest checkpoint in ``folder`` with all its bytes; damaged ones are reported and passed over."""
     for path in sorted(folder.glob("step-*"), reverse=True):
         try:
-            return _verify(path)
-        except (OSError, ValueError, KeyError) as error:
+            return verify(path)
+        except (ValueError, DamagedError) as error:
             print(f"checkpoint {path} is damaged and is passed over: {error}", flush=True)
     return None
 
 
-def _verify(path: Path) -> Found:
-    record = json.loads((path / "record.json").read_text())
-    if record["format"] != FORMAT:
+def verify(path: Path) -> Found:
+    """The checkpoint at ``path``, if its files are those that its record names. Raises ValueError or DamagedError."""
+    record = read_sealed(path / "record.json", _KEYS, "the checkpoint is not used")
+    if record["format"] not in (FORMAT, UNSEALED):
         raise ValueError(f"format {record['format']!r}, this version reads {FORMAT!r}")
+    if path.name != f"step-{record['step']:08d}":
+        raise ValueError(f"its record says step {record['step']}")
     if differing := (set(_files(path)) - {"record.json"}) ^ set(record["files"]):
         raise ValueError(f"its files are not those of its record: {sorted(differing)[:3]}")
     for name, expected in record["files"].items():

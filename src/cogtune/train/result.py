@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cogtune.runtime.atomic import replacing
+from cogtune.runtime.saved import write_sums
 from cogtune.train.engine import keeps_average, whole_tensors
 from cogtune.train.history import figures, read
 from cogtune.train.optim import SHADOW
@@ -36,6 +37,8 @@ def write_weights(engine: Any, module: nn.Module, final: Path, facts: dict[str, 
         averages = dict(whole_tensors(engine, module, SHADOW))
         if first:
             write_tensors(final / AVERAGE, averages, facts | {"average": True})
+    if first:
+        write_sums(final, [path for name in (MODEL, AVERAGE) if (path := final / name).exists()])
 
 
 def summary(module: nn.Module, log: Path, facts: dict[str, Any]) -> dict[str, Any]:

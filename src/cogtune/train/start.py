@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from cogtune.config.registry import build
 from cogtune.errors import UserError
 from cogtune.model.lora import draw_adapters, is_adapter, merge_lora
+from cogtune.runtime.saved import check_sums, say_unchecked
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,8 @@ def trained_model(start: Start, path: Path) -> nn.Module:
 
 def load_trained(network: nn.Module, path: Path) -> int:
     """Overwrite the parameters that ``path`` holds; returns how many. Raises UserError for one that does not fit."""
+    if not check_sums(path):
+        say_unchecked(path)
     state = load_file(path)
     own = dict(network.named_parameters())
     for name, value in state.items():

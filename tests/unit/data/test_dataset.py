@@ -39,9 +39,9 @@ def test_what_was_read_outlives_the_data_set(caches: tuple[Path, Path]) -> None:
     assert (moments == 1).all()
 
 
-@pytest.mark.parametrize(("pair", "what"), [(("none", "caption"), "clips"), (("clip0", "none"), "captions")])
+@pytest.mark.parametrize(("pair", "what"), [(("none", "caption"), "latents"), (("clip0", "none"), "text")])
 def test_a_missing_row(caches: tuple[Path, Path], pair: tuple[str, str], what: str) -> None:
-    with pytest.raises(UserError, match=f"1 {what} have no row there, such as none"):
+    with pytest.raises(UserError, match=f"{what}: no row none"):
         CachedDataset(*caches, [("clip0", "caption"), pair])
 
 

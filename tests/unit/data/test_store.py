@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from cogtune.data import store
-from cogtune.data.store import FORMAT, INDEX, ShardReader, ShardWriter
+from cogtune.data.shards import FORMAT
+from cogtune.data.store import INDEX, ShardReader, ShardWriter
 from cogtune.errors import UserError
 
 
@@ -110,7 +111,7 @@ def test_an_indexed_shard_is_not_opened_to_list_rows(tmp_path: Path, monkeypatch
     with ShardWriter(tmp_path) as writer:
         writer.add("a", {"x": torch.zeros(1)})
     ShardReader(tmp_path)
-    monkeypatch.setattr(store, "safe_open", lambda *args, **more: pytest.fail("opened"))
+    monkeypatch.setattr(store, "Shard", lambda path: pytest.fail("opened"))
     assert ShardReader(tmp_path).ids() == {"a"}
 
 
@@ -123,7 +124,7 @@ def test_no_folder_has_no_rows(tmp_path: Path) -> None:
 
 
 def test_many_shards_are_not_all_kept_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "_OPEN_SHARDS", 3)
+    monkeypatch.setattr(store, "_OPEN_ROWS", 3)
     with ShardWriter(tmp_path, flush_megabytes=0) as writer:
         for index in range(8):
             writer.add(str(index), {"x": torch.tensor([index])})
@@ -134,8 +135,8 @@ def test_many_shards_are_not_all_kept_open(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_another_format_is_refused(tmp_path: Path) -> None:
-    save_file({"a/x": torch.zeros(1)}, tmp_path / "old.safetensors", {"format": "cogtune-shard-0", "meta": "{}"})
-    with pytest.raises(UserError, match=f"'cogtune-shard-0', this version reads '{FORMAT}'"):
+    save_file({"a/x": torch.zeros(1)}, tmp_path / "old.safetensors", {"format": "cogtune-shard-9", "meta": "{}"})
+    with pytest.raises(UserError, match=f"'cogtune-shard-9', this version reads '{FORMAT}'"):
         ShardReader(tmp_path)
 
 

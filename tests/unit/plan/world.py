@@ -16,7 +16,7 @@ from cogtune.config.digest import data_digests
 from cogtune.config.slices import Slice
 from cogtune.config.stages import STAGES
 from cogtune.data.listing import ClipRow, write_manifest
-from cogtune.data.store import FORMAT
+from cogtune.data.shards import UNCHECKED as FORMAT
 from cogtune.plan.cost.machines import Device, Machine
 from cogtune.plan.experiments import Workspace
 from cogtune.plan.overview import survey_all

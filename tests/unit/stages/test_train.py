@@ -1,9 +1,12 @@
 """What the train stage decides before any rank starts."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from cogtune.data.store import ShardWriter
 from cogtune.errors import UserError
 from cogtune.stages import train
 from tests.unit.stages.finished import Finished
@@ -28,14 +31,40 @@ def test_the_ranks_are_told_the_pairs_of_each_split(finished: Finished) -> None:
     assert plan.folder == str(finished.job("train").job_dir())
 
 
-def test_clips_that_preprocess_rejected_are_left_out(finished: Finished) -> None:
-    job = finished.job("train")
-    shard = next(job.items_dir("latents").glob("*.safetensors"))
-    hidden, index = Path(f"{shard}.hidden"), job.items_dir("latents") / "index.json"
+@contextmanager
+def without_rows(folder: Path) -> Iterator[None]:
+    """While inside, the folder of rows is empty."""
+    shard = next(folder.glob("*.safetensors"))
+    hidden = Path(f"{shard}.hidden")
     shard.rename(hidden)
-    index.unlink(missing_ok=True)
     try:
-        with pytest.raises(UserError, match="no accepted clip"):
-            train.plan_of(job)
+        yield
     finally:
         hidden.rename(shard)
+
+
+@pytest.mark.parametrize("stage", ["latents", "text", "preprocess"])
+def test_a_missing_row_stops_it_with_the_command(finished: Finished, stage: str) -> None:
+    job, key = finished.job("train"), finished.slices[stage].key
+    with (
+        without_rows(finished.job(stage).items_dir()),
+        pytest.raises(UserError, match=rf"{stage}/.*no row .*`cogtune {stage} --slice \S*{key}.json` makes"),
+    ):
+        train.plan_of(job)
+
+
+def test_clips_that_preprocess_rejected_are_left_out(finished: Finished) -> None:
+    job, folder = finished.job("train"), finished.job("preprocess").items_dir()
+    for chosen in ([finished.rows[0]], finished.rows):
+        with without_rows(folder):
+            with ShardWriter(folder) as writer:
+                for row in finished.rows:
+                    writer.add(row.clip, {}, {"rejected": "too short"} if row in chosen else {"effective_fps": 8.0})
+            try:
+                if chosen == finished.rows:
+                    with pytest.raises(UserError, match="no accepted clip"):
+                        train.plan_of(job)
+                else:
+                    assert finished.rows[0].clip not in {clip for clip, _ in train.plan_of(job).pairs}
+            finally:
+                next(folder.glob("*.safetensors")).unlink()

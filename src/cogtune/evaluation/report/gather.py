@@ -7,6 +7,7 @@ from typing import Any
 
 from cogtune.config.stages import STAGES
 from cogtune.data.listing import ClipRow
+from cogtune.data.store import ShardReader
 from cogtune.evaluation.prompts import ID_DIGITS
 from cogtune.evaluation.report.evidence import DataFacts, Exported, Shown, StageFacts, Strip
 from cogtune.runtime.paths import inside
@@ -100,17 +101,14 @@ def timings(summary: Mapping[str, Any], stages: Iterable[StageFacts]) -> dict[st
 
 
 def data_facts(
-    manifest: Sequence[ClipRow], rejects: Path, prepared: Path, texts: Path, params: Mapping[str, Any]
+    manifest: Sequence[ClipRow], rejects: Path, frames: ShardReader, encoded: ShardReader, params: Mapping[str, Any]
 ) -> DataFacts:
-    """What is said about the data. ``prepared`` and ``texts``: item folders of preprocess and text."""
-    from cogtune.data.store import ShardReader
-
-    frames, encoded = ShardReader(prepared), ShardReader(texts)
+    """What is said about the data. ``frames`` and ``encoded``: the rows of preprocess and text."""
     rates, refused = [], [(row["name"], row["reason"]) for row in _json_lines(rejects)]
-    for row in {row.clip: row for row in manifest}.values():
-        meta = frames.meta(row.clip)
+    rows = {row.clip: row for row in manifest}
+    for clip, meta in frames.metas(rows):
         if "rejected" in meta:
-            refused.append((row.name, meta["rejected"]))
+            refused.append((rows[clip].name, meta["rejected"]))
         else:
             rates.append(meta["effective_fps"])
     captions = {row.caption_id: row.caption for row in manifest}
@@ -123,7 +121,7 @@ def data_facts(
         asked_fps=params["fps"],
         effective_fps=(min(rates), max(rates)) if rates else None,
         rejects=sorted(refused),
-        truncated=sorted(text for caption, text in captions.items() if encoded.meta(caption)["truncated"]),
+        truncated=sorted(captions[caption] for caption, meta in encoded.metas(captions) if meta["truncated"]),
     )
 
 

@@ -13,6 +13,7 @@ from cogtune.errors import UserError
 from cogtune.model.dit import DiffusionTransformer
 from cogtune.model.lora import AdaptedLinear, is_adapter
 from cogtune.model.weights.read import read, read_into
+from cogtune.runtime.saved import check_sums
 
 
 def load_weights(module: nn.Module, path: str | Path, ignore: tuple[str, ...] = ()) -> None:
@@ -24,9 +25,11 @@ def load_weights(module: nn.Module, path: str | Path, ignore: tuple[str, ...] = 
     keep their initial values; a LoRA file replaces the adapters only. Parameters on `meta` get memory, in their dtype.
     Names that start with one of ``ignore`` are passed over. Tensors are read one by one, so that memory grows by the
     model and its largest tensor.
+    Where a SHA256SUMS stands beside them, the files are held against it first.
     Raises: UserError that lists missing and unexpected names and wrong shapes; the module is then unchanged. Damaged
     bytes are found while they are read, and leave it half filled.
     """
+    check_sums(Path(path))
     prefix = getattr(module, "checkpoint_prefix", "")
     header = read_header(path, component="vae" if prefix == "first_stage_model." else "transformer")
     own = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}

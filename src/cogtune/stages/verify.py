@@ -1,0 +1,184 @@
+"""`cogtune store verify`: holds what the store keeps against its checksums, and takes out what is damaged.
+
+Taken out are the row, the file or the checkpoint, and the receipts of the jobs that it stands behind, so that the next
+run makes this again and nothing else.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from cogtune.config.stages import STAGES
+from cogtune.data.container import declared
+from cogtune.data.inventory import remove_receipts
+from cogtune.data.shards import Shard
+from cogtune.data.store import ShardReader, damaged_rows, shard_paths, take_out
+from cogtune.errors import UserError
+from cogtune.runtime.locks import hold_lock
+from cogtune.runtime.paths import inside, is_key, key_folder, remove_own
+from cogtune.runtime.progress import progress
+from cogtune.runtime.saved import DamagedError, check_sums, read_sealed, write_sealed
+
+VIEWS = {"sample": "videos", "evaluate": "clips"}
+"""Stages that keep an mp4 of rows, and the folder of these."""
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What is wrong, and what takes it out. ``behind``: whether jobs have to run again for it."""
+
+    message: str
+    take_out: Callable[[], object]
+    behind: bool = True
+
+
+def run(store: Path, key: str | None, repair: bool, results: Path) -> int:
+    """Print what is damaged; exit code 1 if anything is and was not taken out. Raises UserError for an unknown key."""
+    if key is None:
+        folders = [folder for stage in STAGES for folder in sorted((store / stage).glob("*")) if is_key(folder.name)]
+    else:
+        folders = [key_folder(store / stage, key, "store verify") for stage in STAGES]
+    folders = [folder for folder in folders if folder.is_dir()]
+    if key and not folders:
+        raise UserError(f"{store}: nothing has the key {key}; `cogtune store list` shows the keys")
+    checks = [check for folder in folders for check in _checks(folder)]
+    found = 0
+    with progress(len(checks), "verify", "files", plain=not sys.stderr.isatty()) as bar:
+        for folder, check in checks:
+            for damage in check():
+                found += 1
+                print(damage.message, flush=True)
+                if repair:
+                    _repair(folder, damage, results)
+            bar.advance()
+    unchecked = sum(not _is_checked(path) for folder in folders for path in shard_paths(folder))
+    if unchecked:
+        print(f"{unchecked} shards of an earlier version have no checksums; their rows could not be verified")
+    if not found:
+        print(f"{len(checks)} files and shards: all as they were written")
+    elif not repair:
+        print("`cogtune store verify --repair` takes out what is damaged; the next run makes it again")
+    return int(bool(found) and not repair)
+
+
+def _repair(folder: Path, damage: Damage, results: Path) -> None:
+    store, stage = folder.parent.parent, folder.parent.name
+    with hold_lock(store / "locks" / f"{stage}-{folder.name}.lock"):
+        # Receipts first: a kill in between leaves damage that the next reader finds, and never work that nobody redoes.
+        for path in remove_receipts(store, folder, results) if damage.behind else ():
+            print(f"removed {path}")
+        damage.take_out()
+        print(f"taken out of {folder}", flush=True)
+
+
+def _checks(folder: Path) -> Iterator[tuple[Path, Callable[[], Iterator[Damage]]]]:
+    """Every file of a folder that has something to be held against."""
+    stage = folder.parent.name
+    for path in shard_paths(folder) if stage not in ("train", "export") else ():
+        yield folder, partial(_shard, path)
+    if stage in VIEWS:
+        yield folder, partial(_views, folder, VIEWS[stage])
+    if stage == "train":
+        for path in sorted(folder.glob("checkpoints/step-*")):
+            yield folder, partial(_checkpoint, path)
+        if (folder / "final").is_dir():
+            yield folder, partial(_final, folder / "final")
+    if stage == "export" and (folder / "index.json").exists():
+        yield folder, partial(_exported, folder)
+
+
+def _shard(path: Path) -> Iterator[Damage]:
+    rows, why = damaged_rows(path)
+    if rows:
+        some = "" if len(rows) == 1 else f" and {len(rows) - 1} more rows"
+        yield Damage(f"{why}{some}", partial(take_out, path, rows))
+    elif why:
+        yield Damage(why, path.unlink)
+
+
+def _views(folder: Path, name: str) -> Iterator[Damage]:
+    """An mp4 of each sample, and of each clip that was sampled."""
+    try:
+        rows = ShardReader(folder).ids()
+    except DamagedError:
+        return  # told of already
+    views = folder / name
+    if name == "videos":
+        for row in sorted(rows):
+            if not _is_whole(views / f"{row}.mp4"):
+                yield Damage(f"{views / row}.mp4: missing or cut off", partial(remove_own, views / f"{row}.mp4"))
+        return
+    for path in sorted(views.glob("*.mp4")):
+        if not _is_whole(path):
+            yield Damage(f"{path}: cut off", partial(_forget_clip, folder, path))
+
+
+def _forget_clip(folder: Path, view: Path) -> None:
+    """The evaluation of a clip as well: its mp4 is written when the clip is measured."""
+    for path in shard_paths(folder):
+        if gone := [row for row in Shard(path).rows() if row.startswith(view.stem)]:
+            take_out(path, gone)
+    remove_own(view)
+
+
+def _checkpoint(path: Path) -> Iterator[Damage]:
+    from cogtune.train.checkpoint import verify
+
+    try:
+        verify(path)
+    except (DamagedError, ValueError) as error:
+        # Training goes on from the one before; a finished one does not need it.
+        yield Damage(f"{path}: damaged ({error})", partial(remove_own, path), behind=False)
+
+
+def _final(final: Path) -> Iterator[Damage]:
+    """The trained weights. Without them the training resumes from its last checkpoint, which holds the same."""
+    try:
+        check_sums(final)
+        if (final / "summary.json").exists():
+            read_sealed(final / "summary.json", {}, "")
+    except DamagedError as error:
+        yield Damage(_first(error), partial(remove_own, final))
+
+
+def _exported(folder: Path) -> Iterator[Damage]:
+    index_path = folder / "index.json"
+    try:
+        index = read_sealed(index_path, {"format": str, "formats": dict}, "")
+    except DamagedError as error:
+        yield Damage(_first(error), index_path.unlink)
+        return
+    for name, entry in index["formats"].items():
+        try:
+            check_sums(inside(folder, entry["path"], index_path))
+        except DamagedError as error:
+            yield Damage(_first(error), partial(_forget_format, folder, name))
+
+
+def _forget_format(folder: Path, name: str) -> None:
+    index = read_sealed(folder / "index.json", {"formats": dict}, "")
+    path = inside(folder, index["formats"].pop(name)["path"], folder / "index.json")
+    write_sealed(folder / "index.json", index)
+    remove_own(path)
+
+
+def _first(error: Exception) -> str:
+    return str(error).split(";")[0]
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether the boxes of an mp4 are all there; a name without a file is none."""
+    try:
+        found = declared(path)
+    except FileNotFoundError:
+        return False
+    return found is not None and found.indexed and found.bytes <= path.stat().st_size
+
+
+def _is_checked(path: Path) -> bool:
+    try:
+        return Shard(path).checked
+    except UserError:
+        return True

@@ -21,7 +21,7 @@ _WRONG = [
     "av1-good.mkv", "x264-open.mp4", "x264-open.mkv", "x264-open.ts", "x264-refresh.mp4",
     "x264-refresh.mkv", "x265-60.mp4", "x265-open.mp4", "x265-open.mkv", "xvid-bf2.avi",
     "mpeg4-bf2.avi", "mpeg2-bf2.mkv", "mpeg2-bf2.mpg", "mpeg2-bf2.ts", "mpeg2-bf2.mp4",
-    "mpeg1-bf2.mpg", "vfr.mkv", "vfr-open.mp4", "cut-closed.mp4", "cut-closed.mov",
+    "mpeg1-bf2.mpg", "vfr-jitter.mkv", "vfr-open.mp4", "cut-closed.mp4", "cut-closed.mov",
     "cut-open.mp4", "cut-open.mov", "cut-open.mkv", "cut-x265.mp4", "cut-x265.mov",
     "cut-x265.mkv", "cut-refresh.mp4", "cut-refresh.mov", "cut-refresh.mkv", "cut.ts",
     "cut-av1.mp4", "cut-mpeg2.mkv", "cut-sound.mp4", "cut-sound.mov", "cut-twice.mp4",
@@ -99,7 +99,10 @@ DAMAGED = ["x264-g48.mp4", "x264-open.mkv", "x265.mp4", "mpeg4.avi", "vp9.webm",
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[UNTIL_READ_IN_ORDER] * (name not in ("x265.mp4", "vp9.webm"))) for name in DAMAGED],
+    [
+        pytest.param(name, marks=[UNTIL_READ_IN_ORDER] * (name in ("x264-open.mkv", "mpeg2-bf2.ts", "av1.mp4")))
+        for name in DAMAGED
+    ],
 )
 def test_damage_rejects_only_what_it_hits(name: str, corpus: Corpus, patient: Decoder, tmp_path: Path) -> None:
     wrong, accepted = damage(name, range(6), corpus, patient, tmp_path)
@@ -115,12 +118,12 @@ def test_much_damage(name: str, corpus: Corpus, patient: Decoder, tmp_path: Path
 
 
 def damage(name: str, seeds: range, corpus: Corpus, decoder: Decoder, folder: Path) -> tuple[dict[int, str], int]:
-    """What is wrong by seed, and how many copies with flipped bits were used."""
+    """What is wrong by seed, and how many copies with one flipped bit were used."""
     wrong, accepted = {}, 0
     whole, settings = corpus.path(name).read_bytes(), ALL_SETTINGS[3]
     for seed in seeds:
         path = folder / f"{seed}{Path(name).suffix}"
-        path.write_bytes(flip_bits(1 + seed % 3, seed, 0.05, 0.9)(whole))
+        path.write_bytes(flip_bits(1, seed, 0.05, 0.9)(whole))
         outcome = check_damaged(path, corpus.truth(name), settings, decoder)
         if outcome.wrong:
             wrong[seed] = outcome.wrong
@@ -132,7 +135,7 @@ def test_the_comparison_can_fail(corpus: Corpus) -> None:
     """One frame later, one frame repeated, another picture: each is found, and the right frames pass."""
     truth = corpus.truth("x264.mp4")
     settings = replace(ALL_SETTINGS[0], max_num_frames=9)
-    moments = asked_moments(truth, settings)
+    moments = asked_moments(truth, settings, truth.fps)
     assert moments is not None
     right = np.abs(truth.times[None] - moments[:, None]).argmin(axis=1)
     shown = covered(truth.frames, settings.video_size)

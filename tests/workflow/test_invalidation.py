@@ -132,7 +132,7 @@ ROWS = [
     Row(
         "sampler steps",
         made={"sample": None, "evaluate": None},
-        **replaced("num_steps: 3\n      verbose", "num_steps: 2\n      verbose"),
+        **replaced("num_steps: 3", "num_steps: 2"),
     ),
     Row(
         "another export format",

@@ -32,6 +32,7 @@ def couple(values: dict[str, Any], root: Node, checker: Checker) -> list[str]:
         notices += _length(values, origin)
     notices += _sample_size(values, root, origin)
     _activations(values, origin)
+    _ramp(values, origin)
     notices += _images(values, root, origin)
     _prompts(values, root, checker)
     if values.get("model", {}).get("lora_train"):
@@ -131,6 +132,15 @@ def _activations(values: dict[str, Any], origin: dict[str, str]) -> None:
     if _get(values, "args.checkpoint_activations") and _get(values, inner) is False:
         _set(values, inner, True)
         origin[inner] = "args.checkpoint_activations"
+
+
+def _ramp(values: dict[str, Any], origin: dict[str, str]) -> None:
+    """`args.sampling_steps` stands for the number of steps, so for the guider's ramp as well, which is as long."""
+    sampler = _get(values, "model.sampler_config.params") or {}
+    guider, steps = _get(sampler, "guider_config.params") or {}, values["args"].get("sampling_steps")
+    if steps and "num_steps" in guider and guider["num_steps"] == sampler.get("num_steps"):
+        guider["num_steps"] = steps
+        origin["model.sampler_config.params.guider_config.params.num_steps"] = "args.sampling_steps"
 
 
 _IMAGE_KEYS = (

@@ -10,15 +10,17 @@ from typing import Any
 
 from cogtune.config import registry
 from cogtune.config.errors import ConfigError, ConfigErrors
-from cogtune.config.hints import elsewhere
+from cogtune.config.hints import elsewhere, with_stars
 from cogtune.config.schema.common import Field, Key, Sparse, fields_of
 from cogtune.config.schema.deepspeed import REFUSED, DeepSpeedSection, Optimizer
 from cogtune.config.schema.text import EmbedderKeys
 from cogtune.config.tree import Node, from_plain
-from cogtune.config.types import Mismatch, check_bounds, describe, members, nearest, scalar, shown
+from cogtune.config.types import Mismatch, check_bounds, describe, members, nearest, scalar, shown, slips
 
 _OMIT = object()
 _COMPONENT = ("target", "params")
+_LISTED = 16
+"""More keys than this are not listed in an error: nobody reads them."""
 _BESIDE_TARGET = {"embedder": EmbedderKeys}
 
 
@@ -164,6 +166,8 @@ class Checker:
                 values.append(scalar(value, item, key))
             except Mismatch:
                 raise Mismatch(f"expected {describe(list[item])}; item {i} is {shown(child.plain())}") from None
+            if key.file and value == "":
+                raise Mismatch(f"expected a list of paths; item {i} is empty, which would be the working folder")
             if key.file:
                 self.files.append(FileKey(f"{path}.{i}", str(child.value), child))
         self._leaf(path, node)
@@ -180,6 +184,8 @@ class Checker:
                 except Mismatch:
                     continue
                 self._leaf(path, node)
+                if key.file and value == "":
+                    raise Mismatch("expected a path; it is empty, which would be the working folder")
                 if key.file and isinstance(value, str):
                     self.files.append(FileKey(path, value, node))
                 return value
@@ -208,12 +214,18 @@ class Checker:
                 continue
             near = nearest(name, known)
             suggested.update(near)
-            if near:
-                hint = "did you mean " + " or ".join(map(repr, near)) + "?"
-            else:
-                hint = elsewhere(name) or f"expected one of {', '.join(sorted(known))}"
-            self._error(child, here, f"unknown key; {hint}")
+            self._error(child, here, f"unknown key; {self._hint(name, near, known, path)}")
         return suggested
+
+    def _hint(self, name: str, near: list[str], known: set[str], path: str) -> str:
+        place = "" if slips(name, known) else elsewhere(name, path)
+        if place:
+            return place
+        if near:
+            return "did you mean " + " or ".join(map(repr, near)) + "?"
+        if len(known) <= _LISTED:
+            return f"expected one of {', '.join(sorted(known))}" if known else "there are no keys here"
+        return f"`cogtune config explain {with_stars(path)}` lists the {len(known)} keys that there are"
 
     def _leaf(self, path: str, node: Node) -> None:
         self.origin[path] = node.mark.origin

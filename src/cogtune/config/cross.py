@@ -12,6 +12,9 @@ _VAE_RATE = 4
 _NETWORK = "model.network_config.params"
 _POSITIONS = f"{_NETWORK}.modules.pos_embed_config.params"
 _VAE = "model.first_stage_config.params"
+_SCHEDULES = ("denoiser_config.params", "loss_fn_config.params.sigma_sampler_config.params", "sampler_config.params")
+"""Where a noise schedule stands in `model`."""
+_SCHEDULE = "discretization_config.params"
 _T5 = "model.conditioner_config.params.emb_models.0.params"
 
 
@@ -239,6 +242,41 @@ def _length(at: Values) -> Iterator[Problem]:
         )
 
 
+def _batch(at: Values) -> Iterator[Problem]:
+    total, micro = at["args.global_batch_size"], at["deepspeed.train_micro_batch_size_per_gpu"]
+    if total is not None and micro is not None and micro > total and at["args.mode"] != "inference":
+        yield (
+            "deepspeed.train_micro_batch_size_per_gpu",
+            f"{micro} clips in one pass, but a step has {total} (args.global_batch_size); set it to {total} or less",
+        )
+
+
+def _timesteps(at: Values) -> Iterator[Problem]:
+    """The network is told a clip's place in the table, so the table has to have all of the schedule's timesteps."""
+    for part in ("denoiser_config.params", "loss_fn_config.params.sigma_sampler_config.params"):
+        have, total = at.get(f"model.{part}.num_idx"), at.get(f"model.{part}.{_SCHEDULE}.num_timesteps")
+        if None not in (have, total) and have != total:
+            yield f"model.{part}.num_idx", f"{have}; expected {total}, the num_timesteps of its noise schedule"
+    for part in _SCHEDULES:
+        start, end = (at.get(f"model.{part}.{_SCHEDULE}.linear_{name}") for name in ("start", "end"))
+        if None not in (start, end) and start >= end:
+            yield f"model.{part}.{_SCHEDULE}.linear_start", f"{start}; expected less than linear_end, {end}"
+
+
+def _steps(at: Values) -> Iterator[Problem]:
+    sampler = "model.sampler_config.params"
+    key = "args.sampling_steps" if at.get("args.sampling_steps") else f"{sampler}.num_steps"
+    steps, total = at[key], at.get(f"{sampler}.{_SCHEDULE}.num_timesteps")
+    if total is not None and steps > total:
+        yield key, f"{steps}; the noise schedule has {total} timesteps (num_timesteps)"
+    ramp = at.get(f"{sampler}.guider_config.params.num_steps")
+    if ramp is not None and ramp != steps:
+        yield (
+            f"{sampler}.guider_config.params.num_steps",
+            f"{ramp}, but the sampler takes {steps} steps ({key}); set both to the same number",
+        )
+
+
 def _padding(at: Values) -> Iterator[str]:
     frames, size = at["data.params.max_num_frames"], at[f"{_NETWORK}.patch_size"][0]
     latents = (frames - 1) // _VAE_RATE + 1
@@ -262,18 +300,10 @@ def _beyond(at: Values) -> Iterator[str]:
 
 
 def _schedules(at: Values) -> Iterator[str]:
-    keys = ("denoiser_config.params", "loss_fn_config.params.sigma_sampler_config.params", "sampler_config.params")
-    tables = [at[f"model.{key}.discretization_config"] for key in keys]
-    for key, table in zip(keys[1:], tables[1:], strict=True):
-        if table != tables[0]:
-            yield f"model.{key}.discretization_config: another noise schedule than model.{keys[0]}'s; is that meant?"
-
-
-def _ramp(at: Values) -> Iterator[str]:
-    guider = at["model.sampler_config.params.guider_config.params"]
-    ramp, steps = guider.get("num_steps"), at["model.sampler_config.params.num_steps"]
-    if ramp is not None and ramp != steps:
-        yield f"model.sampler_config.params.guider_config.params.num_steps: {ramp}, but the sampler takes {steps} steps; is that meant?"
+    first, *others = _SCHEDULES
+    for part in others:
+        if at[f"model.{part}.discretization_config"] != at[f"model.{first}.discretization_config"]:
+            yield f"model.{part}.discretization_config: another noise schedule than model.{first}'s; is that meant?"
 
 
 _HIDDEN_2B = 1920
@@ -302,5 +332,6 @@ def _adapters(at: Values) -> Iterator[str]:
 
 _CHECKS = (
     _frames, _patch, _size, _fixed_grid, _channels, _groups, _tiles, _text, _heads, _ofs, _timestep, _images, _lora, _precision, _length,
+    _batch, _timesteps, _steps,
 )  # fmt: skip
-_REMARKS = (_padding, _beyond, _schedules, _ramp, _trained_in, _adapters)
+_REMARKS = (_padding, _beyond, _schedules, _trained_in, _adapters)

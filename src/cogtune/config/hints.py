@@ -61,7 +61,13 @@ def _section(schema: type, path: str, owner: str) -> Iterator[Declared]:
                 yield from _section(EmbedderKeys, item, component)
 
 
-def elsewhere(name: str) -> str:
-    """``it belongs to model.network_config.params`` if a key of that name exists anywhere."""
-    places = sorted({declared.path.rpartition(".")[0] for declared in all_keys() if declared.field.name == name})
+def with_stars(path: str) -> str:
+    """A path as `Declared` has it: ``emb_models.0.params`` is ``emb_models.*.params``."""
+    return ".".join("*" if part.isdecimal() else part for part in path.split("."))
+
+
+def elsewhere(name: str, here: str) -> str:
+    """``a key of that name belongs to model.network_config.params`` if one exists at one other place than ``here``."""
+    named = [declared for declared in all_keys() if declared.field.name == name]
+    places = sorted({declared.path.rpartition(".")[0] for declared in named} - {with_stars(here)})
     return f"a key of that name belongs to {places[0]}" if len(places) == 1 else ""

@@ -7,6 +7,7 @@ from typing import Any
 from cogtune.config import registry
 from cogtune.config.hints import Sections
 from cogtune.config.schema.common import Field, fields_of
+from cogtune.config.schema.deepspeed import Optimizer
 from cogtune.config.schema.text import EmbedderKeys
 from cogtune.config.types import members
 
@@ -37,6 +38,9 @@ def _object(schema: type, definitions: dict[str, Any]) -> dict[str, Any]:
     if name not in definitions:
         definitions[name] = {}
         properties = {key: _property(field, definitions) for key, field in fields_of(schema).items()}
+        if schema is Optimizer:
+            kinds = [entry.schema for entry in registry.ENTRIES if entry.role == "optimizer"]
+            properties["params"] |= {"anyOf": [_object(kind, definitions) for kind in kinds] + [_REFERENCE]}
         definitions[name] |= {"type": "object", "properties": properties, "additionalProperties": False}
     return {"$ref": f"#/definitions/{name}"}
 
@@ -53,20 +57,24 @@ def _property(field: Field, definitions: dict[str, Any]) -> dict[str, Any]:
 
 def _shape(kind: Any, field: Field, definitions: dict[str, Any]) -> dict[str, Any]:
     key = field.key
-    limits = {"minimum": key.least, "maximum": key.most}
     if kind in _NAMES:
         if key.choices and kind is not type(None):
             return {"enum": list(key.choices)}
-        bounds = {name: limit for name, limit in limits.items() if limit is not None}
-        return {"type": _NAMES[kind]} | (bounds if kind in (int, float) else {})
+        return {"type": _NAMES[kind]} | (_limits(field) if kind in (int, float) else {})
     if typing.get_origin(kind) is list:
         item = typing.get_args(kind)[0]
-        return {"type": "array", "items": _component(key.node, definitions) if key.node else {"type": _NAMES[item]}}
+        items = _component(key.node, definitions) if key.node else {"type": _NAMES[item]} | _limits(field)
+        return {"type": "array", "items": items}
     if dataclasses.is_dataclass(kind):
         return _object(typing.cast(type, kind), definitions)
     if key.keys is not None:
         return _object(key.keys, definitions)
     return _component(key.node, definitions) if key.node else {"type": "object"}
+
+
+def _limits(field: Field) -> dict[str, Any]:
+    found = field.key.range
+    return {"minimum": found.least, "maximum": found.most} if found else {}
 
 
 def _component(role: str, definitions: dict[str, Any]) -> dict[str, Any]:

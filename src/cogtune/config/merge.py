@@ -104,6 +104,8 @@ def check(root: Node, check_files: bool = True, partial: bool = False) -> Config
     problems, remarks = cross_check(values)
     errors = list(checker.errors)
     errors += [ConfigError(text, key=key) for key, text in _ABSENT.items() if key not in values and not partial]
+    if check_files and not partial and "data" in values and values["args"].get("mode") != "inference":
+        errors += _without_data(values["args"], root)
     for key, message in problems:
         asked = _asked(key, checker.origin)
         errors.append(ConfigError(message, key=asked, mark=_mark(root, asked)))
@@ -233,6 +235,14 @@ def _assign(node: Node, rest: tuple[str, ...], override: Override, root: Node) -
     below = entries.get(name, Node(None, override.node.mark))
     entries[name] = _assign(below, rest[1:], override, root)
     return Node(entries, node.mark if node.is_map else override.node.mark)
+
+
+def _without_data(args: dict[str, Any], root: Node) -> list[ConfigError]:
+    """An error where there is nothing to train on. A list that is wrong is not among ``args``, and has its own error."""
+    key = "args.train_data"
+    if "train_data" not in args or args["train_data"]:
+        return []
+    return [ConfigError("not set; expected a list of folders with videos/ and labels/", key=key, mark=_mark(root, key))]
 
 
 def _ignored(reason: str, keys: list[str]) -> str:

@@ -137,8 +137,7 @@ def _kind(field: Field) -> str:
     words = [", ".join(f"`{flow(choice)}`" for choice in key.choices) if key.choices else describe(field.type)]
     words += [f"[{key.items}]"] if key.items else []
     words += [key.unit] if key.unit else []
-    words += [f"≥ {key.least:g}"] if key.least is not None else []
-    words += [f"≤ {key.most:g}"] if key.most is not None else []
+    words += [str(key.range)] if key.range else []
     return ", ".join(words)
 
 

@@ -81,6 +81,8 @@ def explain(key: str) -> str:
     parts = ["*" if part.isdecimal() else part for part in key.split(".")]
     found = [declared for declared in all_keys() if declared.path.split(".")[-len(parts) :] == parts]
     exact = [declared for declared in found if declared.path.split(".") == parts]
+    if not found and (below := _keys_below(key)):
+        return f"{key}\n  keys           {', '.join(below)}"
     if not found:
         known = {declared.path.rpartition(".")[2] for declared in all_keys()}
         near = nearest(parts[-1], known)
@@ -105,12 +107,18 @@ def _explained(declared: Declared) -> str:
         "unit": key.unit,
         "default": "none, it must be set" if field.required else default_text(declared),
         "expected": bounds(declared),
+        "keys": ", ".join(_keys_below(declared.path)),
         "read by": readers(declared.path) if key.honoured else "",
         "without effect": key.without_effect and f"accepted and ignored, because {key.without_effect}",
         "other values": key.refused and f"refused: {key.refused}",
         "upstream": upstream(declared),
     }
     return "\n".join([declared.path, *(f"  {name:<15}{text}" for name, text in rows.items() if text)])
+
+
+def _keys_below(path: str) -> list[str]:
+    split = [declared.path.rpartition(".") for declared in all_keys()]
+    return list(dict.fromkeys(name for parent, _, name in split if parent == path))
 
 
 def default_text(declared: Declared) -> str:
@@ -128,8 +136,7 @@ def bounds(declared: Declared) -> str:
     key = declared.field.key
     words = [f"[{key.items}]"] if key.items else []
     words += [", ".join(flow(choice) for choice in key.choices)] if key.choices else []
-    words += [f"at least {key.least:g}"] if key.least is not None else []
-    words += [f"at most {key.most:g}"] if key.most is not None else []
+    words += [f"{key.range}, because {key.range.why}"] if key.range else []
     return ", ".join(words)
 
 

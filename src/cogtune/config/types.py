@@ -1,6 +1,5 @@
 """Does a value have the type that a schema asks for? Scalars only; containers are walked in `check.py`."""
 
-import difflib
 import math
 import types
 import typing
@@ -66,7 +65,7 @@ def scalar(value: Any, kind: type, key: Key) -> Any:
 
 
 def check_bounds(value: Any, key: Key) -> None:
-    """``items``, ``choices``, ``least`` and ``most``. Raises Mismatch with a message."""
+    """``items``, ``choices`` and ``range``. Raises Mismatch with a message."""
     if key.items and isinstance(value, list) and len(value) != key.items.count(",") + 1:
         raise Mismatch(f"expected [{key.items}]; found {len(value)} items")
     for item in value if isinstance(value, list) else [value]:
@@ -76,11 +75,8 @@ def check_bounds(value: Any, key: Key) -> None:
             raise Mismatch(f"expected {one_of(key.choices)}; found {shown(value)}{nearest_hint(value, key.choices)}")
         if key.choices and isinstance(value, list) and item not in key.choices:
             raise Mismatch(f"expected a list of {', '.join(map(str, key.choices))}; found {shown(item)}")
-        if isinstance(item, int | float) and not isinstance(item, bool):
-            if key.least is not None and item < key.least:
-                raise Mismatch(f"expected at least {key.least:g}; found {shown(item)}")
-            if key.most is not None and item > key.most:
-                raise Mismatch(f"expected at most {key.most:g}; found {shown(item)}")
+        if isinstance(item, int | float) and not isinstance(item, bool) and key.range and item not in key.range:
+            raise Mismatch(f"expected {key.range}, because {key.range.why}; found {shown(item)}")
 
 
 def one_of(values: Iterable[Any]) -> str:
@@ -90,8 +86,37 @@ def one_of(values: Iterable[Any]) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:
-    """Up to three of ``known`` that ``name`` may be a slip of, best first."""
-    return difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    """Up to three of ``known`` that ``name`` may stand for, best first: slips, or else longer and shorter names."""
+    return slips(name, known) or _longer(name, known)
+
+
+def slips(name: str, known: Iterable[str]) -> list[str]:
+    """Up to three of ``known`` that ``name`` is a slip of: one letter in four changed, left out, put in or exchanged."""
+    near = {word: count for word in known if (count := edits(name, word)) <= max(1, len(word) // 4)}
+    return sorted(near, key=lambda word: near[word])[:3]
+
+
+def _longer(name: str, known: Iterable[str]) -> list[str]:
+    """Names that hold ``name``, or the other way round; the shorter is at least two fifths of the longer."""
+    lower, found = name.lower(), []
+    for word in known:
+        short, long = sorted((lower, word.lower()), key=len)
+        if short in long and 5 * len(short) >= 2 * len(long):
+            found.append(word)
+    return sorted(found, key=lambda word: abs(len(word) - len(name)))[:3]
+
+
+def edits(one: str, other: str) -> int:
+    """How many letters were changed, left out, put in or exchanged with the next (optimal string alignment)."""
+    before, row = [], list(range(len(other) + 1))
+    for i, letter in enumerate(one, 1):
+        last, before, row = before, row, [i]
+        for j, wanted in enumerate(other, 1):
+            cost = min(before[j] + 1, row[-1] + 1, before[j - 1] + (letter != wanted))
+            if i > 1 and j > 1 and letter == other[j - 2] and one[i - 2] == wanted:
+                cost = min(cost, last[j - 2] + 1)
+            row.append(cost)
+    return row[-1]
 
 
 def nearest_hint(value: Any, known: Iterable[Any]) -> str:

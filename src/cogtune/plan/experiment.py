@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cogtune.config.errors import ConfigError
+from cogtune.config.schema.common import RANKS
+from cogtune.config.types import nearest
 from cogtune.runtime.paths import check_name
 
 _KEYS = {"base", "set", "ranks"}
@@ -29,8 +31,8 @@ def parse_experiment(name: str, body: Any, ranks: int, where: str) -> Experiment
     refuse_unknown(body, _KEYS, where)
     base = _texts(body["base"], f"{where}.base")
     own = body.get("ranks", ranks)
-    if not isinstance(own, int) or isinstance(own, bool) or own < 1:
-        raise ConfigError(f"{where}.ranks: expected a whole number of at least 1; found {own!r}")
+    if not isinstance(own, int) or isinstance(own, bool) or own not in RANKS:
+        raise ConfigError(f"{where}.ranks: expected a whole number from {RANKS}; found {own!r}")
     return Experiment(name, base, _texts(body.get("set") or [], f"{where}.set"), own)
 
 
@@ -38,7 +40,9 @@ def refuse_unknown(body: Mapping[str, Any], known: Collection[str], where: str) 
     """Raise ConfigError for a key that is none of ``known``."""
     for name in body:
         if name not in known:
-            raise ConfigError(f"{where}: unknown key {name!r}; expected one of {', '.join(sorted(known))}")
+            near = nearest(name, known)
+            hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(sorted(known))}"
+            raise ConfigError(f"{where}: unknown key {name!r}; {hint}")
 
 
 def _texts(value: Any, where: str) -> tuple[str, ...]:

@@ -11,14 +11,11 @@ from cogtune.config.interpolate import RESOLVERS
 from cogtune.config.merge import Config, load_config
 from cogtune.config.plugins import allow_plugins
 from cogtune.config.slices import Slice, cut
-from cogtune.config.source import load_yaml
 from cogtune.config.stages import SWEEP
-from cogtune.plan.experiment import Experiment, parse_experiment, refuse_unknown
+from cogtune.plan.experiment import Experiment, parse_experiment
 from cogtune.plan.resolve import Place, Resolver, check_batch
 from cogtune.plan.sweeps import Sweep, expand_sweep
-from cogtune.runtime.paths import check_name, shown
-
-_KEYS = {"store_dir", "results_dir", "ranks", "experiments", "sweep", "plugins", "resolvers", "demo_data"}
+from cogtune.plan.workflow_config import workflow_values
 
 
 @dataclass
@@ -48,34 +45,34 @@ class Workspace:
         ``run=NAME base="a.yaml b.yaml" set="k=v k=v"`` there stands for a one-off experiment. The plugins that it lists
         may be imported from then on. Raises ConfigError.
         """
-        asked = dict(overrides or {})
-        values = load_yaml(path) | {name: asked[name] for name in asked.keys() & _KEYS}
-        refuse_unknown(values, _KEYS, str(path))
-        allow_plugins(_names(values, "plugins", path))
-        ranks = values.get("ranks") or 1
+        values = workflow_values(path, overrides or {})
+        allow_plugins(values["plugins"] or [])
+        ranks = values["ranks"]
         experiments = {
-            name: parse_experiment(str(name), body, ranks, f"{path}: experiments.{name}")
-            for name, body in _mapping(values, "experiments", path).items()
+            name: parse_experiment(name, body, ranks, f"{path}: experiments.{name}")
+            for name, body in (values["experiments"] or {}).items()
         }
         sweeps = {}
-        for name, body in _mapping(values, "sweep", path).items():
+        for name, body in (values["sweep"] or {}).items():
             where = f"{path}: sweep.{name}"
-            sweeps[name], members = expand_sweep(str(name), body, experiments, ranks, where)
+            sweeps[name], members = expand_sweep(name, body, experiments, ranks, where)
             if taken := [known for known in (name, *members) if known in experiments]:
                 raise ConfigError(f"{where}: an experiment is named {taken[0]!r} already; rename one of them")
             experiments |= members
-        if "run" in asked:
-            body = {"base": str(asked.get("base", "")).split(), "set": str(asked.get("set", "")).split()}
-            name, sweeps = str(asked["run"]), {}
+        if (name := values["run"]) is not None:
+            if name in experiments:
+                raise ConfigError(f"--config: run: {path} has an experiment {name!r} already; choose another name")
+            body = {"base": values["base"], "set": values["set"]}
+            sweeps = {}
             experiments[name] = parse_experiment(name, body, ranks, "--config run")
         if not experiments:
             raise ConfigError(f"{path}: experiments: none; expected names with `base: [file.yaml, …]`")
-        store, results = Path(values.get("store_dir") or "store"), Path(values.get("results_dir") or "results")
-        resolvers = tuple(_names(values, "resolvers", path))
+        resolvers = tuple(values["resolvers"] or [])
         if unknown := [name for name in resolvers if name not in RESOLVERS]:
             raise ConfigError(f"{path}: resolvers: no {unknown[0]!r}; expected some of {', '.join(RESOLVERS)}")
-        targets = (str(asked["run"]),) if "run" in asked else tuple(experiments)
-        return cls(store, results, experiments, targets, bool(values.get("demo_data")), sweeps, resolvers)
+        targets = (values["run"],) if values["run"] is not None else tuple(experiments)
+        store, results = Path(values["store_dir"]), Path(values["results_dir"])
+        return cls(store, results, experiments, targets, values["demo_data"], sweeps, resolvers)
 
     @classmethod
     def by_hand(cls, path: Path) -> "Workspace":
@@ -153,20 +150,3 @@ class Workspace:
     def compared(self, name: str) -> Path:
         """The marker that the report of a sweep writes."""
         return self.results / name / f".compared-{self.sweep_slice(name).key}"
-
-
-def _mapping(values: Mapping[str, Any], key: str, path: str | Path) -> dict[str, Any]:
-    found = values.get(key) or {}
-    if not isinstance(found, dict):
-        raise ConfigError(f"{path}: {key}: expected a mapping of names; found {found!r}")
-    for name in found:
-        if problem := check_name(str(name)):
-            raise ConfigError(f"{path}: {key}: {shown(name)}: {problem}")
-    return found
-
-
-def _names(values: Mapping[str, Any], key: str, path: str | Path) -> list[str]:
-    found = values.get(key) or []
-    if not isinstance(found, list):
-        raise ConfigError(f"{path}: {key}: expected a list of names; found {found!r}")
-    return found

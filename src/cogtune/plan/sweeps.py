@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cogtune.config.errors import ConfigError
-from cogtune.plan.experiment import Experiment, parse_experiment
+from cogtune.plan.experiment import Experiment, parse_experiment, refuse_unknown
 from cogtune.runtime.paths import check_name, shown
 
 _KEYS = {"experiment", "base", "set", "ranks", "grid"}
@@ -31,9 +31,7 @@ def expand_sweep(
     """
     if not isinstance(body, dict) or not isinstance(body.get("grid"), dict) or not body["grid"]:
         raise ConfigError(f"{where}: expected a mapping with `grid: {{key: [value, …]}}` and `experiment:` or `base:`")
-    for key in body:
-        if key not in _KEYS:
-            raise ConfigError(f"{where}: unknown key {key!r}; expected one of {', '.join(sorted(_KEYS))}")
+    refuse_unknown(body, _KEYS, where)
     start = _start(name, body, experiments, ranks, where)
     grid = {key: _values(key, values, f"{where}.grid.{key}") for key, values in body["grid"].items()}
     short = _short_names(grid)

@@ -134,13 +134,13 @@ def test_all_errors_at_once_each_with_its_place(write):
         "a.yaml:3:3: model.scale_facto: unknown key; did you mean 'scale_factor'",
         "a.yaml:4:3: model.lora_train: expected true or false; found 'maybe'",
         "a.yaml:6:5: model.sampler_config.target: unknown target 'Sampler'; did you mean 'VideoDDIMSampler'?",
-        "a.yaml:9:7: model.network_config.params.num_layers: expected at least 1; found 0",
+        "a.yaml:9:7: model.network_config.params.num_layers: expected 1 to 1000, because the published ones have",
         "b.yaml:2:3: args.mode: expected pretrain, finetune or inference; found 'tune'; did you mean 'finetune'?",
-        "b.yaml:3:3: args.seed: expected at least 1; found -1",
+        "b.yaml:3:3: args.seed: expected 1 to 4294967295, because upstream seeds NumPy too, which takes 32 bits; found -1",
         "b.yaml:4:3: args.lr: expected a number; found 'fast'",
         "b.yaml:6:3: deepspeed.gradient_cliping: unknown key; did you mean 'gradient_clipping'",
         "b.yaml:7:3: deepspeed.fp16: expected a mapping; found true",
-        "command line: args.warmup: expected at most 1; found 2",
+        "command line: args.warmup: expected 0 to 1, because it is a share; found 2.0",
         "command line: args.save_interval: expected a whole number; found 'often'",
     ):
         assert expected in text

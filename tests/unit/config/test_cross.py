@@ -10,6 +10,8 @@ from cogtune.config.merge import load_config
 CONFIG = Path(__file__).parents[3] / "config"
 NET = "model.network_config.params"
 POS = f"{NET}.modules.pos_embed_config.params"
+SAMPLER = "model.sampler_config.params"
+SIGMAS = "model.loss_fn_config.params.sigma_sampler_config.params"
 LORA = f"{NET}.modules.lora_config"
 
 
@@ -44,6 +46,25 @@ CONTRADICTIONS = [
     ("cogvideox_5b_lora", f"{LORA}.params.layer_range=[0,42]", "no layer 42; there are 42, counted from 0"),
     ("cogvideox_5b", "deepspeed.fp16.enabled=true", "and bf16.enabled as well"),
     ("cogvideox_5b", "args.epochs=3", "3, and train_iters 1000 as well; set one of them to null"),
+    (
+        "cogvideox_5b",
+        "args.global_batch_size=2 deepspeed.train_micro_batch_size_per_gpu=3",
+        "train_micro_batch_size_per_gpu: 3 clips in one pass, but a step has 2 .*; set it to 2 or less",
+    ),
+    (
+        "cogvideox_5b",
+        f"{SIGMAS}.num_idx=10",
+        "sigma_sampler_config.params.num_idx: 10; expected 1000, the num_timesteps",
+    ),
+    ("cogvideox_5b", "model.denoiser_config.params.num_idx=999", "num_idx: 999; expected 1000"),
+    (
+        "cogvideox_5b",
+        f"{SAMPLER}.discretization_config.params.linear_start=0.1",
+        "expected less than linear_end, 0.012",
+    ),
+    ("cogvideox_5b", f"{SAMPLER}.num_steps=25", "guider_config.params.num_steps: 50, but the sampler takes 25 steps"),
+    ("cogvideox_5b", f"{SAMPLER}.num_steps=1001", "num_steps: 1001; the noise schedule has 1000 timesteps"),
+    ("cogvideox_5b", "args.sampling_steps=1001", "args.sampling_steps: 1001; the noise schedule has 1000 timesteps"),
     ("cogvideox_5b", "args.input_type=txt args.image2video=true", "image2video: true, but the model takes no image"),
     ("cogvideox_5b_i2v", "args.input_type=txt args.image2video=false", "image2video: false, but the model needs an"),
 ]
@@ -56,6 +77,24 @@ def test_contradictions(model, overrides, message):
         words.append("model.conditioner_config.params.emb_models.0.params.max_length=226")
     with pytest.raises(ConfigError, match=message):
         load(model, *words)
+
+
+def test_the_guiders_ramp_follows_args_sampling_steps():
+    params = load("cogvideox_5b", "args.sampling_steps=25").values["model"]["sampler_config"]["params"]
+    assert params["guider_config"]["params"]["num_steps"] == 25
+
+
+@pytest.mark.parametrize("value", ["[]", "null"])
+def test_training_needs_folders(value):
+    with pytest.raises(ConfigError, match=r"args\.train_data: not set; expected a list of folders with videos/"):
+        load_config([CONFIG / "cogvideox_5b.yaml", CONFIG / "sft.yaml"], [f"args.train_data={value}", "args.load=null"])
+
+
+@pytest.mark.parametrize("key", ["args.train_data", "args.valid_data", "args.load"])
+def test_an_empty_path_is_not_the_working_folder(key):
+    value = "''" if key == "args.load" else "['']"
+    with pytest.raises(ConfigError, match=rf"{key}: expected .*path.* is empty, which would be the working folder"):
+        load("cogvideox_5b", f"{key}={value}")
 
 
 def test_inference_needs_no_data_section_and_takes_upstreams_sizes():
@@ -129,7 +168,6 @@ def test_the_prompt_file_counts_only_with_input_type_txt():
         ("cogvideox1.5_5b", [], "49 frames are 13 latents, no multiple of the patch's 2"),
         ("cogvideox_5b", ["data.params.max_num_frames=81"], "which the positions of this model were trained on"),
         ("cogvideox_5b_lora", ["model.not_trainable_prefixes=[]"], "train together with all other weights"),
-        ("cogvideox_5b", ["model.sampler_config.params.num_steps=25"], "but the sampler takes 25 steps"),
         (
             "cogvideox_5b",
             ["model.sampler_config.params.discretization_config.params.shift_scale=3"],

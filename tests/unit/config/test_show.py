@@ -92,3 +92,32 @@ def test_attributes():
     assert config.origin_of("model.sampler_config").endswith("cogvideox_common.yaml:85")
     with pytest.raises(AttributeError, match="no key 'scael'"):
         _ = config.model.scael
+
+
+@pytest.mark.parametrize(
+    "path", ["args", "model.network_config.params", "model.conditioner_config.params.emb_models.*.params"]
+)
+def test_a_mapping_lists_its_keys(path):
+    assert "  keys  " in explain(path)
+
+
+def test_an_unknown_key_without_a_near_name_leads_to_the_list_and_not_to_97_names():
+    with pytest.raises(ConfigError) as caught:
+        load("args.wombat=1")
+    assert len(str(caught.value)) < 160
+    assert "unknown key; `cogtune config explain args` lists the" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("model.noise_mode=1", "model.noise_mode: unknown key; `cogtune config explain model` lists"),
+        ("model.network_config.params.num_layer=1", "did you mean 'num_layers'?"),
+        ("args.num_layers=1", "a key of that name belongs to model.network_config.params"),
+        ("deepspeed.micro_batch_size=1", "did you mean 'train_micro_batch_size_per_gpu'?"),
+    ],
+)
+def test_only_near_names_are_suggested(override, told):
+    with pytest.raises(ConfigError) as caught:
+        load(override)
+    assert told in str(caught.value)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cogtune.config.errors import ConfigError
+from cogtune.config.errors import ConfigError, ConfigErrors
 from cogtune.plan.experiment import Experiment
 from cogtune.plan.experiments import Workspace
 from cogtune.plan.sweeps import expand_sweep
@@ -80,7 +80,7 @@ def test_what_is_wrong_with_a_sweep(body, message):
         ("experiments: {a: {base: [x.yaml]}}\nplugins: os", "plugins: expected a list"),
         ("experiments: {a: {base: [x.yaml]}}\nplugins: [os]", "YAML must not reach it"),
         ("experiments: {a: {base: [x.yaml]}}\nresolvers: [eval]", "resolvers: no 'eval'; expected some of oc.env"),
-        ("experimints: {}", "unknown key 'experimints'"),
+        ("experimints: {}", "experimints: unknown key; did you mean 'experiments'?"),
         ("{}", "experiments: none"),
     ],
 )
@@ -128,3 +128,53 @@ def test_resolvers_are_allowed_by_the_workflow_config_only(tmp_path, monkeypatch
     monkeypatch.setenv("COGTUNE_S", "0.7")
     config = workspace.load_config(workspace.experiments["a"], check_files=False)
     assert config.values["model"]["scale_factor"] == 0.7
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"run": "try", "base": "y.yaml", "sett": "args.seed=3"}, "--config: sett: unknown key; did you mean 'set'?"),
+        ({"storedir": "/x"}, "--config: storedir: unknown key; did you mean 'store_dir'?"),
+        ({"rnu": "try", "base": "y.yaml"}, "--config: rnu: unknown key; did you mean 'run'?"),
+        ({"ranks": "two"}, "--config: ranks: expected a whole number; found 'two'"),
+        ({"ranks": 0}, "--config: ranks: expected 1 to 1024"),
+        ({"demo_data": "yes please"}, "--config: demo_data: expected true or false"),
+        ({"plugins": "os"}, "--config: plugins: expected a list of texts"),
+        ({"store_dir": ""}, "--config: store_dir: expected a path; it is empty"),
+        ({"run": "try"}, "--config: run: 'try' needs its files: run=try base=\"a.yaml b.yaml\""),
+        ({"set": "args.seed=3"}, "--config: set: describes a one-off experiment; name it: run=NAME"),
+        (
+            {"run": "try", "base": {"y.yaml": 1}},
+            "--config: base: expected text or a list of texts or null; found a mapping",
+        ),
+        ({"run": "a", "base": "y.yaml"}, "--config: run: {path} has an experiment 'a' already; choose another name"),
+        ({"seed": 3}, "--config: seed: unknown key; a key of that name belongs to args"),
+    ],
+)
+def test_snakemakes_config_is_checked_as_the_file_is(asked, message, tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("experiments: {a: {base: [x.yaml]}}")
+    with pytest.raises(ConfigError) as caught:
+        Workspace.load(path, asked)
+    assert message.format(path=path) in str(caught.value)
+
+
+def test_every_slip_of_file_and_command_line_is_told_at_once(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("experimints: {}\nranks: [2]")
+    with pytest.raises(ConfigErrors) as caught:
+        Workspace.load(path, {"storedir": "x", "ranks": "many"})
+    assert [str(error).partition(";")[0] for error in caught.value.errors] == [
+        f"{path}:1:1: experimints: unknown key",
+        f"{path}:2:1: ranks: expected a whole number",
+        "--config: storedir: unknown key",
+        "--config: ranks: expected a whole number",
+    ]
+
+
+def test_base_and_set_may_be_lists_and_a_run_a_number(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("experiments: {a: {base: [x.yaml]}}\nstore_dir: here")
+    once = Workspace.load(path, {"run": 7, "base": ["y z.yaml"], "set": ["args.seed=3"], "results_dir": "there"})
+    assert once.experiments["7"] == Experiment("7", ("y z.yaml",), ("args.seed=3",))
+    assert (str(once.store), str(once.results)) == ("here", "there")

@@ -2,7 +2,22 @@
 
 from dataclasses import dataclass
 
-from cogtune.config.schema.common import REQUIRED, key
+from cogtune.config.schema.common import (
+    ACCUMULATION,
+    CLIPS,
+    DECAY,
+    FPS,
+    LATENT_FRAMES,
+    LR,
+    PIXELS,
+    REQUIRED,
+    SAMPLING_STEPS,
+    SHARE,
+    STEPS,
+    THREADS,
+    Range,
+    key,
+)
 
 _NO_DATA = ", where there is no data section; else data.params says it"
 _STRICT = "weights are checked against the model, and frozen parts are not in its checkpoint"
@@ -54,35 +69,43 @@ class TrainArgs:
         "weights to start from, in any format that `cogtune weights inspect` knows, or {experiment: name}; null: random",
         file=True,
     )
-    seed: int = key(1234, "of every draw", least=1)
-    train_iters: int | None = key(None, "optimizer steps; null without epochs: 10000", unit="steps", least=1)
-    epochs: int | None = key(None, "passes over the data, instead of train_iters", least=1)
-    batch_size: int = key(
-        4, "clips of one rank in one pass; deepspeed.train_micro_batch_size_per_gpu wins", unit="clips", least=1
+    seed: int = key(1234, "of every draw", range=Range(1, 2**32 - 1, "upstream seeds NumPy too, which takes 32 bits"))
+    train_iters: int | None = key(None, "optimizer steps; null without epochs: 10000", unit="steps", range=STEPS)
+    epochs: int | None = key(
+        None,
+        "passes over the data, instead of train_iters",
+        range=Range(1, 1_000_000, "no training in use has more than thousands"),
     )
-    gradient_accumulation_steps: int = key(1, "passes to one step; deepspeed.gradient_accumulation_steps wins", least=1)
-    lr: float = key(1e-4, "peak learning rate; deepspeed.optimizer.params.lr wins", least=0)
-    weight_decay: float = key(0.01, "decoupled decay; deepspeed.optimizer.params.weight_decay wins", least=0)
+    batch_size: int = key(
+        4, "clips of one rank in one pass; deepspeed.train_micro_batch_size_per_gpu wins", unit="clips", range=CLIPS
+    )
+    gradient_accumulation_steps: int = key(
+        1, "passes to one step; deepspeed.gradient_accumulation_steps wins", range=ACCUMULATION
+    )
+    lr: float = key(1e-4, "peak learning rate; deepspeed.optimizer.params.lr wins", range=LR)
+    weight_decay: float = key(0.01, "decoupled decay; deepspeed.optimizer.params.weight_decay wins", range=DECAY)
     lr_decay_style: str = key(
         "linear", "schedule after the warmup", choices=["constant", "linear", "cosine", "exponential"]
     )
-    lr_decay_iters: int | None = key(None, "steps of the schedule; null: all", unit="steps", least=1)
-    lr_decay_ratio: float = key(0.1, "where cosine ends, as a share of lr", least=0, most=1)
-    warmup: float = key(0.01, "share of the steps in which the rate rises; 0 is legal", least=0, most=1)
+    lr_decay_iters: int | None = key(None, "steps of the schedule; null: all", unit="steps", range=STEPS)
+    lr_decay_ratio: float = key(0.1, "where cosine ends, as a share of lr", range=SHARE)
+    warmup: float = key(0.01, "share of the steps in which the rate rises; 0 is legal", range=SHARE)
     fp16: bool = key(False, "half precision; in training the deepspeed section decides")
     bf16: bool = key(False, "bfloat16; in training the deepspeed section decides")
     zero_stage: int = key(0, "ZeRO stage; deepspeed.zero_optimization.stage wins", choices=[0, 1, 2, 3])
     checkpoint_activations: bool = key(
         False, "recompute activations in the backward pass (also transformer_args.checkpoint_activations)"
     )
-    log_interval: int = key(50, "steps between two lines of the log", unit="steps", least=1)
-    save_interval: int = key(5000, "steps between two checkpoints", unit="steps", least=1)
-    eval_interval: int | None = key(None, "steps between two validation losses; null: never", unit="steps", least=1)
-    eval_iters: int = key(100, "batches of a validation loss", least=1)
-    eval_batch_size: int | None = key(None, "clips of such a batch; null: as in training", unit="clips", least=1)
+    log_interval: int = key(50, "steps between two lines of the log", unit="steps", range=STEPS)
+    save_interval: int = key(5000, "steps between two checkpoints", unit="steps", range=STEPS)
+    eval_interval: int | None = key(None, "steps between two validation losses; null: never", unit="steps", range=STEPS)
+    eval_iters: int = key(
+        100, "batches of a validation loss", range=Range(1, 1_000_000, "each is a forward pass of the network")
+    )
+    eval_batch_size: int | None = key(None, "clips of such a batch; null: as in training", unit="clips", range=CLIPS)
     train_data: list[str] | None = key(None, "folders with videos/ and labels/", file=True)
     valid_data: list[str] | None = key(None, "folders with clips that are not trained on", file=True)
-    num_workers: int = key(1, "threads that decode and read", least=0)
+    num_workers: int = key(1, "threads that decode and read", range=Range(0, 1024, THREADS.why))
 
     checkpoint_num_layers: int = key(
         1, "layers recomputed together", without_effect="each layer is recomputed by itself"
@@ -162,10 +185,10 @@ class SampleArgs:
         "looked up beside input_file, then in the working directory, and may not leave the two",
     )
     sampling_image_size: list[int] = key(
-        [768, 1360], f"size of a sample{_NO_DATA}", items="height, width", unit="pixels", least=16
+        [768, 1360], f"size of a sample{_NO_DATA}", items="height, width", unit="pixels", range=PIXELS
     )
-    sampling_num_frames: int = key(32, f"length of a sample{_NO_DATA}", unit="latent frames", least=1)
-    sampling_fps: float = key(8, f"frames a second{_NO_DATA}", unit="1/s", least=0.001)
+    sampling_num_frames: int = key(32, f"length of a sample{_NO_DATA}", unit="latent frames", range=LATENT_FRAMES)
+    sampling_fps: float = key(8, f"frames a second{_NO_DATA}", unit="1/s", range=FPS)
     latent_channels: int = key(
         32, "channels of the latent", without_effect="network_config.params.out_channels says it"
     )
@@ -197,31 +220,46 @@ class OwnArgs:
         None,
         "clips of one optimizer step on all ranks; null: micro batch x accumulation x ranks (ours)",
         unit="clips",
-        least=1,
+        range=Range(1, 1_000_000, "batches in use have at most thousands of clips"),
     )
-    threads_per_rank: int = key(1, "CPU threads of a rank; another number gives other rounding (ours)", least=1)
-    keep_checkpoints: int = key(2, "checkpoints kept (ours)", least=1)
+    threads_per_rank: int = key(1, "CPU threads of a rank; another number gives other rounding (ours)", range=THREADS)
+    keep_checkpoints: int = key(
+        2, "checkpoints kept (ours)", range=Range(1, 1_000_000, "one is needed to resume; a large number keeps all")
+    )
     auto_warmup: bool = key(False, "upstream's plateau: 100 steps at 5 % of lr (ours)")
-    max_reject_share: float = key(0.5, "scan fails above this share of rejected clips (ours)", least=0, most=1)
-    flush_seconds: float = key(30.0, "encoded rows reach the disk at least this often (ours)", unit="s", least=0)
-    flush_megabytes: float = key(256, "… or after so much (ours)", unit="MB", least=0)
-    encode_batch: int = key(1, "clips that the VAE encodes at once (ours)", unit="clips", least=1)
+    max_reject_share: float = key(0.5, "scan fails above this share of rejected clips (ours)", range=SHARE)
+    flush_seconds: float = key(
+        30.0,
+        "encoded rows reach the disk at least this often (ours)",
+        unit="s",
+        range=Range(0, 86_400, "what is not flushed for a day is lost with the process"),
+    )
+    flush_megabytes: float = key(
+        256, "… or after so much (ours)", unit="MB", range=Range(0, 1_000_000, "rows wait in memory until then")
+    )
+    encode_batch: int = key(1, "clips that the VAE encodes at once (ours)", unit="clips", range=CLIPS)
     image_noise_draws: int = key(
         4,
         "image-to-video: noised first frames that are encoded of each clip, one is drawn each time; 0: without noise "
         "(ours)",
-        least=0,
+        range=Range(0, 1024, "each is one more encoding of every clip's first frame"),
     )
-    text_batch: int = key(8, "captions that T5 encodes at once (ours)", least=1)
-    sampling_count: int | None = key(4, "captions of the data set that are sampled; null: all (ours)", least=0)
+    text_batch: int = key(8, "captions that T5 encodes at once (ours)", range=CLIPS)
+    sampling_count: int | None = key(
+        4,
+        "captions of the data set that are sampled; null: all (ours)",
+        range=Range(0, 1_000_000, "each is a whole sampling"),
+    )
     sampling_guided: bool = key(True, "the measured samples use the sampler's guider; false: scale 1 (ours)")
     sampling_controls: list[str] = key(
         [],
         "samples beside them: base model, shuffled captions, no caption, guided (ours)",
         choices=["base", "shuffled", "null", "guided"],
     )
-    sampling_steps: int | None = key(None, "steps; null: sampler_config's num_steps (ours)", unit="steps", least=1)
-    sampling_batch: int = key(1, "samples made at once; changes no result (ours)", least=1)
+    sampling_steps: int | None = key(
+        None, "steps; null: sampler_config's num_steps (ours)", unit="steps", range=SAMPLING_STEPS
+    )
+    sampling_batch: int = key(1, "samples made at once; changes no result (ours)", range=CLIPS)
     ema_sampling: bool = key(False, "export and sample the moving average of the weights (ours)")
     export_formats: list[str] = key(
         [],
@@ -240,7 +278,10 @@ class OwnArgs:
     )
     export_precision: str = key("fp32", "of exported weights (ours)", choices=["fp32", "bf16", "fp16"])
     export_shard_gigabytes: float = key(
-        5, "a larger diffusers folder is written in shards of this size (ours)", unit="GB", least=0
+        5,
+        "a larger diffusers folder is written in shards of this size (ours)",
+        unit="GB",
+        range=Range(0.001, 1000, "a shard is a file, and holds one tensor at least"),
     )
     export_license: str | None = key(
         None, "license noted in exported files; null: the published model's, by its size (ours)"

@@ -12,11 +12,57 @@ REQUIRED: Any = object()
 
 
 @dataclass(frozen=True)
+class Range:
+    """The values that a number may have, both ends included, and why it ends there.
+
+    Everything beyond is a slip or cannot work: an end is either where the arithmetic stops, or far from anything in use.
+    """
+
+    least: float
+    most: float
+    why: str
+
+    def __contains__(self, value: float) -> bool:
+        return self.least <= value <= self.most
+
+    def __str__(self) -> str:
+        return f"{number(self.least)} to {number(self.most)}"
+
+
+def number(value: float) -> str:
+    """A number as a person writes it: 100000, 0.001, 1e-16."""
+    return str(int(value)) if value == int(value) and abs(value) < 1e15 else f"{value:.15g}"
+
+
+SHARE = Range(0, 1, "it is a share")
+STEPS = Range(1, 100_000_000, "at a second each, 100 million steps take three years")
+LR = Range(0, 1, "Adam moves each weight by about lr in a step, and weights are smaller than 1")
+DECAY = Range(0, 100, "a step multiplies weights by 1 - lr x decay, and 100 takes all of a weight at lr 0.01")
+CLIPS = Range(1, 4096, "no device holds more than a few clips at once")
+RANKS = Range(1, 1024, "ranks are the devices of one machine")
+ACCUMULATION = Range(1, 65_536, "each pass is a forward and a backward pass of the network")
+THREADS = Range(1, 1024, "they are CPU threads of one machine")
+PIXELS = Range(16, 8192, "video codecs end at 8192 pixels, and one patch is 16")
+FRAMES = Range(1, 16_385, "4 x 4096 + 1 frames are half an hour at 8 fps; the models were trained on 49 and 81")
+LATENT_FRAMES = Range(1, 4097, "16385 frames are 4097 latent ones")
+FPS = Range(0.001, 1000, "from a frame in 17 minutes to high-speed cameras")
+TIMESTEPS = Range(2, 10_000, "the models have 1000")
+SAMPLING_STEPS = Range(1, 10_000, "there are at most as many as training timesteps, 1000 in the models")
+CHANNELS = Range(1, 65_536, "the largest published width is 3072; 65536 is beyond any device")
+LATENT_CHANNELS = Range(1, 1024, "the published VAEs have 16")
+TOKENS = Range(1, 4096, "T5 was trained on 512, and the models on 226")
+FACTOR = Range(0.001, 1000, "0 or less loses what it multiplies or divides; the published factors are near 1")
+GUIDANCE = Range(0, 100, "0 ignores the caption, and published samples use 6 to 7")
+ELEMENTS = Range(1, 1_000_000_000_000, "a thousand times DeepSpeed's largest default")
+
+
+@dataclass(frozen=True)
 class Key:
     """What is known of a key beside its name, type and default.
 
     ``doc``             meaning, one line. ``unit`` of a number.
-    ``choices``         the values that are legal. ``least``, ``most``: bounds of a number, or of each one in a list.
+    ``choices``         the values that are legal.
+    ``range``           of a number, or of each one in a list. Every number that is honoured has one, or choices.
     ``items``           what the items of a list are, which also says how many: "height, width".
     ``file``            a path; its content, not its name, identifies it.
     ``node``            a ``{target, params}`` mapping; the word names the role that the target must have.
@@ -30,8 +76,7 @@ class Key:
     doc: str = ""
     unit: str = ""
     choices: tuple[Any, ...] = ()
-    least: float | None = None
-    most: float | None = None
+    range: Range | None = None
     items: str = ""
     file: bool = False
     node: str = ""

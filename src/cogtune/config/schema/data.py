@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from cogtune.config.schema.common import REQUIRED, key
+from cogtune.config.schema.common import FPS, FRAMES, PIXELS, REQUIRED, Range, key
 
 
 @dataclass(kw_only=True)
@@ -10,11 +10,20 @@ class SFTDatasetParams:
     """Folders with `videos/*.mp4` and `labels/*.txt`."""
 
     video_size: list[int] = key(
-        REQUIRED, "size of the clips; resized to cover, centre cropped", items="height, width", unit="pixels", least=16
+        REQUIRED,
+        "size of the clips; resized to cover, centre cropped",
+        items="height, width",
+        unit="pixels",
+        range=PIXELS,
     )
-    fps: float = key(REQUIRED, "frames a second of the clips", unit="1/s", least=0.001)
-    max_num_frames: int = key(REQUIRED, "frames of a clip; 4k + 1", unit="frames", least=1)
-    skip_frms_num: float = key(3, "source frames that are skipped at either end", unit="frames", least=0)
+    fps: float = key(REQUIRED, "frames a second of the clips", unit="1/s", range=FPS)
+    max_num_frames: int = key(REQUIRED, "frames of a clip; 4k + 1", unit="frames", range=FRAMES)
+    skip_frms_num: float = key(
+        3,
+        "source frames that are skipped at either end",
+        unit="frames",
+        range=Range(0, 1_000_000, "a million frames are four hours at 60 fps"),
+    )
     frame_selection: str = key(
         "timestamp", "timestamp: exactly the asked fps; stride: upstream's integer stride (30 fps give 10, not 8)",
         choices=["timestamp", "stride"],

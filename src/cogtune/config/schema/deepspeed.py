@@ -6,11 +6,26 @@ Source: DeepSpeed 0.19, deepspeed/runtime/{config,zero/config,zero/offload_confi
 from dataclasses import dataclass
 from typing import Any
 
-from cogtune.config.schema.common import Sparse, key
+from cogtune.config.schema.common import (
+    ACCUMULATION,
+    CLIPS,
+    DECAY,
+    ELEMENTS,
+    FACTOR,
+    LR,
+    RANKS,
+    SHARE,
+    STEPS,
+    Range,
+    Sparse,
+    key,
+)
 
 Node = dict[str, Any]
 
-_BUCKET: dict[str, Any] = {"unit": "elements", "whole": True, "least": 1}
+_BUCKET: dict[str, Any] = {"unit": "elements", "whole": True, "range": ELEMENTS}
+_FROM_0 = Range(0, ELEMENTS.most, ELEMENTS.why)
+_LOSS_SCALE = Range(0, 2**32, "fp16 ends at 2^16, and DeepSpeed's older default starts at 2^32")
 _MISPLACED = "DeepSpeed reads it in its fp16 section only (upstream's sft.yaml has it here, without effect too)"
 _PARTS = "activations are recomputed by PyTorch, block by block (args.checkpoint_activations)"
 _REMOVED = "DeepSpeed has removed it; leave it out"
@@ -24,7 +39,7 @@ class Offload(Sparse):
     device: str = key("none", "where to", choices=["none", "cpu", "nvme"])
     nvme_path: str | None = key(None, "folder on the NVMe device")
     pin_memory: bool | None = key(None, "use page-locked memory (DeepSpeed: true)")
-    buffer_count: int | None = key(None, "buffers for NVMe", least=0)
+    buffer_count: int | None = key(None, "buffers for NVMe", range=Range(1, 1024, "each is a buffer in CPU memory"))
 
 
 @dataclass(kw_only=True)
@@ -34,7 +49,7 @@ class OffloadOptimizer(Offload):
     pipeline_read: bool | None = key(None, "NVMe: overlap reading with the step")
     pipeline_write: bool | None = key(None, "NVMe: overlap writing with the step")
     fast_init: bool | None = key(None, "NVMe: quick start")
-    ratio: float | None = key(None, "share that steps on the CPU (ZeRO 3; DeepSpeed: 1)", least=0, most=1)
+    ratio: float | None = key(None, "share that steps on the CPU (ZeRO 3; DeepSpeed: 1)", range=SHARE)
 
 
 @dataclass(kw_only=True)
@@ -68,25 +83,25 @@ class ZeroOptimization(Sparse):
     ignore_unused_parameters: bool | None = key(None, "allow parameters without gradient (DeepSpeed: true)")
     sub_group_size: int | None = key(None, "elements stepped at once (ZeRO 3; DeepSpeed: 1e9)", **_BUCKET)
     stage3_prefetch_bucket_size: int | None = key(
-        None, "elements fetched ahead (ZeRO 3; DeepSpeed: 5e7)", unit="elements", whole=True, least=0
+        None, "elements fetched ahead (ZeRO 3; DeepSpeed: 5e7)", unit="elements", whole=True, range=_FROM_0
     )
     stage3_param_persistence_threshold: int | None = key(
-        None, "smaller tensors stay whole (ZeRO 3; DeepSpeed: 1e5)", unit="elements", whole=True, least=0
+        None, "smaller tensors stay whole (ZeRO 3; DeepSpeed: 1e5)", unit="elements", whole=True, range=_FROM_0
     )
     stage3_model_persistence_threshold: int | None = key(
-        None, "at most so many elements stay whole (ZeRO 3)", unit="elements", whole=True, least=0
+        None, "at most so many elements stay whole (ZeRO 3)", unit="elements", whole=True, range=_FROM_0
     )
     stage3_max_live_parameters: int | None = key(
-        None, "elements gathered at a time (ZeRO 3; DeepSpeed: 1e9)", unit="elements", whole=True, least=0
+        None, "elements gathered at a time (ZeRO 3; DeepSpeed: 1e9)", unit="elements", whole=True, range=_FROM_0
     )
     stage3_max_reuse_distance: int | None = key(
-        None, "keep what is used again within (ZeRO 3; DeepSpeed: 1e9)", unit="elements", whole=True, least=0
+        None, "keep what is used again within (ZeRO 3; DeepSpeed: 1e9)", unit="elements", whole=True, range=_FROM_0
     )
     stage3_gather_16bit_weights_on_model_save: bool | None = key(
         None, "gather weights when saving", without_effect="checkpoints are written by cogtune, with whole tensors"
     )
     zero_hpz_partition_size: int | None = key(
-        None, "ranks of a node that hold a second copy (ZeRO++; DeepSpeed: 1)", least=1
+        None, "ranks of a node that hold a second copy (ZeRO++; DeepSpeed: 1)", range=RANKS
     )
     zero_quantized_weights: bool | None = key(None, "quantise weights for the all-gather (ZeRO++)")
     zero_quantized_gradients: bool | None = key(None, "quantise gradients for the reduce (ZeRO++)")
@@ -101,14 +116,20 @@ class Fp16(Sparse):
 
     enabled: bool = key(False, "train in fp16 (upstream: for CogVideoX-2B); needs a GPU")
     auto_cast: bool | None = key(None, "cast inputs")
-    loss_scale: float | None = key(None, "fixed loss scale; 0 (DeepSpeed's default): dynamic", least=0)
-    initial_scale_power: int | None = key(None, "dynamic: start at 2^this (DeepSpeed: 16)", least=0)
-    loss_scale_window: int | None = key(
-        None, "dynamic: raise after so many good steps (DeepSpeed: 1000)", unit="steps", least=1
+    loss_scale: float | None = key(None, "fixed loss scale; 0 (DeepSpeed's default): dynamic", range=_LOSS_SCALE)
+    initial_scale_power: int | None = key(
+        None,
+        "dynamic: start at 2^this (DeepSpeed: 16)",
+        range=Range(0, 32, "2^32 is DeepSpeed's older default, and fp16 ends at 2^16"),
     )
-    hysteresis: int | None = key(None, "dynamic: lower after so many overflows (DeepSpeed: 2)", least=1)
+    loss_scale_window: int | None = key(
+        None, "dynamic: raise after so many good steps (DeepSpeed: 1000)", unit="steps", range=STEPS
+    )
+    hysteresis: int | None = key(None, "dynamic: lower after so many overflows (DeepSpeed: 2)", range=STEPS)
     consecutive_hysteresis: bool | None = key(None, "dynamic: refill the hysteresis after a good step")
-    min_loss_scale: int | None = key(None, "dynamic: never below (DeepSpeed: 1)", least=1)
+    min_loss_scale: int | None = key(
+        None, "dynamic: never below (DeepSpeed: 1)", range=Range(1, _LOSS_SCALE.most, _LOSS_SCALE.why)
+    )
     fp16_master_weights_and_grads: bool | None = key(None, "master weights in fp16 (DeepSpeedCPUAdam only)")
 
 
@@ -127,11 +148,20 @@ class Bf16(Sparse):
 class AdamParams:
     """`optimizer.params` of AdamW and Adam."""
 
-    lr: float | None = key(None, "peak learning rate (LoRA 5e-4 to 1e-3, full tuning 1e-5); null: args.lr", least=0)
-    betas: list[float] = key([0.9, 0.999], "decay of the moments", items="first, second", least=0, most=1)
-    eps: float = key(1e-8, "added to the root of the second moment", least=0)
+    lr: float | None = key(None, "peak learning rate (LoRA 5e-4 to 1e-3, full tuning 1e-5); null: args.lr", range=LR)
+    betas: list[float] = key(
+        [0.9, 0.999],
+        "decay of the moments",
+        items="first, second",
+        range=Range(0, 0.999999, "at 1 the moments never move, and AdamW divides by 1 - beta^n"),
+    )
+    eps: float = key(
+        1e-8,
+        "added to the root of the second moment",
+        range=Range(1e-16, 1, "with 0, a weight without gradient becomes 0 / 0; upstream's is 1e-8"),
+    )
     weight_decay: float | None = key(
-        None, "decoupled decay; none on biases and norms; null: args.weight_decay", least=0
+        None, "decoupled decay; none on biases and norms; null: args.weight_decay", range=DECAY
     )
     amsgrad: bool = key(False, "keep the largest second moment")
     adam_w_mode: bool = key(True, "decoupled decay (AdamW) for type Adam")
@@ -143,7 +173,7 @@ class AdamParams:
 class FusedEmaAdamParams(AdamParams):
     """`optimizer.params` of FusedEmaAdam: AdamW that keeps a moving average of the weights."""
 
-    ema_decay: float = key(0.9999, "decay of the average", least=0, most=1)
+    ema_decay: float = key(0.9999, "decay of the average", range=Range(0, 0.999999, "at 1 the average never moves"))
     use_num_upates: bool = key(True, "at step n the decay is at most (1 + n) / (10 + n); upstream's spelling")
     set_grad_none: bool = key(True, "free gradients", without_effect="DeepSpeed owns the gradients")
     adam_w_mode: bool = key(
@@ -196,9 +226,11 @@ class FlopsProfiler(Sparse):
     """`flops_profiler`."""
 
     enabled: bool = key(False, "profile one step")
-    profile_step: int | None = key(None, "which step (DeepSpeed: 1)", least=0)
-    module_depth: int | None = key(None, "how deep; -1: all")
-    top_modules: int | None = key(None, "modules listed (DeepSpeed: 1)", least=1)
+    profile_step: int | None = key(None, "which step (DeepSpeed: 1)", range=Range(0, STEPS.most, STEPS.why))
+    module_depth: int | None = key(None, "how deep; -1: all", range=Range(-1, 1000, "-1 means all levels"))
+    top_modules: int | None = key(
+        None, "modules listed (DeepSpeed: 1)", range=Range(1, 1000, "a table of so many rows is read by nobody")
+    )
     detailed: bool | None = key(None, "list all modules (DeepSpeed: true)")
     output_file: str | None = key(None, "file; null: the log")
 
@@ -226,15 +258,19 @@ class DeepSpeedSection(Sparse):
     """The whole section."""
 
     train_micro_batch_size_per_gpu: int | None = key(
-        None, "clips of one rank in one forward pass; null: args.batch_size", unit="clips", least=1
+        None, "clips of one rank in one forward pass; null: args.batch_size", unit="clips", range=CLIPS
     )
     gradient_accumulation_steps: int | None = key(
-        None, "passes to one step; null: args.gradient_accumulation_steps", least=1
+        None, "passes to one step; null: args.gradient_accumulation_steps", range=ACCUMULATION
     )
     train_batch_size: int | None = key(
         None, "clips of one step", refused="set args.global_batch_size; accumulation follows from it and the ranks"
     )
-    gradient_clipping: float = key(0.0, "largest norm of the gradient; 0: no clipping", least=0)
+    gradient_clipping: float = key(
+        0.0,
+        "largest norm of the gradient; 0: no clipping",
+        range=Range(0, 1_000_000, "norms of gradients are near 1; 0 switches clipping off"),
+    )
     optimizer: Optimizer = key(Optimizer, "the optimizer")
     scheduler: Node | None = key(
         None, "learning rate schedule", refused="the rate follows args.lr_decay_style and args.warmup; leave it out"
@@ -252,10 +288,12 @@ class DeepSpeedSection(Sparse):
         False, "DeepSpeed's CPU Adam with offload", without_effect="it is always false: its kernel needs a compiler"
     )
     prescale_gradients: bool | None = key(None, "divide before the reduce")
-    gradient_predivide_factor: float | None = key(None, "divide by this before the reduce (DeepSpeed: 1.0)")
+    gradient_predivide_factor: float | None = key(
+        None, "divide by this before the reduce (DeepSpeed: 1.0)", range=FACTOR
+    )
     communication_data_type: str | None = key(None, "precision of the reduce", choices=["fp32", "fp16", "bf16"])
     data_types: DataTypes | None = key(None, "precisions")
-    steps_per_print: int | None = key(None, "DeepSpeed's own log interval", unit="steps", least=1)
+    steps_per_print: int | None = key(None, "DeepSpeed's own log interval", unit="steps", range=STEPS)
     wall_clock_breakdown: bool | None = key(None, "DeepSpeed logs times")
     memory_breakdown: bool | None = key(None, "DeepSpeed logs memory")
     dump_state: bool | None = key(None, "DeepSpeed prints its state at the start")

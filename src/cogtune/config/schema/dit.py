@@ -3,10 +3,23 @@
 from dataclasses import dataclass
 from typing import Any
 
-from cogtune.config.schema.common import REQUIRED, Sparse, key
+from cogtune.config.schema.common import (
+    CHANNELS,
+    FACTOR,
+    FRAMES,
+    LATENT_CHANNELS,
+    PIXELS,
+    REQUIRED,
+    TOKENS,
+    Range,
+    Sparse,
+    key,
+)
 
 Node = dict[str, Any]
 
+_LAYERS = Range(1, 1000, "the published ones have 30 and 42")
+_LATENT_PIXELS = Range(1, PIXELS.most // 8, PIXELS.why)
 _NOT_PUBLISHED = "no published CogVideoX has it; leave it out"
 _LANGUAGE_MODEL = "it is a leftover of language models; upstream ignores it too"
 _NO_DROPOUT = "the published models train without dropout; leave it out, or use lora_config.params.lora_dropout"
@@ -24,7 +37,9 @@ class TransformerArgs:
         False, "recompute activations in the backward pass: less memory, a third more time"
     )
     max_sequence_length: int = key(
-        64, "rows of the unused transformer.position_embeddings (rotary models have it in their files)", least=1
+        64,
+        "rows of the unused transformer.position_embeddings (rotary models have it in their files)",
+        range=Range(1, 100_000_000, "it is a row for each token, and 1.5 has 82000"),
     )
     layernorm_order: str = key("pre", "place of the norms", choices=["pre", "post", "sandwich"], refused=_NOT_PUBLISHED)
     model_parallel_size: int = key(
@@ -64,32 +79,55 @@ class Modules(Sparse):
 class DiffusionTransformerParams:
     """The network."""
 
-    num_layers: int = key(REQUIRED, "blocks", least=1)
-    hidden_size: int = key(REQUIRED, "width", least=1)
-    num_attention_heads: int = key(REQUIRED, "heads; the published ones have 64 channels", least=1)
-    in_channels: int = key(REQUIRED, "latent channels, plus as many for the image of an image-to-video model", least=1)
-    out_channels: int = key(REQUIRED, "latent channels", least=1)
+    num_layers: int = key(REQUIRED, "blocks", range=_LAYERS)
+    hidden_size: int = key(REQUIRED, "width", range=CHANNELS)
+    num_attention_heads: int = key(
+        REQUIRED,
+        "heads; the published ones have 64 channels",
+        range=Range(1, 1024, "the published ones have 30 and 48"),
+    )
+    in_channels: int = key(
+        REQUIRED,
+        "latent channels, plus as many for the image of an image-to-video model",
+        range=Range(1, 2048, "twice the latent channels, and the published VAEs have 16"),
+    )
+    out_channels: int = key(REQUIRED, "latent channels", range=LATENT_CHANNELS)
     patch_size: int | list[int] = key(
         REQUIRED,
         "size of a patch; a plain 2 means [1, 2, 2]",
         items="latent frames, rows, columns",
-        least=1,
         canonical=_patch,
+        range=Range(1, 64, "the published ones have 1 and 2"),
     )
-    num_frames: int = key(REQUIRED, "pixel frames that the positions are made for", unit="frames", least=1)
-    time_compressed_rate: int = key(REQUIRED, "pixel frames to one latent frame", unit="frames", least=1)
+    num_frames: int = key(REQUIRED, "pixel frames that the positions are made for", unit="frames", range=FRAMES)
+    time_compressed_rate: int = key(
+        REQUIRED,
+        "pixel frames to one latent frame",
+        unit="frames",
+        range=Range(1, 64, "the published VAEs compress 4 frames to one"),
+    )
     latent_width: int = key(
-        REQUIRED, "columns that the positions are made for", unit="latent pixels (8 pixels)", least=1
+        REQUIRED, "columns that the positions are made for", unit="latent pixels (8 pixels)", range=_LATENT_PIXELS
     )
-    latent_height: int = key(REQUIRED, "rows that the positions are made for", unit="latent pixels (8 pixels)", least=1)
+    latent_height: int = key(
+        REQUIRED, "rows that the positions are made for", unit="latent pixels (8 pixels)", range=_LATENT_PIXELS
+    )
     modules: dict[str, Any] = key(REQUIRED, "the exchangeable parts", keys=Modules)
     transformer_args: TransformerArgs = key(TransformerArgs, "what upstream hands to SwissArmyTransformer")
-    time_embed_dim: int | None = key(None, "width of the timestep embedding; null: hidden_size", least=1)
-    ofs_embed_dim: int | None = key(None, "width of the `ofs` embedding (1.5 image-to-video: 512); null: none", least=1)
+    time_embed_dim: int | None = key(None, "width of the timestep embedding; null: hidden_size", range=CHANNELS)
+    ofs_embed_dim: int | None = key(
+        None, "width of the `ofs` embedding (1.5 image-to-video: 512); null: none", range=CHANNELS
+    )
     elementwise_affine: bool = key(True, "norms have weight and bias")
-    height_interpolation: float = key(1.0, "row positions are divided by it, unless pos_embed_config says otherwise")
-    width_interpolation: float = key(1.0, "column positions are divided by it, unless pos_embed_config says otherwise")
-    time_interpolation: float = key(1.0, "frame positions are divided by it, unless pos_embed_config says otherwise")
+    height_interpolation: float = key(
+        1.0, "row positions are divided by it, unless pos_embed_config says otherwise", range=FACTOR
+    )
+    width_interpolation: float = key(
+        1.0, "column positions are divided by it, unless pos_embed_config says otherwise", range=FACTOR
+    )
+    time_interpolation: float = key(
+        1.0, "frame positions are divided by it, unless pos_embed_config says otherwise", range=FACTOR
+    )
     input_time: str = key("adaln", "how the timestep enters", choices=["adaln"])
     num_classes: int | None = key(None, "class conditioning", refused=_NOT_PUBLISHED)
     use_SwiGLU: bool = key(False, "gated MLP", refused=_NOT_PUBLISHED)
@@ -109,19 +147,29 @@ class DiffusionTransformerParams:
 class Basic3DPositionEmbeddingParams:
     """Sine-cosine table over frames, columns, rows; fixed grid (CogVideoX-2B)."""
 
-    text_length: int = key(0, "text tokens in front; the T5's max_length", unit="tokens", least=0)
-    height_interpolation: float | None = key(None, "row positions are divided by it; null: the network's")
-    width_interpolation: float | None = key(None, "column positions are divided by it; null: the network's")
-    time_interpolation: float | None = key(None, "frame positions are divided by it; null: the network's")
+    text_length: int = key(
+        0, "text tokens in front; the T5's max_length", unit="tokens", range=Range(0, TOKENS.most, TOKENS.why)
+    )
+    height_interpolation: float | None = key(None, "row positions are divided by it; null: the network's", range=FACTOR)
+    width_interpolation: float | None = key(
+        None, "column positions are divided by it; null: the network's", range=FACTOR
+    )
+    time_interpolation: float | None = key(None, "frame positions are divided by it; null: the network's", range=FACTOR)
 
 
 @dataclass(kw_only=True)
 class Rotary3DPositionEmbeddingParams:
     """Rotary positions over frames, rows, columns; any grid up to the configured one."""
 
-    hidden_size_head: int = key(REQUIRED, "channels of a head", least=1)
-    text_length: int = key(REQUIRED, "text tokens in front; the T5's max_length", unit="tokens", least=0)
-    theta: float = key(10000, "base of the frequencies", least=1)
+    hidden_size_head: int = key(REQUIRED, "channels of a head", range=Range(1, 1024, "the published ones have 64"))
+    text_length: int = key(
+        REQUIRED, "text tokens in front; the T5's max_length", unit="tokens", range=Range(0, TOKENS.most, TOKENS.why)
+    )
+    theta: float = key(
+        10000,
+        "base of the frequencies",
+        range=Range(1, 1_000_000_000, "it is the base of a power; every published model has 10000"),
+    )
     learnable_pos_embed: bool = key(False, "a learned table is added as well; fixed grid (1.0 image-to-video)")
     rot_v: bool = key(False, "rotate values too", refused=_NOT_PUBLISHED)
     height_interpolation: float = key(1.0, "divides rows", without_effect="upstream's rotary positions ignore it too")
@@ -133,7 +181,7 @@ class Rotary3DPositionEmbeddingParams:
 class PatchEmbeddingParams:
     """Latent patches and T5 states to tokens."""
 
-    text_hidden_size: int = key(REQUIRED, "width of the T5 (4096 for t5-v1_1-xxl)", least=1)
+    text_hidden_size: int = key(REQUIRED, "width of the T5 (4096 for t5-v1_1-xxl)", range=CHANNELS)
 
 
 @dataclass(kw_only=True)
@@ -152,9 +200,19 @@ class FinalLayerParams:
 class LoraParams:
     """Low-rank adapters on query_key_value and dense of the attention."""
 
-    r: int = key(REQUIRED, "rank: 128 or 256 upstream", least=1)
-    lora_alpha: float = key(1, "the adapters are scaled by lora_alpha / r; upstream's 1 gives 1/128 at r 128", least=0)
-    lora_dropout: float = key(0.0, "dropout on the adapters' input", unit="probability", least=0, most=1)
-    layer_range: list[int] | None = key(None, "layers that get adapters; null: all", least=0)
+    r: int = key(
+        REQUIRED, "rank: 128 or 256 upstream", range=Range(1, 65_536, "a rank beyond the width of a layer adds nothing")
+    )
+    lora_alpha: float = key(
+        1,
+        "the adapters are scaled by lora_alpha / r; upstream's 1 gives 1/128 at r 128",
+        range=Range(0.0001, 1_000_000, "0 switches the adapters off"),
+    )
+    lora_dropout: float = key(
+        0.0, "dropout on the adapters' input", unit="probability", range=Range(0, 0.99, "1 drops everything")
+    )
+    layer_range: list[int] | None = key(
+        None, "layers that get adapters; null: all", range=Range(0, _LAYERS.most - 1, _LAYERS.why)
+    )
     qlora: bool = key(False, "quantised base weights", refused="there is no 4-bit base here; set false")
     cross_attention: bool = key(True, "adapters on cross-attention", without_effect="the model has no cross-attention")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from cogtune.config.schema.common import REQUIRED, key
+from cogtune.config.schema.common import FACTOR, REQUIRED, SHARE, key
 
 Node = dict[str, Any]
 
@@ -18,7 +18,7 @@ class ModelSection:
     conditioner_config: Node = key(REQUIRED, "the text encoder", node="conditioner")
     first_stage_config: Node = key(REQUIRED, "the VAE", node="autoencoder")
     loss_fn_config: Node = key(REQUIRED, "the training loss", node="loss")
-    scale_factor: float = key(1.0, "latents are multiplied by it (2B: 1.15258426, 5B and 1.5: 0.7)")
+    scale_factor: float = key(1.0, "latents are multiplied by it (2B: 1.15258426, 5B and 1.5: 0.7)", range=FACTOR)
     not_trainable_prefixes: list[str] = key(
         ["first_stage_model", "conditioner"],
         "names that start so are frozen, `all` freezes everything; LoRA adapters train in any case",
@@ -26,13 +26,12 @@ class ModelSection:
     lora_train: bool = key(False, "LoRA mode: as `not_trainable_prefixes: [all]`; needs modules.lora_config")
     noised_image_input: bool = key(False, "image-to-video: the first frame's latent stands beside the noise")
     noised_image_all_concat: bool = key(False, "image-to-video: repeat the image over all frames instead of zeros")
-    noised_image_dropout: float = key(
-        0.0, "image-to-video: share of samples that train without the image", least=0, most=1
-    )
+    noised_image_dropout: float = key(0.0, "image-to-video: share of samples that train without the image", range=SHARE)
     image_scale_factor: float | None = key(
         None,
         "image-to-video: the image's latent is multiplied by it, in training and in sampling; null: scale_factor, and "
         "1 / scale_factor for a network with ofs (1.5), as the published weights are sampled (ours)",
+        range=FACTOR,
     )
     compile_model: bool = key(False, "torch.compile", without_effect="the network runs uncompiled here")
     network_wrapper: str | None = key(
@@ -51,7 +50,6 @@ class ModelSection:
         None,
         "VAE batch",
         without_effect="args.encode_batch and args.sampling_batch decide, and change no result",
-        least=1,
     )
     input_key: str = key("mp4", "which part of a batch is the video", without_effect="there is no such batch here")
     log_keys: list[str] | None = key(

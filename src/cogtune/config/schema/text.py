@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from cogtune.config.schema.common import REQUIRED, key
+from cogtune.config.schema.common import REQUIRED, SHARE, TOKENS, key
 
 Node = dict[str, Any]
 
@@ -13,7 +13,7 @@ class EmbedderKeys:
     """What an entry of `emb_models` has beside target and params."""
 
     ucg_rate: float = key(
-        0.0, "share of samples that train without caption (the embedding is set to zero)", least=0, most=1
+        0.0, "share of samples that train without caption (the embedding is set to zero)", range=SHARE
     )
     is_trainable: bool = key(
         False, "train the text encoder", refused="T5 states are cached, so T5 stays frozen; set false"
@@ -43,7 +43,7 @@ class T5EmbedderParams:
     """T5 encoder states, padded, without attention mask. Upstream: FrozenT5Embedder."""
 
     model_dir: str = key(REQUIRED, "folder with tokenizer and weights in transformers' format", file=True)
-    max_length: int = key(77, "tokens; longer captions are cut (226 for 1.0, 224 for 1.5)", unit="tokens", least=1)
+    max_length: int = key(77, "tokens; longer captions are cut (226 for 1.0, 224 for 1.5)", unit="tokens", range=TOKENS)
     freeze: bool = key(True, "never train it", refused="T5 states are cached, so T5 stays frozen; set true")
     device: str = key("cuda", "where it runs", without_effect="the text stage picks the device")
     cache_dir: str | None = key(

@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
-from cogtune.config.schema.common import REQUIRED, key
+from cogtune.config.schema.common import FRAMES, LATENT_CHANNELS, PIXELS, REQUIRED, Range, key
 
 Node = dict[str, Any]
 
+_TILE = Range(8, PIXELS.most, "8 pixels are one of the latent")
+_OVERLAP = Range(0, PIXELS.most, PIXELS.why)
 _NOT_SPLIT = "the VAE is not split over ranks here"
 _NOT_TRAINED = "the VAE is not trained here"
 
@@ -15,17 +17,28 @@ _NOT_TRAINED = "the VAE is not trained here"
 class Coder3DParams:
     """What encoder and decoder have in common."""
 
-    ch: int = key(128, "channels of the first level", least=1)
-    ch_mult: list[int] = key([1, 2, 2, 4], "channels of each level, as multiples of ch", least=1)
-    num_res_blocks: int = key(3, "residual blocks of a level; the decoder has one more", least=1)
-    z_channels: int = key(16, "channels of the latent", least=1)
-    in_channels: int = key(3, "channels of the video", least=1)
-    out_ch: int = key(3, "channels of the decoded video", least=1)
+    ch: int = key(128, "channels of the first level", range=Range(1, 4096, "the published VAE has 128"))
+    ch_mult: list[int] = key(
+        [1, 2, 2, 4], "channels of each level, as multiples of ch", range=Range(1, 64, "the published VAE has 1 to 4")
+    )
+    num_res_blocks: int = key(
+        3, "residual blocks of a level; the decoder has one more", range=Range(1, 64, "the published VAE has 3")
+    )
+    z_channels: int = key(16, "channels of the latent", range=LATENT_CHANNELS)
+    in_channels: int = key(3, "channels of the video", range=LATENT_CHANNELS)
+    out_ch: int = key(3, "channels of the decoded video", range=LATENT_CHANNELS)
     dropout: float = key(
-        0.0, "dropout in the residual blocks; the VAE is frozen, so it never drops", unit="probability"
+        0.0,
+        "dropout in the residual blocks; the VAE is frozen, so it never drops",
+        unit="probability",
+        range=Range(0, 0.99, "1 drops everything"),
     )
     double_z: bool = key(True, "the encoder gives mean and log-variance")
-    num_groups: int = key(32, "groups of every GroupNorm; upstream's is 32, a small VAE needs fewer", least=1)
+    num_groups: int = key(
+        32,
+        "groups of every GroupNorm; upstream's is 32, a small VAE needs fewer",
+        range=Range(1, 4096, "there are at most as many groups as channels"),
+    )
     temporal_compress_times: int = key(
         4, "pixel frames to one latent frame", refused="the published VAEs compress 4 frames to one"
     )
@@ -73,24 +86,28 @@ class VideoAutoencoderParams:
         None,
         "encode so many frames at a time (8 is diffusers' way, other moments); null: the whole clip",
         unit="frames",
-        least=1,
+        range=FRAMES,
     )
     encode_tile_size: list[int] | None = key(
         None,
         "encode in tiles of this size, with blended seams: less memory, slightly other moments; null: whole (ours)",
         items="height, width",
         unit="pixels",
-        least=8,
+        range=_TILE,
     )
-    encode_tile_overlap: int = key(64, "of two neighbouring tiles, a multiple of 8 (ours)", unit="pixels", least=0)
+    encode_tile_overlap: int = key(
+        64, "of two neighbouring tiles, a multiple of 8 (ours)", unit="pixels", range=_OVERLAP
+    )
     decode_tile_size: list[int] | None = key(
         None,
         "decode in tiles of this size, with blended seams: less memory, slightly other pixels; null: whole (ours)",
         items="height, width",
         unit="pixels",
-        least=8,
+        range=_TILE,
     )
-    decode_tile_overlap: int = key(64, "of two neighbouring tiles, a multiple of 8 (ours)", unit="pixels", least=0)
+    decode_tile_overlap: int = key(
+        64, "of two neighbouring tiles, a multiple of 8 (ours)", unit="pixels", range=_OVERLAP
+    )
     slicing: bool = key(False, "encode and decode one video of a batch at a time: less memory, the same numbers (ours)")
     loss_config: Node | None = key(None, "loss of VAE training", node="identity", without_effect=_NOT_TRAINED)
     cp_size: int = key(0, "ranks that share one video", without_effect=_NOT_SPLIT)

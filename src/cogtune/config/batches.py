@@ -1,9 +1,13 @@
 """How many clips an optimizer step takes, how ranks share them, and how many steps there are."""
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from cogtune.config.errors import ConfigError
+from cogtune.errors import UserError
+from cogtune.runtime.atomic import write_json
 
 
 @dataclass(frozen=True)
@@ -17,6 +21,11 @@ class BatchPlan:
     micro: int
     accumulation: int
     ranks: int
+
+    def __str__(self) -> str:
+        ranks = "1 rank" if self.ranks == 1 else f"{self.ranks} ranks"
+        clips = "1 clip" if self.global_batch == 1 else f"{self.global_batch} clips"
+        return f"{clips} a step = {self.micro} x {self.accumulation} accumulation x {ranks}"
 
     @property
     def global_batch(self) -> int:
@@ -56,6 +65,43 @@ def plan_batches(deepspeed: dict[str, Any], args: dict[str, Any], ranks: int) ->
             key="args.global_batch_size",
         )
     return BatchPlan(micro, share // micro, ranks)
+
+
+@dataclass(frozen=True)
+class BatchMemo:
+    """The global batch that a training without `args.global_batch_size` began with, so that more ranks later neither
+    retrain nor change the result. ``name``: the key of that training without batch and data.
+
+    A training writes it when it starts; planning, and the stages before it, decide nothing. It holds as long as the
+    training's folder is there (memos of older versions do not name one, and hold always).
+    """
+
+    store: Path
+    name: str
+
+    @property
+    def path(self) -> Path:
+        return self.store / "slices" / f"{self.name}.batch.json"
+
+    def read(self) -> tuple[int, str] | None:
+        """(clips of a step, key of the training or ""), or None. Raises UserError for a file that cannot be read."""
+        try:
+            found = json.loads(self.path.read_text())
+            clips, train = found["global_batch_size"], found.get("train", "")
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            raise UserError(
+                f"{self.path}: no readable batch size; delete it, or set args.global_batch_size to that of the training"
+            ) from None
+        if type(clips) is not int or clips < 1 or (train and not (self.store / "train" / train).is_dir()):
+            return None
+        return clips, train
+
+    def write(self, clips: int, train: str) -> None:
+        """Note the batch of training ``train``, whose folder exists; what another training noted stays."""
+        if self.read() is None:
+            write_json(self.path, {"global_batch_size": clips, "train": train})
 
 
 def total_steps(args: dict[str, Any], count: int, global_batch: int) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cogtune.config.batches import plan_batches
+from cogtune.config.batches import BatchMemo, plan_batches
 from cogtune.config.digest import digest
 from cogtune.config.errors import ConfigError
 from cogtune.config.files import ContentHashes
@@ -15,7 +15,6 @@ from cogtune.config.slices import Slice, cut, reads_identity
 from cogtune.config.stages import STAGES
 from cogtune.data.listing import fingerprint
 from cogtune.data.prompts import read_prompts
-from cogtune.runtime.atomic import write_json
 
 _PROMPTS = "args.input_file"
 
@@ -58,7 +57,10 @@ class Resolver:
     fingerprints: dict[str, str] = field(default_factory=dict)
     """By folders; shared by experiments of one `Workspace`, since each costs two calls to the file system per clip."""
     looks_only: bool = False
-    """Writes no slice and decides no global batch: a plan leaves no trace that a later run would follow."""
+    """Writes no slice: a plan leaves no trace that a later run would follow."""
+    batch_from: str = ""
+    """Why a step has as many clips as it has; known once `all` was called."""
+    _memo: BatchMemo | None = None
     _cut: dict[str, Slice] = field(default_factory=dict)
 
     def scan(self) -> Slice:
@@ -116,6 +118,8 @@ class Resolver:
             kind: part.volatile.get(kind, {}) | extra[kind] if isinstance(extra[kind], dict) else extra[kind]
             for kind in extra
         }
+        if name == "train" and self._memo:
+            merged["batch_memo"] = self._memo.name
         part = Slice(name, part.identity, merged)
         if not self.looks_only:
             part.write(self.place.store)
@@ -165,21 +169,18 @@ class Resolver:
         return extra
 
     def _global_batch(self, values: dict[str, Any], upstream: dict[str, Slice]) -> int:
-        """Clips per optimizer step. Without ``args.global_batch_size`` the first resolution decides and is remembered,
-        so that more ranks later neither retrain nor change the result."""
+        """Clips per optimizer step. Without ``args.global_batch_size`` it is what an earlier training began with, and
+        otherwise what micro batch, accumulation and ranks give now."""
         asked = values["args"].get("global_batch_size")
         if asked:
+            self.batch_from = "args.global_batch_size"
             return asked
-        deepspeed = values.get("deepspeed") or {}
-        micro = deepspeed.get("train_micro_batch_size_per_gpu") or values["args"].get("batch_size") or 1
-        accumulation = deepspeed.get("gradient_accumulation_steps") or 1
-        anonymous = cut(STAGES["train"], values, {}, {}, upstream, None)
-        memo = self.place.store / "slices" / f"{anonymous.key}.batch.json"
-        if not memo.exists():
-            first = micro * accumulation * self.place.ranks
-            if self.looks_only:
-                return first
-            write_json(memo, {"global_batch_size": first})
-        found = json.loads(memo.read_text())["global_batch_size"]
-        check_batch(self.config, self.place.ranks, found)
-        return found
+        self._memo = BatchMemo(self.place.store, cut(STAGES["train"], values, {}, {}, upstream, None).key)
+        if (found := self._memo.read()) is None:
+            self.batch_from = "args.global_batch_size is not set, so the ranks decide when the training starts"
+            deepspeed = values.get("deepspeed") or {}
+            return plan_batches(deepspeed, values["args"], self.place.ranks).global_batch
+        clips, train = found
+        self.batch_from = f"as training {train or 'of this config'} began; args.global_batch_size would set it"
+        check_batch(self.config, self.place.ranks, clips)
+        return clips

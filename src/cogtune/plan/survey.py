@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from cogtune.config.batches import plan_batches
 from cogtune.config.merge import Config
 from cogtune.config.slices import Slice
 from cogtune.config.stages import STAGES
@@ -30,6 +31,8 @@ class Step:
     why: list[Reason] = field(default_factory=list)
     estimate: Estimate | None = None
     warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What decides how much work it is."""
 
     @property
     def runs(self) -> bool:
@@ -48,6 +51,7 @@ class Step:
             "why": [reason.to_dict() for reason in self.why],
             "estimate": asdict(self.estimate) if self.estimate else None,
             "warnings": self.warnings,
+            "notes": self.notes,
         }
 
 
@@ -89,7 +93,7 @@ class Surveyor:
             first = self._told.setdefault((stage, step.key), name)
             if step.runs and first != name:
                 same = [Reason("shared", f"the same job as in {first}")]
-                step = replace(step, why=same, estimate=None, warnings=[])
+                step = replace(step, why=same, estimate=None, warnings=[], notes=[])
             steps[stage] = step
         return Survey(name, self.workspace.experiments[name].base, list(steps.values()), only_for)
 
@@ -114,7 +118,12 @@ class Surveyor:
         work = self.counts.left(part, parts, config.values["args"])
         state, why = self._explained(part, work, name, config, steps)
         estimate = estimator.of(part, work)
-        return Step(stage, part.key, state, work, why, estimate, estimator.warnings(stage, estimate))
+        notes = [self._batch(name, part)] if stage == "train" else []
+        return Step(stage, part.key, state, work, why, estimate, estimator.warnings(stage, estimate), notes)
+
+    def _batch(self, name: str, part: Slice) -> str:
+        values, ranks = part.config(), self.workspace.experiments[name].ranks
+        return f"{plan_batches(values.get('deepspeed') or {}, values['args'], ranks)} ({self.workspace.resolver(name).batch_from})"
 
     def _lost(self, part: Slice) -> list[str]:
         """A receipt without its work: the workflow believes the receipt."""

@@ -31,6 +31,8 @@ def _draw_one(survey: Survey, console: "Console") -> None:
     console.print(f"[bold]{escape(survey.experiment)}[/bold]  {escape(why)}", highlight=False)
     if any(step.runs for step in survey.steps):
         _draw_stages(survey, console)
+        for note in (text for step in survey.steps for text in step.notes):
+            _write(note, console, "  ", "      ")
         _draw_reasons(survey, console)
     else:
         total = ", ".join(_amount(step) for step in survey.steps if step.stage in ("latents", "text", "train"))

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from cogtune.config.batches import BatchMemo
 from cogtune.errors import UserError
 from cogtune.runtime.progress import Progress
 from cogtune.stages.job import Job
@@ -76,6 +77,8 @@ def plan_of(job: Job) -> Plan:
 def _train(job: Job) -> None:
     folder = job.job_dir()
     folder.mkdir(parents=True, exist_ok=True)
+    if memo := job.slice.volatile.get("batch_memo"):
+        BatchMemo(job.store, memo).write(job.config["args"]["global_batch_size"], job.key)
     checkpoint.clear_unfinished(folder / "checkpoints")
     plan = plan_of(job)
     with _Reports(job) as reports:

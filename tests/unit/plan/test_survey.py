@@ -4,8 +4,10 @@ import shutil
 
 import pytest
 
+from cogtune.config.batches import BatchMemo
 from cogtune.config.stages import STAGES
 from cogtune.plan.survey import COMPLETE, HALF_DONE, STALE, UP_TO_DATE
+from cogtune.runtime.atomic import write_json
 from tests.unit.plan.world import World
 
 WORKED = [name for name, stage in STAGES.items() if name not in ("scan", "report") and not stage.when]
@@ -29,8 +31,44 @@ def test_a_plan_decides_nothing(world: World) -> None:
     world.edit("  global_batch_size: 2\n", "")
     assert world.steps()["train"].runs
     assert not (world.store / "slices").exists()
-    world.workflow.write_text(world.workflow.read_text().replace("ranks: 2", "ranks: 8"))
-    assert world.slices()["train"].identity["values"]["args"]["global_batch_size"] == 8
+    world.ranks(8)
+    assert world.batch() == 8
+
+
+def test_the_global_batch_is_decided_when_a_training_starts_and_told(world: World) -> None:
+    """Resolving a config, for a dry run or for a stage before train, leaves it open; the training's memo decides."""
+    world.edit("  global_batch_size: 2\n", "")
+    world.run(until="text")
+    assert world.batch() == 2
+    world.ranks(4)
+    assert world.batch() == 4
+    (note,) = world.steps()["train"].notes
+    assert note.startswith("4 clips a step = 1 x 1 accumulation x 4 ranks (args.global_batch_size is not set")
+    part = world.run(until="train")["train"]
+    BatchMemo(world.store, part.volatile["batch_memo"]).write(4, part.key)
+    world.ranks(2)
+    assert world.batch() == 4
+    world.edit("lr: 0.001", "lr: 0.002")
+    assert world.batch() == 2, "another training"
+    world.edit("lr: 0.002", "lr: 0.001")
+    shutil.rmtree(world.store / "train" / part.key)
+    assert world.batch() == 2, "its training is gone"
+
+
+def test_a_batch_that_the_config_names_is_told_with_the_key(world: World) -> None:
+    assert world.steps()["train"].notes == ["2 clips a step = 1 x 1 accumulation x 2 ranks (args.global_batch_size)"]
+
+
+def test_a_memo_of_an_older_version_still_decides(world: World) -> None:
+    world.edit("  global_batch_size: 2\n", "")
+    memo = BatchMemo(world.store, world.slices()["train"].volatile["batch_memo"])
+    write_json(memo.path, {"global_batch_size": 4})
+    assert world.batch() == 4
+    (note,) = world.steps()["train"].notes
+    assert note == (
+        "4 clips a step = 1 x 2 accumulation x 2 ranks (as training of this config began; "
+        "args.global_batch_size would set it)"
+    )
 
 
 def test_after_a_run_and_after_putting_an_edit_back(world: World) -> None:

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -72,6 +73,14 @@ class World:
         text = self.config.read_text()
         assert text.count(old) == 1, old
         self.config.write_text(text.replace(old, new))
+
+    def ranks(self, count: int) -> None:
+        """Another machine."""
+        self.workflow.write_text(re.sub(r"ranks: \d+", f"ranks: {count}", self.workflow.read_text()))
+
+    def batch(self) -> int:
+        """The global batch that the training would be cut with."""
+        return self.slices()["train"].identity["values"]["args"]["global_batch_size"]
 
     def open(self) -> Workspace:
         """Read the configs as a new process does."""

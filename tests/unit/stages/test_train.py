@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cogtune.config.batches import BatchMemo
 from cogtune.data.store import ShardWriter
 from cogtune.errors import UserError
 from cogtune.stages import train
@@ -68,3 +69,14 @@ def test_clips_that_preprocess_rejected_are_left_out(finished: Finished) -> None
                     assert finished.rows[0].clip not in {clip for clip, _ in train.plan_of(job).pairs}
             finally:
                 next(folder.glob("*.safetensors")).unlink()
+
+
+def test_a_training_that_starts_notes_its_global_batch(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ranks are not started; without `args.global_batch_size` the next resolution finds what this one began with."""
+    job = finished.job("train")
+    job.slice.volatile["batch_memo"] = "0123456789ab"
+    monkeypatch.setattr(train, "run_ranks", lambda *_: False)
+    with pytest.raises(SystemExit):
+        train._train(job)
+    clips = job.config["args"]["global_batch_size"]
+    assert BatchMemo(job.store, "0123456789ab").read() == (clips, job.key)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from cogtune.config.errors import ConfigError, ConfigErrors
-from cogtune.config.schema.args import EXPORT_FORMATS
+from cogtune.config.schema.args import EXPORT_FORMATS, ArgsSection
+from cogtune.config.schema.common import RANKS
 from cogtune.config.slices import read_slice
 from cogtune.config.stages import STAGES
 from cogtune.errors import UserError
@@ -75,8 +76,9 @@ def build_parser() -> argparse.ArgumentParser:
     store.add_argument("action", choices=["list", "drop", "verify"])
     store.add_argument("key", nargs="?", help="12 hex digits, as in the folder's name (verify: default all)")
     store.add_argument("--repair", action="store_true", help="verify: take out what is damaged; the next run makes it")
-    store.add_argument("--store", type=Path, default=Path("store"), metavar="DIR")
-    store.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="whose receipts to remove")
+    store.add_argument("--store", type=Path, metavar="DIR", help="default: store_dir of --workflow")
+    store.add_argument("--results", type=Path, metavar="DIR", help="whose receipts to remove (default: results_dir)")
+    store.add_argument("--workflow", type=Path, default=Path("config/config.yaml"), metavar="FILE")
     return parser
 
 
@@ -91,8 +93,14 @@ def _add_stage(commands: argparse._SubParsersAction, stage: str) -> None:
     _add_output(command)
     command.add_argument("--name", default="by-hand", help="experiment name, for results/<name> (default: by-hand)")
     command.add_argument(
-        "--ranks", type=int, metavar="N", help="processes that train together (default: from --workflow)"
+        "--ranks", type=_ranks, metavar="N", help="processes that train together (default: from --workflow)"
     )
+
+
+def _ranks(text: str) -> int:
+    if not text.isdecimal() or int(text) not in RANKS:
+        raise argparse.ArgumentTypeError(f"expected a whole number from {RANKS}; found {text!r}")
+    return int(text)
 
 
 def _add_output(command: argparse.ArgumentParser) -> None:
@@ -130,7 +138,9 @@ def _add_plan(commands: argparse._SubParsersAction) -> None:
     plan.add_argument(
         "--device", metavar="NAME", help="estimate for this GPU (H100, A100, 4090, …), not for this machine"
     )
-    plan.add_argument("--ranks", type=int, metavar="N", help="processes that train together (default: from --workflow)")
+    plan.add_argument(
+        "--ranks", type=_ranks, metavar="N", help="processes that train together (default: from --workflow)"
+    )
     plan.add_argument("--name", default="by-hand", help="with --base: experiment name (default: by-hand)")
     plan.add_argument("--plain", action="store_true", help="progress of a scan as lines")
 
@@ -185,13 +195,14 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
 
         return command.run(arguments, overrides)
     if arguments.command == "store":
+        store, results = _places(arguments)
         if arguments.action == "verify":
             from cogtune.stages import verify
 
-            return verify.run(arguments.store, arguments.key, arguments.repair, arguments.results)
+            return verify.run(store, arguments.key, arguments.repair, results)
         from cogtune.data import inventory
 
-        return inventory.run(arguments.action, arguments.store, arguments.key, arguments.results)
+        return inventory.run(arguments.action, store, arguments.key, results)
     if arguments.command == "weights":
         return _weights(arguments)
     from cogtune.stages import by_hand
@@ -214,6 +225,15 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     return 0
 
 
+def _places(arguments: argparse.Namespace) -> tuple[Path, Path]:
+    """Store and results folder: as asked for, else those of the workflow config, else the defaults."""
+    from cogtune.plan.workflow_config import workflow_values
+
+    named = workflow_values(arguments.workflow, {}) if arguments.workflow.exists() else {}
+    store = arguments.store or Path(named.get("store_dir", "store"))
+    return store, arguments.results or Path(named.get("results_dir", "results"))
+
+
 def _weights(arguments: argparse.Namespace) -> int:
     if arguments.action == "inspect":
         from cogtune.config.checkpoints import inspect
@@ -226,11 +246,24 @@ def _weights(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _unknown_words(unknown: Sequence[str], words: Sequence[str]) -> str:
+    """Usage: what argparse does not know; SAT's own flags stand behind `--`, as upstream's scripts do not write them."""
+    given = shlex.join(unknown)
+    known = shlex.join(word for word in words if word not in unknown)
+    name = unknown[0].removeprefix("--").partition("=")[0].replace("-", "_")
+    if unknown[0].startswith("--") and name in ArgsSection.__dataclass_fields__:
+        return f"{given}: values of the config follow `--`: cogtune {known} -- {given}"
+    return f"unrecognized arguments: {given}"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. Exit codes: 0 done, 2 usage or config, 1 anything else."""
     words = list(sys.argv[1:] if argv is None else argv)
     cut = words.index("--") if "--" in words else len(words)
-    arguments = build_parser().parse_args(words[:cut])
+    parser = build_parser()
+    arguments, unknown = parser.parse_known_args(words[:cut])
+    if unknown:
+        parser.error(_unknown_words(unknown, words[:cut]))
     try:
         return run(arguments, words[cut + 1 :])
     except (ConfigError, ConfigErrors, UserError) as error:

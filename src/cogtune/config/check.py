@@ -31,6 +31,8 @@ class FileKey:
     path: str
     value: str
     node: Node
+    folder: str = ""
+    """What a folder here holds, where a file cannot stand."""
 
 
 @dataclass
@@ -42,6 +44,8 @@ class Checker:
     files: list[FileKey] = field(default_factory=list)
     ignored: dict[str, list[str]] = field(default_factory=dict)
     """Reason -> paths of the keys that were given and have no effect."""
+    unheard: list[str] = field(default_factory=list)
+    """Requests that nothing here follows, in a sentence each."""
 
     def section(self, node: Node | None, schema: type, path: str) -> dict[str, Any]:
         """The canonical dict of a mapping that must follow ``schema``."""
@@ -106,15 +110,24 @@ class Checker:
             if not (isinstance(value, dict) or value is _OMIT):
                 check_bounds(value, key)
         except Mismatch as error:
-            self._error(node, path, str(error))
+            self._error(node, path, self._mismatch(node, key, str(error)))
             return _OMIT
         if key.refused and value != declared.default():
             self._error(node, path, f"{shown(node.plain())} is not available: {key.refused}")
-        if key.without_effect:
+        if key.request and value != declared.default():
+            self.unheard.append(f"{path}: {shown(node.plain())}, but {key.without_effect}; {key.request}")
+        elif key.without_effect:
             self.ignored.setdefault(key.without_effect, []).append(path)
         if not key.honoured:
             return _OMIT
         return value if key.canonical is None else key.canonical(value)
+
+    def _mismatch(self, node: Node, key: Key, message: str) -> str:
+        if key.refused:
+            return f"{shown(node.plain())} is not available: {key.refused}"
+        if node.value == "auto":
+            return f"{message}; accelerate fills `auto` in, here leave the key out: {key.doc}"
+        return message
 
     def _default(self, declared: Field, path: str) -> Any:
         if not declared.key.honoured:
@@ -169,7 +182,7 @@ class Checker:
             if key.file and value == "":
                 raise Mismatch(f"expected a list of paths; item {i} is empty, which would be the working folder")
             if key.file:
-                self.files.append(FileKey(f"{path}.{i}", str(child.value), child))
+                self.files.append(FileKey(f"{path}.{i}", str(child.value), child, key.folder))
         self._leaf(path, node)
         return values
 
@@ -187,7 +200,7 @@ class Checker:
                 if key.file and value == "":
                     raise Mismatch("expected a path; it is empty, which would be the working folder")
                 if key.file and isinstance(value, str):
-                    self.files.append(FileKey(path, value, node))
+                    self.files.append(FileKey(path, value, node, key.folder))
                 return value
         raise Mismatch(f"expected {describe(kind)}; found {shown(node.value)}")
 

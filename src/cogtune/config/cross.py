@@ -277,6 +277,24 @@ def _steps(at: Values) -> Iterator[Problem]:
         )
 
 
+def _prefix(at: Values) -> Iterator[Problem]:
+    key = "model.sampler_config.params.fixed_frames"
+    if at[key]:
+        yield (
+            key,
+            f"{at[key]}; samples start from noise in all frames, so the prefix that is kept would be noise; set 0",
+        )
+
+
+def _held_out(at: Values) -> Iterator[str]:
+    both = [folder for folder in at["args.valid_data"] or [] if folder in (at["args.train_data"] or [])]
+    if both and at["args.mode"] != "inference":
+        yield (
+            f"args.valid_data: {', '.join(both)} is in train_data as well, so its clips are trained on, and figures of "
+            "validation are not of held-out clips"
+        )
+
+
 def _padding(at: Values) -> Iterator[str]:
     frames, size = at["data.params.max_num_frames"], at[f"{_NETWORK}.patch_size"][0]
     latents = (frames - 1) // _VAE_RATE + 1
@@ -332,6 +350,6 @@ def _adapters(at: Values) -> Iterator[str]:
 
 _CHECKS = (
     _frames, _patch, _size, _fixed_grid, _channels, _groups, _tiles, _text, _heads, _ofs, _timestep, _images, _lora, _precision, _length,
-    _batch, _timesteps, _steps,
+    _batch, _timesteps, _steps, _prefix,
 )  # fmt: skip
-_REMARKS = (_padding, _beyond, _schedules, _trained_in, _adapters)
+_REMARKS = (_padding, _beyond, _schedules, _trained_in, _adapters, _held_out)

@@ -99,7 +99,8 @@ def check(root: Node, check_files: bool = True, partial: bool = False) -> Config
             values[name] = checker.component(node, "dataset", name) or {}
         elif node is not None or name not in _ABSENT:
             values[name] = checker.section(node, declared.type, name)
-    notices = [_ignored(reason, keys) for reason, keys in checker.ignored.items()]
+    notices = [f"not done: {text}" for text in checker.unheard]
+    notices += [_ignored(reason, keys) for reason, keys in checker.ignored.items()]
     notices += couple(values, root, checker)
     problems, remarks = cross_check(values)
     errors = list(checker.errors)

@@ -18,12 +18,16 @@ def check_paths(named: Sequence[FileKey], must_exist: bool) -> tuple[dict[str, s
         if key.node.mark == Mark("default"):
             continue
         files[key.path] = os.path.abspath(os.path.expanduser(key.value))
-        if must_exist and (problem := _problem(key.value, files[key.path])):
+        if must_exist and (problem := _problem(key, files[key.path])):
             errors.append(ConfigError(problem, key=key.path, mark=key.node.mark))
     return files, errors
 
 
-def _problem(written: str, path: str) -> str | None:
+def _problem(key: FileKey, path: str) -> str | None:
+    written = key.value
+    if Path(path).is_file() and key.folder:
+        lists = "; lists of clips (CSV, JSON, text) are not read" if key.path.startswith("args.") else ""
+        return f"{written!r} is a file; expected a folder with {key.folder}{lists}"
     if Path(path).exists():
         return None
     holes = _PLACEHOLDER.findall(written)

@@ -77,7 +77,7 @@ def parse(text: str, file: str) -> Node:
     try:
         tree = _Builder(yaml.parse(text, Loader=_LOADER), file).document()
     except yaml.YAMLError as error:
-        raise _syntax(error, file) from None
+        raise _syntax(error, file, text) from None
     if tree.value is None:
         return Node({}, Mark(file, 1, 1))
     if not tree.is_map:
@@ -87,8 +87,9 @@ def parse(text: str, file: str) -> Node:
 
 def _read(path: Path) -> str:
     if not path.is_file():
+        hint = "; key=value follows `--`" if "=" in str(path) else ""
         raise ConfigError(
-            "is a folder, expected a YAML file" if path.is_dir() else "no such file", mark=Mark(str(path))
+            "is a folder, expected a YAML file" if path.is_dir() else f"no such file{hint}", mark=Mark(str(path))
         )
     try:
         with path.open("rb") as stream:
@@ -106,8 +107,13 @@ def _read(path: Path) -> str:
         raise ConfigError("is not UTF-8 text; save it as UTF-8", mark=Mark(str(path), line, 1)) from None
 
 
-def _syntax(error: yaml.YAMLError, file: str) -> ConfigError:
+def _syntax(error: yaml.YAMLError, file: str, text: str) -> ConfigError:
     place = getattr(error, "problem_mark", None)
+    line = text.split("\n")[place.line] if place and place.line < text.count("\n") + 1 else ""
+    if place and line[place.column : place.column + 1] == "\t":
+        return ConfigError(
+            "no valid YAML: a tab; it is indented with blanks", mark=Mark(file, place.line + 1, place.column + 1)
+        )
     mark = Mark(file, place.line + 1, place.column + 1) if place else Mark(file)
     words = " ".join(part for part in (getattr(error, "context", None), getattr(error, "problem", None)) if part)
     return ConfigError(f"no valid YAML: {words or str(error).splitlines()[0]}", mark=mark)
@@ -120,7 +126,7 @@ class _Builder:
         self.events, self.file = events, file
         self.scalars = _Scalars()
         self.anchors: dict[str, Node] = {}
-        self.count = 0
+        self.count, self.aliased = 0, False
 
     def document(self) -> Node:
         next(self.events)  # the start of the stream
@@ -138,6 +144,7 @@ class _Builder:
         if isinstance(event, yaml.AliasEvent):
             if event.anchor not in self.anchors:
                 raise ConfigError(f"unknown anchor *{event.anchor}", mark=mark)
+            self.aliased = True
             shared = self.anchors[event.anchor]
             self._grow(shared.size, mark)
             return shared
@@ -198,7 +205,10 @@ class _Builder:
     def _grow(self, by: int, mark: Mark) -> None:
         self.count += by
         if self.count > MAX_VALUES:
-            raise ConfigError(f"aliases expand it to more than {MAX_VALUES:,} values", mark=mark)
+            cause = "its aliases expand to" if self.aliased else "it has"
+            raise ConfigError(
+                f"{cause} more than {MAX_VALUES:,} values; no config has, is it the right file?", mark=mark
+            )
 
     def _mark(self, event: Any) -> Mark:
         return Mark(self.file, event.start_mark.line + 1, event.start_mark.column + 1)

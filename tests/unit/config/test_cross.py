@@ -205,3 +205,56 @@ def test_a_text_to_video_config_has_no_keys_of_the_image():
 def test_an_image_to_video_model_reads_images_from_its_prompt_file():
     assert load("cogvideox1.5_5b_i2v", rest="inference.yaml").values["args"]["image2video"] is True
     assert load("cogvideox1.5_5b", rest="inference.yaml").values["args"]["image2video"] is False
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        (
+            "model.loss_fn_config.params.fixed_frames=3",
+            "not done: model.loss_fn_config.params.fixed_frames: 3, but upstream stores it and never reads it; all frames are noised",
+        ),
+        (
+            "args.wandb=true",
+            "not done: args.wandb: true, but only DeepSpeed's own monitor sends figures there; set deepspeed.wandb",
+        ),
+        (
+            "args.train_data=[a] args.valid_data=[a,b]",
+            "args.valid_data: a is in train_data as well, so its clips are trained on",
+        ),
+    ],
+)
+def test_what_will_not_happen_is_told_apart_from_what_does_no_harm(override, told):
+    assert any(notice.startswith(told) for notice in load("cogvideox_5b", *override.split()).notices)
+
+
+def test_a_request_at_its_default_is_no_news():
+    config = load("cogvideox_5b", "model.loss_fn_config.params.fixed_frames=0", "args.wandb=false")
+    assert not [notice for notice in config.notices if notice.startswith("not done")]
+
+
+def test_samples_have_no_clean_prefix():
+    with pytest.raises(ConfigError, match=r"fixed_frames: 1; samples start from noise in all frames"):
+        load("cogvideox_5b", f"{SAMPLER}.fixed_frames=1")
+
+
+@pytest.mark.parametrize("name", ["list.csv", "train.json"])
+@pytest.mark.parametrize("key", ["train_data", "valid_data"])
+def test_a_list_of_clips_is_refused_where_a_folder_stands(tmp_path, key, name):
+    (tmp_path / name).write_text("path,caption\n")
+    with pytest.raises(ConfigError, match=rf"args\.{key}\.0: '.*{name}' is a file; expected a folder with videos/ and"):
+        load_config([CONFIG / "cogvideox_5b.yaml", CONFIG / "sft.yaml"], [f"args.{key}=[{tmp_path / name}]"])
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        ("gradient_clipping", "accelerate fills `auto` in, here leave the key out: largest norm of the gradient"),
+        ("train_micro_batch_size_per_gpu", "accelerate fills `auto` in, here leave the key out"),
+        ("train_batch_size", "'auto' is not available: leave it out, or set args.global_batch_size"),
+    ],
+)
+def test_auto_is_to_be_left_out(key, told):
+    with pytest.raises(ConfigError) as caught:
+        load("cogvideox_5b", f"deepspeed.{key}=auto")
+    assert told in str(caught.value)

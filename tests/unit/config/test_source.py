@@ -112,3 +112,17 @@ def test_a_large_honest_file_loads_soon(write):
     assert time.process_time() - start < 2
     assert len(found) == 3_000
     assert found["key_7"] == yaml.safe_load("{a: 7, b: [1, 2, 3]}")
+
+
+def test_too_many_values_without_an_alias_are_not_blamed_on_aliases(tmp_path):
+    path = tmp_path / "many.yaml"
+    path.write_text("args:\n" + "".join(f"  k{i}: 1\n" for i in range(20_001)))
+    with pytest.raises(ConfigError, match="it has more than 20,000 values; no config has"):
+        load_tree(path)
+
+
+def test_a_tab_is_named(tmp_path):
+    path = tmp_path / "tab.yaml"
+    path.write_text("args:\n\tseed: 1\n")
+    with pytest.raises(ConfigError, match=r"tab\.yaml:2:1: no valid YAML: a tab; it is indented with blanks"):
+        load_tree(path)

@@ -87,3 +87,38 @@ def test_check_reads_the_lines_of_a_prompt_file(capsys, tmp_path):
     assert "prompts.txt:1: no such image: 'dog.png'" in told
     (tmp_path / "dog.png").touch()
     assert main(["config", "check", "--base", *base, "--", *words]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            ["train", "--base", "a.yaml", "--seed", "42", "--train-iters=3"],
+            "--seed 42 --train-iters=3: values of the config follow `--`: "
+            "cogtune train --base a.yaml -- --seed 42 --train-iters=3",
+        ),
+        (["config", "show", "--base", "a.yaml", "--fp16"], "cogtune config show --base a.yaml -- --fp16"),
+        (["train", "--base", "a.yaml", "--sede", "1"], "unrecognized arguments: --sede 1"),
+        (["train", "--base", "a.yaml", "--ranks", "0"], "expected a whole number from 1 to 1024; found '0'"),
+    ],
+)
+def test_values_before_the_dashes_are_told_where_they_go(words, told, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 2
+    assert told in capsys.readouterr().err
+
+
+def test_an_override_among_the_files_is_told_where_it_goes(capsys):
+    assert main(["config", "show", "--base", FILES[0], "args.seed=3"]) == 2
+    assert "args.seed=3: no such file; key=value follows `--`" in capsys.readouterr().err
+
+
+def test_store_list_reads_the_store_of_the_workflow_config(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there/train/0123456789ab").mkdir(parents=True)
+    (tmp_path / "w.yaml").write_text("store_dir: there\nexperiments: {}\n")
+    assert main(["store", "list", "--workflow", "w.yaml"]) == 0
+    assert "0123456789ab" in capsys.readouterr().out
+    assert main(["store", "list", "--workflow", "w.yaml", "--store", "nowhere"]) == 1
+    assert main(["store", "list"]) == 1

@@ -103,8 +103,12 @@ class TrainArgs:
         100, "batches of a validation loss", range=Range(1, 1_000_000, "each is a forward pass of the network")
     )
     eval_batch_size: int | None = key(None, "clips of such a batch; null: as in training", unit="clips", range=CLIPS)
-    train_data: list[str] | None = key(None, "folders with videos/ and labels/", file=True)
-    valid_data: list[str] | None = key(None, "folders with clips that are not trained on", file=True)
+    train_data: list[str] | None = key(
+        None, "folders with videos/ and labels/", file=True, folder="videos/ and labels/"
+    )
+    valid_data: list[str] | None = key(
+        None, "folders with clips that are not trained on", file=True, folder="videos/ and labels/"
+    )
     num_workers: int = key(1, "threads that decode and read", range=Range(0, 1024, THREADS.why))
 
     checkpoint_num_layers: int = key(
@@ -143,8 +147,14 @@ class TrainArgs:
     device: int = key(-1, "device of this process", without_effect=_LAUNCH)
     local_rank: int | None = key(None, "rank on this machine", without_effect=_LAUNCH)
     profiling: int = key(-1, "step at which the profiler starts", without_effect="deepspeed.flops_profiler does it")
-    wandb: bool = key(False, "log to Weights & Biases", without_effect="deepspeed.wandb does it")
+    wandb: bool = key(
+        False,
+        "log to Weights & Biases",
+        without_effect="only DeepSpeed's own monitor sends figures there",
+        request="set deepspeed.wandb: {enabled: true, project: …} and pip install wandb, or read the curves in the report",
+    )
     wandb_project_name: str = key("default_project", "its project", without_effect="deepspeed.wandb does it")
+    wandb_project_entity: str | None = key(None, "its team (forks)", without_effect="deepspeed.wandb.team does it")
     debug: bool = key(False, "debug mode", without_effect="`cogtune --debug` does it")
     log_image: bool = key(True, "log images", without_effect="samples are made after training, and shown in the report")
     strict_eval: bool = key(

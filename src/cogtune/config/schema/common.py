@@ -65,11 +65,13 @@ class Key:
     ``range``           of a number, or of each one in a list. Every number that is honoured has one, or choices.
     ``items``           what the items of a list are, which also says how many: "height, width".
     ``file``            a path; its content, not its name, identifies it.
+    ``folder``          of such a path: what its folder holds, where a plain file cannot stand.
     ``node``            a ``{target, params}`` mapping; the word names the role that the target must have.
     ``keys``            a mapping that stays a dict; the dataclass says which keys it may have.
     ``whole``           an integer that may be written as 5e8.
     ``canonical``       the form of a legal value that stands for all others of the same meaning.
     ``without_effect``  accepted, ignored, in no digest: because …
+    ``request``         of a key without effect: another value than the default asks for something. What will happen instead.
     ``refused``         any other value than the default is an error: why, and what to do instead. In no digest.
     """
 
@@ -79,11 +81,13 @@ class Key:
     range: Range | None = None
     items: str = ""
     file: bool = False
+    folder: str = ""
     node: str = ""
     keys: type | None = None
     whole: bool = False
     canonical: Callable[[Any], Any] | None = None
     without_effect: str = ""
+    request: str = ""
     refused: str = ""
 
     @property

@@ -264,7 +264,9 @@ class DeepSpeedSection(Sparse):
         None, "passes to one step; null: args.gradient_accumulation_steps", range=ACCUMULATION
     )
     train_batch_size: int | None = key(
-        None, "clips of one step", refused="set args.global_batch_size; accumulation follows from it and the ranks"
+        None,
+        "clips of one step",
+        refused="leave it out, or set args.global_batch_size; accumulation follows from it and the ranks",
     )
     gradient_clipping: float = key(
         0.0,

@@ -101,12 +101,24 @@ class VideoDiffusionLossParams:
         range=Range(0.001, 1_000_000, "0 weighs every loss with 0; 5 is usual"),
     )
     fixed_frames: int = key(
-        0, "frames of a clean prefix", unit="latent frames", without_effect="upstream stores it and never reads it"
+        0,
+        "frames of a clean prefix",
+        unit="latent frames",
+        without_effect="upstream stores it and never reads it",
+        request="all frames are noised in training",
     )
     block_scale: float | None = key(
-        None, "scale of block noise", without_effect="upstream stores it and never reads it"
+        None,
+        "scale of block noise",
+        without_effect="upstream stores it and never reads it",
+        request="the noise is plain",
     )
-    block_size: int | None = key(None, "size of block noise", without_effect="upstream stores it and never reads it")
+    block_size: int | None = key(
+        None,
+        "size of block noise",
+        without_effect="upstream stores it and never reads it",
+        request="the noise is plain",
+    )
     batch2model_keys: str | list[str] | None = key(
         None, "batch entries that go to the network", without_effect="the network gets what it needs by itself"
     )

@@ -42,7 +42,9 @@ class GeneralConditionerParams:
 class T5EmbedderParams:
     """T5 encoder states, padded, without attention mask. Upstream: FrozenT5Embedder."""
 
-    model_dir: str = key(REQUIRED, "folder with tokenizer and weights in transformers' format", file=True)
+    model_dir: str = key(
+        REQUIRED, "folder with tokenizer and weights in transformers' format", file=True, folder="tokenizer and weights"
+    )
     max_length: int = key(77, "tokens; longer captions are cut (226 for 1.0, 224 for 1.5)", unit="tokens", range=TOKENS)
     freeze: bool = key(True, "never train it", refused="T5 states are cached, so T5 stays frozen; set true")
     device: str = key("cuda", "where it runs", without_effect="the text stage picks the device")

@@ -105,16 +105,18 @@ def data_facts(
 ) -> DataFacts:
     """What is said about the data. ``frames`` and ``encoded``: the rows of preprocess and text."""
     rates, refused = [], [(row["name"], row["reason"]) for row in _json_lines(rejects)]
+    used: set[str] = set()
     rows = {row.clip: row for row in manifest}
     for clip, meta in frames.metas(rows):
         if "rejected" in meta:
             refused.append((rows[clip].name, meta["rejected"]))
         else:
             rates.append(meta["effective_fps"])
+            used.add(clip)
     captions = {row.caption_id: row.caption for row in manifest}
     height, width = params["video_size"]
     return DataFacts(
-        clips={split: len({row.clip for row in manifest if row.split == split}) for split in ("train", "valid")},
+        clips={split: len({row.clip for row in manifest if row.split == split} & used) for split in ("train", "valid")},
         frames=params["max_num_frames"],
         height=height,
         width=width,

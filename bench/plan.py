@@ -27,17 +27,22 @@ from cogtune.data.shards import UNCHECKED as FORMAT
 from cogtune.data.store import row_ids
 from cogtune.plan.experiments import Workspace
 
-TINY = Path(__file__).parents[1] / "tests/workflow/tiny.yaml"
+REPO = Path(__file__).parents[1]
+sys.path.insert(0, str(REPO))
+from tests.workflow.weights import make_vae  # noqa: E402
+
+TINY = REPO / "tests/workflow/tiny.yaml"
+T5 = {"vocab_size": 48, "d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 2}
 PER_SHARD = 500
 WORDS = "a person walks along a street in the evening while the camera follows at some distance, number"
 
 
 def lay_out(root: Path, clips: int, real_files: bool) -> None:
-    """A working directory with config, stand-ins for weights, and a data folder."""
+    """A working directory with config, weights that fit it (the check reads their headers), and a data folder."""
     for folder in ("assets/t5", "data/train/videos", "data/train/labels", "data/valid", "config"):
         (root / folder).mkdir(parents=True)
-    (root / "assets/3d-vae.pt").write_text("weights")
-    (root / "assets/t5/config.json").write_text("{}")
+    make_vae(root / "assets/3d-vae.pt", seed=0)
+    (root / "assets/t5/config.json").write_text(json.dumps(T5))
     shutil.copy(TINY, root / "config/tiny.yaml")
     (root / "config/config.yaml").write_text("experiments:\n  tiny:\n    base: [config/tiny.yaml]\n")
     for i in range(clips if real_files else 1):

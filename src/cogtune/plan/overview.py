@@ -63,7 +63,8 @@ def survey_all(
             with _waiting("listing the data"):
                 workspace.scan_receipts(name)
             for link in workspace.chain(name):
-                scan(workspace, link)
+                scan(workspace, link)  # all of them first: what a parent is wanted for is known after its child's scan
+            for link in workspace.chain(name):
                 if link not in surveys:
                     with _waiting("looking at what the store holds"):
                         estimator = _estimator(workspace, link, machine, history)

@@ -15,6 +15,7 @@ from cogtune.config.slices import Slice, cut, reads_identity
 from cogtune.config.stages import STAGES
 from cogtune.data.listing import fingerprint
 from cogtune.data.prompts import read_prompts
+from cogtune.errors import UserError
 
 _PROMPTS = "args.input_file"
 
@@ -80,8 +81,13 @@ class Resolver:
         return self._cut["scan"]
 
     def digests(self) -> dict[str, str]:
-        """The data digests that the finished scan left; FileNotFoundError before it ran."""
-        return json.loads((self.place.store / "scan" / self.scan().key / "digests.json").read_text())
+        """The data digests that the finished scan left. Raises UserError where they are not there, or damaged."""
+        path = self.place.store / "scan" / self.scan().key / "digests.json"
+        try:
+            return json.loads(path.read_text())
+        except (OSError, ValueError):
+            receipt = self.place.receipt(self.scan())
+            raise UserError(f"{path}: cannot be read; delete {receipt}, then the scan runs again") from None
 
     def all(self) -> dict[str, Slice]:
         """Every stage's slice, written to the store. Needs the scan to be done."""

@@ -6,6 +6,7 @@ import pytest
 
 from cogtune.config.batches import BatchMemo
 from cogtune.config.stages import STAGES
+from cogtune.errors import UserError
 from cogtune.plan.survey import COMPLETE, HALF_DONE, STALE, UP_TO_DATE
 from cogtune.runtime.atomic import write_json
 from tests.unit.plan.world import World
@@ -281,3 +282,21 @@ def test_a_config_that_cannot_be_planned_leaves_the_others(world: World) -> None
     surveys, failed = survey_all(world.open(), ["bad", "tiny"], CPU, world.scan)
     assert [one.experiment for one in surveys] == ["tiny"]
     assert "did you mean 'seed'" in str(failed["bad"])
+
+
+def test_an_experiment_whose_parents_data_was_never_scanned(world: World) -> None:
+    """Neither of the two data sets was scanned; the parent's survey needs the child's keys as well."""
+    world.clip("apart", "of the child", "child")
+    world.experiments("tiny", child=f"args.load.experiment=tiny, 'args.train_data=[{world.root}/data/child]'")
+    parent, child = world.plan("child")
+    assert (parent.experiment, parent.only_for, child.experiment) == ("tiny", "child", "child")
+
+
+def test_a_scan_that_is_gone_is_named(world: World) -> None:
+    world.slices()
+    (digests,) = world.store.glob("scan/*/digests.json")
+    digests.unlink()
+    with pytest.raises(
+        UserError, match=r"digests\.json: cannot be read; delete .*\.receipts/scan-.*\.json, then the scan"
+    ):
+        world.slices()

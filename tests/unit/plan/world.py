@@ -62,6 +62,8 @@ class World:
         self.workflow.write_text(places + "experiments:\n" + "\n".join(lines) + "\n")
 
     def clip(self, name: str, caption: str, split: str = "train") -> None:
+        for folder in ("videos", "labels"):
+            (self.root / f"data/{split}/{folder}").mkdir(parents=True, exist_ok=True)
         (self.root / f"data/{split}/videos/{name}.mp4").write_text(f"video {name}")
         (self.root / f"data/{split}/labels/{name}.txt").write_text(caption)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cogtune.config.errors import ConfigError
 from cogtune.plan.experiments import Workspace
+from cogtune.plan.here import refused_here
 
 
 def open_workspace():
@@ -28,6 +29,13 @@ def open_workspace():
 
 WORKSPACE = open_workspace()
 STORE, RESULTS = str(WORKSPACE.store), str(WORKSPACE.results)
+
+
+onstart:
+    # Known only now: jobs of another executor may find the GPU that this machine lacks.
+    if workflow.local_exec and (refused := refused_here(WORKSPACE)):
+        print("\n".join(refused), file=sys.stderr)
+        sys.exit(2)
 
 
 wildcard_constraints:

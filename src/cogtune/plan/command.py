@@ -11,6 +11,7 @@ from cogtune.config.merge import Config
 from cogtune.data.prompts import read_prompts
 from cogtune.plan.experiment import Experiment
 from cogtune.plan.experiments import Workspace
+from cogtune.plan.here import has_gpu, needs_gpu
 
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
@@ -56,6 +57,8 @@ def _check(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
             errors += error.errors if isinstance(error, ConfigErrors) else [error]
             continue
         notices.update(dict.fromkeys(config.notices))
+        if (problem := needs_gpu(config.values)) and not has_gpu():
+            notices[f"{problem}. This machine has no GPU"] = None
         print(f"{name}: ok")
     _tell(notices)
     if errors:

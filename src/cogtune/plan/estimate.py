@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cogtune.config.slices import Slice
-from cogtune.plan.cost.machines import Machine
+from cogtune.plan.cost.machines import Device, Machine
 from cogtune.plan.cost.work import Costs, Unmodelled
 from cogtune.plan.counts import Work, read_log
 from cogtune.plan.history import History
@@ -70,6 +70,11 @@ class Estimator:
         model_dir = next((path for key, path in files.items() if key.endswith(".model_dir")), None)
         self._costs = Costs(values, model_dir)
         self._ranks, self._machine, self._history = ranks, machine, history
+
+    @property
+    def device(self) -> Device:
+        """What is estimated for."""
+        return self._machine.device
 
     def of(self, part: Slice, work: Work) -> Estimate:
         """What is left of a job."""

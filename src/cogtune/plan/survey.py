@@ -11,6 +11,7 @@ from cogtune.config.stages import STAGES
 from cogtune.plan.counts import UNITS, Counts, Work
 from cogtune.plan.estimate import Estimate, Estimator
 from cogtune.plan.experiments import Workspace
+from cogtune.plan.here import cannot_train_on
 from cogtune.plan.history import History
 from cogtune.plan.why import Reason, changed_keys, changed_upstream, data_changes, differences
 
@@ -119,7 +120,10 @@ class Surveyor:
         state, why = self._explained(part, work, name, config, steps)
         estimate = estimator.of(part, work)
         notes = [self._batch(name, part)] if stage == "train" else []
-        return Step(stage, part.key, state, work, why, estimate, estimator.warnings(stage, estimate), notes)
+        warnings = estimator.warnings(stage, estimate)
+        if stage == "train":
+            warnings += cannot_train_on(config.values, estimator.device)
+        return Step(stage, part.key, state, work, why, estimate, warnings, notes)
 
     def _batch(self, name: str, part: Slice) -> str:
         values, ranks = part.config(), self.workspace.experiments[name].ranks

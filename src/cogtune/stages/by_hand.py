@@ -13,6 +13,7 @@ from cogtune.config.stages import STAGES
 from cogtune.errors import UserError
 from cogtune.plan.experiment import Experiment
 from cogtune.plan.experiments import Workspace
+from cogtune.plan.here import has_gpu, needs_gpu
 from cogtune.runtime.paths import check_name, shown
 
 
@@ -69,6 +70,10 @@ def prepare(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple[Sl
     """
     workspace = open_workspace(arguments, overrides)
     place = workspace.resolver(arguments.name).place
+    if (problem := needs_gpu(workspace.config(arguments.name).values)) and not has_gpu():
+        if arguments.command == "train":
+            raise UserError(problem)
+        print(f"note: {problem}, or train on another machine; this one has no GPU", file=sys.stderr)
     if arguments.command == "scan":
         part = workspace.resolver(arguments.name).scan()
         return part, _receipt(arguments, place, part), workspace.store

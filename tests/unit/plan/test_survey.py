@@ -4,12 +4,14 @@ import shutil
 
 import pytest
 
+from cogtune.__main__ import main
 from cogtune.config.batches import BatchMemo
 from cogtune.config.stages import STAGES
 from cogtune.errors import UserError
+from cogtune.plan.here import has_gpu, refused_here
 from cogtune.plan.survey import COMPLETE, HALF_DONE, STALE, UP_TO_DATE
 from cogtune.runtime.atomic import write_json
-from tests.unit.plan.world import World
+from tests.unit.plan.world import GPU, World
 
 WORKED = [name for name, stage in STAGES.items() if name not in ("scan", "report") and not stage.when]
 LR = ("lr: 0.001", "lr: 0.002")
@@ -300,3 +302,22 @@ def test_a_scan_that_is_gone_is_named(world: World) -> None:
         UserError, match=r"digests\.json: cannot be read; delete .*\.receipts/scan-.*\.json, then the scan"
     ):
         world.slices()
+
+
+def test_fp16_on_a_cpu_is_found_before_anything_is_cached(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    world.edit("bf16: {enabled: true}", "bf16: {enabled: false}")
+    world.edit("fp16: {enabled: false}", "fp16: {enabled: true}")
+    assert world.steps()["train"].warnings == [
+        "cannot run: deepspeed.fp16.enabled: a CPU cannot train in fp16; set it to false, or use bf16"
+    ]
+    assert not any("cannot run" in text for text in world.steps(machine=GPU)["train"].warnings)
+    if has_gpu():
+        return
+    assert refused_here(world.open()) == [
+        "tiny: deepspeed.fp16.enabled: a CPU cannot train in fp16; set it to false, or use bf16, "
+        "or run the workflow where a GPU is"
+    ]
+    assert main(["config", "check", "--workflow", str(world.workflow)]) == 0
+    assert "a CPU cannot train in fp16" in capsys.readouterr().err
+    world.run()
+    assert refused_here(world.open()) == [], "it is trained already"

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cogtune.config.errors import ConfigError
+from cogtune.errors import UserError
 from cogtune.plan.experiments import Workspace
 from cogtune.plan.here import refused_here
 
@@ -22,9 +22,9 @@ def open_workspace():
         for name in workspace.targets:
             workspace.scan_receipts(name)
         return workspace
-    except ConfigError as error:
+    except UserError as error:
         print(error, file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.exit_code)
 
 
 WORKSPACE = open_workspace()

@@ -43,8 +43,13 @@ STAGES: dict[str, Stage] = {
     for stage in (
         Stage(
             "scan",
-            version=1,
-            keys=("data.target", "data.params.allow_missing_caption", "args.max_reject_share"),
+            version=2,
+            keys=(
+                "data.target",
+                "data.params.allow_missing_caption",
+                "data.params.follow_links",
+                "args.max_reject_share",
+            ),
             volatile=("args.train_data", "args.valid_data"),
         ),
         Stage(

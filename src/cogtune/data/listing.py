@@ -8,17 +8,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from json.encoder import encode_basestring as _quoted
-from operator import attrgetter
 from pathlib import Path
-from stat import S_ISLNK
 from typing import NamedTuple
 
+from cogtune.data.walk import Seen, escaped, walk
 from cogtune.errors import UserError
 from cogtune.runtime.atomic import write_text
+from cogtune.runtime.faults import told_of_environment
 from cogtune.runtime.paths import shown
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"})
-"""Compared in lower case. Upstream reads ``.mp4`` in lower case only and passes over the rest without a word."""
 _ROWS_AT_ONCE = 4096
 _DIGEST = re.compile(r"[0-9a-f]{64}").fullmatch
 _CLIP, _CAPTION_ID, _DIGITS = b'{"clip": "', b'"caption_id": "', 64
@@ -30,6 +28,7 @@ class ClipRow:
 
     ``clip``: sha256 of the file's content, 64 hex digits. ``name``: relative to its root, with slashes. ``split``:
     "train" or "valid". ``caption_id``: sha256 of the caption in UTF-8. ``fps``: the average. Sizes are in pixels.
+    ``target``: the real path, where ``path`` leads through a symbolic link.
     """
 
     clip: str
@@ -42,57 +41,44 @@ class ClipRow:
     fps: float
     width: int
     height: int
+    target: str = ""
 
 
 @dataclass(frozen=True)
 class Listed:
-    """One candidate below a data folder. ``refused`` says why it is not even opened."""
+    """One candidate below a data folder. ``refused`` says why it is not even opened. ``target``: the real path, where a
+    link leads to it. ``files``: of a line that sums up files of another kind, how many they are; else 0."""
 
     name: str
     path: Path
     label: Path | None
     refused: str | None = None
+    target: str = ""
+    files: int = 0
 
 
-def list_videos(root: Path) -> Iterator[Listed]:
-    """Every video below ``root``, in a fixed order. Links that lead out are refused, links to folders not followed.
-
-    Hidden files and folders are passed over, as macOS puts ``._clip.mp4`` beside clips.
-    """
-    for found in _walk(root):
+def list_videos(root: Path, follow_links: bool = True) -> Iterator[Listed]:
+    """Every video below ``root``, in a fixed order, and a line for each kind of other files; see `walk`."""
+    for found in walk(root, follow_links):
         label = None if found.label is None else Path(found.label)
-        yield Listed(found.name, Path(found.path), label, found.refused)
+        yield Listed(found.name, Path(found.path), label, found.refused, escaped(found.target or ""), found.files)
 
 
-def label_of(path: Path, root: Path) -> Path:
-    """Where the caption of a video is: `.txt` for the suffix, and ``labels`` for the last folder named ``videos``.
-
-    Folders above ``root`` are never renamed, ``root`` itself is if its own name is ``videos``. (Upstream replaces every
-    "videos" and every ".mp4" anywhere in the path.)
-    """
-    relative = path.relative_to(root).with_suffix(".txt")
-    parts = list(relative.parts)
-    for index in range(len(parts) - 2, -1, -1):
-        if parts[index] == "videos":
-            parts[index] = "labels"
-            return root.joinpath(*parts)
-    return (root.with_name("labels") if root.name == "videos" else root) / relative
-
-
-def fingerprint(roots: Mapping[str, Sequence[str | os.PathLike[str]]]) -> str:
+def fingerprint(roots: Mapping[str, Sequence[str | os.PathLike[str]]], follow_links: bool = True) -> str:
     """A digest that changes when a scan of ``roots`` (split -> folders) could find something else.
 
-    It covers the folders' own paths, and relative path, size and mtime in ns of every video and caption; no file is
-    opened. What a scan writes is keyed by content, so a `touch` goes no further than one scan. It is
-    `config.digest.digest` of [[split, folder, [[name, refused, stamp, stamp], …]], …], hashed piece by piece: a million
-    clips would take half a minute and a gigabyte as one value.
+    It covers the folders' own paths, relative path, size and mtime in ns of every video and caption, where links lead,
+    and the numbers of other files by kind; no file is opened. What a scan writes is keyed by content, so a `touch` goes
+    no further than one scan. It is `config.digest.digest` of
+    [[split, folder, [[name, refused, stamp, stamp, target], …]], …], hashed piece by piece: a million clips would take
+    half a minute and a gigabyte as one value. Raises UserError for a folder that cannot be listed.
     """
     state, comma = hashlib.sha256(b"["), b""
     for split, folders in sorted(roots.items()):
         for root in folders:
-            state.update(comma + f"[{_quoted(split)},{_quoted(str(Path(root).resolve()))},[".encode())
+            state.update(comma + f"[{_quoted(split)},{_quoted(escaped(os.path.realpath(root)))},[".encode())
             comma, rows = b",", 0
-            for chunk in _batched((_stamps(found) for found in _walk(Path(root))), _ROWS_AT_ONCE):
+            for chunk in _batched((_stamps(found) for found in walk(Path(root), follow_links)), _ROWS_AT_ONCE):
                 state.update(("," * bool(rows) + ",".join(chunk)).encode())
                 rows += len(chunk)
             state.update(b"]]")
@@ -101,9 +87,10 @@ def fingerprint(roots: Mapping[str, Sequence[str | os.PathLike[str]]]) -> str:
 
 
 def write_manifest(path: Path, rows: Iterable[ClipRow]) -> None:
-    """One JSON object a line, sorted by (split, clip)."""
+    """One JSON object a line, sorted by (split, clip); ``target`` stands only where there is one."""
     ordered = sorted(rows, key=lambda row: (row.split, row.clip))
-    write_text(path, "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in ordered))
+    told = ({name: value for name, value in asdict(row).items() if value or name != "target"} for row in ordered)
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in told))
 
 
 def read_manifest(path: Path) -> list[ClipRow]:
@@ -162,115 +149,21 @@ def _batched(rows: Iterable[str], size: int) -> Iterator[list[str]]:
         yield batch
 
 
-class _Found(NamedTuple):
-    """A video as strings; a million of them pass here. ``label_status``: of the caption's own entry, links not followed."""
-
-    name: str
-    path: str
-    label: str | None = None
-    refused: str | None = None
-    label_status: os.stat_result | None = None
-
-
-def _walk(root: Path) -> Iterator[_Found]:
-    """All videos below ``root``: of a folder first its links to folders, then its files, then what is in its folders."""
-    inside = root.resolve()
-    # A root that is itself named videos has its captions beside it.
-    labels_inside = (root.parent if root.name == "videos" else root).resolve()
-    waiting = [str(root)]
-    while waiting:
-        folder = waiting.pop()
-        try:
-            with os.scandir(folder) as entries:
-                listed = sorted((entry for entry in entries if entry.name[0] != "."), key=attrgetter("name"))
-        except OSError:
-            continue
-        folders, videos = [], []
-        for entry in listed:
-            if _is_folder(entry):
-                folders.append(entry)
-            elif _is_video(entry.name):
-                videos.append(entry)
-        for entry in folders:
-            if entry.is_symlink():
-                reason = "a symbolic link to a folder; links are not followed"
-                yield _Found(f"{_relative(entry.path, root)}/", entry.path, None, reason)
-        waiting += [entry.path for entry in reversed(folders) if not entry.is_symlink()]
-        if videos:
-            yield from _in_folder(folder, videos, root, inside, labels_inside)
-
-
-def _in_folder(
-    folder: str, videos: Sequence[os.DirEntry[str]], root: Path, inside: Path, labels_inside: Path
-) -> Iterator[_Found]:
-    """What holds for a whole folder is worked out once."""
-    at = _relative(folder, root)
-    before = "" if at == "." else f"{at}/"
-    labels = str(label_of(Path(folder, "x.mp4"), root).parent)
-    reachable = Path(labels).resolve().is_relative_to(labels_inside)
-    for entry in videos:
-        name = entry.name if entry.name.isascii() else _escaped(entry.name)
-        if not _is_utf8(entry.path):
-            yield _Found(before + name, entry.path, None, "its name is not UTF-8; rename it")
-            continue
-        if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(inside):
-            yield _Found(before + name, entry.path, None, "a symbolic link that leads out of the data folder")
-            continue
-        label = f"{labels}/{entry.name.rpartition('.')[0]}.txt"
-        try:
-            status = os.lstat(label)
-        except OSError:
-            status = None
-        linked = status is not None and S_ISLNK(status.st_mode)
-        if not reachable or (linked and not Path(label).resolve().is_relative_to(labels_inside)):
-            short = os.path.basename(label)
-            reason = f"its caption {short} is reached by a symbolic link out of the data folder"
-            yield _Found(before + name, entry.path, None, reason)
-            continue
-        yield _Found(before + name, entry.path, label, None, None if linked else status)
-
-
-def _is_video(name: str) -> bool:
-    stem, _, suffix = name.rpartition(".")
-    return bool(stem) and f".{suffix.lower()}" in VIDEO_SUFFIXES
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
-
-
-def _relative(path: str, root: Path) -> str:
-    return _escaped(Path(path).relative_to(root).as_posix())
-
-
-def _escaped(name: str) -> str:
-    return name.encode("utf-8", "backslashreplace").decode()
-
-
-def _is_utf8(text: str) -> bool:
-    if text.isascii():
-        return True
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _stamps(video: _Found) -> str:
-    """[name, refused, stamp of the video, stamp of its caption] as canonical JSON."""
-    refused = "null" if video.refused is None else _quoted(video.refused)
+def _stamps(video: Seen) -> str:
+    """[name, refused, stamp of the video, stamp of its caption, target of a link] as canonical JSON."""
+    if video.refused is not None:  # what a scan says of it is this text, and it opens nothing
+        return f"[{_quoted(video.name)},{_quoted(video.refused)},null,null,null]"
     label = video.label_status
     caption = _stamp(video.label) if label is None else f"[{label.st_size},{label.st_mtime_ns}]"
-    return f"[{_quoted(video.name)},{refused},{_stamp(video.path)},{caption}]"
+    target = "null" if video.target is None else _quoted(escaped(video.target))
+    return f"[{_quoted(video.name)},null,{_stamp(video.path)},{caption},{target}]"
 
 
 def _stamp(path: str | None) -> str:
     try:
         status = os.stat(path) if path is not None else None
-    except OSError:
+    except OSError as error:
+        if fault := told_of_environment(error, escaped(str(path))):
+            raise UserError(fault) from None
         return "null"
     return f"[{status.st_size},{status.st_mtime_ns}]" if status else "null"

@@ -7,12 +7,18 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from stat import S_ISREG
 
 from cogtune.config.digest import file_digest
 from cogtune.data.decode import VideoError, VideoInfo
 from cogtune.data.decoder import Decoder
 from cogtune.data.listing import ClipRow, Listed, list_videos
 from cogtune.data.pipeline import decode_ahead
+from cogtune.data.walk import escaped
+from cogtune.errors import UserError
+from cogtune.runtime.faults import told_of_environment
+
+_LONGEST_CAPTION = 1 << 20  # bytes; T5 sees 226 tokens of it
 
 
 class CaptionError(Exception):
@@ -21,20 +27,24 @@ class CaptionError(Exception):
 
 @dataclass(frozen=True)
 class Reject:
-    """A file that is not used. ``name``: relative to its root."""
+    """A file that is not used. ``name``: relative to its root. ``files``: where it sums up files of another kind, how
+    many they are; else 0."""
 
     name: str
     path: str
     split: str
     reason: str
+    files: int = 0
 
 
 @dataclass
 class Found:
-    """What a scan found. ``probed``: files that had to be opened, as the memo did not know them."""
+    """What a scan found. ``others``: one line for each kind of files that are no videos; they are no rejects.
+    ``probed``: files that had to be opened, as the memo did not know them."""
 
     rows: list[ClipRow] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
+    others: list[Reject] = field(default_factory=list)
     several_lines: int = 0
     probed: int = 0
 
@@ -48,32 +58,43 @@ class Memo:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._known: dict[tuple[str, int, int], tuple[str, VideoInfo]] = {}
-        with suppress(FileNotFoundError):
-            for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-                with suppress(ValueError, KeyError, TypeError):  # torn, or of another version: read the file again
-                    entry = json.loads(line)
-                    self._known[entry["path"], entry["size"], entry["mtime"]] = (
-                        entry["clip"],
-                        VideoInfo(**entry["video"]),
-                    )
+        try:
+            lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+        except FileNotFoundError:
+            lines = []
+        except OSError as error:
+            raise _memo_error(path, error) from None
+        for line in lines:
+            with suppress(ValueError, KeyError, TypeError):  # torn, or of another version: read the file again
+                entry = json.loads(line)
+                video = VideoInfo(**entry["video"])
+                self._known[entry["path"], entry["size"], entry["mtime"]] = entry["clip"], video
 
     def get(self, path: Path, status: os.stat_result) -> tuple[str, VideoInfo] | None:
         """(sha256 of the content, what the video is) of a file that was seen before with this size and mtime."""
         return self._known.get((str(path), status.st_size, status.st_mtime_ns))
 
     def put(self, path: Path, status: os.stat_result, clip: str, video: VideoInfo) -> None:
-        """Remember a file."""
+        """Remember a file. Raises UserError when the memo cannot be written: that says nothing of the file."""
         self._known[str(path), status.st_size, status.st_mtime_ns] = clip, video
         entry = {"path": str(path), "size": status.st_size, "mtime": status.st_mtime_ns, "clip": clip}
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(entry | {"video": asdict(video)}) + "\n")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(entry | {"video": asdict(video)}) + "\n")
+        except OSError as error:
+            raise _memo_error(self._path, error) from None
+
+
+def _memo_error(path: Path, error: OSError) -> UserError:
+    return UserError(told_of_environment(error, path) or f"{path}: cannot be read and written: {error.strerror}")
 
 
 def scan(
     roots: Mapping[str, Sequence[str | Path]],
     memo: Memo,
     allow_missing_caption: bool = False,
+    follow_links: bool = True,
     workers: int = 1,
     on_start: Callable[[int], object] = lambda total: None,
     on_file: Callable[[], object] = lambda: None,
@@ -81,32 +102,37 @@ def scan(
     """Look at every video below ``roots`` (split -> folders).
 
     A pair is accepted once in a split: a file of equal content is a duplicate of the first, in order of folders and
-    names. The same clip may stand in both splits, as in upstream's own example. ``on_start`` is told how many files
-    there are, ``on_file`` after each.
+    names, real files before those behind links. The same clip may stand in both splits, as in upstream's own example.
+    ``on_start`` is told how many files there are, ``on_file`` after each. Raises UserError when the machine fails: only
+    a fault of the file's own rejects it.
     """
     listed = [
-        (split, video) for split, folders in roots.items() for root in folders for video in list_videos(Path(root))
+        (split, video)
+        for split, folders in roots.items()
+        for root in folders
+        for video in list_videos(Path(root), follow_links)
     ]
-    on_start(len(listed))
     found, first = Found(), dict[tuple[str, str], str]()
+    found.others = [_reject(*item, item[1].refused or "", item[1].files) for item in listed if item[1].files]
+    videos = sorted((item for item in listed if not item[1].files), key=lambda item: bool(item[1].target))
+    on_start(len(videos))
 
-    def look(item: tuple[str, Listed], decoder: Decoder) -> tuple[str, VideoInfo, str, bool]:
+    def look(item: tuple[str, Listed], decoder: Decoder) -> _Looked:
         return _look(item[1], memo, allow_missing_caption, decoder)
 
-    for (split, video), result in decode_ahead(listed, look, workers):
+    for (split, video), result in decode_ahead(videos, look, workers):
         on_file()
         if isinstance(result, Exception):
-            found.rejects.append(Reject(video.name, str(video.path), split, _reason(result)))
+            found.rejects.append(_reject(split, video, _reason(video.path, result)))
             continue
-        clip, info, caption, new = result
-        found.probed += new
-        if (split, clip) in first:
-            reason = f"duplicate: same content as {first[split, clip]}"
-            found.rejects.append(Reject(video.name, str(video.path), split, reason))
+        found.probed += result.new
+        if (split, result.clip) in first:
+            reason = f"duplicate: same content as {first[split, result.clip]}"
+            found.rejects.append(_reject(split, video, reason))
             continue
-        first[split, clip] = video.name
-        found.several_lines += _lines(video.label) > 1
-        found.rows.append(_row(split, video, clip, info, caption))
+        first[split, result.clip] = video.name
+        found.several_lines += result.several_lines
+        found.rows.append(_row(split, video, result))
     return found
 
 
@@ -114,54 +140,94 @@ def read_caption(label: Path | None, allow_missing: bool = False) -> str:
     """The caption in ``label``: all of the file, every run of white space (line ends too) as one space.
 
     Upstream takes the first line and drops the rest without a word. Raises CaptionError when there is none, unless
-    ``allow_missing``: then "" is the caption.
+    ``allow_missing``: then "" is the caption. Raises OSError when the file cannot be read.
     """
-    text = ""
+    return _caption(_text_of(label), label, allow_missing)
+
+
+def _caption(text: str | None, label: Path | None, allow_missing: bool) -> str:
+    caption = " ".join((text or "").split())
+    if any(letter.isprintable() and letter != " " for letter in caption):
+        return caption
+    if not allow_missing:  # spaces of no width, marks of direction and the like are nothing to train on
+        raise CaptionError(f"no caption: {label} {'does not exist' if text is None else 'is empty'}")
+    return ""
+
+
+def _text_of(label: Path | None) -> str | None:
+    """The text of a caption's file; None if there is none."""
+    if label is None:
+        return None
     try:
-        text = label.read_text(encoding="utf-8-sig") if label is not None else ""
+        # A FIFO that nobody writes to would hold the scan for good.
+        descriptor = os.open(label, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    with open(descriptor, "rb") as file:
+        if not S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise CaptionError(f"its caption {label} is not a regular file")
+        content = file.read(_LONGEST_CAPTION + 1)
+    if len(content) > _LONGEST_CAPTION:
+        raise CaptionError(f"its caption {label} has more than {_LONGEST_CAPTION} bytes; is it a caption?")
+    try:
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise CaptionError(f"its caption {label} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
-    except (FileNotFoundError, NotADirectoryError):
-        if not allow_missing:
-            raise CaptionError(f"no caption: {label} does not exist") from None
-    caption = " ".join(text.split())
-    if not caption and not allow_missing:
-        raise CaptionError(f"no caption: {label} is empty")
-    return caption
+    if "\0" in text:
+        raise CaptionError(f"its caption {label} holds NUL characters, as UTF-16 does; save it as UTF-8")
+    return text
 
 
-def _look(video: Listed, memo: Memo, allow_missing: bool, decoder: Decoder) -> tuple[str, VideoInfo, str, bool]:
-    """(content hash, what the video is, caption, whether the file was read)."""
+@dataclass(frozen=True)
+class _Looked:
+    """``clip``: hash of the content. ``new``: the file was read."""
+
+    clip: str
+    video: VideoInfo
+    caption: str
+    several_lines: bool
+    new: bool
+
+
+def _look(video: Listed, memo: Memo, allow_missing: bool, decoder: Decoder) -> _Looked:
     if video.refused is not None:
         raise VideoError(video.refused)
-    caption = read_caption(video.label, allow_missing)
+    text = _text_of(video.label)
+    caption = _caption(text, video.label, allow_missing)
+    several = sum(bool(line.strip()) for line in (text or "").splitlines()) > 1
     before = video.path.stat()
     known = memo.get(video.path, before)
     if known is not None:
-        return *known, caption, False
-    info, clip = decoder.probe(video.path), file_digest(video.path)
+        return _Looked(*known, caption, several, False)
+    if not S_ISREG(before.st_mode):
+        raise VideoError("not a regular file any more; it changed while the folder was read")
+    # First the bytes: a disk that fails shows here, where its error is told from one of the video.
+    clip = file_digest(video.path)
+    info = decoder.probe(video.path)
     after = video.path.stat()
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise VideoError("it changed while it was read; scan again when it is complete")
     memo.put(video.path, after, clip, info)
-    return clip, info, caption, True
+    return _Looked(clip, info, caption, several, True)
 
 
-def _row(split: str, video: Listed, clip: str, info: VideoInfo, caption: str) -> ClipRow:
-    caption_id = hashlib.sha256(caption.encode()).hexdigest()
+def _row(split: str, video: Listed, looked: _Looked) -> ClipRow:
+    caption_id, info = hashlib.sha256(looked.caption.encode()).hexdigest(), looked.video
     size = (info.frames, info.fps, info.width, info.height)
-    return ClipRow(clip, str(video.path.absolute()), video.name, split, caption, caption_id, *size)
+    path = str(video.path.absolute())
+    return ClipRow(looked.clip, path, video.name, split, looked.caption, caption_id, *size, video.target)
 
 
-def _reason(error: Exception) -> str:
+def _reject(split: str, video: Listed, reason: str, files: int = 0) -> Reject:
+    return Reject(video.name, escaped(str(video.path)), split, reason, files)
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """Why a file is rejected. Raises what is not the file's own fault."""
+    if fault := told_of_environment(error, path):
+        raise UserError(fault) from error
     if isinstance(error, VideoError | CaptionError):
         return str(error)
     if isinstance(error, OSError):
         return f"cannot be read: {error.strerror or error}"
     raise error
-
-
-def _lines(label: Path | None) -> int:
-    if label is None or not label.exists():
-        return 0
-    return sum(bool(line.strip()) for line in label.read_text(encoding="utf-8-sig").splitlines())

@@ -73,9 +73,11 @@ class Resolver:
             roots = {
                 name: [str(Path(root).resolve()) for root in args[name] or []] for name in ("train_data", "valid_data")
             }
-            known = json.dumps(roots)
+            follow = ((self.config.values.get("data") or {}).get("params") or {}).get("follow_links", True)
+            known = json.dumps([roots, follow])
             if known not in self.fingerprints:
-                self.fingerprints[known] = fingerprint({"train": roots["train_data"], "valid": roots["valid_data"]})
+                folders = {"train": roots["train_data"], "valid": roots["valid_data"]}
+                self.fingerprints[known] = fingerprint(folders, follow)
             found = self.fingerprints[known]
             self._put("scan", {}, found, {"values": {f"args.{name}": folders for name, folders in roots.items()}})
         return self._cut["scan"]

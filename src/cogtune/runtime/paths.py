@@ -67,6 +67,8 @@ def inside(root: Path, name: object, source: object) -> Path:
 
 def leads_into(path: Path, roots: Iterable[Path]) -> bool:
     """Whether ``path``, all links followed, lies in one of ``roots``. Loops of links, and what cannot be a path, do not."""
+    if not _is_plain(str(path)):
+        return False
     try:
         # Not Path.resolve: before Python 3.13 it raises RuntimeError at a loop of links.
         real = os.path.realpath(path)

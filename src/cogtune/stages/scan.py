@@ -30,13 +30,10 @@ def run(job: Job) -> dict[str, Any]:
     nothing can be trained on, or more than ``args.max_reject_share`` of the files are rejected.
     """
     args, folder = job.config["args"], job.job_dir()
-    allow_missing = job.config.get("data", {}).get("params", {}).get("allow_missing_caption", False)
+    params = job.config.get("data", {}).get("params", {})
     roots = {split: args.get(f"{split}_data") or [] for split in ("train", "valid")}
-    found = _scan(job, roots, allow_missing)
-    write_text(
-        folder / "rejects.jsonl",
-        "".join(json.dumps(asdict(reject), ensure_ascii=False) + "\n" for reject in found.rejects),
-    )
+    found = _scan(job, roots, params.get("allow_missing_caption", False), params.get("follow_links", True))
+    write_text(folder / "rejects.jsonl", "".join(map(_line, [*found.rejects, *found.others])))
     _refuse(found, roots["train"], args.get("max_reject_share", 0.5), folder)
     write_manifest(folder / "manifest.jsonl", found.rows)
     write_json(folder / "report.json", report(found))
@@ -49,16 +46,23 @@ def run(job: Job) -> dict[str, Any]:
         "train": splits["train"],
         "valid": splits["valid"],
         "rejected": len(found.rejects),
+        "other_files": sum(line.files for line in found.others),
     }
 
 
-def _scan(job: Job, roots: dict[str, list[str]], allow_missing: bool) -> Found:
+def _line(reject: Reject) -> str:
+    told = {name: value for name, value in asdict(reject).items() if value or name != "files"}
+    return json.dumps(told, ensure_ascii=False) + "\n"
+
+
+def _scan(job: Job, roots: dict[str, list[str]], allow_missing: bool, follow_links: bool) -> Found:
     bars: list[Progress] = []
     with ExitStack() as stack:
         return scan(
             roots,
             Memo(job.store / "scan" / "memo.jsonl"),
             allow_missing,
+            follow_links,
             workers=min(os.cpu_count() or 1, _MOST_WORKERS),
             on_start=lambda total: bars.append(stack.enter_context(job.progress(total, "scan", "files"))),
             on_file=lambda: bars[0].advance(),
@@ -67,16 +71,16 @@ def _scan(job: Job, roots: dict[str, list[str]], allow_missing: bool) -> Found:
 
 def _refuse(found: Found, train_roots: Sequence[str], most: float, folder: Path) -> None:
     rejects, total = found.rejects, len(found.rows) + len(found.rejects)
+    beside = "".join(f"\n{line.path}: {line.reason}" for line in found.others)
     if not total:
-        raise UserError(
-            f"args.train_data: no videos below {', '.join(train_roots)}; expected videos/*.mp4 and labels/*.txt"
-        )
+        expected = "expected videos/*.mp4 and labels/*.txt"
+        raise UserError(f"args.train_data: no videos below {', '.join(train_roots)}; {expected}{beside}")
     if len(rejects) > most * total:
         share = f"{len(rejects)} of {total} files are rejected, more than args.max_reject_share ({most:g})"
-        raise UserError(f"{share}:\n{_first(rejects)}\nall of them: {folder / 'rejects.jsonl'}")
+        raise UserError(f"{share}:\n{_first(rejects)}\nall of them: {folder / 'rejects.jsonl'}{beside}")
     if not any(row.split == "train" for row in found.rows):
         reasons = _first([reject for reject in rejects if reject.split == "train"])
-        raise UserError(f"args.train_data: no usable clip below {', '.join(train_roots)}\n{reasons}")
+        raise UserError(f"args.train_data: no usable clip below {', '.join(train_roots)}\n{reasons}{beside}")
 
 
 def _first(rejects: list[Reject]) -> str:
@@ -108,6 +112,11 @@ def report(found: Found) -> dict[str, Any]:
             "words": _spread(words),
             "characters": _spread([len(row.caption) for row in rows]),
         },
+        "links": {
+            "clips": sum(bool(row.target) for row in rows),
+            "first": [[row.path, row.target] for row in rows if row.target][:_SHOWN],
+        },
+        "other_files": {line.name: line.files for line in found.others},
         "rejects": _counted(reject.reason.split(":")[0] for reject in found.rejects),
     }
 

@@ -46,7 +46,7 @@ def test_json_is_the_config_as_written_or_the_part_of_a_stage():
     assert whole["model"]["network_config"]["target"] == "dit_video_concat.DiffusionTransformer"
     assert whole == config.raw
     part = json.loads(as_json(config, "scan"))
-    assert part["data"] == {"target": "SFTDataset", "params": {"allow_missing_caption": False}}
+    assert part["data"] == {"target": "SFTDataset", "params": {"allow_missing_caption": False, "follow_links": True}}
     assert "model" not in part
     assert "scale_factor" not in annotated(config, "text")
 

@@ -1,6 +1,7 @@
 """Listing, captions' places, links, fingerprints, manifests."""
 
 import os
+import stat
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,13 +10,14 @@ import pytest
 from cogtune.config.digest import digest
 from cogtune.data.listing import (
     ClipRow,
+    Listed,
     fingerprint,
-    label_of,
     list_videos,
     read_columns,
     read_manifest,
     write_manifest,
 )
+from cogtune.data.walk import label_of
 from cogtune.errors import UserError
 
 ROW = ClipRow(
@@ -54,31 +56,126 @@ def test_lists_in_order_and_skips_the_rest(tmp_path: Path) -> None:
     assert [video.name for video in list_videos(tmp_path)] == ["videos/a.MOV", "videos/b.mp4", "z/c.webm"]
 
 
-def test_links_that_lead_out_are_refused(tmp_path: Path) -> None:
+@pytest.fixture
+def linked(tmp_path: Path) -> Path:
+    """A data folder with links of every kind: to a clip, to a caption, to folders, into nothing, in circles."""
     outside, root = tmp_path / "outside", tmp_path / "data"
-    for name in ("secret.mp4", "secret.txt", "more/c.mp4"):
+    for name in ("blob", "more/c.mp4", "more/c.txt", "text"):
         put(outside / name)
     put(root / "videos/own.mp4")
     put(root / "videos/captioned.mp4")
-    (root / "videos/out.mp4").symlink_to(outside / "secret.mp4")
-    (root / "videos/in.mp4").symlink_to("own.mp4")
-    (root / "videos/more").symlink_to(outside / "more")
-    (root / "labels").mkdir()
-    (root / "labels/captioned.txt").symlink_to(outside / "secret.txt")
-    refused = {video.name: video.refused for video in list_videos(root)}
+    for name, target in {
+        "videos/out.mp4": outside / "blob",
+        "videos/in.mp4": "own.mp4",
+        "videos/more": outside / "more",
+        "videos/up": "..",
+        "videos/gone.mp4": "nowhere",
+        "videos/loop.mp4": "loop.mp4",
+        "labels/captioned.txt": outside / "text",
+    }.items():
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).symlink_to(target)
+    return root
+
+
+def test_links_are_followed(linked: Path) -> None:
+    found = {video.name: video for video in list_videos(linked)}
+    outside = linked.parent / "outside"
+    assert {name: video.target for name, video in found.items() if video.refused is None} == {
+        "videos/own.mp4": "",
+        "videos/captioned.mp4": "",
+        "videos/out.mp4": str(outside / "blob"),
+        "videos/in.mp4": str(linked / "videos/own.mp4"),
+        "videos/more/c.mp4": str(outside / "more/c.mp4"),
+    }
+    assert found["videos/more/c.mp4"].label == linked / "labels/more/c.txt"
+    assert {name: str(video.refused).partition(":")[0] for name, video in found.items() if video.refused} == {
+        "videos/gone.mp4": "a symbolic link that cannot be followed",
+        "videos/loop.mp4": "a symbolic link that cannot be followed",
+        "videos/up/": "a symbolic link that leads in a circle",
+    }
+
+
+def test_links_are_refused_where_the_config_says_so(linked: Path) -> None:
+    refused = {video.name: video.refused for video in list_videos(linked, follow_links=False)}
     assert refused.pop("videos/own.mp4") is None
-    assert refused.pop("videos/in.mp4") is None
-    assert set(refused) == {"videos/more/", "videos/out.mp4", "videos/captioned.mp4"}
-    assert all("symbolic link" in str(reason) for reason in refused.values())
+    names = ("more/", "up/", "out.mp4", "in.mp4", "gone.mp4", "loop.mp4", "captioned.mp4")
+    assert set(refused) == {f"videos/{name}" for name in names}
+    assert all(
+        "symbolic link" in str(reason) and "data.params.follow_links" in str(reason) for reason in refused.values()
+    )
 
 
-def test_a_linked_labels_folder_is_refused(tmp_path: Path) -> None:
+def test_a_linked_labels_folder(tmp_path: Path) -> None:
     put(tmp_path / "outside/a.txt")
     put(tmp_path / "data/videos/a.mp4")
     (tmp_path / "data/labels").symlink_to(tmp_path / "outside")
-    refused = {video.name: str(video.refused) for video in list_videos(tmp_path / "data")}
+    (video,) = list_videos(tmp_path / "data")
+    assert (video.refused, video.label) == (None, tmp_path / "data/labels/a.txt")
+    refused = {video.name: str(video.refused) for video in list_videos(tmp_path / "data", follow_links=False)}
     assert set(refused) == {"labels/", "videos/a.mp4"}
     assert "caption" in refused["videos/a.mp4"]
+
+
+def test_links_between_folders_end(tmp_path: Path) -> None:
+    """Each of 12 folders links to all others: without a memory these are 12! ways."""
+    names = [f"d{number:02d}" for number in range(12)]
+    for name in names:
+        put(tmp_path / "big" / name / "a.mp4")
+        for other in names:
+            (tmp_path / "big" / name / f"to-{other}").symlink_to(tmp_path / "big" / other)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/videos").symlink_to(tmp_path / "big")
+    used = [video for video in list_videos(tmp_path / "data") if video.refused is None]
+    assert sorted({video.target for video in used}) == [str(tmp_path / "big" / name / "a.mp4") for name in names]
+    assert len(used) == len(names)
+
+
+@pytest.mark.parametrize("made", ["fifo", "socket", "folder", "linked fifo"])
+@pytest.mark.parametrize("what", ["videos/a.mp4", "labels/a.txt"])
+def test_only_regular_files_are_used(tmp_path: Path, what: str, made: str) -> None:
+    for name in {"videos/a.mp4", "labels/a.txt"} - {what}:
+        put(tmp_path / name)
+    path = tmp_path / what
+    path.parent.mkdir(exist_ok=True)
+    if made == "socket":
+        os.mknod(path, 0o600 | stat.S_IFSOCK)
+    elif made == "folder":
+        put(path / "inner.txt")
+    else:
+        os.mkfifo(path if made == "fifo" else tmp_path / ".fifo")
+    if made == "linked fifo":
+        path.symlink_to(tmp_path / ".fifo")
+    found = [video for video in list_videos(tmp_path) if video.name == "videos/a.mp4"]
+    assert [bool(video.refused) for video in found] == ([] if made == "folder" and what == "videos/a.mp4" else [True])
+    assert all(made.rpartition(" ")[2] in str(video.refused).lower() for video in found)
+
+
+def test_other_files_are_counted_by_kind(tmp_path: Path) -> None:
+    names = ("a.gif", "b.GIF", "c.ts", "metadata.csv", "prompt.txt", "noext", "odd.xyz", ".hidden.gif", "labels/a.txt")
+    for name in ("videos/a.mp4", *names):
+        put(tmp_path / name)
+    (tmp_path / "link.gif").symlink_to("a.gif")
+    told = {video.name: (video.files, str(video.refused)) for video in list_videos(tmp_path) if video.files}
+    counts = {"*.gif": 3, "*.ts": 1, "*.csv": 1, "lists": 1, "other files": 2}
+    assert {name: files for name, (files, _) in told.items()} == counts
+    assert "`ffmpeg -i a.gif a.mp4`" in told["*.gif"][1]
+    assert "docs/data.md" in told["*.csv"][1]
+    assert "prompt.txt" in told["lists"][1]
+
+
+def test_lists_beside_a_folder_named_videos(tmp_path: Path) -> None:
+    for name in ("videos/a.mp4", "videos.txt", "prompt.txt"):
+        put(tmp_path / name)
+    assert [video.name for video in list_videos(tmp_path / "videos")] == ["a.mp4", "lists"]
+
+
+@pytest.mark.parametrize(("name", "says"), [("list.csv", "is a file; .* docs/data.md"), ("none", "cannot be read")])
+def test_a_root_that_is_no_folder(tmp_path: Path, name: str, says: str) -> None:
+    put(tmp_path / "list.csv")
+    for look in (lambda: list(list_videos(tmp_path / name)), lambda: fingerprint({"train": [tmp_path / name]})):
+        with pytest.raises(UserError, match=says):
+            look()
 
 
 def test_a_root_behind_a_link_is_the_users_own_choice(tmp_path: Path) -> None:
@@ -126,7 +223,9 @@ def test_fingerprint_sees_what_a_scan_could_see(tmp_path: Path) -> None:
 def test_fingerprint_is_the_digest_of_what_it_says(tmp_path: Path) -> None:
     for name in ("videos/1.mp4", "labels/1.txt", 'videos/zwölf "Boote".mp4', "videos/sub/3.mkv", "labels/sub/3.txt"):
         put(tmp_path / "a" / name, name)
-    (tmp_path / "a/videos/out.mp4").symlink_to("/etc/hostname")
+    (tmp_path / "a/videos/gone.mp4").symlink_to("nowhere")
+    (tmp_path / "a/videos/linked.mp4").symlink_to("1.mp4")
+    put(tmp_path / "a/videos/a.gif")
     (tmp_path / "a/labels/link.txt").symlink_to("1.txt")
     put(tmp_path / "a/videos/link.mp4")
     (tmp_path / "b").mkdir()
@@ -135,19 +234,36 @@ def test_fingerprint_is_the_digest_of_what_it_says(tmp_path: Path) -> None:
         return [path.stat().st_size, path.stat().st_mtime_ns] if path is not None and path.exists() else None
 
     roots = {"valid": [tmp_path / "b", tmp_path / "a"], "train": [tmp_path / "a"]}
+
+    def row(video: Listed) -> list:
+        if video.refused is not None:
+            return [video.name, video.refused, None, None, None]
+        return [video.name, None, stamp(video.path), stamp(video.label), video.target or None]
+
     state = [
-        [split, str(root), [[v.name, v.refused, stamp(v.path), stamp(v.label)] for v in list_videos(root)]]
+        [split, str(root), [row(video) for video in list_videos(root)]]
         for split, folders in sorted(roots.items())
         for root in folders
     ]
     assert fingerprint(roots) == digest(state)
 
 
-def test_fingerprint_ignores_other_files(tmp_path: Path) -> None:
-    put(tmp_path / "videos/1.mp4")
-    before = fingerprint({"train": [tmp_path]})
-    put(tmp_path / "notes.txt")
-    assert fingerprint({"train": [tmp_path]}) == before
+def test_fingerprint_sees_links_and_other_files(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        os.utime(put(tmp_path / "big" / name), ns=(1, 1))
+    put(tmp_path / "data/videos/1.mp4")
+    link, seen = tmp_path / "data/videos/link.mp4", set()
+    for target in ("big/one", "big/two"):  # of equal size and time
+        link.unlink(missing_ok=True)
+        link.symlink_to(tmp_path / target)
+        seen.add(fingerprint({"train": [tmp_path / "data"]}))
+    seen.add(fingerprint({"train": [tmp_path / "data"]}, follow_links=False))
+    put(tmp_path / "data/a.gif")
+    seen.add(fingerprint({"train": [tmp_path / "data"]}))
+    assert len(seen) == 4
+    before = fingerprint({"train": [tmp_path / "data"]})
+    put(tmp_path / "data/notes.txt")
+    assert fingerprint({"train": [tmp_path / "data"]}) == before
 
 
 def test_manifest_round_trip_is_sorted(tmp_path: Path) -> None:

@@ -52,7 +52,9 @@ def evidence(tmp_path):
         strips=[Strip(HOSTILE, HOSTILE, shown)],
         training=rows,
         validation=[{"step": 10, "loss": 0.5}],
-        data=DataFacts({"train": 16}, 9, 64, 96, 8.0, (7.5, 8.0), [(HOSTILE, HOSTILE)], [HOSTILE]),
+        data=DataFacts(
+            {"train": 16}, 9, 64, 96, 8.0, (7.5, 8.0), [(HOSTILE, HOSTILE)], [HOSTILE], *[[(HOSTILE, HOSTILE)]] * 2
+        ),
         stages=[StageFacts("train", "0123456789ab", 63.0, 1, 800.0), StageFacts("text", "0123456789ab", None, 0, None)],
         exports=[
             Exported("diffusers", HOSTILE, 1234.5, 0.0, HOSTILE, 2.3e-6),

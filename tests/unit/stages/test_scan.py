@@ -48,7 +48,7 @@ def test_what_it_leaves(data: Data) -> None:
     damaged(data.root / "train/videos/good.mp4", data.root / "train/videos/bad.mp4", "half")
     data.caption("train", "bad", "x")
     job = data.job()
-    assert scan.run(job) == {"made": 2, "reused": 1, "train": 1, "valid": 1, "rejected": 1}
+    assert scan.run(job) == {"made": 2, "reused": 1, "train": 1, "valid": 1, "rejected": 1, "other_files": 0}
     rows = read_manifest(job.job_dir() / "manifest.jsonl")
     assert [(row.split, row.name, row.caption) for row in rows] == [
         ("train", "videos/good.mp4", "first line second line"),
@@ -66,6 +66,38 @@ def test_what_it_leaves(data: Data) -> None:
     assert found["captions"]["of_several_lines"] == 1
     assert found["rejects"] == {"cut short": 1}
     assert scan.run(job)["made"] == 0
+
+
+def test_links_and_other_files_are_told(data: Data) -> None:
+    """A link and its target stand in manifest and report; other files are lines of the rejects, and reject nothing."""
+    (data.root / "blob").write_bytes((data.root / "train/videos/good.mp4").read_bytes() + b"\0" * 8)
+    (data.root / "train/videos/linked.mp4").symlink_to("../../blob")
+    data.caption("train", "linked", "behind a link")
+    for name in ("a.gif", "b.gif", "prompt.txt"):
+        (data.root / "train" / name).touch()
+    job = data.job()
+    counts = scan.run(job)
+    assert (counts["train"], counts["rejected"], counts["other_files"]) == (2, 0, 3)
+    link, target = str(data.root / "train/videos/linked.mp4"), str(data.root / "blob")
+    assert [(row.path, row.target) for row in read_manifest(job.job_dir() / "manifest.jsonl") if row.target] == [
+        (link, target)
+    ]
+    found = json.loads((job.job_dir() / "report.json").read_text())
+    assert found["links"] == {"clips": 1, "first": [[link, target]]}
+    assert found["other_files"] == {"*.gif": 2, "lists": 1}
+    lines = [json.loads(line) for line in (job.job_dir() / "rejects.jsonl").read_text().splitlines()]
+    assert [(line["name"], line["files"]) for line in lines] == [("*.gif", 2), ("lists", 1)]
+    assert "ffmpeg -i a.gif a.mp4" in lines[0]["reason"]
+    assert "prompt.txt" in lines[1]["reason"]
+    assert "docs/data.md" in lines[1]["reason"]
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "prompt.txt"])
+def test_a_list_is_named_where_captions_are_missing(data: Data, name: str) -> None:
+    (data.root / "train/labels/good.txt").unlink()
+    (data.root / "train" / name).touch()
+    with pytest.raises(UserError, match=f"{name}.*: lists of clips or captions are not read.*docs/data.md"):
+        scan.run(data.job())
 
 
 def test_too_many_rejects(data: Data) -> None:

@@ -31,3 +31,6 @@ class SFTDatasetParams:
     allow_missing_caption: bool = key(
         False, "true: a clip without caption trains with an empty one; false: it is rejected"
     )
+    follow_links: bool = key(
+        True, "true: clips, captions and folders behind symbolic links are used; false: each is rejected"
+    )

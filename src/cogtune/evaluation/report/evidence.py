@@ -27,7 +27,8 @@ class Strip:
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What scan, preprocess and text found. Rejects are (name, reason); ``truncated``: captions cut at T5's limit."""
+    """What scan, preprocess and text found. Rejects are (name, reason), ``others`` too: of files that are no videos, by
+    kind. ``links``: (path, where it leads) of clips behind links. ``truncated``: captions cut at T5's limit."""
 
     clips: dict[str, int] = field(default_factory=dict)
     frames: int = 0
@@ -37,6 +38,8 @@ class DataFacts:
     effective_fps: tuple[float, float] | None = None
     rejects: list[tuple[str, str]] = field(default_factory=list)
     truncated: list[str] = field(default_factory=list)
+    others: list[tuple[str, str]] = field(default_factory=list)
+    links: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def off_rate(self) -> bool:

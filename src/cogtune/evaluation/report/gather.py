@@ -104,7 +104,8 @@ def data_facts(
     manifest: Sequence[ClipRow], rejects: Path, frames: ShardReader, encoded: ShardReader, params: Mapping[str, Any]
 ) -> DataFacts:
     """What is said about the data. ``frames`` and ``encoded``: the rows of preprocess and text."""
-    rates, refused = [], [(row["name"], row["reason"]) for row in _json_lines(rejects)]
+    rates, lines = [], _json_lines(rejects)
+    refused = [(row["name"], row["reason"]) for row in lines if not row.get("files")]
     used: set[str] = set()
     rows = {row.clip: row for row in manifest}
     for clip, meta in frames.metas(rows):
@@ -123,6 +124,8 @@ def data_facts(
         asked_fps=params["fps"],
         effective_fps=(min(rates), max(rates)) if rates else None,
         rejects=sorted(refused),
+        others=[(row["name"], row["reason"]) for row in lines if row.get("files")],
+        links=[(row.path, row.target) for row in manifest if row.target],
         truncated=sorted(captions[caption] for caption, meta in encoded.metas(captions) if meta["truncated"]),
     )
 

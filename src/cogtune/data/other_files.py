@@ -1,0 +1,56 @@
+"""Files in a data folder that are no videos: counted by kind, so that nothing is passed over without a word."""
+
+import shlex
+from dataclasses import dataclass, field
+
+_CONVERT = "not read; convert each, such as `ffmpeg -i {name} {video}`"
+_REMUX = "not read; repack each, such as `ffmpeg -i {name} -c copy {video}`"
+_UNPACK = "not read; unpack it into the data folder"
+_PICTURE = "not read, since a clip is a video; image to video takes each clip's own first frame"
+_LIST = (
+    "lists of clips or captions are not read; the caption of videos/x.mp4 is labels/x.txt: docs/data.md has a script "
+    "that writes these from a list"
+)
+_OTHER = "not read"
+
+_ADVICE = (
+    (_REMUX, ".ts .mts .m2ts .flv .f4v .3gp .3g2 .vob"),
+    (_CONVERT, ".gif .mpg .mpeg .m2v .wmv .asf .ogv .ogm .rm .rmvb .mxf .y4m .webp .apng .divx .dv"),
+    (_PICTURE, ".png .jpg .jpeg .bmp .tif .tiff .heic .avif"),
+    (_UNPACK, ".tar .zip .tgz .gz .bz2 .xz .zst .7z .rar"),
+    (_LIST, ".csv .tsv .json .jsonl .parquet .arrow .xlsx"),
+)
+_KINDS = {suffix[1:]: (suffix[1:], advice) for advice, suffixes in _ADVICE for suffix in suffixes.split()}
+LISTS = frozenset({"videos.txt", "video.txt", "prompt.txt", "prompts.txt", "captions.txt"})
+"""Of one line a clip, as the trainers of diffusers and finetrainers read them."""
+
+
+@dataclass
+class OtherFiles:
+    """What else is below one data folder. Kinds are those of the table and one for all the rest, so few lines come."""
+
+    _seen: dict[str, tuple[int, str, str]] = field(default_factory=dict)
+
+    def add(self, suffix: str, path: str) -> None:
+        """Count a file that is neither a video nor a text. ``suffix``: in lower case, without the dot."""
+        self._count(*_KINDS.get(suffix, ("", _OTHER)), path)
+
+    def add_list(self, path: str) -> None:
+        """Count a text file that is a list, not a caption."""
+        self._count("list", _LIST, path)
+
+    def lines(self) -> list[tuple[str, int, str]]:
+        """(pattern of names, number of files, what is said of them) of each kind, in the order of kinds."""
+        found = []
+        for kind, (count, first, advice) in sorted(self._seen.items()):
+            pattern = {"list": "lists", "": "other files"}.get(kind, f"*.{kind}")
+            first = first.encode("utf-8", "backslashreplace").decode()
+            name = first.rpartition("/")[2]
+            told = advice.format(name=shlex.quote(name), video=shlex.quote(f"{name.rpartition('.')[0]}.mp4"))
+            example = f"such as {first}" if count > 1 else first
+            found.append((pattern, count, f"{count} file{'s' * (count > 1)} ({example}): {told}"))
+        return found
+
+    def _count(self, kind: str, advice: str, path: str) -> None:
+        count, first, _ = self._seen.get(kind, (0, path, advice))
+        self._seen[kind] = (count + 1, first, advice)

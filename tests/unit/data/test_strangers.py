@@ -1,0 +1,56 @@
+"""Scan as a whole over made-up folders: each file is used or rejected, and nothing hangs or crashes."""
+
+import faulthandler
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from cogtune.config.slices import Slice
+from cogtune.data.listing import fingerprint, list_videos, read_manifest
+from cogtune.stages import scan as stage
+from cogtune.stages.job import Job
+from tests.unit.data.strangers import Maker, outside_of
+
+PATIENCE_SECONDS = 300
+
+
+def scanned(base: Path, roots: list[Path], follow: bool) -> tuple[list, list[dict], dict]:
+    """(manifest, rejects, receipt) of the stage over ``roots``."""
+    values = {
+        "args": {"max_reject_share": 1.0, "train_data": list(map(str, roots))},
+        "data": {"params": {"follow_links": follow}},
+    }
+    job = Job(Slice("scan", {"values": values}), base / "store")
+    counts = stage.run(job)
+    lines = (job.job_dir() / "rejects.jsonl").read_text(encoding="utf-8").split("\n")
+    return read_manifest(job.job_dir() / "manifest.jsonl"), [json.loads(line) for line in lines if line], counts
+
+
+@pytest.mark.parametrize("count", [500, pytest.param(5000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("follow", [True, False])
+def test_each_file_is_used_or_rejected(footage: Path, tmp_path: Path, count: int, follow: bool) -> None:
+    clips = [footage / "plain.mp4", footage / "fast.mp4"]
+    outside = outside_of(tmp_path, clips[0])
+    roots = [tmp_path / f"{seed:03d}" for seed in range(count)]
+    for seed, root in enumerate(roots):
+        Maker(root, clips, outside, seed).make()
+    before = fingerprint({"train": roots}, follow)
+    faulthandler.dump_traceback_later(PATIENCE_SECONDS, exit=True)
+    try:
+        rows, rejects, counts = scanned(tmp_path, roots, follow)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+    listed = [video for root in roots for video in list_videos(root, follow)]
+    told = Counter([row.path for row in rows] + [reject["path"] for reject in rejects if "files" not in reject])
+    expected = Counter(
+        str(video.path).encode("utf-8", "backslashreplace").decode() for video in listed if not video.files
+    )
+    assert told == expected
+    assert max(Counter((str(video.path), video.name) for video in listed).values()) == 1
+    assert rows
+    assert all(reject["reason"] for reject in rejects)
+    assert counts["rejected"] == len(rejects) - sum("files" in reject for reject in rejects)
+    assert follow or not any(row.target for row in rows)
+    assert fingerprint({"train": roots}, follow) == before

@@ -1,0 +1,46 @@
+"""Whose fault an error is."""
+
+import errno
+
+import pytest
+
+from cogtune.runtime.faults import is_environment_error, told_of_environment
+
+MACHINE = [
+    "ENOSPC",
+    "EDQUOT",
+    "EIO",
+    "EROFS",
+    "EMFILE",
+    "ENFILE",
+    "ENOMEM",
+    "EAGAIN",
+    "ESTALE",
+    "ENOTCONN",
+    "ETIMEDOUT",
+    "EHOSTDOWN",
+]
+FILE = ["ENOENT", "ENOTDIR", "EISDIR", "ELOOP", "EACCES", "EPERM", "ENAMETOOLONG", "ENXIO", "ENODEV", "EINVAL"]
+
+
+@pytest.mark.parametrize("name", MACHINE)
+def test_of_the_machine(name: str) -> None:
+    error = OSError(getattr(errno, name), "words")
+    assert is_environment_error(error)
+    assert str(told_of_environment(error, "/d/a.mp4")).startswith("/d/a.mp4: words; this is a fault of the machine")
+
+
+@pytest.mark.parametrize("name", FILE)
+def test_of_the_file(name: str) -> None:
+    error = OSError(getattr(errno, name), "words")
+    assert not is_environment_error(error)
+    assert told_of_environment(error, "/d/a.mp4") is None
+
+
+def test_other_errors() -> None:
+    assert is_environment_error(MemoryError())
+    assert "out of memory" in str(told_of_environment(MemoryError(), "/d/a.mp4"))
+    # libraries make an OSError of what they think of a file, without a number or with one of their own
+    assert not any(
+        map(is_environment_error, [OSError("no picture"), OSError(1094995529, "Invalid data"), ValueError()])
+    )

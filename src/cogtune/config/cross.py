@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from cogtune.config import deepspeed_limits
+
 Problem = tuple[str, str]
 _VAE_STRIDE = 8
 """Pixels to one latent pixel, in height and width."""
@@ -234,6 +236,12 @@ def _precision(at: Values) -> Iterator[Problem]:
         yield "args.fp16", "true, and bf16 as well; turn one of them off"
 
 
+def _deepspeed(at: Values) -> Iterator[Problem]:
+    if at["args.mode"] != "inference":
+        for key, message in deepspeed_limits.refused(at["deepspeed"]):
+            yield f"deepspeed.{key}", message
+
+
 def _length(at: Values) -> Iterator[Problem]:
     if at["args.train_iters"] is not None and at["args.epochs"] is not None:
         yield (
@@ -295,6 +303,11 @@ def _held_out(at: Values) -> Iterator[str]:
         )
 
 
+def _idle_deepspeed(at: Values) -> Iterator[str]:
+    if at["args.mode"] != "inference":
+        yield from deepspeed_limits.idle(at["deepspeed"])
+
+
 def _padding(at: Values) -> Iterator[str]:
     frames, size = at["data.params.max_num_frames"], at[f"{_NETWORK}.patch_size"][0]
     latents = (frames - 1) // _VAE_RATE + 1
@@ -349,7 +362,7 @@ def _adapters(at: Values) -> Iterator[str]:
 
 
 _CHECKS = (
-    _frames, _patch, _size, _fixed_grid, _channels, _groups, _tiles, _text, _heads, _ofs, _timestep, _images, _lora, _precision, _length,
-    _batch, _timesteps, _steps, _prefix,
+    _frames, _patch, _size, _fixed_grid, _channels, _groups, _tiles, _text, _heads, _ofs, _timestep, _images, _lora,
+    _precision, _deepspeed, _length, _batch, _timesteps, _steps, _prefix,
 )  # fmt: skip
-_REMARKS = (_padding, _beyond, _schedules, _trained_in, _adapters, _held_out)
+_REMARKS = (_idle_deepspeed, _padding, _beyond, _schedules, _trained_in, _adapters, _held_out)

@@ -45,6 +45,16 @@ CONTRADICTIONS = [
     ("cogvideox_5b", "model.not_trainable_prefixes=[all]", "(?s)nothing would train; add .*lora2.LoraMixin"),
     ("cogvideox_5b_lora", f"{LORA}.params.layer_range=[0,42]", "no layer 42; there are 42, counted from 0"),
     ("cogvideox_5b", "deepspeed.fp16.enabled=true", "and bf16.enabled as well"),
+    (
+        "cogvideox_2b",
+        "deepspeed.bf16.enabled=false deepspeed.fp16.enabled=true deepspeed.zero_optimization.stage=0",
+        r"deepspeed\.zero_optimization\.stage: 0; with fp16: DeepSpeed does not scale the loss",
+    ),
+    (
+        "cogvideox_5b",
+        "deepspeed.zero_optimization.offload_optimizer.ratio=0.5",
+        r"ratio: 0\.5; only DeepSpeedCPUAdam can do it",
+    ),
     ("cogvideox_5b", "args.epochs=3", "3, and train_iters 1000 as well; set one of them to null"),
     (
         "cogvideox_5b",
@@ -95,6 +105,17 @@ def test_an_empty_path_is_not_the_working_folder(key):
     value = "''" if key == "args.load" else "['']"
     with pytest.raises(ConfigError, match=rf"{key}: expected .*path.* is empty, which would be the working folder"):
         load("cogvideox_5b", f"{key}={value}")
+
+
+def test_fp16_needs_a_stage_of_zero_that_scales_the_loss():
+    """Stage 0 is the default, so `--fp16` alone is refused; inference has no gradients."""
+    size = "data.target=SFTDataset data.params.video_size=[480,720] data.params.fps=8 data.params.max_num_frames=49"
+    model = CONFIG / "cogvideox_2b.yaml"
+    with pytest.raises(ConfigError, match=r"deepspeed\.zero_optimization\.stage: 0; with fp16"):
+        load_config(model, ["--fp16", *size.split()], check_files=False)
+    config = load_config(model, ["--fp16", "--zero-stage", "1", *size.split()], check_files=False)
+    assert config.values["deepspeed"]["zero_optimization"]["stage"] == 1
+    load_config(model, ["--fp16", "--mode", "inference", *size.split()], check_files=False)
 
 
 def test_inference_needs_no_data_section_and_takes_upstreams_sizes():

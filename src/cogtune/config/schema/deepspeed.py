@@ -44,7 +44,7 @@ class Offload(Sparse):
 
 @dataclass(kw_only=True)
 class OffloadOptimizer(Offload):
-    """`offload_optimizer`: keep the optimizer outside GPU memory."""
+    """`offload_optimizer`: keep the optimizer outside GPU memory (ZeRO 1 and above)."""
 
     pipeline_read: bool | None = key(None, "NVMe: overlap reading with the step")
     pipeline_write: bool | None = key(None, "NVMe: overlap writing with the step")
@@ -64,7 +64,9 @@ class OffloadParam(Offload):
 class ZeroOptimization(Sparse):
     """`zero_optimization`: what is split over the ranks."""
 
-    stage: int = key(0, "0 nothing, 1 optimizer, 2 and gradients, 3 and weights", choices=[0, 1, 2, 3])
+    stage: int = key(
+        0, "0 nothing, 1 optimizer, 2 and gradients, 3 and weights; fp16 needs 1 or more", choices=[0, 1, 2, 3]
+    )
     contiguous_gradients: bool | None = key(None, "copy gradients into one buffer (DeepSpeed: true)")
     overlap_comm: bool | None = key(None, "reduce while the backward pass runs")
     reduce_scatter: bool | None = key(None, "reduce-scatter instead of all-reduce (DeepSpeed: true)")
@@ -73,7 +75,7 @@ class ZeroOptimization(Sparse):
     allgather_bucket_size: int | None = key(None, "elements gathered at once (DeepSpeed: 5e8)", **_BUCKET)
     use_multi_rank_bucket_allreduce: bool | None = key(None, "merge the buckets of several ranks (DeepSpeed: true)")
     round_robin_gradients: bool | None = key(None, "spread gradient copies over ranks (ZeRO 2 with CPU offload)")
-    offload_optimizer: OffloadOptimizer | None = key(None, "keep the optimizer outside GPU memory")
+    offload_optimizer: OffloadOptimizer | None = key(None, "keep the optimizer outside GPU memory (ZeRO 1 and above)")
     offload_param: OffloadParam | None = key(None, "keep weights outside GPU memory (ZeRO 3)")
     cpu_offload: bool = key(False, "old switch", refused="write `offload_optimizer: {device: cpu}` instead")
     load_from_fp32_weights: bool | None = key(

@@ -73,9 +73,10 @@ def memory(network: Network, deepspeed: Mapping[str, Any], ranks: int) -> Memory
     weights = width * network.count
     if stage == 3:
         weights = width * _zero3_weights(network, zero, ranks)
-    masters = 0.0 if stage == 0 and width == _FP32 else float(_FP32 * own)
-    optimizer = float(optimizer_states(deepspeed) * _FP32 * own + _STEP * tensors)
-    gradients = _gradients(network, zero, stage, width, own)
+    wide = _master_bytes(deepspeed)
+    masters = 0.0 if stage == 0 and width == _FP32 else float(wide * own)
+    optimizer = float(optimizer_states(deepspeed) * wide * own + _STEP * tensors)
+    gradients = _gradients(network, zero, stage, width, own, wide)
     host = 0.0
     if _offloaded(zero, "offload_optimizer"):
         # The fp32 gradients that the step needs are on the CPU too.
@@ -85,9 +86,14 @@ def memory(network: Network, deepspeed: Mapping[str, Any], ranks: int) -> Memory
     return Memory(weights, masters, optimizer, gradients, host)
 
 
-def _gradients(network: Network, zero: Mapping[str, Any], stage: int, width: int, own: int) -> float:
-    """Half-precision gradients, whole or the rank's part with the buckets on their way; fp32 for the step."""
-    step = 0.0 if width == _FP32 or _offloaded(zero, "offload_optimizer") else float(_FP32 * own)
+def _master_bytes(deepspeed: Mapping[str, Any]) -> int:
+    """Bytes of a number in masters and optimizer state."""
+    return 2 if (deepspeed.get("bf16") or {}).get("bf16_optimizer_states") else _FP32
+
+
+def _gradients(network: Network, zero: Mapping[str, Any], stage: int, width: int, own: int, wide: int) -> float:
+    """Half-precision gradients, whole or the rank's part with the buckets on their way; ``wide`` bytes for the step."""
+    step = 0.0 if width == _FP32 or _offloaded(zero, "offload_optimizer") else float(wide * own)
     if stage < 2:
         return float(width * network.trained_count) + step
     bucket = min(zero.get("reduce_bucket_size") or _BUCKET, network.trained_count)

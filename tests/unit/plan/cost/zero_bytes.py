@@ -14,14 +14,15 @@ from cogtune.model.lora import set_trainable
 from cogtune.train.engine import RankInfo, build_engine, connect, deepspeed_config, make_optimizer, take_step
 from tests.families import inputs, network_config
 
-# (ZeRO stage, bf16, optimizer, LoRA)
-SETTINGS: list[tuple[int, bool, str, bool]] = [
+# (ZeRO stage, bf16, optimizer, LoRA); "low" is bf16 with masters and optimizer states in bf16 too
+SETTINGS: list[tuple[int, bool | str, str, bool]] = [
     (0, True, "FusedEmaAdam", False),
     (0, False, "AdamW", True),
     (1, True, "AdamW", False),
     (2, True, "FusedEmaAdam", False),
     (2, False, "FusedEmaAdam", True),
     (3, True, "FusedEmaAdam", False),
+    (2, "low", "AdamW", False),
 ]
 
 
@@ -30,11 +31,13 @@ def node(lora: bool) -> dict[str, Any]:
     return network_config("5b", {"r": 5} if lora else None, hidden_size=32, num_attention_heads=2, time_embed_dim=21)
 
 
-def section(stage: int, bf16: bool, kind: str) -> dict[str, Any]:
-    return {"zero_optimization": {"stage": stage}, "bf16": {"enabled": bf16}, "optimizer": {"type": kind}}
+def section(stage: int, bf16: bool | str, kind: str) -> dict[str, Any]:
+    low = {"bf16_master_weights_and_grads": True, "bf16_optimizer_states": True} if bf16 == "low" else {}
+    node = {"enabled": bool(bf16)} | low
+    return {"zero_optimization": {"stage": stage}, "bf16": node, "optimizer": {"type": kind}}
 
 
-def measure(here: RankInfo, stage: int, bf16: bool, kind: str, lora: bool) -> dict[str, int]:
+def measure(here: RankInfo, stage: int, bf16: bool | str, kind: str, lora: bool) -> dict[str, int]:
     """Bytes of optimizer state, of fp32 masters, of the module's weights."""
     module = build(node(lora)).train()
     set_trainable(module, ["all"] if lora else [])

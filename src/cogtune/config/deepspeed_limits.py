@@ -1,0 +1,172 @@
+"""What DeepSpeed cannot do, or silently does not do, as one table of (condition, words), read when a config is checked.
+
+Each row was seen with DeepSpeed 0.19.8: it fails after the model was loaded, or trains with other numbers, or nothing
+comes of the key. `tests/unit/train/test_deepspeed_limits.py` holds the table against the engine that is installed.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+Section = dict[str, Any]
+_CPU_ADAM = "only DeepSpeedCPUAdam can do it, whose kernel needs a compiler; the optimizer is PyTorch's here"
+_SPLITS = "ZeRO splits the gradients"
+
+
+@dataclass(frozen=True)
+class Limit:
+    """``key`` below `deepspeed`, when it is an error (of the whole section), and what to say after its value."""
+
+    key: str
+    applies: Callable[[Section], bool]
+    words: str
+
+
+def value_of(section: Section, key: str) -> Any:
+    """The value at a dotted key; None where it, or anything above it, is not set."""
+    found: Any = section
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, dict) else None
+    return found
+
+
+def stage_of(section: Section) -> int:
+    """ZeRO's stage."""
+    return value_of(section, "zero_optimization.stage") or 0
+
+
+def _on(key: str) -> Callable[[Section], bool]:
+    return lambda section: bool(value_of(section, f"{key}.enabled"))
+
+
+def _offloads(key: str) -> Callable[[Section], bool]:
+    return lambda section: (value_of(section, f"zero_optimization.{key}.device") or "none") != "none"
+
+
+def _nvme(key: str) -> Callable[[Section], bool]:
+    return lambda section: value_of(section, f"zero_optimization.{key}.device") == "nvme"
+
+
+def _below(stage: int, condition: Callable[[Section], bool]) -> Callable[[Section], bool]:
+    return lambda section: stage_of(section) < stage and condition(section)
+
+
+def _split(condition: Callable[[Section], bool]) -> Callable[[Section], bool]:
+    """Stages 2 and 3, unless gradients are reduced whole."""
+
+    def applies(section: Section) -> bool:
+        whole = value_of(section, "zero_optimization.reduce_scatter") is False
+        return stage_of(section) >= 2 and not whole and condition(section)
+
+    return applies
+
+
+def _set(key: str, *but: Any) -> Callable[[Section], bool]:
+    return lambda section: value_of(section, key) not in (None, *but)
+
+
+def _low_masters(section: Section) -> bool:
+    asked = value_of(section, "bf16.bf16_master_weights_and_grads")
+    return bool(asked and not value_of(section, "bf16.bf16_optimizer_states"))
+
+
+def _states_alone(section: Section) -> bool:
+    asked = value_of(section, "bf16.bf16_optimizer_states")
+    return bool(asked and not value_of(section, "bf16.bf16_master_weights_and_grads"))
+
+
+def _low_states_with(condition: Callable[[Section], bool]) -> Callable[[Section], bool]:
+    return lambda section: bool(value_of(section, "bf16.bf16_optimizer_states")) and condition(section)
+
+
+def _keeps_average(section: Section) -> bool:
+    return value_of(section, "optimizer.type") == "FusedEmaAdam"
+
+
+def _other_accumulation(section: Section) -> bool:
+    asked = value_of(section, "data_types.grad_accum_dtype")
+    trained = next((name for name in ("bf16", "fp16") if value_of(section, f"{name}.enabled")), "fp32")
+    return asked not in (None, trained)
+
+
+def _lacks(package: str, key: str) -> Callable[[Section], bool]:
+    return lambda section: bool(value_of(section, f"{key}.enabled")) and find_spec(package) is None
+
+
+_NO_NVME = "it needs DeepSpeed's async_io, which is compiled at its first use; write `device: cpu`"
+_STAGE_1 = "takes effect from ZeRO stage 1 on; set zero_optimization.stage to 1, 2 or 3, or leave it out"
+
+LIMITS = (
+    Limit(
+        "zero_optimization.stage", _below(1, _on("fp16")),
+        "with fp16: DeepSpeed does not scale the loss there, yet divides the gradients by the scale, so they come out "
+        "65,536 times too small and unclipped; set it to 1, 2 or 3",
+    ),
+    Limit("zero_optimization.offload_optimizer.device", _below(1, _offloads("offload_optimizer")), _STAGE_1),
+    Limit(
+        "zero_optimization.offload_param.device", _below(3, _offloads("offload_param")),
+        "takes effect at ZeRO stage 3 only; set zero_optimization.stage: 3, or leave it out",
+    ),
+    Limit("zero_optimization.offload_optimizer.device", _nvme("offload_optimizer"), _NO_NVME),
+    Limit("zero_optimization.offload_param.device", _nvme("offload_param"), _NO_NVME),
+    Limit("zero_optimization.offload_optimizer.ratio", _set("zero_optimization.offload_optimizer.ratio", 1), _CPU_ADAM),
+    Limit("fp16.fp16_master_weights_and_grads", _set("fp16.fp16_master_weights_and_grads", False), _CPU_ADAM),
+    Limit("bf16.bf16_master_weights_and_grads", _low_masters, f"{_CPU_ADAM}; or set bf16_optimizer_states: true too"),
+    Limit("bf16.bf16_optimizer_states", _states_alone, "needs bf16_master_weights_and_grads: true as well"),
+    Limit("bf16.bf16_optimizer_states", _below(1, _low_states_with(lambda section: True)), _STAGE_1),
+    Limit("bf16.bf16_optimizer_states", _low_states_with(_offloads("offload_optimizer")), f"with offload: {_CPU_ADAM}"),
+    Limit(
+        "bf16.bf16_optimizer_states", _low_states_with(_keeps_average),
+        "with FusedEmaAdam: the moving average would be kept in bf16, where a step of 1e-4 rounds to nothing; set "
+        "optimizer.type: AdamW",
+    ),
+    Limit(
+        "gradient_predivide_factor", _split(_set("gradient_predivide_factor", 1)),
+        f"takes effect where gradients are reduced whole; {_SPLITS} from stage 2 on; leave it out",
+    ),
+    Limit(
+        "prescale_gradients", _split(_set("prescale_gradients", False)),
+        f"takes effect where gradients are reduced whole; {_SPLITS} from stage 2 on; leave it out",
+    ),
+    Limit(
+        "data_types.grad_accum_dtype", _below(1, _other_accumulation),
+        "must be what the network is trained in at ZeRO stage 0; set zero_optimization.stage to 1, 2 or 3, or leave it out",
+    ),
+    Limit(
+        "tensorboard.enabled", _lacks("tensorboard", "tensorboard"),
+        "TensorBoard is not installed; `pip install tensorboard`, or set it to false",
+    ),
+    Limit(
+        "wandb.enabled", _lacks("wandb", "wandb"),
+        "Weights & Biases is not installed; `pip install wandb`, or set it to false",
+    ),
+)  # fmt: skip
+
+ZERO_3_KEYS = frozenset({
+    "sub_group_size", "stage3_prefetch_bucket_size", "stage3_param_persistence_threshold",
+    "stage3_model_persistence_threshold", "stage3_max_live_parameters", "stage3_max_reuse_distance",
+    "zero_hpz_partition_size", "zero_quantized_weights", "zero_quantized_gradients",
+})  # fmt: skip
+_NOT_OF_A_STAGE = {"stage", "load_from_fp32_weights", "offload_optimizer", "offload_param"}
+
+
+def refused(section: Section) -> Iterator[tuple[str, str]]:
+    """(key below `deepspeed`, message) of every row that applies."""
+    for limit in LIMITS:
+        if limit.applies(section):
+            value = value_of(section, limit.key)
+            shown = str(0 if value is None else value).lower()
+            yield limit.key, f"{shown}; {limit.words}"
+
+
+def idle(section: Section) -> Iterator[str]:
+    """One line for each group of keys that are set and have no effect in this section."""
+    stage, zero = stage_of(section), section.get("zero_optimization") or {}
+    given = [name for name in zero if name not in _NOT_OF_A_STAGE]
+    if keys := [name for name in given if stage == 0 or (stage < 3 and name in ZERO_3_KEYS)]:
+        yield f"deepspeed.zero_optimization: no effect at stage {stage}: {', '.join(keys)}"
+    for name in ("bf16", "fp16"):
+        node = section.get(name) or {}
+        if not node.get("enabled") and (keys := [key for key in node if key != "enabled"]):
+            yield f"deepspeed.{name}: no effect while it is not enabled: {', '.join(keys)}"

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from cogtune.config import deepspeed_limits
+from cogtune.config.registry import kind
 
 Problem = tuple[str, str]
 _VAE_STRIDE = 8
@@ -87,22 +88,22 @@ def _size(at: Values) -> Iterator[Problem]:
 
 def _fixed_grid(at: Values) -> Iterator[Problem]:
     """Sine-cosine and learned tables hold for one height and width, and for at most the configured frames."""
-    target = at["model.network_config.params.modules.pos_embed_config.target"]
+    target = kind(at["model.network_config.params.modules.pos_embed_config.target"])
     if target != "Basic3DPositionEmbedding" and not at.get(f"{_POSITIONS}.learnable_pos_embed"):
         return
-    kind = "sine-cosine" if target == "Basic3DPositionEmbedding" else "learned"
+    table = "sine-cosine" if target == "Basic3DPositionEmbedding" else "learned"
     want = [at[f"{_NETWORK}.latent_{side}"] * _VAE_STRIDE for side in ("height", "width")]
     size = at["data.params.video_size"]
     if size != want:
         yield (
             "data.params.video_size",
-            f"{size}; the {kind} positions are made for {want} (latent_height, latent_width x {_VAE_STRIDE})",
+            f"{size}; the {table} positions are made for {want} (latent_height, latent_width x {_VAE_STRIDE})",
         )
     frames, most = at["data.params.max_num_frames"], at[f"{_NETWORK}.num_frames"]
     if frames > most:
         yield (
             "data.params.max_num_frames",
-            f"{frames} frames; the {kind} positions are made for at most {most} (num_frames)",
+            f"{frames} frames; the {table} positions are made for at most {most} (num_frames)",
         )
 
 
@@ -319,7 +320,7 @@ def _padding(at: Values) -> Iterator[str]:
 
 
 def _beyond(at: Values) -> Iterator[str]:
-    if at[f"{_NETWORK}.modules.pos_embed_config.target"] != "Rotary3DPositionEmbedding":
+    if kind(at[f"{_NETWORK}.modules.pos_embed_config.target"]) != "Rotary3DPositionEmbedding":
         return
     most = [at[f"{_NETWORK}.latent_{side}"] * _VAE_STRIDE for side in ("height", "width")]
     size, frames = at["data.params.video_size"], at["data.params.max_num_frames"]

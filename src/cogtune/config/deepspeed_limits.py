@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
+from cogtune.config.registry import PluginEntry, find, kind
+from cogtune.config.schema.common import fields_of
+
 Section = dict[str, Any]
 _CPU_ADAM = "only DeepSpeedCPUAdam can do it, whose kernel needs a compiler; the optimizer is PyTorch's here"
 _SPLITS = "ZeRO splits the gradients"
@@ -81,7 +84,7 @@ def _low_states_with(condition: Callable[[Section], bool]) -> Callable[[Section]
 
 
 def _keeps_average(section: Section) -> bool:
-    return value_of(section, "optimizer.type") == "FusedEmaAdam"
+    return kind(value_of(section, "optimizer.type") or "AdamW") == "FusedEmaAdam"
 
 
 def _other_accumulation(section: Section) -> bool:
@@ -166,6 +169,9 @@ def idle(section: Section) -> Iterator[str]:
     given = [name for name in zero if name not in _NOT_OF_A_STAGE]
     if keys := [name for name in given if stage == 0 or (stage < 3 and name in ZERO_3_KEYS)]:
         yield f"deepspeed.zero_optimization: no effect at stage {stage}: {', '.join(keys)}"
+    entry = find(value_of(section, "optimizer.type") or "AdamW", "optimizer")
+    if isinstance(entry, PluginEntry) and "weight_decay" not in fields_of(entry.schema):
+        yield f"deepspeed.optimizer: {entry.name} has no weight_decay, so weights do not decay"
     for name in ("bf16", "fp16"):
         node = section.get(name) or {}
         if not node.get("enabled") and (keys := [key for key in node if key != "enabled"]):

@@ -26,9 +26,11 @@ _LISTED: dict[str, str] = {}
 
 _METHODS = {
     "network": ("forward",), "sampler": ("__call__",), "guider": ("scale",), "discretization": ("__call__", "timesteps"),
-    "denoiser": ("__call__",), "loss": ("__call__",), "timesteps": ("index",), "autoencoder": ("encode", "decode"),
-    "embedder": ("encode",), "optimizer": ("step",),
+    "denoiser": ("__call__",), "loss": ("__call__",), "timesteps": ("index", "alpha"), "scaling": ("__call__",),
+    "autoencoder": ("encode", "decode"), "regularizer": ("sample", "mode"), "embedder": ("encode", "tokens"),
+    "optimizer": ("step",),
 }  # fmt: skip
+_TORCH_OPTIMIZER = "torch.optim.optimizer:Optimizer"
 _SCALARS = (bool, int, float, str, type(None))
 
 
@@ -73,10 +75,11 @@ def used_by(values: Any) -> dict[str, str]:
     inner = values.values() if isinstance(values, dict) else values if isinstance(values, list) else ()
     for value in inner:
         found |= used_by(value)
-    target = values.get("target") if isinstance(values, dict) else None
-    if isinstance(target, str) and is_listed(target):
-        root = target.partition(".")[0]
-        found[root] = _LISTED[root]
+    named = (values.get("target"), values.get("type")) if isinstance(values, dict) else ()  # the optimizer says `type`
+    for target in named:
+        if isinstance(target, str) and is_listed(target):
+            root = target.partition(".")[0]
+            found[root] = _LISTED[root]
     return found
 
 
@@ -93,12 +96,20 @@ def load_class(target: str, role: str = "") -> type:
     missing = [method for method in _METHODS.get(role, ()) if not any(method in vars(base) for base in found.__mro__)]
     if missing:
         raise ConfigError(f"target {target!r} is no {role}: it has no {' and no '.join(missing)}")
+    if role == "optimizer" and _TORCH_OPTIMIZER not in lineage(found):
+        raise ConfigError(f"target {target!r} is no optimizer: it does not derive from torch.optim.Optimizer")
     return found
 
 
-def schema_of(cls: type) -> type:
-    """The dataclass that the params of a plugin class are checked against."""
-    return takes_params(cls) or _from_signature(cls)
+def lineage(cls: type) -> list[str]:
+    """``module:Class`` of a class and of all that it derives from, nearest first."""
+    return [f"{base.__module__}:{base.__qualname__}" for base in cls.__mro__]
+
+
+def schema_of(cls: type, role: str = "") -> type:
+    """The dataclass that the params of a plugin class are checked against. The first argument of an optimizer is
+    PyTorch's parameter groups, which no config names."""
+    return takes_params(cls) or _from_signature(cls, skipped=role == "optimizer")
 
 
 def takes_params(cls: type) -> type | None:
@@ -110,9 +121,10 @@ def takes_params(cls: type) -> type | None:
     return found if inspect.isclass(found) and dataclasses.is_dataclass(found) else None
 
 
-def _from_signature(cls: type) -> type:
+def _from_signature(cls: type, skipped: int) -> type:
+    """``skipped``: arguments in front that are filled in at run time."""
     hints, fields = _hints(cls), []
-    for parameter in inspect.signature(cls).parameters.values():
+    for parameter in list(inspect.signature(cls).parameters.values())[skipped:]:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         default = REQUIRED if parameter.default is parameter.empty else parameter.default

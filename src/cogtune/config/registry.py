@@ -37,17 +37,24 @@ class Entry:
 
 @dataclass(frozen=True)
 class PluginEntry(Entry):
-    """A user's own class, known by its dotted name only; it fits wherever it has the methods that are needed there."""
+    """A user's own class, known by its dotted name only; it fits wherever it has the methods that are needed there, or,
+    for a role of `DERIVED`, where it derives from cogtune's own class."""
 
     @property
     def schema(self) -> type:
-        return plugins.schema_of(plugins.load_class(self.name, self.role))
+        return plugins.schema_of(plugins.load_class(self.name, self.role), self.role)
 
     def make(self, params: Any, **runtime: Any) -> Any:
         cls = plugins.load_class(self.name, self.role)
         if plugins.takes_params(cls):
             return cls(params, **runtime)
         return cls(**{name: getattr(params, name) for name in fields_of(type(params))}, **runtime)
+
+    def optimizer(self, groups: list[dict[str, Any]], params: dict[str, Any]) -> Any:
+        """The optimizer over parameter groups; of ``params`` (canonical) those that it takes."""
+        return plugins.load_class(self.name, "optimizer")(
+            groups, **{name: params[name] for name in fields_of(self.schema) if name in params}
+        )
 
 
 def _entry(name: str, role: str, area: str, module: str, *aliases: str, params: str = "") -> Entry:
@@ -110,6 +117,23 @@ UNAVAILABLE = {
 """Upstream targets that are understood and not available: because …"""
 
 
+_TENSORS = "weights are checked, loaded and exported by the names and shapes of its tensors"
+DERIVED = {
+    **dict.fromkeys(("network", "positions", "patch embedding", "modulation", "final layer", "lora"), _TENSORS),
+    **dict.fromkeys(("autoencoder", "encoder", "decoder"), _TENSORS),
+    "loss": "training asks it for its timesteps and its offset noise",
+    "timesteps": "training and validation ask it for strata and for the number of timesteps",
+}
+"""Roles that a plugin fills by deriving from cogtune's class (and its params from that class's params): because …"""
+
+NOT_PLUGGED = {
+    "dataset": "clips are read from folders and cached by the stages scan, preprocess, latents and text, which make no "
+    "dataset object; write your clips as videos/ and labels/, and use data_video.SFTDataset",
+    "conditioner": "it holds one text encoder and does nothing else; name your class under emb_models",
+}
+"""Roles that no plugin can fill: because …"""
+
+
 @cache
 def _by_name() -> dict[str, Entry]:
     return {name: entry for entry in ENTRIES for name in (entry.name, *entry.aliases)}
@@ -127,12 +151,51 @@ def find(target: str, role: str = "") -> Entry:
         if target in UNAVAILABLE:
             raise ConfigError(f"target {target!r} is not available: {UNAVAILABLE[target]}")
         if plugins.is_listed(target):
-            plugins.load_class(target, role)
-            return PluginEntry(target, role, "", "")
+            return _plugged(target, role)
         raise ConfigError(f"unknown target {target!r}; {_nearest(target, role)}")
     if role and entry.role != role:
         raise ConfigError(f"target {target!r} is no {role}; expected {' or '.join(names(role))}")
     return entry
+
+
+def _plugged(target: str, role: str) -> PluginEntry:
+    """The entry of a plugin's class. Raises ConfigError where it cannot fill ``role``, with the reason."""
+    if role in NOT_PLUGGED:
+        raise ConfigError(f"target {target!r}: no class of your own can be the {role}: {NOT_PLUGGED[role]}")
+    cls = plugins.load_class(target, role)
+    base = _base(cls)
+    entry = PluginEntry(target, role or (base.role if base else ""), "", "")
+    if role == "embedder" and "max_length" not in fields_of(entry.schema):
+        raise ConfigError(
+            f"target {target!r}: its params have no max_length, which is held against the network's text_length"
+        )
+    if role in DERIVED:
+        known = " or ".join(each.target.replace(":", ".") for each in ENTRIES if each.role == role)
+        if base is None or base.role != role:
+            raise ConfigError(f"target {target!r} is no {role}: expected a class derived from {known}: {DERIVED[role]}")
+        theirs = entry.schema
+        # The stages that encode get the keys of our own VAE, one by one (config/stages.py).
+        fits = theirs is base.schema if role == "autoencoder" else issubclass(theirs, base.schema)
+        if not fits:
+            also = "" if role == "autoencoder" else ", or a dataclass derived from it"
+            raise ConfigError(
+                f"target {target!r}: expected `def __init__(self, params: {base.schema.__name__}, …)`{also}: {DERIVED[role]}"
+            )
+    return entry
+
+
+def _base(cls: type) -> Entry | None:
+    """The entry of cogtune's own class that ``cls`` derives from, the nearest one."""
+    own = {entry.target: entry for entry in ENTRIES if entry.role != "identity"}
+    return next((own[name] for name in plugins.lineage(cls) if name in own), None)
+
+
+def kind(target: str) -> str:
+    """The canonical name of a target, or for a plugin that of cogtune's own class which it derives from; ``target``
+    itself where there is neither. Raises ConfigError."""
+    entry = find(target)
+    base = _base(plugins.load_class(target)) if isinstance(entry, PluginEntry) else entry
+    return base.name if base else target
 
 
 def canonical(target: str) -> str:

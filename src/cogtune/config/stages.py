@@ -126,8 +126,7 @@ STAGES: dict[str, Stage] = {
             keys=(
                 "model.conditioner_config.target",
                 f"{_EMBEDDER}.target",
-                f"{_EMBEDDER}.params.model_dir",
-                f"{_EMBEDDER}.params.max_length",
+                f"{_EMBEDDER}.params",
                 "args.encoder_precision",
             ),
             volatile=(*_FLUSH, "args.text_batch", "args.threads_per_rank"),

@@ -58,7 +58,11 @@ def _encoder(
 ) -> Callable[[list[tuple[str, str]]], list[Encoded]]:
     """A copy of T5 on ``device``, as a function from (id, caption) pairs to what is stored of them."""
     dtype = dtype_of(config["args"]["encoder_precision"])
-    embedder = build(config["model"]["conditioner_config"]).embedder(device, dtype)
+    conditioner = config["model"]["conditioner_config"]
+    embedder, length = (
+        build(conditioner).embedder(device, dtype),
+        conditioner["params"]["emb_models"][0]["params"]["max_length"],
+    )
 
     def encode(batch: list[tuple[str, str]]) -> list[Encoded]:
         # Always a full batch: kernels are chosen by its size, and a caption must not depend on how many are lacking.
@@ -66,7 +70,7 @@ def _encoder(
         context_BLD = embedder.encode([caption for _, caption in batch] + padding).cpu()
         counts = [embedder.tokens(caption) for _, caption in batch]
         return [
-            (caption_id, context_LD, count, count > embedder.max_length)
+            (caption_id, context_LD, count, count > length)
             for (caption_id, _), context_LD, count in zip(batch, context_BLD, counts, strict=False)
         ]
 

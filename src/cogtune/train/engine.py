@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cogtune.config.batches import BatchPlan
-from cogtune.config.registry import canonical
+from cogtune.config.registry import PluginEntry, find
 from cogtune.errors import UserError
 from cogtune.runtime.devices import device_for
 from cogtune.train.optim import AdamWEma, parameter_groups
@@ -86,17 +86,20 @@ def deepspeed_config(section: dict[str, Any], plan: BatchPlan, device: torch.dev
 def make_optimizer(module: nn.Module, node: dict[str, Any], weight_decay: float) -> torch.optim.Optimizer:
     """The optimizer of a config's `deepspeed.optimizer` node, in PyTorch: DeepSpeed's own would compile a kernel.
 
-    Its rate is 0, since the loop sets the rate of every step. ``weight_decay`` holds where the node names none.
+    The loop sets the rate of every step. ``weight_decay`` holds where the node names none. A plugin gets the groups, each
+    with its weight_decay, and the params that it takes.
     """
-    kind, params = canonical(node.get("type") or "AdamW"), node.get("params") or {}
+    entry, params = find(node.get("type") or "AdamW", "optimizer"), node.get("params") or {}
     own_decay = params.get("weight_decay")
     groups = parameter_groups(module, weight_decay if own_decay is None else own_decay)
+    if isinstance(entry, PluginEntry):
+        return entry.optimizer(groups, params)
     common = {"lr": 0.0, "betas": tuple(params.get("betas", (0.9, 0.999))), "eps": params.get("eps", 1e-8)}
     common["amsgrad"] = params.get("amsgrad", False)
-    if kind == "FusedEmaAdam":
+    if entry.name == "FusedEmaAdam":
         decay, ramp = params.get("ema_decay", 0.9999), params.get("use_num_upates", True)
         return AdamWEma(groups, ema_decay=decay, ramp=ramp, **common)
-    decoupled = kind == "AdamW" or params.get("adam_w_mode", True)
+    decoupled = entry.name == "AdamW" or params.get("adam_w_mode", True)
     return (torch.optim.AdamW if decoupled else torch.optim.Adam)(groups, **common)
 
 

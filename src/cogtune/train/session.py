@@ -11,11 +11,13 @@ import torch.distributed as dist
 from torch import nn
 
 from cogtune.config.batches import plan_batches, total_steps
+from cogtune.config.checkpoints.shapes import shapes_of
 from cogtune.config.plugins import allow_plugins
 from cogtune.config.registry import build
 from cogtune.data.dataset import CachedDataset
 from cogtune.diffusion.image import image_condition
 from cogtune.diffusion.loss import VideoDiffusionLoss
+from cogtune.errors import UserError
 from cogtune.model.lora import set_trainable
 from cogtune.runtime.atomic import write_json
 from cogtune.runtime.devices import set_threads
@@ -105,7 +107,20 @@ def trainable_model(plan: Plan) -> nn.Module:
     if plan.config["args"].get("checkpoint_activations"):
         module.checkpoint_activations = True  # pyright: ignore[reportArgumentType]
     set_trainable(module, model.get("not_trainable_prefixes") or [], model.get("lora_train") or False)
+    _check_tensors(module, model["network_config"])
     return module
+
+
+def _check_tensors(module: nn.Module, node: dict[str, Any]) -> None:
+    """Raise UserError if a plugin in the network adds or drops tensors: nothing could load or export what is trained."""
+    expected = shapes_of(node)
+    held = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    if expected is not None and held != expected:
+        odd = sorted(name for name in held.keys() | expected.keys() if held.get(name) != expected.get(name))
+        raise UserError(
+            f"model.network_config: a class of your own has other tensors than the one that it derives from, such as "
+            f"{', '.join(odd[:3])}; weights of it could not be exported. Keep names and shapes, and compute otherwise"
+        )
 
 
 def _feed(plan: Plan, pairs: list[list[str]], loss: VideoDiffusionLoss) -> Feed:

@@ -1,0 +1,135 @@
+"""A class of one's own in every role that a config can name: taken as written, or refused with the reason."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from safetensors.torch import save_file
+
+import cogtune
+from cogtune.config import plugins
+from cogtune.config.errors import ConfigError
+from cogtune.config.merge import Config, load_config
+from cogtune.config.plugins import used_by
+from cogtune.config.registry import DERIVED, NOT_PLUGGED, find, kind
+from cogtune.config.slices import cut
+from cogtune.config.stages import STAGES
+from tests.plugged import IDLE, MARK, PACKAGE, all_roles, at, by_role, class_name, plug, source, tiny
+
+WRONG = """
+
+class Bare:
+    def __init__(self, num_steps: int = 1, max_length: int = 8):
+        pass
+
+    def nothing(self):
+        pass
+
+    __call__ = timesteps = scale = forward = index = alpha = encode = decode = tokens = step = sample = mode = nothing
+"""
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory):
+    folder = tmp_path_factory.mktemp("plugged")
+    (folder / f"{PACKAGE}.py").write_text(source() + WRONG)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", list(sys.path))
+        patch.setattr(plugins, "_LISTED", {})
+        plugins.allow_plugins([PACKAGE], folder)
+        yield folder
+    sys.modules.pop(PACKAGE, None)
+
+
+def load(tree: dict, folder: Path, *overrides: str, files: bool = False) -> Config:
+    file = folder / "config.yaml"
+    file.write_text(yaml.safe_dump(tree, sort_keys=False))
+    return load_config(file, overrides, check_files=files)
+
+
+def test_every_role_has_a_place_in_the_config_of_these_tests() -> None:
+    assert set(by_role()) == all_roles()
+
+
+@pytest.mark.parametrize("role", sorted(all_roles()))
+def test_a_class_of_ones_own_is_taken_or_refused(package, role) -> None:
+    tree = tiny()
+    plug(tree, role)
+    if role in IDLE:
+        assert any(
+            "accepted, without effect" in line and by_role()[role][0][-1] in line
+            for line in load(tree, package).notices
+        )
+        return
+    if role in NOT_PLUGGED:
+        with pytest.raises(ConfigError, match=f"no class of your own can be the {role}: "):
+            load(tree, package)
+        return
+    values = load(tree, package).values
+    for path in by_role()[role]:
+        node = at(values, path)
+        assert node["type" if role == "optimizer" else "target"] == f"{PACKAGE}.{class_name(role)}"
+        assert role == "autoencoder" or node["params"]["mark"] == MARK
+
+
+@pytest.mark.parametrize("role", sorted(all_roles() - IDLE - set(NOT_PLUGGED)))
+def test_a_stage_that_gets_the_class_gets_its_params_and_its_package(package, role) -> None:
+    """Else it would be built with defaults, or its source would not count."""
+    tree = tiny()
+    plug(tree, role)
+    values, reached = load(tree, package).values, 0
+    word = "type" if role == "optimizer" else "target"
+    for stage in STAGES.values():
+        seen = cut(stage, values, {}, {}, {}).config()
+        for path in by_role()[role]:
+            try:
+                node = at(seen, path)
+                named = node[word]
+            except (KeyError, IndexError):
+                continue
+            if role != "autoencoder":
+                assert node["params"]["mark"] == MARK, (stage.name, path)
+            assert named == f"{PACKAGE}.{class_name(role)}"
+            assert PACKAGE in used_by(seen)
+            reached += stage.name != "report"
+    assert reached
+
+
+@pytest.mark.parametrize("role", [*DERIVED, "optimizer"])
+def test_a_class_with_the_right_methods_alone_is_refused_where_more_is_needed(package, role) -> None:
+    tree = tiny()
+    plug(tree, role)
+    for path in by_role()[role]:
+        at(tree, path)["type" if role == "optimizer" else "target"] = f"{PACKAGE}.Bare"
+    with pytest.raises(ConfigError, match=f"is no {role}: (expected a class derived from|it does not derive from)"):
+        load(tree, package)
+
+
+def test_weights_are_held_against_a_network_with_parts_of_ones_own(package) -> None:
+    """This crashed the check as soon as args.load was set."""
+    tree = tiny()
+    network = cogtune.build(load(tree, package).values["model"]["network_config"])
+    weights = {name: tensor for name, tensor in network.state_dict().items() if "matrix_" not in name}
+    save_file(
+        {name.replace(".original.", "."): tensor.clone() for name, tensor in weights.items()}, package / "w.safetensors"
+    )
+    for role in ("network", "positions", "patch embedding", "modulation", "final layer", "lora"):
+        plug(tree, role)
+    del tree["model"]["first_stage_config"]["params"]["ckpt_path"]
+    (package / "t5").mkdir()
+    tree["model"]["conditioner_config"]["params"]["emb_models"][0]["params"]["model_dir"] = str(package / "t5")
+    tree["args"] |= {"train_data": [str(package)], "valid_data": None, "load": str(package / "w.safetensors")}
+    load(tree, package, files=True)
+    with pytest.raises(ConfigError, match="these weights do not belong to the configured model"):
+        load(tree, package, "model.network_config.params.hidden_size=64", files=True)
+
+
+def test_what_holds_for_cogtunes_class_holds_for_one_that_derives_from_it(package) -> None:
+    tree = tiny()
+    plug(tree, "positions")
+    assert kind(f"{PACKAGE}.Positions") == "Basic3DPositionEmbedding"
+    assert kind(f"{PACKAGE}.Bare") == f"{PACKAGE}.Bare"
+    assert find(f"{PACKAGE}.Network").role == "network"
+    with pytest.raises(ConfigError, match=r"sine-cosine positions are made for \[32, 48\]"):
+        load(tree, package, "data.params.video_size=[48,48]")

@@ -1,11 +1,14 @@
 """Broken videos end in the report's table of rejects; a broken config ends before any job, with exit code 2."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.workflow.project import Project
+from cogtune.plan.here import has_gpu
+from tests.workflow.project import Project, environment
 
 pytestmark = pytest.mark.workflow
 
@@ -60,3 +63,49 @@ def test_a_bad_config_fails_before_any_job(project: Project, old: str, new: str,
     message = next(row for row in done.stderr.splitlines() if "config/tiny.yaml" in row)
     assert f"config/tiny.yaml:{line}" in message, done.stderr
     assert all(word in done.stderr for word in words), done.stderr
+
+
+def snakemake(project: Project, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """As typed, without the arguments that the other tests add."""
+    command = [sys.executable, "-m", "snakemake", *arguments]
+    return subprocess.run(command, cwd=project.root, env=environment(), capture_output=True, text=True, timeout=300)
+
+
+def test_unlock_works_as_snakemake_advises_it(project: Project) -> None:
+    """After a power cut the locks of a run stay, and Snakemake asks for `snakemake --unlock`."""
+    locks = project.root / ".snakemake/locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    (locks / "0.input.lock").write_text("data/x\n")
+    (locks / "0.output.lock").write_text("results/.receipts/x\n")
+    done = snakemake(project, "--unlock")
+    assert done.returncode == 0, done.stderr
+    assert not list(locks.glob("*.lock"))
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("run=try", "base=config/tiny.yaml", "sett=args.seed=3"), "--config: sett: unknown key; did you mean 'set'?"),
+        (("storedir=/x",), "--config: storedir: unknown key; did you mean 'store_dir'?"),
+        (("ranks=two",), "--config: ranks: expected a whole number; found 'two'"),
+    ],
+)
+def test_a_slip_in_snakemakes_config_ends_before_any_job(project: Project, words: tuple[str, ...], told: str) -> None:
+    stamps = project.stamps()
+    done = snakemake(project, "--config", *words)
+    assert (done.returncode, project.stamps()) == (2, stamps), done.stderr
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(has_gpu(), reason="a GPU trains in fp16")
+def test_fp16_without_a_gpu_ends_before_any_job(project: Project) -> None:
+    stamps, before = project.stamps(), project.config.read_text()
+    project.edit("bf16: {enabled: true}", "bf16: {enabled: false}")
+    project.edit("fp16: {enabled: false}", "fp16: {enabled: true}")
+    try:
+        done = snakemake(project)
+    finally:
+        project.config.write_text(before)
+    assert (done.returncode, project.stamps()) == (2, stamps), done.stderr
+    assert "tiny: deepspeed.fp16.enabled: a CPU cannot train in fp16" in done.stderr

@@ -40,6 +40,13 @@ class DataFacts:
     truncated: list[str] = field(default_factory=list)
     others: list[tuple[str, str]] = field(default_factory=list)
     links: list[tuple[str, str]] = field(default_factory=list)
+    trained_too: int = 0
+    """Validation clips that are training clips as well: they are not held out."""
+
+    @property
+    def held_out(self) -> int:
+        """Validation clips that nothing was trained on."""
+        return self.clips.get("valid", 0) - self.trained_too
 
     @property
     def off_rate(self) -> bool:

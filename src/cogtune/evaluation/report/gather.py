@@ -116,8 +116,10 @@ def data_facts(
             used.add(clip)
     captions = {row.caption_id: row.caption for row in manifest}
     height, width = params["video_size"]
+    splits = {split: {row.clip for row in manifest if row.split == split} & used for split in ("train", "valid")}
     return DataFacts(
-        clips={split: len({row.clip for row in manifest if row.split == split} & used) for split in ("train", "valid")},
+        clips={split: len(clips) for split, clips in splits.items()},
+        trained_too=len(splits["train"] & splits["valid"]),
         frames=params["max_num_frames"],
         height=height,
         width=width,

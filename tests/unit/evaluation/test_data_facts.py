@@ -1,0 +1,38 @@
+"""What a report says about the data agrees with what was trained on."""
+
+from pathlib import Path
+
+import pytest
+
+from cogtune.data.listing import ClipRow
+from cogtune.data.store import ShardReader, ShardWriter
+from cogtune.evaluation.report.evidence import DataFacts
+from cogtune.evaluation.report.gather import data_facts
+
+PARAMS = {"video_size": [64, 96], "max_num_frames": 9, "fps": 8.0}
+
+
+def row(name: str, split: str) -> ClipRow:
+    return ClipRow(f"clip {name}", f"/{name}.mp4", f"{name}.mp4", split, "words", "caption", 12, 8.0, 48, 32)
+
+
+@pytest.fixture
+def facts(tmp_path: Path) -> DataFacts:
+    manifest = [row("a", "train"), row("b", "train"), row("short", "train"), row("b", "valid"), row("c", "valid")]
+    with ShardWriter(tmp_path / "frames") as writer:
+        for name in ("a", "b", "c"):
+            writer.add(f"clip {name}", {}, {"effective_fps": 8.0})
+        writer.add("clip short", {}, {"rejected": "too short"})
+    with ShardWriter(tmp_path / "text") as writer:
+        writer.add("caption", {}, {"truncated": False})
+    readers = (ShardReader(tmp_path / "frames"), ShardReader(tmp_path / "text"))
+    return data_facts(manifest, tmp_path / "rejects.jsonl", *readers, PARAMS)
+
+
+def test_clips_that_preprocess_rejected_are_rejects_and_not_training_clips(facts: DataFacts) -> None:
+    assert facts.clips == {"train": 2, "valid": 2}
+    assert facts.rejects == [("short.mp4", "too short")]
+
+
+def test_validation_clips_that_are_trained_on_are_not_held_out(facts: DataFacts) -> None:
+    assert (facts.held_out, facts.trained_too) == (1, 1)

@@ -1,6 +1,7 @@
 """Decoding in a child process: a damaged file may take the child along, never the stage."""
 
 import contextlib
+import errno
 import json
 import signal
 import subprocess
@@ -102,13 +103,15 @@ class Decoder:
             raise OSError(*reply["os_error"])
         return reply, frames
 
-    def _fallen(self, expired: bool) -> VideoError:
+    def _fallen(self, expired: bool) -> VideoError | OSError:
         child = self._child
         assert child is not None
         self.close()
         if expired:
             return VideoError(f"decoding was given up after {self._patience:.0f} s")
         code = child.returncode
+        if code == -signal.SIGKILL:  # no file does that: the kernel does, when memory runs out
+            return OSError(errno.ENOMEM, "the decoder was killed, most likely because memory ran out")
         name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         return VideoError(f"damaged: the decoder crashed on it ({name})")
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cogtune.data.clips import fit, resize_and_crop
 from cogtune.errors import UserError
+from cogtune.runtime.faults import told_of_environment
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 
@@ -25,6 +26,7 @@ def load_image(path: Path, size: Sequence[int]) -> Tensor:
         with Image.open(path, formats=FORMATS) as opened:
             picture_HWC = np.array(ImageOps.exif_transpose(opened).convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: cannot be read as a picture ({', '.join(FORMATS)}): {error}") from None
+        unread = f"{path}: cannot be read as a picture ({', '.join(FORMATS)}): {error}"
+        raise UserError(told_of_environment(error, path) or unread) from None
     frame_FHWC = torch.from_numpy(picture_HWC)[None]
     return resize_and_crop(frame_FHWC, fit(picture_HWC.shape[:2], size), size)[0]

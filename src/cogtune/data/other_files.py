@@ -12,6 +12,7 @@ _LIST = (
     "that writes these from a list"
 )
 _OTHER = "not read"
+_EXAMPLES = 3
 
 _ADVICE = (
     (_REMUX, ".ts .mts .m2ts .flv .f4v .3gp .3g2 .vob"),
@@ -29,7 +30,7 @@ LISTS = frozenset({"videos.txt", "video.txt", "prompt.txt", "prompts.txt", "capt
 class OtherFiles:
     """What else is below one data folder. Kinds are those of the table and one for all the rest, so few lines come."""
 
-    _seen: dict[str, tuple[int, str, str]] = field(default_factory=dict)
+    _seen: dict[str, tuple[int, list[str], str]] = field(default_factory=dict)
 
     def add(self, suffix: str, path: str) -> None:
         """Count a file that is neither a video nor a text. ``suffix``: in lower case, without the dot."""
@@ -42,15 +43,17 @@ class OtherFiles:
     def lines(self) -> list[tuple[str, int, str]]:
         """(pattern of names, number of files, what is said of them) of each kind, in the order of kinds."""
         found = []
-        for kind, (count, first, advice) in sorted(self._seen.items()):
+        for kind, (count, paths, advice) in sorted(self._seen.items()):
             pattern = {"list": "lists", "": "other files"}.get(kind, f"*.{kind}")
-            first = first.encode("utf-8", "backslashreplace").decode()
-            name = first.rpartition("/")[2]
-            told = advice.format(name=shlex.quote(name), video=shlex.quote(f"{name.rpartition('.')[0]}.mp4"))
-            example = f"such as {first}" if count > 1 else first
-            found.append((pattern, count, f"{count} file{'s' * (count > 1)} ({example}): {told}"))
+            first, *names = [path.encode("utf-8", "backslashreplace").decode() for path in paths]
+            names = [name.rpartition("/")[2] for name in [first, *names]]
+            told = advice.format(name=shlex.quote(names[0]), video=shlex.quote(f"{names[0].rpartition('.')[0]}.mp4"))
+            examples = ", ".join([first, *names[1:]]) + ", …" * (count > len(names))
+            found.append((pattern, count, f"{count} file{'s' * (count > 1)} ({examples}): {told}"))
         return found
 
     def _count(self, kind: str, advice: str, path: str) -> None:
-        count, first, _ = self._seen.get(kind, (0, path, advice))
-        self._seen[kind] = (count + 1, first, advice)
+        count, paths, _ = self._seen.get(kind, (0, [], advice))
+        if count < _EXAMPLES:
+            paths.append(path)
+        self._seen[kind] = (count + 1, paths, advice)

@@ -7,8 +7,11 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import TypeVar
 
+from cogtune.config.digest import file_digest
+from cogtune.data.decode import VideoError
 from cogtune.data.decoder import Decoder
 
 Item = TypeVar("Item")
@@ -52,6 +55,17 @@ def decode_ahead(
         pool.shutdown(cancel_futures=True)
         for decoder in decoders:
             decoder.close()
+
+
+def confirmed(path: Path, work: Callable[[], Result]) -> Result:
+    """What ``work`` makes of the video at ``path``. Its VideoError counts only if it comes again after every byte of the
+    file was read: a decoder does not tell a disk that failed for a moment from a damaged file. Raises OSError where the
+    file cannot be read."""
+    try:
+        return work()
+    except VideoError:
+        file_digest(path)
+        return work()
 
 
 def on_all(batches: Iterable[Item], encoders: list[Callable[[Item], Result]]) -> Iterator[Result]:

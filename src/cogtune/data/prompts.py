@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cogtune.config.errors import ConfigError
+from cogtune.errors import UserError
+from cogtune.runtime.faults import told_of_environment
 from cogtune.runtime.paths import leads_into, shown
 
 SEPARATOR = "@@"
@@ -30,6 +32,8 @@ def read_prompts(path: str | Path, with_images: bool = False) -> list[Line]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
+        if fault := told_of_environment(error, path):
+            raise UserError(fault) from None
         raise ConfigError(f"{path} cannot be read as UTF-8 text: {error}", key=_KEY) from None
     if not lines:
         raise ConfigError(f"{path} is empty; expected one prompt a line", key=_KEY)

@@ -22,6 +22,7 @@ from cogtune.evaluation.report.publish import to_json
 from cogtune.evaluation.video import write_mp4
 from cogtune.runtime.atomic import write_text
 from cogtune.runtime.devices import device_for, dtype_of, set_threads
+from cogtune.runtime.faults import told_of_environment
 from cogtune.stages.job import Job, missing
 from cogtune.stages.latents import accepted
 from cogtune.stages.sample import wanted_of
@@ -117,7 +118,8 @@ def _pixels(row: ClipRow, meta: dict[str, Any], size: list[int], decoder: Decode
     try:
         return load_clip(row.path, meta, size, decoder)
     except (VideoError, OSError) as error:
-        raise UserError(f"{row.path}: it was encoded, and now cannot be read again: {error}") from None
+        gone = f"{row.path}: it was encoded, and now cannot be read again: {error}"
+        raise UserError(told_of_environment(error, row.path) or gone) from None
 
 
 def _losses(job: Job) -> dict[str, float]:

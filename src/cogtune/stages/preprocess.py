@@ -11,10 +11,11 @@ from cogtune.data.dataset import settings_of
 from cogtune.data.decode import VideoError
 from cogtune.data.decoder import Decoder
 from cogtune.data.listing import ClipRow
-from cogtune.data.pipeline import decode_ahead
+from cogtune.data.pipeline import confirmed, decode_ahead
 from cogtune.data.store import ShardWriter
 from cogtune.errors import UserError
 from cogtune.runtime.devices import set_threads
+from cogtune.runtime.faults import told_of_environment
 from cogtune.stages.job import Job, missing
 
 _SHOWN = 5
@@ -55,15 +56,17 @@ def clips_of(manifest: Iterable[ClipRow]) -> dict[str, ClipRow]:
 
 
 def unreachable(row: ClipRow, error: Exception) -> UserError:
-    """The error for a file that scan saw and that cannot be read now."""
-    return UserError(f"{row.path}: cannot be read now, though scan has read it ({error}); bring it back or scan again")
+    """The error for a file that scan saw and that cannot be read now: the machine's fault, or the file is not as it was."""
+    gone = f"{row.path}: cannot be read now, though scan has read it ({error}); bring it back or scan again"
+    return UserError(told_of_environment(error, row.path) or gone)
 
 
 def _make(job: Job, rows: list[ClipRow]) -> None:
     args, settings = job.config["args"], settings_of(job.config["data"]["params"])
 
     def describe(row: ClipRow, decoder: Decoder) -> tuple[dict[str, Any], Tensor]:
-        meta, pixels_FCHW = describe_clip(Path(row.path), settings, decoder)
+        path = Path(row.path)
+        meta, pixels_FCHW = confirmed(path, lambda: describe_clip(path, settings, decoder))
         return meta, thumbnail(pixels_FCHW)
 
     with (

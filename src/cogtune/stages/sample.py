@@ -24,6 +24,7 @@ from cogtune.evaluation.video import write_mp4, write_png
 from cogtune.model.weights import load_weights
 from cogtune.model.weights.lora_formats import LORA_FILE
 from cogtune.runtime.devices import device_for, dtype_of, set_threads
+from cogtune.runtime.faults import told_of_environment
 from cogtune.runtime.progress import Progress
 from cogtune.stages.export import exported
 from cogtune.stages.job import Job
@@ -200,7 +201,8 @@ def _images(job: Job, prompts: list[Prompt]) -> dict[str, Tensor]:
                 try:
                     found[prompt.id] = load_clip(paths[prompt.clip], plan, size, decoder)[0]
                 except (VideoError, OSError) as error:
-                    raise UserError(f"{paths[prompt.clip]}: its first frame cannot be read now: {error}") from None
+                    gone = f"{paths[prompt.clip]}: its first frame cannot be read now: {error}"
+                    raise UserError(told_of_environment(error, paths[prompt.clip]) or gone) from None
     return found
 
 

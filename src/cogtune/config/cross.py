@@ -1,86 +1,43 @@
 """Keys that must fit each other. Each check reads canonical values and says which key is wrong, and what would fit."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from cogtune.config import deepspeed_limits
 from cogtune.config.registry import kind
+from cogtune.config.remarks import REMARKS
+from cogtune.config.values import NETWORK, POSITIONS, SCHEDULE, SCHEDULES, VAE_RATE, VAE_STRIDE, Values, run
 
 Problem = tuple[str, str]
-_VAE_STRIDE = 8
-"""Pixels to one latent pixel, in height and width."""
-_VAE_RATE = 4
-"""Pixel frames to one latent frame, after the first."""
-
-_NETWORK = "model.network_config.params"
-_POSITIONS = f"{_NETWORK}.modules.pos_embed_config.params"
 _VAE = "model.first_stage_config.params"
-_SCHEDULES = ("denoiser_config.params", "loss_fn_config.params.sigma_sampler_config.params", "sampler_config.params")
-"""Where a noise schedule stands in `model`."""
-_SCHEDULE = "discretization_config.params"
 _T5 = "model.conditioner_config.params.emb_models.0.params"
-
-
-class _Missing(Exception):  # noqa: N818  a key that is wrong or absent is reported elsewhere; nothing to compare
-    pass
-
-
-class Values:
-    """Canonical values by dotted path; a path that is not there ends the check that asked for it."""
-
-    def __init__(self, values: dict[str, Any]) -> None:
-        self._values = values
-
-    def __getitem__(self, path: str) -> Any:
-        found = self.get(path, _Missing)
-        if found is _Missing:
-            raise _Missing
-        return found
-
-    def get(self, path: str, default: Any = None) -> Any:
-        found: Any = self._values
-        for part in path.split("."):
-            if isinstance(found, list) and part.isdecimal() and int(part) < len(found):
-                found = found[int(part)]
-            elif isinstance(found, dict) and part in found:
-                found = found[part]
-            else:
-                return default
-        return found
 
 
 def cross_check(values: dict[str, Any]) -> tuple[list[Problem], list[str]]:
     """(key, message) of every contradiction, and remarks on what is legal but surprising."""
     at = Values(values)
-    problems = [problem for check in _CHECKS for problem in _run(check, at)]
-    remarks = [remark for check in _REMARKS for remark in _run(check, at)]
+    problems = [problem for check in _CHECKS for problem in run(check, at)]
+    remarks = [remark for check in REMARKS for remark in run(check, at)]
     return problems, remarks
-
-
-def _run(check: Callable[[Values], Iterator[Any]], at: Values) -> Iterator[Any]:
-    try:
-        yield from check(at)
-    except _Missing:
-        return
 
 
 def _frames(at: Values) -> Iterator[Problem]:
     frames = at["data.params.max_num_frames"]
-    if frames % _VAE_RATE != 1:
-        below = max(frames - 1, 0) // _VAE_RATE * _VAE_RATE + 1
-        fitting = f"{below} or {below + _VAE_RATE}"
+    if frames % VAE_RATE != 1:
+        below = max(frames - 1, 0) // VAE_RATE * VAE_RATE + 1
+        fitting = f"{below} or {below + VAE_RATE}"
         yield "data.params.max_num_frames", f"{frames}; the VAE takes 4k + 1 frames: {fitting}"
-    if at[f"{_NETWORK}.time_compressed_rate"] != _VAE_RATE:
+    if at[f"{NETWORK}.time_compressed_rate"] != VAE_RATE:
         yield (
-            f"{_NETWORK}.time_compressed_rate",
-            f"{at[f'{_NETWORK}.time_compressed_rate']}; the VAE compresses {_VAE_RATE} frames to one",
+            f"{NETWORK}.time_compressed_rate",
+            f"{at[f'{NETWORK}.time_compressed_rate']}; the VAE compresses {VAE_RATE} frames to one",
         )
 
 
 def _size(at: Values) -> Iterator[Problem]:
-    _, *patch = at[f"{_NETWORK}.patch_size"]
+    _, *patch = at[f"{NETWORK}.patch_size"]
     for name, pixels, size in zip(("height", "width"), at["data.params.video_size"], patch, strict=True):
-        multiple = _VAE_STRIDE * size
+        multiple = VAE_STRIDE * size
         if pixels % multiple:
             near = f"{pixels // multiple * multiple} or {pixels // multiple * multiple + multiple}"
             yield "data.params.video_size", f"{name} {pixels} is no multiple of {multiple}; expected {near}"
@@ -89,17 +46,17 @@ def _size(at: Values) -> Iterator[Problem]:
 def _fixed_grid(at: Values) -> Iterator[Problem]:
     """Sine-cosine and learned tables hold for one height and width, and for at most the configured frames."""
     target = kind(at["model.network_config.params.modules.pos_embed_config.target"])
-    if target != "Basic3DPositionEmbedding" and not at.get(f"{_POSITIONS}.learnable_pos_embed"):
+    if target != "Basic3DPositionEmbedding" and not at.get(f"{POSITIONS}.learnable_pos_embed"):
         return
     table = "sine-cosine" if target == "Basic3DPositionEmbedding" else "learned"
-    want = [at[f"{_NETWORK}.latent_{side}"] * _VAE_STRIDE for side in ("height", "width")]
+    want = [at[f"{NETWORK}.latent_{side}"] * VAE_STRIDE for side in ("height", "width")]
     size = at["data.params.video_size"]
     if size != want:
         yield (
             "data.params.video_size",
-            f"{size}; the {table} positions are made for {want} (latent_height, latent_width x {_VAE_STRIDE})",
+            f"{size}; the {table} positions are made for {want} (latent_height, latent_width x {VAE_STRIDE})",
         )
-    frames, most = at["data.params.max_num_frames"], at[f"{_NETWORK}.num_frames"]
+    frames, most = at["data.params.max_num_frames"], at[f"{NETWORK}.num_frames"]
     if frames > most:
         yield (
             "data.params.max_num_frames",
@@ -108,32 +65,32 @@ def _fixed_grid(at: Values) -> Iterator[Problem]:
 
 
 def _patch(at: Values) -> Iterator[Problem]:
-    for side, size in zip(("height", "width"), at[f"{_NETWORK}.patch_size"][1:], strict=True):
-        if at[f"{_NETWORK}.latent_{side}"] % size:
+    for side, size in zip(("height", "width"), at[f"{NETWORK}.patch_size"][1:], strict=True):
+        if at[f"{NETWORK}.latent_{side}"] % size:
             yield (
-                f"{_NETWORK}.latent_{side}",
-                f"{at[f'{_NETWORK}.latent_{side}']} is no multiple of the patch size {size}",
+                f"{NETWORK}.latent_{side}",
+                f"{at[f'{NETWORK}.latent_{side}']} is no multiple of the patch size {size}",
             )
 
 
 def _channels(at: Values) -> Iterator[Problem]:
-    z, out = at[f"{_VAE}.encoder_config.params.z_channels"], at[f"{_NETWORK}.out_channels"]
+    z, out = at[f"{_VAE}.encoder_config.params.z_channels"], at[f"{NETWORK}.out_channels"]
     if at[f"{_VAE}.decoder_config.params.z_channels"] != z:
         yield f"{_VAE}.decoder_config.params.z_channels", f"expected the encoder's z_channels, {z}"
     if out != z:
-        yield f"{_NETWORK}.out_channels", f"{out}; expected {z}, the VAE's z_channels"
+        yield f"{NETWORK}.out_channels", f"{out}; expected {z}, the VAE's z_channels"
     image = at["model.noised_image_input"]
     want = 2 * z if image else z
-    if at[f"{_NETWORK}.in_channels"] != want:
+    if at[f"{NETWORK}.in_channels"] != want:
         why = (
             f"{z} of noise and {z} of the image, since noised_image_input is true" if image else "the VAE's z_channels"
         )
         hint = (
             ""
-            if image or at[f"{_NETWORK}.in_channels"] != 2 * z
+            if image or at[f"{NETWORK}.in_channels"] != 2 * z
             else "; for image-to-video set model.noised_image_input: true"
         )
-        yield f"{_NETWORK}.in_channels", f"{at[f'{_NETWORK}.in_channels']}; expected {want}, {why}{hint}"
+        yield f"{NETWORK}.in_channels", f"{at[f'{NETWORK}.in_channels']}; expected {want}, {why}{hint}"
 
 
 def _groups(at: Values) -> Iterator[Problem]:
@@ -152,44 +109,44 @@ def _tiles(at: Values) -> Iterator[Problem]:
         size, overlap = at.get(f"{_VAE}.{part}_tile_size"), at.get(f"{_VAE}.{part}_tile_overlap")
         if not size:
             continue
-        if any(pixels % _VAE_STRIDE for pixels in size):
-            yield f"{_VAE}.{part}_tile_size", f"{size}; expected multiples of {_VAE_STRIDE}"
-        if overlap % _VAE_STRIDE or overlap >= min(size):
+        if any(pixels % VAE_STRIDE for pixels in size):
+            yield f"{_VAE}.{part}_tile_size", f"{size}; expected multiples of {VAE_STRIDE}"
+        if overlap % VAE_STRIDE or overlap >= min(size):
             yield (
                 f"{_VAE}.{part}_tile_overlap",
-                f"{overlap}; expected a multiple of {_VAE_STRIDE} below the tile's {min(size)}",
+                f"{overlap}; expected a multiple of {VAE_STRIDE} below the tile's {min(size)}",
             )
 
 
 def _text(at: Values) -> Iterator[Problem]:
     if len(at["model.conditioner_config.params.emb_models"]) != 1:
         yield "model.conditioner_config.params.emb_models", "expected one text encoder"
-    length, tokens = at[f"{_POSITIONS}.text_length"], at[f"{_T5}.max_length"]
+    length, tokens = at[f"{POSITIONS}.text_length"], at[f"{_T5}.max_length"]
     if length != tokens:
-        yield f"{_POSITIONS}.text_length", f"{length}; expected {tokens}, the text encoder's max_length"
+        yield f"{POSITIONS}.text_length", f"{length}; expected {tokens}, the text encoder's max_length"
 
 
 def _heads(at: Values) -> Iterator[Problem]:
-    hidden, heads = at[f"{_NETWORK}.hidden_size"], at[f"{_NETWORK}.num_attention_heads"]
+    hidden, heads = at[f"{NETWORK}.hidden_size"], at[f"{NETWORK}.num_attention_heads"]
     if hidden % heads:
-        yield f"{_NETWORK}.hidden_size", f"{hidden} is no multiple of num_attention_heads, {heads}"
+        yield f"{NETWORK}.hidden_size", f"{hidden} is no multiple of num_attention_heads, {heads}"
         return
-    sized = at.get(f"{_POSITIONS}.hidden_size_head")
+    sized = at.get(f"{POSITIONS}.hidden_size_head")
     if sized is not None and sized != hidden // heads:
         yield (
-            f"{_POSITIONS}.hidden_size_head",
+            f"{POSITIONS}.hidden_size_head",
             f"{sized}; expected hidden_size / num_attention_heads, {hidden // heads}",
         )
     if sized is not None and sized % 16:
-        yield f"{_POSITIONS}.hidden_size_head", f"{sized}; rotary positions need a multiple of 16"
+        yield f"{POSITIONS}.hidden_size_head", f"{sized}; rotary positions need a multiple of 16"
     if sized is None and hidden % 16:
-        yield f"{_NETWORK}.hidden_size", f"{hidden}; sine-cosine positions need a multiple of 16"
+        yield f"{NETWORK}.hidden_size", f"{hidden}; sine-cosine positions need a multiple of 16"
 
 
 def _ofs(at: Values) -> Iterator[Problem]:
-    ofs, time = at[f"{_NETWORK}.ofs_embed_dim"], at[f"{_NETWORK}.time_embed_dim"] or at[f"{_NETWORK}.hidden_size"]
+    ofs, time = at[f"{NETWORK}.ofs_embed_dim"], at[f"{NETWORK}.time_embed_dim"] or at[f"{NETWORK}.hidden_size"]
     if ofs is not None and ofs != time:
-        yield f"{_NETWORK}.ofs_embed_dim", f"{ofs} is added to the timestep embedding; expected time_embed_dim, {time}"
+        yield f"{NETWORK}.ofs_embed_dim", f"{ofs} is added to the timestep embedding; expected time_embed_dim, {time}"
 
 
 def _timestep(at: Values) -> Iterator[Problem]:
@@ -217,13 +174,13 @@ _ADAPTERS = (
 
 
 def _lora(at: Values) -> Iterator[Problem]:
-    if at.get(f"{_NETWORK}.modules.lora_config"):
-        layers, chosen = at[f"{_NETWORK}.num_layers"], at[f"{_NETWORK}.modules.lora_config.params.layer_range"]
+    if at.get(f"{NETWORK}.modules.lora_config"):
+        layers, chosen = at[f"{NETWORK}.num_layers"], at[f"{NETWORK}.modules.lora_config.params.layer_range"]
         if chosen and max(chosen) >= layers:
-            key = f"{_NETWORK}.modules.lora_config.params.layer_range"
+            key = f"{NETWORK}.modules.lora_config.params.layer_range"
             yield key, f"no layer {max(chosen)}; there are {layers}, counted from 0"
         return
-    missing = f"without {_NETWORK}.modules.lora_config nothing would train; add under {_NETWORK}:\n      {_ADAPTERS}"
+    missing = f"without {NETWORK}.modules.lora_config nothing would train; add under {NETWORK}:\n      {_ADAPTERS}"
     if at["model.lora_train"]:
         yield "model.lora_train", f"true; {missing}"
     elif "all" in at["model.not_trainable_prefixes"] and at.get("args.mode") != "inference":
@@ -263,19 +220,19 @@ def _batch(at: Values) -> Iterator[Problem]:
 def _timesteps(at: Values) -> Iterator[Problem]:
     """The network is told a clip's place in the table, so the table has to have all of the schedule's timesteps."""
     for part in ("denoiser_config.params", "loss_fn_config.params.sigma_sampler_config.params"):
-        have, total = at.get(f"model.{part}.num_idx"), at.get(f"model.{part}.{_SCHEDULE}.num_timesteps")
+        have, total = at.get(f"model.{part}.num_idx"), at.get(f"model.{part}.{SCHEDULE}.num_timesteps")
         if None not in (have, total) and have != total:
             yield f"model.{part}.num_idx", f"{have}; expected {total}, the num_timesteps of its noise schedule"
-    for part in _SCHEDULES:
-        start, end = (at.get(f"model.{part}.{_SCHEDULE}.linear_{name}") for name in ("start", "end"))
+    for part in SCHEDULES:
+        start, end = (at.get(f"model.{part}.{SCHEDULE}.linear_{name}") for name in ("start", "end"))
         if None not in (start, end) and start >= end:
-            yield f"model.{part}.{_SCHEDULE}.linear_start", f"{start}; expected less than linear_end, {end}"
+            yield f"model.{part}.{SCHEDULE}.linear_start", f"{start}; expected less than linear_end, {end}"
 
 
 def _steps(at: Values) -> Iterator[Problem]:
     sampler = "model.sampler_config.params"
     key = "args.sampling_steps" if at.get("args.sampling_steps") else f"{sampler}.num_steps"
-    steps, total = at[key], at.get(f"{sampler}.{_SCHEDULE}.num_timesteps")
+    steps, total = at[key], at.get(f"{sampler}.{SCHEDULE}.num_timesteps")
     if total is not None and steps > total:
         yield key, f"{steps}; the noise schedule has {total} timesteps (num_timesteps)"
     ramp = at.get(f"{sampler}.guider_config.params.num_steps")
@@ -288,77 +245,11 @@ def _steps(at: Values) -> Iterator[Problem]:
 
 def _prefix(at: Values) -> Iterator[Problem]:
     key = "model.sampler_config.params.fixed_frames"
-    if at[key]:
+    own = "." not in kind(at["model.sampler_config.target"])  # a class of the user's own may mean something else
+    if at[key] and own:
         yield (
             key,
             f"{at[key]}; samples start from noise in all frames, so the prefix that is kept would be noise; set 0",
-        )
-
-
-def _held_out(at: Values) -> Iterator[str]:
-    both = [folder for folder in at["args.valid_data"] or [] if folder in (at["args.train_data"] or [])]
-    if both and at["args.mode"] != "inference":
-        yield (
-            f"args.valid_data: {', '.join(both)} is in train_data as well, so its clips are trained on, and figures of "
-            "validation are not of held-out clips"
-        )
-
-
-def _idle_deepspeed(at: Values) -> Iterator[str]:
-    if at["args.mode"] != "inference":
-        yield from deepspeed_limits.idle(at["deepspeed"])
-
-
-def _padding(at: Values) -> Iterator[str]:
-    frames, size = at["data.params.max_num_frames"], at[f"{_NETWORK}.patch_size"][0]
-    latents = (frames - 1) // _VAE_RATE + 1
-    if latents % size:
-        yield (
-            f"data.params.max_num_frames: {frames} frames are {latents} latents, no multiple of the patch's {size}; "
-            "the first latent is repeated in front, and dropped again after decoding"
-        )
-
-
-def _beyond(at: Values) -> Iterator[str]:
-    if kind(at[f"{_NETWORK}.modules.pos_embed_config.target"]) != "Rotary3DPositionEmbedding":
-        return
-    most = [at[f"{_NETWORK}.latent_{side}"] * _VAE_STRIDE for side in ("height", "width")]
-    size, frames = at["data.params.video_size"], at["data.params.max_num_frames"]
-    if frames > at[f"{_NETWORK}.num_frames"] or any(have > limit for have, limit in zip(size, most, strict=True)):
-        yield (
-            f"data.params: {frames} frames of {size} are more than {at[f'{_NETWORK}.num_frames']} of {most}, "
-            "which the positions of this model were trained on"
-        )
-
-
-def _schedules(at: Values) -> Iterator[str]:
-    first, *others = _SCHEDULES
-    for part in others:
-        if at[f"model.{part}.discretization_config"] != at[f"model.{first}.discretization_config"]:
-            yield f"model.{part}.discretization_config: another noise schedule than model.{first}'s; is that meant?"
-
-
-_HIDDEN_2B = 1920
-
-
-def _trained_in(at: Values) -> Iterator[str]:
-    """Upstream's sft.yaml: bf16 off for 2B, on for 5B. The published 2B weights are fp16, all others bf16."""
-    small = at[f"{_NETWORK}.hidden_size"] == _HIDDEN_2B
-    have = "fp16" if at["args.fp16"] else "bf16" if at["args.bf16"] else None
-    if small and have == "bf16":
-        yield (
-            f"{have}: CogVideoX-2B was trained in fp16, which is the finer of the two; for that set deepspeed.bf16.enabled: "
-            "false and deepspeed.fp16.enabled: true"
-        )
-    elif not small and have == "fp16" and at[f"{_NETWORK}.hidden_size"] > _HIDDEN_2B:
-        yield f"{have}: this family was trained in bf16, whose range is larger; watch for overflows (inf in the loss)"
-
-
-def _adapters(at: Values) -> Iterator[str]:
-    if at.get(f"{_NETWORK}.modules.lora_config") and "all" not in at["model.not_trainable_prefixes"]:
-        yield (
-            "model.not_trainable_prefixes: the LoRA adapters train together with all other weights; "
-            "for the adapters alone set it to [all]"
         )
 
 
@@ -366,4 +257,3 @@ _CHECKS = (
     _frames, _patch, _size, _fixed_grid, _channels, _groups, _tiles, _text, _heads, _ofs, _timestep, _images, _lora,
     _precision, _deepspeed, _length, _batch, _timesteps, _steps, _prefix,
 )  # fmt: skip
-_REMARKS = (_idle_deepspeed, _padding, _beyond, _schedules, _trained_in, _adapters, _held_out)

@@ -1,0 +1,77 @@
+"""What is legal in a config, but surprising: each remark is told once."""
+
+from collections.abc import Iterator
+
+from cogtune.config import deepspeed_limits
+from cogtune.config.registry import kind
+from cogtune.config.values import NETWORK, SCHEDULES, VAE_RATE, VAE_STRIDE, Values
+
+
+def _held_out(at: Values) -> Iterator[str]:
+    both = [folder for folder in at["args.valid_data"] or [] if folder in (at["args.train_data"] or [])]
+    if both and at["args.mode"] != "inference":
+        yield (
+            f"args.valid_data: {', '.join(both)} is in train_data as well, so its clips are trained on, and figures of "
+            "validation are not of held-out clips"
+        )
+
+
+def _idle_deepspeed(at: Values) -> Iterator[str]:
+    if at["args.mode"] != "inference":
+        yield from deepspeed_limits.idle(at["deepspeed"])
+
+
+def _padding(at: Values) -> Iterator[str]:
+    frames, size = at["data.params.max_num_frames"], at[f"{NETWORK}.patch_size"][0]
+    latents = (frames - 1) // VAE_RATE + 1
+    if latents % size:
+        yield (
+            f"data.params.max_num_frames: {frames} frames are {latents} latents, no multiple of the patch's {size}; "
+            "the first latent is repeated in front, and dropped again after decoding"
+        )
+
+
+def _beyond(at: Values) -> Iterator[str]:
+    if kind(at[f"{NETWORK}.modules.pos_embed_config.target"]) != "Rotary3DPositionEmbedding":
+        return
+    most = [at[f"{NETWORK}.latent_{side}"] * VAE_STRIDE for side in ("height", "width")]
+    size, frames = at["data.params.video_size"], at["data.params.max_num_frames"]
+    if frames > at[f"{NETWORK}.num_frames"] or any(have > limit for have, limit in zip(size, most, strict=True)):
+        yield (
+            f"data.params: {frames} frames of {size} are more than {at[f'{NETWORK}.num_frames']} of {most}, "
+            "which the positions of this model were trained on"
+        )
+
+
+def _schedules(at: Values) -> Iterator[str]:
+    first, *others = SCHEDULES
+    for part in others:
+        if at[f"model.{part}.discretization_config"] != at[f"model.{first}.discretization_config"]:
+            yield f"model.{part}.discretization_config: another noise schedule than model.{first}'s; is that meant?"
+
+
+_HIDDEN_2B = 1920
+
+
+def _trained_in(at: Values) -> Iterator[str]:
+    """Upstream's sft.yaml: bf16 off for 2B, on for 5B. The published 2B weights are fp16, all others bf16."""
+    small = at[f"{NETWORK}.hidden_size"] == _HIDDEN_2B
+    have = "fp16" if at["args.fp16"] else "bf16" if at["args.bf16"] else None
+    if small and have == "bf16":
+        yield (
+            f"{have}: CogVideoX-2B was trained in fp16, which is the finer of the two; for that set deepspeed.bf16.enabled: "
+            "false and deepspeed.fp16.enabled: true"
+        )
+    elif not small and have == "fp16" and at[f"{NETWORK}.hidden_size"] > _HIDDEN_2B:
+        yield f"{have}: this family was trained in bf16, whose range is larger; watch for overflows (inf in the loss)"
+
+
+def _adapters(at: Values) -> Iterator[str]:
+    if at.get(f"{NETWORK}.modules.lora_config") and "all" not in at["model.not_trainable_prefixes"]:
+        yield (
+            "model.not_trainable_prefixes: the LoRA adapters train together with all other weights; "
+            "for the adapters alone set it to [all]"
+        )
+
+
+REMARKS = (_idle_deepspeed, _padding, _beyond, _schedules, _trained_in, _adapters, _held_out)

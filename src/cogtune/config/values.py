@@ -1,0 +1,51 @@
+"""Canonical values by dotted path, for checks that compare keys."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+VAE_STRIDE = 8
+"""Pixels to one latent pixel, in height and width."""
+VAE_RATE = 4
+"""Pixel frames to one latent frame, after the first."""
+
+NETWORK = "model.network_config.params"
+POSITIONS = f"{NETWORK}.modules.pos_embed_config.params"
+SCHEDULES = ("denoiser_config.params", "loss_fn_config.params.sigma_sampler_config.params", "sampler_config.params")
+"""Where a noise schedule stands in `model`."""
+SCHEDULE = "discretization_config.params"
+
+
+class Missing(Exception):  # noqa: N818  a key that is wrong or absent is reported elsewhere; nothing to compare
+    pass
+
+
+class Values:
+    """Canonical values by dotted path; a path that is not there ends the check that asked for it."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self._values = values
+
+    def __getitem__(self, path: str) -> Any:
+        found = self.get(path, Missing)
+        if found is Missing:
+            raise Missing
+        return found
+
+    def get(self, path: str, default: Any = None) -> Any:
+        found: Any = self._values
+        for part in path.split("."):
+            if isinstance(found, list) and part.isdecimal() and int(part) < len(found):
+                found = found[int(part)]
+            elif isinstance(found, dict) and part in found:
+                found = found[part]
+            else:
+                return default
+        return found
+
+
+def run(check: Callable[[Values], Iterator[Any]], at: Values) -> Iterator[Any]:
+    """What a check finds; nothing where a key that it compares is absent."""
+    try:
+        yield from check(at)
+    except Missing:
+        return

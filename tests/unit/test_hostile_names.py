@@ -15,9 +15,12 @@ from typing import Any
 from unittest import mock
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
+from cogtune.config.batches import BatchMemo
 from cogtune.config.checkpoints.folders import read_header
 from cogtune.config.plugins import allow_plugins
 from cogtune.config.slices import Slice
@@ -28,7 +31,8 @@ from cogtune.data.store import ShardReader
 from cogtune.errors import UserError
 from cogtune.evaluation.report.gather import strips
 from cogtune.plan.experiments import Workspace
-from cogtune.stages import export, report, sweep
+from cogtune.runtime.saved import check_sums
+from cogtune.stages import export, report, sweep, verify
 from cogtune.stages.by_hand import open_workspace
 from cogtune.stages.job import Job
 from cogtune.train import checkpoint
@@ -236,6 +240,31 @@ def file_of_a_checkpoint(root: Path, name: str) -> Iterable[Path]:
     return [found.path for found in [checkpoint.newest(root / "checkpoints")] if found]
 
 
+@place
+def verified_key(root: Path, name: str) -> Iterable[Path]:
+    verify.run(root, name, True, root / "results")
+    return []
+
+
+@place
+def file_of_checksums(root: Path, name: str) -> Iterable[Path]:
+    (root / "SHA256SUMS").write_bytes(f"{'0' * 64}  {name}\n".encode("utf-8", "surrogatepass"))
+    return [root for _ in range(check_sums(root))]
+
+
+@place
+def memo_of_a_batch(root: Path, name: str) -> Iterable[Path]:
+    BatchMemo(root, name).write(2, KEY)
+    return [BatchMemo(root, name).path]
+
+
+@place
+def training_of_a_batch(root: Path, name: str) -> Iterable[Path]:
+    (root / f"slices/{KEY}.batch.json").write_text(json.dumps({"global_batch_size": 2, "train": name}))
+    found = BatchMemo(root, KEY).read()
+    return [root / "train" / found[1]] if found else []
+
+
 NAMED = ["", ".", "..", "/", "//", "~", "../kept", "../../kept", "/etc/passwd", "{kept}", "{kept}/file", "link", "link/file", "loop",
          "a/../../kept", "./a", "a//b", "a/", "\0", "a\0b", "a\nb", "x" * 300, "\udcff", "..\\kept", "C:\\a", "%2e%2e/kept", "-rf", "*",
          "$HOME", KEY, f"{KEY}\n", f"../latents/{KEY}", f"{KEY}/..", "０１２３４５６７８９ab", "CON", " ", "über", "fifo"]  # fmt: skip
@@ -244,14 +273,25 @@ PIECES = st.sampled_from(
 )
 
 
+BESIDE = ["file", "file.mp4", "file.png", "kept", "mp_rank_00_model_states.pt"]
+
+
+def _fill(folder: Path) -> None:
+    """What each place would take if a name led here: weights, an iteration of a SAT folder, samples."""
+    save_file({"a": torch.zeros(1)}, folder / "file")
+    torch.save({"module": {"a": torch.zeros(1)}}, folder / "mp_rank_00_model_states.pt")
+    for name in ("file.mp4", "file.png"):
+        (folder / name).touch()
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """``root`` with the folder of a stage, links out, a loop and a FIFO in it; ``kept`` beside it."""
     base = tmp_path_factory.mktemp("hostile")
     root = base / "root"
-    for name in ("root/results/.receipts", "root/latents", "kept"):
+    for name in ("root/results/.receipts", "root/latents", "root/slices", "root/train", "kept"):
         (base / name).mkdir(parents=True)
-    (base / "kept/file").write_text("x")
+    _fill(base / "kept")
     (root / "latents" / KEY).mkdir()
     for folder in (root, root / "weights", root / "latents"):
         folder.mkdir(exist_ok=True)
@@ -261,7 +301,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with mock.patch.object(shutil, "rmtree") as remover:
         yield root
     assert {Path(call.args[0]) for call in remover.call_args_list} <= {root / "latents" / KEY}
-    assert sorted(path.name for path in base.rglob("*") if not path.is_relative_to(root)) == ["file", "kept"]
+    assert sorted(path.name for path in base.rglob("*") if not path.is_relative_to(root)) == BESIDE
 
 
 @pytest.mark.parametrize("where", PLACES)

@@ -8,6 +8,7 @@ from typing import Any
 from cogtune.config.errors import ConfigError
 from cogtune.errors import UserError
 from cogtune.runtime.atomic import write_json
+from cogtune.runtime.paths import is_key, key_folder
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class BatchMemo:
 
     @property
     def path(self) -> Path:
-        return self.store / "slices" / f"{self.name}.batch.json"
+        return key_folder(self.store / "slices", self.name, "batch_memo").with_suffix(".batch.json")
 
     def read(self) -> tuple[int, str] | None:
         """(clips of a step, key of the training or ""), or None. Raises UserError for a file that cannot be read."""
@@ -94,7 +95,9 @@ class BatchMemo:
             raise UserError(
                 f"{self.path}: no readable batch size; delete it, or set args.global_batch_size to that of the training"
             ) from None
-        if type(clips) is not int or clips < 1 or (train and not (self.store / "train" / train).is_dir()):
+        if type(clips) is not int or clips < 1:
+            return None
+        if train and not (is_key(train) and (self.store / "train" / train).is_dir()):
             return None
         return clips, train
 

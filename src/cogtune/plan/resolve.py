@@ -34,16 +34,17 @@ class Place:
         return self.results / ".receipts" / f"{part.stage}-{part.key}.json"
 
 
-def check_batch(config: Config, ranks: int, remembered: int | None = None) -> None:
-    """Raise ConfigError if the global batch (the ``remembered`` one, if any) cannot be shared out over the ranks."""
+def check_batch(config: Config, ranks: int, remembered: tuple[int, str] | None = None) -> None:
+    """Raise ConfigError if the global batch cannot be shared out over the ranks. ``remembered``: that of a training which
+    began without `args.global_batch_size`, and where it comes from."""
     args = config.values["args"]
     if args.get("mode") == "inference":
         return
     try:
-        asked = args | ({"global_batch_size": remembered} if remembered else {})
+        asked = args | ({"global_batch_size": remembered[0]} if remembered else {})
         plan_batches(config.values.get("deepspeed") or {}, asked, ranks)
     except ConfigError as error:
-        where = "remembered from the first run" if remembered else f"set by {config.origin_of(error.key)}"
+        where = remembered[1] if remembered else f"set by {config.origin_of(error.key)}"
         raise ConfigError(f"{error.message} ({where})", key=error.key) from None
 
 
@@ -128,6 +129,9 @@ class Resolver:
         }
         if name == "train" and self._memo:
             merged["batch_memo"] = self._memo.name
+            if not (self.place.store / "train" / part.key / "final").is_dir():  # a finished one asks for no ranks
+                batch = part.identity["values"]["args"]["global_batch_size"]
+                check_batch(self.config, self.place.ranks, (batch, self.batch_from))
         part = Slice(name, part.identity, merged)
         if not self.looks_only:
             part.write(self.place.store)
@@ -190,5 +194,4 @@ class Resolver:
             return plan_batches(deepspeed, values["args"], self.place.ranks).global_batch
         clips, train = found
         self.batch_from = f"as training {train or 'of this config'} began; args.global_batch_size would set it"
-        check_batch(self.config, self.place.ranks, clips)
         return clips

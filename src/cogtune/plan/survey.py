@@ -119,7 +119,7 @@ class Surveyor:
         work = self.counts.left(part, parts, config.values["args"])
         state, why = self._explained(part, work, name, config, steps)
         estimate = estimator.of(part, work)
-        notes = [self._batch(name, part)] if stage == "train" else []
+        notes = [self._batch(name, part)] if stage == "train" and work.todo else []
         warnings = estimator.warnings(stage, estimate)
         if stage == "train":
             warnings += cannot_train_on(config.values, estimator.device)

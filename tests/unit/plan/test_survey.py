@@ -6,6 +6,7 @@ import pytest
 
 from cogtune.__main__ import main
 from cogtune.config.batches import BatchMemo
+from cogtune.config.errors import ConfigError
 from cogtune.config.stages import STAGES
 from cogtune.errors import UserError
 from cogtune.plan.here import has_gpu, refused_here
@@ -51,6 +52,16 @@ def test_the_global_batch_is_decided_when_a_training_starts_and_told(world: Worl
     BatchMemo(world.store, part.volatile["batch_memo"]).write(4, part.key)
     world.ranks(2)
     assert world.batch() == 4
+    world.ranks(3)
+    assert world.batch() == 4, "a finished training can be sampled with any number of ranks"
+    final = world.store / "train" / part.key / "final"
+    final.rename(final.with_name("hidden"))
+    with pytest.raises(
+        ConfigError, match=rf"4 clips cannot be shared out evenly over 3 ranks; .*as training {part.key} began"
+    ):
+        world.batch()
+    final.with_name("hidden").rename(final)
+    world.ranks(2)
     world.edit("lr: 0.001", "lr: 0.002")
     assert world.batch() == 2, "another training"
     world.edit("lr: 0.002", "lr: 0.001")

@@ -57,9 +57,14 @@ def test_plan_takes_only_what_needs_no_torch_from_data() -> None:
     assert taken == {"cogtune.data.listing", "cogtune.data.prompts", "cogtune.data.store"}
 
 
-def test_only_decode_imports_decord() -> None:
-    importing = {room_of(path) for path in FILES if any(name.split(".")[0] == "decord" for name in imported(path))}
-    assert importing == {"data"}
+@pytest.mark.parametrize(("library", "modules"), [("decord", {"seeking"}), ("av", {"inorder", "picture", "streams"})])
+def test_decoders_are_imported_in_the_child_only(library: str, modules: set[str]) -> None:
+    importing = {path for path in FILES if any(name.split(".")[0] == library for name in imported(path))}
+    assert {(room_of(path), path.stem) for path in importing} == {("data", module) for module in modules}
+    child = {f"cogtune.data.{name}" for name in ("decode", "seeking", "inorder", "picture", "streams")}
+    for path in FILES:
+        if path.stem not in ("decode", "inorder", "picture"):
+            assert not child & set(imported(path)), path
 
 
 @pytest.mark.parametrize(

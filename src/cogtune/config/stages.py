@@ -54,7 +54,7 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             "preprocess",
-            version=1,
+            version=2,
             keys=(
                 "data.params.video_size",
                 "data.params.fps",
@@ -68,7 +68,7 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             "latents",
-            version=2,
+            version=3,
             keys=(
                 f"{_VAE}.target",
                 f"{_VAE}.params.ckpt_path",
@@ -96,7 +96,7 @@ STAGES: dict[str, Stage] = {
         # A stage of its own, so that a text-to-video and an image-to-video config share the moments of their clips.
         Stage(
             "images",
-            version=1,
+            version=2,
             keys=(
                 f"{_VAE}.target",
                 f"{_VAE}.params.ckpt_path",
@@ -206,7 +206,7 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             "sample",
-            version=3,
+            version=4,
             keys=(
                 "model.sampler_config",
                 "model.scale_factor",

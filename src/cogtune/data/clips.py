@@ -15,11 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cogtune.data.decode import VideoError
-from cogtune.data.decoder import Decoder
-
-CHUNK_FRAMES = 16
-"""Frames that are in memory at full size at once: 100 MB at 1080p."""
+from cogtune.data.decoder import Decoder, Opened
+from cogtune.data.video import TimesError, VideoError
 
 
 @dataclass(frozen=True)
@@ -135,20 +132,22 @@ def fit(source_size: Sequence[int], clip_size: Sequence[int]) -> Fit:
     return Fit(resize, [(resize[0] - tall) // 2, (resize[1] - wide) // 2])
 
 
-def resize_and_crop(frames_FHWC: Tensor, how: Fit, clip_size: Sequence[int]) -> Tensor:
-    """uint8 (F, H, W, 3) to uint8 (F, 3, *clip_size): bicubic with antialiasing in integer arithmetic, then the crop.
+def resize_and_crop(frame_HWC: Tensor, how: Fit, clip_size: Sequence[int]) -> Tensor:
+    """uint8 (H, W, 3) to uint8 (3, *clip_size): bicubic with antialiasing in float32, then the crop.
 
-    Upstream's torchvision call goes through float32; on real footage the two are 56 to 60 dB apart (at most 2 of 255),
-    and this one is ten times as fast.
+    As upstream's torchvision call computes it, to the bit. Integer arithmetic is five times as fast and up to 3 of 255
+    off. Frame by frame in planar layout takes half the time of 16 frames at once, and gives the same bits.
     """
-    frames_FCHW = frames_FHWC.permute(0, 3, 1, 2)
-    if list(frames_FCHW.shape[2:]) != how.resize:
-        frames_FCHW = torch.nn.functional.interpolate(
-            frames_FCHW, size=how.resize, mode="bicubic", antialias=True, align_corners=False
+    frame_CHW = frame_HWC.permute(2, 0, 1)
+    if list(frame_CHW.shape[1:]) != how.resize:
+        planes_1CHW = frame_CHW.contiguous().float()[None]
+        resized_1CHW = torch.nn.functional.interpolate(
+            planes_1CHW, size=how.resize, mode="bicubic", antialias=True, align_corners=False
         )
+        frame_CHW = resized_1CHW[0].clamp_(0, 255).round_().to(torch.uint8)
     top, left = how.crop
     tall, wide = clip_size
-    return frames_FCHW[:, :, top : top + tall, left : left + wide].contiguous()
+    return frame_CHW[:, top : top + tall, left : left + wide].contiguous()
 
 
 @dataclass(frozen=True)
@@ -164,7 +163,13 @@ class ClipSettings:
 
 def describe_clip(path: Path, settings: ClipSettings, decoder: Decoder) -> tuple[dict[str, Any], Tensor]:
     """The row of a clip, plain values, and its pixels: uint8 (F, 3, H, W). Raises VideoError, OSError."""
-    video = decoder.open(path)
+    try:
+        return _described(decoder.open(path), settings, decoder)
+    except TimesError:
+        return _described(decoder.open(path, decode_all=True), settings, decoder)
+
+
+def _described(video: Opened, settings: ClipSettings, decoder: Decoder) -> tuple[dict[str, Any], Tensor]:
     plan = plan_frames(
         video.times,
         video.fps,
@@ -173,12 +178,19 @@ def describe_clip(path: Path, settings: ClipSettings, decoder: Decoder) -> tuple
         settings.skip_frms_num,
         settings.frame_selection,
     )
-    first = decoder.frames(plan.indices[:1])
-    size = list(first.shape[1:3])
-    how = fit(size, settings.video_size)
+    how = fit(video.size, settings.video_size)
     row = asdict(plan) | asdict(how)
-    row["source"] = {"frames": len(video.times), "fps": round(video.fps, 4), "height": size[0], "width": size[1]}
-    return row, _pixels(row, settings.video_size, decoder)
+    pixels = _pixels(row, settings.video_size, decoder)
+    height, width = video.size
+    row["source"] = {
+        "frames": len(video.times),
+        "fps": round(video.fps, 4),
+        "height": height,
+        "width": width,
+        "sample_aspect": video.sample_aspect,
+    }
+    row["reader"] = decoder.reader
+    return row, pixels
 
 
 def load_clip(
@@ -186,18 +198,20 @@ def load_clip(
 ) -> Tensor:
     """The pixels of a clip as its row in the preprocess store says: uint8 (F, 3, H, W).
 
-    Give a ``decoder`` to load many: starting one takes 0.2 s. Raises VideoError, OSError.
+    Give a ``decoder`` to load many: starting one takes 0.2 s. Raises VideoError, also where a frame is not shown at the
+    time that the row says; OSError.
     """
     if decoder is None:
         with Decoder() as own:
             return load_clip(path, row_meta, video_size, own)
     decoder.open(Path(path))
-    return _pixels(row_meta, video_size, decoder)
+    times = dict(zip(row_meta["indices"], row_meta["timestamps"], strict=True))
+    return _pixels(row_meta, video_size, decoder, list(times.values()))
 
 
 def first_frame(row_meta: Mapping[str, Any]) -> dict[str, Any]:
     """The row of the clip that is the first frame alone, for `load_clip`."""
-    return {**row_meta, "indices": row_meta["indices"][:1]}
+    return {**row_meta, "indices": row_meta["indices"][:1], "timestamps": row_meta["timestamps"][:1]}
 
 
 def to_unit_range(pixels: Tensor) -> Tensor:
@@ -205,15 +219,16 @@ def to_unit_range(pixels: Tensor) -> Tensor:
     return (pixels.float() - 127.5) / 127.5
 
 
-def _pixels(row: Mapping[str, Any], video_size: Sequence[int], decoder: Decoder) -> Tensor:
+def _pixels(
+    row: Mapping[str, Any], video_size: Sequence[int], decoder: Decoder, times: Sequence[float] | None = None
+) -> Tensor:
     distinct = list(dict.fromkeys(row["indices"]))
     how = Fit(list(row["resize"]), list(row["crop"]))
-    parts = []
-    for start in range(0, len(distinct), CHUNK_FRAMES):
-        frames_FHWC = torch.from_numpy(decoder.frames(distinct[start : start + CHUNK_FRAMES]))
-        parts.append(resize_and_crop(frames_FHWC, how, video_size))
-    place = {index: position for position, index in enumerate(distinct)}
-    return torch.cat(parts)[[place[index] for index in row["indices"]]]
+    made = {
+        index: resize_and_crop(torch.from_numpy(frame_HWC), how, video_size)
+        for index, frame_HWC in zip(distinct, decoder.each(distinct, times), strict=True)
+    }
+    return torch.stack([made[index] for index in row["indices"]])
 
 
 def thumbnail(pixels_FCHW: Tensor, long_side: int = 128) -> Tensor:

@@ -1,79 +1,159 @@
-"""Opening and decoding videos: the only module that imports decord.
+"""Opening and decoding videos: the module that child processes of `decoder.Decoder` run.
 
-decord may abort the whole process on a damaged file (uncaught std::bad_alloc: 5 of 5,700 files that were damaged at
-random), so nothing but the child processes of `decoder.Decoder` should call this. No torch here: a child starts in
-0.2 s.
+A decoder may abort the whole process on a damaged file, so nothing else should call this. No torch here: a child starts
+in 0.2 s.
 
 A file that cannot be used raises `VideoError` with a reason for people; an OSError (file gone, disk away) passes
 through, since it says nothing about the video.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from cogtune.data import seeking
 from cogtune.data.container import declared
+from cogtune.data.inorder import Shown, shown
+from cogtune.data.picture import Painter
+from cogtune.data.streams import read_packets
+from cogtune.data.video import TimesError, VideoError, VideoInfo
 
-_LACKING_SHARE, _LACKING_FRAMES = 0.05, 3
-"""A video may be this much shorter than its container declares: time stamps are rounded, and tracks seldom end alike."""
-
-
-class VideoError(Exception):
-    """This file cannot be used; the message says why."""
-
-
-@dataclass(frozen=True)
-class VideoInfo:
-    """``frames`` that can be read, average ``fps``, size in pixels as shown (rotation applied), ``seconds`` of play."""
-
-    frames: int
-    fps: float
-    width: int
-    height: int
-    seconds: float
+_SAME_SECONDS = 1e-5
+_BATCH = 16
 
 
 class Video:
-    """An opened video. ``times``: when each frame is shown, in seconds; what an edit cut off in front is negative."""
+    """An opened video. ``times``: when each frame is shown, in seconds, as its packets say, or after ``decode_all`` as
+    its decoder says. ``size``: (height, width) as shown. ``reader``: which one gave the latest frames, "pyav" or "decord"."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, decode_all: bool = False) -> None:
         _check_file(path)
-        self._reader = _open(path)
-        try:
-            spans = np.asarray(self._reader.get_frame_timestamp(list(range(len(self._reader)))), dtype=np.float64)
-            self.fps = float(self._reader.get_avg_fps())
-        except Exception as error:
-            raise _reason(error) from None
-        if not spans.size or not 0 < self.fps < 1e4:
-            raise VideoError(f"no usable video track: {len(spans)} frames at {self.fps:g} fps")
-        if not (np.abs(spans) < 1e6).all() or (np.diff(spans[:, 0]) < 0).any():
-            # AVI has no time stamps; what comes out for some codecs is noise.
-            starts = np.arange(len(spans)) / self.fps
-            spans = np.stack([starts, starts + 1 / self.fps], axis=1)
-        self.times: list[float] = spans[:, 0].tolist()
-        end = max(float(spans[-1, 1]), self.times[-1] + 1 / self.fps)
-        self.seconds = end - max(0.0, self.times[0])
+        self._path, self._packets = path, read_packets(path)
+        self.fps, self.reader = self._packets.fps, "pyav"
+        self.sample_aspect = self._packets.sample_aspect
+        self._cursor, self._painter = _Cursor(path), Painter()
+        first = self._cursor.at(0)
+        if first is None:
+            raise VideoError("damaged: its frames cannot be decoded")
+        height, width, _ = self._painter.paint(first.frame).shape
+        self.size = (height, width)
+        self.times = self._packets.times
+        late = first.time - self.times[0]
+        if self._packets.guessed:
+            self.times = [time + late for time in self.times]
+        self._decoded = decode_all or (abs(late) > _SAME_SECONDS and not self._packets.guessed)
+        if self._decoded:
+            self.times = [frame.time for frame in shown(path)]
+            if any(after < before for before, after in itertools.pairwise(self.times)):
+                raise VideoError("the time stamps of its frames run backwards; encode it again (ffmpeg -i IN OUT)")
 
     def __len__(self) -> int:
         return len(self.times)
 
     def frames(self, indices: Sequence[int]) -> np.ndarray:
-        """Decode ``indices`` (each 0 … len - 1): uint8 (N, H, W, 3), RGB."""
-        if any(not 0 <= index < len(self) for index in indices):
-            raise VideoError(f"frames {min(indices)} to {max(indices)} were asked for; it has {len(self)}")
-        try:
-            return self._reader.get_batch(list(indices)).asnumpy()
-        except Exception as error:
-            if "size must exactly match" not in str(error):
-                raise _reason(error) from None
-        return np.stack([_without_padding(self._reader[index].asnumpy()) for index in indices])
+        """`each`, as one array: uint8 (N, H, W, 3), RGB."""
+        return np.stack(list(self.each(indices)))
+
+    def each(self, indices: Sequence[int], times: Sequence[float] | None = None) -> Iterator[np.ndarray]:
+        """The frames ``indices`` (each 0 … len - 1), one after the other: uint8 (H, W, 3), RGB.
+
+        Raises VideoError for one that is hit by damage, or that is not shown when ``times`` say. Without them, TimesError
+        for one that is not shown when the packets say.
+        """
+        if times is None:
+            if any(not 0 <= index < len(self) for index in indices):
+                raise VideoError(f"frames {min(indices)} to {max(indices)} were asked for; it has {len(self)}")
+            times, differs = [self.times[index] for index in indices], VideoError if self._decoded else TimesError
+        else:
+            differs = VideoError
+        self.reader, given = "decord", 0
+        for frames in self._by_seeking(indices):
+            yield from frames
+            given += len(frames)
+        if given == len(indices):
+            return
+        self.reader = "pyav"
+        for index, time in zip(indices[given:], times[given:], strict=True):
+            found = self._cursor.at(index)
+            if found is None or abs(found.time - time) > _SAME_SECONDS:
+                raise differs(
+                    f"its frame {index} is not shown at {time:.3f} s: it is damaged, or not the file that it was"
+                )
+            yield self._picture(index, found)
+
+    def info(self) -> VideoInfo:
+        """What it is. Raises VideoError."""
+        height, width = self.size
+        seconds = self.times[-1] - max(0.0, self.times[0]) + 1 / self.fps
+        return VideoInfo(len(self), round(self.fps, 4), width, height, round(seconds, 4), self.sample_aspect)
+
+    def _picture(self, index: int, found: Shown) -> np.ndarray:
+        if found.hit:
+            raise VideoError(
+                f"damaged: frame {index} ({found.time:.2f} s), which this clip uses, stands on data that the decoder "
+                f"cannot read"
+            )
+        picture = self._painter.paint(found.frame)
+        if picture.shape[:2] != self.size:
+            raise VideoError(f"its picture changes size at {found.time:.2f} s; cut it there")
+        return picture
+
+    def _by_seeking(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
+        """By decord, where it is right and leaves out half of the work; ends early where it complains."""
+        sections = [] if self._decoded or self._painter.turned else self._packets.sections
+        if list(indices) != sorted(indices) or not _mostly_skipped(sections, indices):
+            return
+        reader = seeking.opened(self._path, self.times, self.size[1])
+        if reader is None:
+            return
+        for start in range(0, len(indices), _BATCH):
+            frames = seeking.frames(reader, indices[start : start + _BATCH])
+            if frames is None:
+                return
+            yield frames
+
+
+class _Cursor:
+    """The frame at an index, decoded in order; going back starts again from the first packet."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._restart()
+
+    def _restart(self) -> None:
+        self._frames, self._place = shown(self._path), -1
+        self._current: Shown | None = None
+
+    def at(self, index: int) -> Shown | None:
+        """None behind the last frame."""
+        if index < self._place:
+            self._restart()
+        while self._place < index:
+            self._current = next(self._frames, None)
+            if self._current is None:
+                self._restart()
+                return None
+            self._place += 1
+        return self._current
+
+
+def _mostly_skipped(sections: Sequence[int], indices: Sequence[int]) -> bool:
+    """Whether at least half of the frames up to the last of ``indices`` are in sections of which none is wanted."""
+    if not sections:
+        return False
+    places = [np.searchsorted(sections, index, "right") - 1 for index in (*indices, indices[-1])]
+    wanted = {int(place) for place in places}
+    ends = [*sections[1:], indices[-1] + 1]
+    decoded = sum(min(ends[place], indices[-1] + 1) - sections[place] for place in wanted)
+    return 2 * decoded <= indices[-1] + 1
 
 
 def probe(path: Path) -> VideoInfo:
@@ -81,15 +161,7 @@ def probe(path: Path) -> VideoInfo:
 
     Only the first frame is decoded; that the chosen ones decode is for preprocess to prove.
     """
-    video = Video(path)
-    promised = _promised_seconds(path)
-    lacking = (promised or 0.0) - video.seconds
-    if promised and lacking > max(_LACKING_FRAMES / video.fps, _LACKING_SHARE * promised):
-        raise VideoError(
-            f"cut short: its container declares {promised:.2f} s, {video.seconds:.2f} s of video are there"
-        )
-    height, width = video.frames([0]).shape[1:3]
-    return VideoInfo(len(video), round(video.fps, 4), width, height, round(video.seconds, 4))
+    return Video(path).info()
 
 
 def _check_file(path: Path) -> None:
@@ -103,74 +175,36 @@ def _check_file(path: Path) -> None:
         raise VideoError("no index (moov box) in it: the recording or the download was not finished")
 
 
-def _promised_seconds(path: Path) -> float | None:
-    """How long the video should play. A container's total is that of its longest track, often the sound, so mp4 and mov
-    are asked for the video track itself; for other formats ffmpeg reads the total, the best that they tell."""
-    found = declared(path)
-    if found is not None:
-        return found.seconds
-    import imageio.v3 as iio
-
-    try:
-        seconds = float(iio.immeta(path, plugin="FFMPEG").get("duration") or 0.0)
-    except Exception:
-        return None
-    return seconds if np.isfinite(seconds) and seconds > 0 else None
-
-
-def _open(path: Path) -> Any:
-    import decord
-
-    decord.logging.set_level(decord.logging.QUIET)
-    with path.open("rb"):
-        pass  # an unreadable file is an OSError here, where decord has one word for everything
-    try:
-        # One thread each: clips are decoded side by side, which scales better than one clip on many threads.
-        return decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
-    except Exception as error:
-        raise _reason(error) from None
-
-
-def _without_padding(frame: np.ndarray) -> np.ndarray:
-    """Below 64 pixels of width decord takes the padding of rows for more channels: (32, 48, 4) is 32 rows of 144 bytes
-    and 48 of padding."""
-    height, width, _ = frame.shape
-    return frame.reshape(height, -1)[:, : 3 * width].reshape(height, width, 3)
-
-
-def _reason(error: Exception) -> VideoError:
-    """decord's errors are failed checks of C++ code with a stack; what they come to is one of these."""
-    text = str(error)
-    if "Error reading" in text or "cannot find video stream" in text:
-        return VideoError("not a video that can be opened, or its header is damaged")
-    if "av_read_frame" in text:
-        return VideoError("damaged or cut short: it cannot be read to its end")
-    return VideoError("damaged: its frames cannot be decoded")
-
-
 def serve(requests: BinaryIO, replies: BinaryIO) -> None:
-    """Answer requests, one JSON line each, until there are no more. Each reply is a JSON line; frames follow it as bytes."""
+    """Answer requests, one JSON line each, until there are no more. A reply is a JSON line; to "frames" it is a line
+    before the bytes of each frame, and one more at the end."""
     video: Video | None = None
+
+    def send(reply: dict[str, Any], frame: np.ndarray | None = None) -> None:
+        replies.write(json.dumps(reply).encode() + b"\n")
+        if frame is not None:
+            replies.write(np.ascontiguousarray(frame).data)
+        replies.flush()
+
     for line in requests:
-        asked, frames = json.loads(line), None
+        asked = json.loads(line)
         try:
             if asked["do"] == "probe":
-                reply = asdict(probe(Path(asked["path"])))
+                send(asdict(probe(Path(asked["path"]))))
             elif asked["do"] == "open":
-                video = Video(Path(asked["path"]))
-                reply = {"times": video.times, "fps": video.fps}
+                video = Video(Path(asked["path"]), asked["decode_all"])
+                send({"times": video.times, "fps": video.fps, "size": video.size, "sample_aspect": video.sample_aspect})
             else:
                 assert video is not None, "frames are asked for before a video is opened"
-                frames = np.ascontiguousarray(video.frames(asked["indices"]))
-                reply = {"shape": frames.shape}
+                for frame in video.each(asked["indices"], asked["times"]):
+                    send({"shape": frame.shape}, frame)
+                send({"reader": video.reader})
+        except TimesError as error:
+            send({"times_differ": str(error)})
         except VideoError as error:
-            reply = {"refused": str(error)}
+            send({"refused": str(error)})
         except OSError as error:
-            reply = {"os_error": [error.errno, error.strerror, asked.get("path")]}
-        replies.write(json.dumps(reply).encode() + b"\n")
-        if frames is not None:
-            replies.write(frames.data)
-        replies.flush()
+            send({"os_error": [error.errno, error.strerror, asked.get("path")]})
 
 
 if __name__ == "__main__":

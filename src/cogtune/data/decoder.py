@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 
-from cogtune.data.decode import VideoError, VideoInfo
+from cogtune.data.video import TimesError, VideoError, VideoInfo
 
 PATIENCE_SECONDS = 300.0
 """A request that takes longer is given up; hours of 4K video open in less."""
@@ -23,10 +23,13 @@ PATIENCE_SECONDS = 300.0
 
 @dataclass(frozen=True)
 class Opened:
-    """A video that is ready to be decoded: average ``fps``, and when each frame is shown (seconds)."""
+    """A video that is ready to be decoded: when each frame is shown (seconds), average ``fps``, (height, width); ``sample_aspect``:
+    see `video.VideoInfo`."""
 
     times: list[float]
     fps: float
+    size: list[int]
+    sample_aspect: str
 
 
 class Decoder:
@@ -39,6 +42,8 @@ class Decoder:
     def __init__(self, patience: float = PATIENCE_SECONDS) -> None:
         self._patience = patience
         self._child: subprocess.Popen[bytes] | None = None
+        self.reader = ""
+        """Which one gave the latest frames: "pyav" or "decord"."""
 
     def __enter__(self) -> "Decoder":
         return self
@@ -48,17 +53,35 @@ class Decoder:
 
     def probe(self, path: Path) -> VideoInfo:
         """Count of frames, rate, size; checked against what the container declares."""
-        return VideoInfo(**self._ask({"do": "probe", "path": str(path)})[0])
+        return VideoInfo(**self._ask({"do": "probe", "path": str(path)}))
 
-    def open(self, path: Path) -> Opened:
-        """Make ``path`` the video that `frames` decodes."""
-        return Opened(**self._ask({"do": "open", "path": str(path)})[0])
+    def open(self, path: Path, decode_all: bool = False) -> Opened:
+        """Make ``path`` the video that `frames` decodes. ``decode_all``: find its times by decoding all of it."""
+        return Opened(**self._ask({"do": "open", "path": str(path), "decode_all": decode_all}))
 
     def frames(self, indices: Sequence[int]) -> np.ndarray:
         """Frames of the opened video: uint8 (N, H, W, 3), RGB."""
-        _, frames = self._ask({"do": "frames", "indices": list(indices)})
-        assert frames is not None
-        return frames
+        return np.stack(list(self.each(indices)))
+
+    def each(self, indices: Sequence[int], times: Sequence[float] | None = None) -> Iterator[np.ndarray]:
+        """Frames of the opened video one after the other, each uint8 (H, W, 3), RGB; the next is decoded meanwhile.
+
+        ``times``: when they have to be shown. Without them, they are to be shown when `open` said, and TimesError is
+        raised where that turns out wrong: open it again with ``decode_all``.
+        """
+        request: dict[str, Any] | None = {"do": "frames", "indices": list(indices), "times": times and list(times)}
+        complete = False
+        try:
+            while "reader" not in (reply := self._ask(request)):
+                request = None
+                yield self._read(reply["shape"])
+            self.reader, complete = str(reply["reader"]), True
+        except (VideoError, OSError):
+            complete = True
+            raise
+        finally:
+            if not complete:
+                self.close()  # it is in the middle of an answer that nobody waits for
 
     def close(self) -> None:
         """End the child."""
@@ -75,33 +98,50 @@ class Decoder:
             child.kill()
             child.wait()
 
-    def _ask(self, request: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray | None]:
+    def _ask(self, request: dict[str, Any] | None) -> dict[str, Any]:
+        """The reply to a request, or the next one to the last request. Raises what it says, or what became of the child."""
         child = self._child = self._child or self._start()
         requests, replies = cast(BinaryIO, child.stdin), cast(BufferedReader, child.stdout)
+        with self._watched(child) as expired:
+            try:
+                if request is not None:
+                    requests.write(json.dumps(request).encode() + b"\n")
+                    requests.flush()
+                reply = json.loads(replies.readline() or "null")
+            except (BrokenPipeError, ValueError):  # it died before, or in the middle of a line
+                reply = None
+        if reply is None:
+            raise self._fallen(expired.is_set())
+        if "times_differ" in reply:
+            raise TimesError(reply["times_differ"])
+        if "refused" in reply:
+            raise VideoError(reply["refused"])
+        if "os_error" in reply:
+            raise OSError(*reply["os_error"])
+        return reply
+
+    def _read(self, shape: Sequence[int]) -> np.ndarray:
+        """The frame that follows its reply."""
+        child = self._child
+        assert child is not None
+        frame = np.empty(shape, dtype=np.uint8)
+        with self._watched(child) as expired:
+            count = cast(BufferedReader, child.stdout).readinto(frame.data.cast("B"))
+        if count != frame.nbytes:
+            raise self._fallen(expired.is_set())
+        return frame
+
+    @contextlib.contextmanager
+    def _watched(self, child: subprocess.Popen[bytes]) -> Iterator[threading.Event]:
+        """Kill ``child`` when patience ends; the event says that it was."""
         expired = threading.Event()
         watch = threading.Timer(self._patience, lambda: (expired.set(), child.kill()))
         watch.daemon = True
         watch.start()
         try:
-            requests.write(json.dumps(request).encode() + b"\n")
-            requests.flush()
-            reply = json.loads(replies.readline() or "null")
-            frames = None
-            if reply is not None and "shape" in reply:
-                frames = np.empty(reply["shape"], dtype=np.uint8)
-                if replies.readinto(frames.data.cast("B")) != frames.nbytes:
-                    reply = None
-        except (BrokenPipeError, ValueError):  # it died before, or in the middle of a line
-            reply = frames = None
+            yield expired
         finally:
             watch.cancel()
-        if reply is None:
-            raise self._fallen(expired.is_set())
-        if "refused" in reply:
-            raise VideoError(reply["refused"])
-        if "os_error" in reply:
-            raise OSError(*reply["os_error"])
-        return reply, frames
 
     def _fallen(self, expired: bool) -> VideoError | OSError:
         child = self._child
@@ -117,7 +157,7 @@ class Decoder:
 
     def _start(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "cogtune.data.decode"]
-        # decord's and ffmpeg's own lines say nothing that the reasons do not; they go nowhere.
+        # the decoders' own lines say nothing that the reasons do not; they go nowhere.
         return subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=1 << 20
         )

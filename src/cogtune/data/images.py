@@ -28,5 +28,4 @@ def load_image(path: Path, size: Sequence[int]) -> Tensor:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         unread = f"{path}: cannot be read as a picture ({', '.join(FORMATS)}): {error}"
         raise UserError(told_of_environment(error, path) or unread) from None
-    frame_FHWC = torch.from_numpy(picture_HWC)[None]
-    return resize_and_crop(frame_FHWC, fit(picture_HWC.shape[:2], size), size)[0]
+    return resize_and_crop(torch.from_numpy(picture_HWC), fit(picture_HWC.shape[:2], size), size)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -10,10 +11,10 @@ from pathlib import Path
 from stat import S_ISREG
 
 from cogtune.config.digest import file_digest
-from cogtune.data.decode import VideoError, VideoInfo
 from cogtune.data.decoder import Decoder
 from cogtune.data.listing import ClipRow, Listed, list_videos
 from cogtune.data.pipeline import confirmed, decode_ahead
+from cogtune.data.video import READER_VERSION, VideoError, VideoInfo
 from cogtune.data.walk import escaped
 from cogtune.errors import UserError
 from cogtune.runtime.faults import told_of_environment
@@ -40,13 +41,15 @@ class Reject:
 @dataclass
 class Found:
     """What a scan found. ``others``: one line for each kind of files that are no videos; they are no rejects.
-    ``probed``: files that had to be opened, as the memo did not know them."""
+    ``probed``: files that had to be opened, as the memo did not know them. ``sample_aspects``: of the clips' pixels, as
+    `VideoInfo` has them, counted."""
 
     rows: list[ClipRow] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
     others: list[Reject] = field(default_factory=list)
     several_lines: int = 0
     probed: int = 0
+    sample_aspects: Counter[str] = field(default_factory=Counter)
 
 
 class Memo:
@@ -67,6 +70,8 @@ class Memo:
         for line in lines:
             with suppress(ValueError, KeyError, TypeError):  # torn, or of another version: read the file again
                 entry = json.loads(line)
+                if entry["reader"] != READER_VERSION:
+                    continue
                 video = VideoInfo(**entry["video"])
                 self._known[entry["path"], entry["size"], entry["mtime"]] = entry["clip"], video
 
@@ -78,6 +83,7 @@ class Memo:
         """Remember a file. Raises UserError when the memo cannot be written: that says nothing of the file."""
         self._known[str(path), status.st_size, status.st_mtime_ns] = clip, video
         entry = {"path": str(path), "size": status.st_size, "mtime": status.st_mtime_ns, "clip": clip}
+        entry["reader"] = READER_VERSION
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("a", encoding="utf-8") as stream:
@@ -132,6 +138,7 @@ def scan(
             continue
         first[split, result.clip] = video.name
         found.several_lines += result.several_lines
+        found.sample_aspects[result.video.sample_aspect] += 1
         found.rows.append(_row(split, video, result))
     return found
 

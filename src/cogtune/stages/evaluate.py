@@ -10,10 +10,10 @@ from torch import Tensor
 
 from cogtune.config.registry import build
 from cogtune.data.clips import load_clip
-from cogtune.data.decode import VideoError
 from cogtune.data.decoder import Decoder
 from cogtune.data.listing import ClipRow
 from cogtune.data.store import ShardReader, ShardWriter
+from cogtune.data.video import VideoError
 from cogtune.errors import UserError
 from cogtune.evaluation.generate import decode
 from cogtune.evaluation.measure import Measured, Sample, flat_metrics, measure, per_sample

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from cogtune.config.registry import build
 from cogtune.data.clips import load_clip, to_unit_range
-from cogtune.data.decode import VideoError
 from cogtune.data.decoder import Decoder
 from cogtune.data.listing import ClipRow
 from cogtune.data.pipeline import decode_ahead, in_batches, on_all
 from cogtune.data.store import ShardReader, ShardWriter
+from cogtune.data.video import VideoError
 from cogtune.errors import UserError
 from cogtune.runtime.devices import devices, dtype_of, set_threads
 from cogtune.stages.job import Job, missing

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from cogtune.data.clips import describe_clip, thumbnail
 from cogtune.data.dataset import settings_of
-from cogtune.data.decode import VideoError
 from cogtune.data.decoder import Decoder
 from cogtune.data.listing import ClipRow
 from cogtune.data.pipeline import confirmed, decode_ahead
 from cogtune.data.store import ShardWriter
+from cogtune.data.video import VideoError
 from cogtune.errors import UserError
 from cogtune.runtime.devices import set_threads
 from cogtune.runtime.faults import told_of_environment

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from cogtune.config.registry import build
 from cogtune.data.clips import first_frame, load_clip
-from cogtune.data.decode import VideoError
 from cogtune.data.decoder import Decoder
 from cogtune.data.images import load_image
 from cogtune.data.store import ShardReader, ShardWriter
+from cogtune.data.video import VideoError
 from cogtune.diffusion.image import image_condition
 from cogtune.errors import UserError
 from cogtune.evaluation import prompts as plan

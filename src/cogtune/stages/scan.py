@@ -104,6 +104,7 @@ def report(found: Found) -> dict[str, Any]:
         "fps": _counted(f"{row.fps:g}" for row in rows),
         "sizes": _counted(f"{row.width}x{row.height}" for row in rows),
         "aspects": _counted(_aspect(row) for row in rows),
+        "sample_aspects": _counted(found.sample_aspects.elements()),
         "captions": {
             "distinct": len(captions),
             "shared_by_several_clips": sum(count > 1 for count in captions.values()),

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cogtune.data.clips import ClipSettings, Fit, describe_clip, fit, load_clip, plan_frames, resize_and_crop, thumbnail
-from cogtune.data.decode import VideoError
 from cogtune.data.decoder import Decoder
+from cogtune.data.video import VideoError
 from tests.unit.data.footage import frame_numbers, write_video
 
 
@@ -144,14 +144,20 @@ def test_a_fit_covers_and_barely(sizes: tuple[int, int, int, int]) -> None:
     assert how.crop == [(how.resize[0] - tall) // 2, (how.resize[1] - wide) // 2]
 
 
-def test_resize_and_crop() -> None:
-    frames_FHWC = torch.randint(0, 256, (3, 40, 60, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    same = resize_and_crop(frames_FHWC, fit((40, 60), (40, 60)), (40, 60))
-    assert torch.equal(same, frames_FHWC.permute(0, 3, 1, 2))
-    small = resize_and_crop(frames_FHWC, fit((40, 60), (16, 16)), (16, 16))
-    assert small.shape == (3, 3, 16, 16)
-    assert small.dtype == torch.uint8
-    flat = torch.full((1, 40, 60, 3), 77, dtype=torch.uint8)
+def test_resize_and_crop_is_upstreams() -> None:
+    frame_HWC = torch.randint(0, 256, (40, 60, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    planes_CHW = frame_HWC.permute(2, 0, 1)
+    assert torch.equal(resize_and_crop(frame_HWC, fit((40, 60), (40, 60)), (40, 60)), planes_CHW)
+    for size in ((16, 16), (64, 96), (50, 60)):
+        found = resize_and_crop(frame_HWC, how := fit((40, 60), size), size)
+        # What torchvision's resize(…, BICUBIC) does with the frames of a clip, all at once and in channels-last layout.
+        wide = torch.nn.functional.interpolate(
+            torch.stack([planes_CHW] * 2).float(), size=how.resize, mode="bicubic", antialias=True, align_corners=False
+        )
+        top, left = how.crop
+        expected = wide.clamp(0, 255).round().to(torch.uint8)[1, :, top : top + size[0], left : left + size[1]]
+        assert torch.equal(found, expected)
+    flat = torch.full((40, 60, 3), 77, dtype=torch.uint8)
     assert (resize_and_crop(flat, fit((40, 60), (32, 32)), (32, 32)) == 77).all()
 
 
@@ -162,7 +168,8 @@ def test_load_clip_gives_the_described_pixels(footage: Path, decoder: Decoder) -
     row, pixels = describe_clip(footage / "plain.mp4", replace(SETTINGS, fps=4.0), decoder)
     assert pixels.shape == (9, 3, 32, 48)
     assert frame_numbers(pixels.permute(0, 2, 3, 1).numpy()) == list(range(0, 18, 2)) == row["indices"]
-    assert row["source"] == {"frames": 24, "fps": 8.0, "height": 32, "width": 48}
+    assert row["source"] == {"frames": 24, "fps": 8.0, "height": 32, "width": 48, "sample_aspect": "1:1"}
+    assert row["reader"] == "pyav"
     assert torch.equal(load_clip(footage / "plain.mp4", row, [32, 48], decoder), pixels)
     assert torch.equal(load_clip(str(footage / "plain.mp4"), row, [32, 48]), pixels)
 

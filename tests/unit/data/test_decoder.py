@@ -8,8 +8,8 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
-from cogtune.data.decode import VideoError
 from cogtune.data.decoder import Decoder
+from cogtune.data.video import VideoError
 from tests.unit.data.footage import damaged, frame_numbers, write_video
 
 

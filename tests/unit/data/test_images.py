@@ -23,7 +23,7 @@ def test_is_framed_as_a_frame_of_a_clip(tmp_path: Path, size: tuple[int, int]) -
     path, pixels_HWC = tmp_path / "a.png", picture(*size)
     iio.imwrite(path, pixels_HWC)
     found = load_image(path, [32, 48])
-    expected = resize_and_crop(torch.from_numpy(pixels_HWC)[None], fit(size, [32, 48]), [32, 48])[0]
+    expected = resize_and_crop(torch.from_numpy(pixels_HWC), fit(size, [32, 48]), [32, 48])
     assert found.dtype == torch.uint8
     assert torch.equal(found, expected)
 

@@ -53,7 +53,7 @@ def test_rows_of_preprocess(made: Caching) -> None:
     stripes = reader.meta(rows["videos/stripes.mp4"].clip)
     assert stripes["indices"] == [0, 2, 4, 6, 8]
     assert stripes["timestamps"] == pytest.approx([0, 0.125, 0.25, 0.375, 0.5])
-    assert stripes["source"] == {"frames": 20, "fps": 16.0, "height": 48, "width": 64}
+    assert stripes["source"] == {"frames": 20, "fps": 16.0, "height": 48, "width": 64, "sample_aspect": "1:1"}
     assert (stripes["resize"], stripes["crop"]) == ([36, 48], [2, 0])
     assert reader.tensors(rows["videos/stripes.mp4"].clip)["thumbnail"].shape == (32, 48, 3)
     assert "too short" in reader.meta(rows["videos/short.mp4"].clip)["rejected"]

@@ -8,7 +8,18 @@ from pathlib import Path
 
 from cogtune.config.slices import Slice, leaves_of
 
-_PACKAGES = ("cogtune", "torch", "deepspeed", "transformers", "diffusers", "snakemake", "omegaconf", "decord", "numpy")
+_PACKAGES = (
+    "cogtune",
+    "torch",
+    "deepspeed",
+    "transformers",
+    "diffusers",
+    "snakemake",
+    "omegaconf",
+    "av",
+    "decord",
+    "numpy",
+)
 
 
 def weights_of(slices: Iterable[Slice]) -> dict[str, str]:

@@ -1,0 +1,103 @@
+"""Decoding with PyAV from the first packet on, in order: right for every stream that ffmpeg decodes, without a proof.
+
+Open GOPs, B frames and intra refresh make it a matter of the codec what a decoder shows after a seek; a clip comes from
+the first seconds of its video, so decoding in order costs little.
+"""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import av.logging
+from av.error import FFmpegError
+from av.video.frame import PictureType
+
+from cogtune.data.damage import Damage
+from cogtune.data.streams import opened, unreadable
+
+_HARMLESS = ("mmco: unref short failure",)
+"""Said of sound H.264: a frame that nothing needs any more is to be forgotten, and was cut off in front of an open GOP."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A frame as the decoder gives it, shown at ``time`` (seconds); ``hit``: it stands on damaged data."""
+
+    frame: Any
+    time: float
+    hit: bool
+
+
+def shown(path: Path) -> Iterator[Shown]:
+    """Every frame that ffmpeg shows, in order. Damaged packets give no error, but frames that are hit. Raises
+    VideoError, OSError."""
+    with opened(path) as (container, stream):
+        stream.codec_context.copy_opaque = True
+        clock, damage = _Clock((container.start_time or 0) / av.time_base), Damage()
+        packets = container.demux(stream)
+        try:
+            for number in itertools.count():
+                # One thread decodes, so what is said meanwhile is said of this packet.
+                with av.logging.Capture() as said:
+                    packet = next(packets, None)
+                    frames = _decoded(packet, number) if packet is not None else None
+                if packet is None:
+                    return
+                if frames is None or packet.is_corrupt or any(text.strip() not in _HARMLESS for _, _, text in said):
+                    damage.error(number)
+                for frame in frames or ():
+                    source = frame.opaque if frame.opaque is not None else number
+                    if frame.is_corrupt:
+                        damage.error(source)
+                    clean = bool(frame.key_frame) and frame.pict_type == PictureType.I
+                    yield Shown(frame, clock.read(frame), damage.shows(source, clean))
+        except FFmpegError as error:
+            raise unreadable(path, error, "damaged or cut short: it cannot be read to its end") from None
+
+
+def _decoded(packet: Any, number: int) -> list[Any] | None:
+    """The frames that come out when packet ``number`` goes in; None if it cannot be decoded."""
+    packet.opaque = number
+    try:
+        return packet.decode()
+    except FFmpegError:
+        return None
+
+
+class _Clock:
+    """When frames are shown, as libavcodec guesses it (`best_effort_timestamp`) and ffmpeg's command line fills in: AVI
+    and damaged files leave out or repeat presentation times, and the decoding time is then the better one."""
+
+    def __init__(self, start: float) -> None:
+        self._start = start
+        self._faulty_pts = self._faulty_dts = 0
+        self._last_pts = self._last_dts = -(1 << 63)
+        self._shown: int | None = None
+        self._step = 1
+
+    def read(self, frame: Any) -> float:
+        """Seconds from the start of the file."""
+        stamp = self._guess(frame.pts, frame.dts)
+        if stamp is None:
+            stamp = 0 if self._shown is None else self._shown + self._step
+        elif self._shown is not None and stamp > self._shown:
+            self._step = stamp - self._shown
+        self._shown = stamp
+        return float(stamp * frame.time_base) - self._start
+
+    def _guess(self, pts: int | None, dts: int | None) -> int | None:
+        if dts is not None:
+            self._faulty_dts += dts <= self._last_dts
+            self._last_dts = dts
+        elif pts is not None:
+            self._last_dts = pts
+        if pts is not None:
+            self._faulty_pts += pts <= self._last_pts
+            self._last_pts = pts
+        elif dts is not None:
+            self._last_pts = dts
+        trusted = pts is not None and (self._faulty_pts <= self._faulty_dts or dts is None)
+        return pts if trusted else dts

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from cogtune.data.clips import ClipSettings, describe_clip, load_clip
-from cogtune.data.decode import VideoError
 from cogtune.data.decoder import Decoder
+from cogtune.data.video import VideoError
 from tests.frames.corpus import SIZE, Corpus, Truth, decode
 
 ALL_SETTINGS = [

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from cogtune.config.digest import file_digest
-from cogtune.data.decode import VideoError
 from cogtune.data.decoder import Decoder
+from cogtune.data.video import VideoError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -36,7 +36,7 @@ def project(made: Caching, tmp_path: Path) -> Caching:
 def test_counts(made: Caching) -> None:
     rates = {"effective_fps_least": 8.0, "effective_fps_most": 8.0}
     assert made.counts == {
-        "scan": {"made": 4, "reused": 0, "train": 3, "valid": 1, "rejected": 0},
+        "scan": {"made": 4, "reused": 0, "train": 3, "valid": 1, "rejected": 0, "other_files": 0},
         "preprocess": {"made": 4, "reused": 0, "rejected": 1, **rates},
         "latents": {"made": 3, "reused": 0, "skipped": 1},
         "text": {"made": 3, "reused": 0, "truncated": 1},

@@ -291,7 +291,7 @@ class OwnArgs:
         5,
         "a larger diffusers folder is written in shards of this size (ours)",
         unit="GB",
-        range=Range(0.001, 1000, "a shard is a file, and holds one tensor at least"),
+        range=Range(1e-5, 1000, "a shard is a file, and holds one tensor at least"),
     )
     export_license: str | None = key(
         None, "license noted in exported files; null: the published model's, by its size (ours)"

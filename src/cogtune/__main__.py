@@ -89,7 +89,7 @@ def _add_stage(commands: argparse._SubParsersAction, stage: str) -> None:
     source.add_argument(
         "--base", nargs="+", metavar="FILE", help="SAT-style YAML files, later ones win; overrides follow `--`"
     )
-    source.add_argument("--slice", type=Path, metavar="FILE", help="a slice that Snakemake's main process wrote")
+    _add_slice(source, command)
     _add_output(command)
     command.add_argument("--name", default="by-hand", help="experiment name, for results/<name> (default: by-hand)")
     command.add_argument(
@@ -122,8 +122,15 @@ def _add_sweep(command: argparse.ArgumentParser) -> None:
     command.epilog = "example: cogtune sweep lr    (once its members are done; snakemake sweep_lr makes them, too)"
     source = command.add_mutually_exclusive_group(required=True)
     source.add_argument("name", nargs="?", help="as under sweep: in the workflow config")
-    source.add_argument("--slice", type=Path, metavar="FILE", help="a slice that Snakemake's main process wrote")
+    _add_slice(source, command)
     _add_output(command)
+
+
+def _add_slice(source: argparse._MutuallyExclusiveGroup, command: argparse.ArgumentParser) -> None:
+    source.add_argument("--slice", type=Path, metavar="FILE", help="a slice that Snakemake's main process wrote")
+    command.add_argument(
+        "--run", type=Path, metavar="FILE", help="with --slice: results/.runs/….json, what the run tells its jobs"
+    )
 
 
 def _add_plan(commands: argparse._SubParsersAction) -> None:
@@ -212,8 +219,10 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     from cogtune.stages.execute import execute_logged
     from cogtune.stages.job import Job
 
+    if bool(arguments.slice) != bool(arguments.run):
+        raise UserError("--slice and --run go together: the job, and what its run tells it")
     if arguments.slice:
-        part, receipt = read_slice(arguments.slice), arguments.receipt
+        part, receipt = read_slice(arguments.slice, arguments.run.resolve()), arguments.receipt
         store = arguments.slice.resolve().parent.parent
     else:
         prepare = by_hand.prepare_sweep if arguments.command == "sweep" else by_hand.prepare

@@ -1,6 +1,6 @@
 """Path functions only: what to ask of cogtune.plan, and where receipts, slices and logs are."""
 
-import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -58,10 +58,14 @@ def slice_file(wildcards):
     return f"{STORE}/slices/{wildcards.key}.json"
 
 
+def run_file(wildcards):
+    """What this run tells the job beside its identity: paths, ranks, upstream jobs."""
+    return os.path.relpath(WORKSPACE.job(wildcards.key).run)
+
+
 def upstream(wildcards):
-    """Receipts of the jobs that this one stands on, as its slice names them."""
-    path = Path(slice_file(wildcards)).with_suffix(".volatile.json")
-    jobs = json.loads(path.read_text())["jobs"]
+    """Receipts of the jobs that this one stands on, as this run names them."""
+    jobs = WORKSPACE.job(wildcards.key).volatile["jobs"]
     return sorted(
         (
             f"{RESULTS}/{name}/.published-{job['key']}"

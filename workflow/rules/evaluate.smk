@@ -10,5 +10,6 @@ rule evaluate:
     threads: workflow.cores
     params:
         slice=slice_file,
+        run=run_file,
     shell:
-        "python -m cogtune evaluate --slice {params.slice} --receipt {output} --log {log} --plain"
+        "python -m cogtune evaluate --slice {params.slice} --run {params.run} --receipt {output} --log {log} --plain"

@@ -10,5 +10,6 @@ rule images:
     threads: workflow.cores
     params:
         slice=slice_file,
+        run=run_file,
     shell:
-        "python -m cogtune images --slice {params.slice} --receipt {output} --log {log} --plain"
+        "python -m cogtune images --slice {params.slice} --run {params.run} --receipt {output} --log {log} --plain"

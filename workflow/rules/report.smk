@@ -10,5 +10,6 @@ rule report:
     threads: 1
     params:
         slice=slice_file,
+        run=run_file,
     shell:
-        "python -m cogtune report --slice {params.slice} --receipt {output} --log {log} --plain"
+        "python -m cogtune report --slice {params.slice} --run {params.run} --receipt {output} --log {log} --plain"

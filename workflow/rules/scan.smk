@@ -8,5 +8,6 @@ checkpoint scan:
     threads: 1
     params:
         slice=slice_file,
+        run=run_file,
     shell:
-        "python -m cogtune scan --slice {params.slice} --receipt {output} --log {log} --plain"
+        "python -m cogtune scan --slice {params.slice} --run {params.run} --receipt {output} --log {log} --plain"

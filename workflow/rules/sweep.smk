@@ -10,5 +10,6 @@ rule sweep:
     threads: 1
     params:
         slice=slice_file,
+        run=run_file,
     shell:
-        "python -m cogtune sweep --slice {params.slice} --receipt {output} --log {log} --plain"
+        "python -m cogtune sweep --slice {params.slice} --run {params.run} --receipt {output} --log {log} --plain"

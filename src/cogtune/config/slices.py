@@ -1,12 +1,12 @@
 """Slices: the part of a merged config that one stage receives, and the key that names its work.
 
-The main process cuts them once, from the merged config and the table in `stages.py`, and writes two files per key:
+The main process cuts them once, from the merged config and the table in `stages.py`:
 
-``store/slices/<key>.json``           identity: values (files as content hashes), upstream identities, data digest. Written once.
-``store/slices/<key>.volatile.json``  everything that may change without changing the work: paths, volatile keys, the
-                                      upstream *job* keys, the manifest, machine facts. Rewritten freely.
+``store/slices/<key>.json``   identity: values (files as content hashes), upstream identities, data digest. Written once.
+``results/.runs/….json``      everything that may change without changing the work, by job key (`runs.py`): paths, volatile
+                              keys, the upstream *job* keys, machine facts. It belongs to the run, not to the store.
 
-A stage reads both, recomputes the key, and refuses a mismatch.
+A stage is given both, recomputes the key, and refuses a mismatch.
 """
 
 import fnmatch
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cogtune.config.digest import key_of
+from cogtune.config.runs import read_part
 from cogtune.config.stages import STAGES, Stage
 from cogtune.errors import UserError
 
@@ -27,11 +28,13 @@ KeyPath = tuple[str | int, ...]
 
 @dataclass(frozen=True)
 class Slice:
-    """What one job of one stage is given. ``identity`` is exactly what ``key`` digests."""
+    """What one job of one stage is given. ``identity`` is exactly what ``key`` digests; ``run``: the file that holds
+    ``volatile``, and that of the jobs upstream; None for a plan, which writes nothing."""
 
     stage: str
     identity: dict[str, Any]
     volatile: dict[str, Any] = field(default_factory=dict)
+    run: Path | None = field(default=None, compare=False)
 
     @property
     def key(self) -> str:
@@ -57,35 +60,28 @@ class Slice:
         return nest(leaves)
 
     def write(self, store: Path) -> Path:
-        """Put both files into the store; the identity file only if it is not there yet."""
+        """Put the identity into the store, if it is not there yet."""
         from cogtune.runtime.atomic import write_json
 
         path = store / "slices" / f"{self.key}.json"
         if not path.exists():
             write_json(path, self.identity)
-        volatile = path.with_suffix(".volatile.json")
-        try:
-            # Two waits for the disk for each stage and experiment, at every parse of the workflow: only where it changed.
-            same = json.loads(volatile.read_text()) == self.volatile
-        except (OSError, ValueError):
-            same = False
-        if not same:
-            write_json(volatile, self.volatile)
         return path
 
 
-def read_slice(path: Path) -> Slice:
-    """Load a slice and prove that its content has the key that its name says. Raises UserError otherwise."""
+def read_slice(path: Path, run: Path | None = None) -> Slice:
+    """Load a slice and prove that its content has the key that its name says; ``run`` tells its volatile part.
+
+    Raises UserError for files that do not fit or cannot be read.
+    """
     try:
         identity = json.loads(path.read_text())
-        volatile = json.loads(path.with_suffix(".volatile.json").read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: no readable slice ({error}); run snakemake again, it writes slices") from None
-    if identity.get("format") != FORMAT:
-        raise UserError(
-            f"{path}: format {identity.get('format')!r}, this version reads {FORMAT!r}; run snakemake again"
-        )
-    found = Slice(identity["stage"], identity, volatile)
+    format_found = identity.get("format") if isinstance(identity, dict) else None
+    if format_found != FORMAT:
+        raise UserError(f"{path}: format {format_found!r}, this version reads {FORMAT!r}; run snakemake again")
+    found = Slice(identity["stage"], identity, read_part(run, path.stem) if run else {}, run)
     if found.key != path.stem:
         raise UserError(
             f"{path}: its content has key {found.key}; the file was changed, delete it and run snakemake again"
@@ -130,7 +126,11 @@ def cut(
     }
     if data is not None:
         identity["data"] = data
-    jobs = {name: {"stage": part.stage, "key": part.key, "items": part.items_key} for name, part in upstream.items()}
+    jobs = {
+        name: {"stage": part.stage, "key": part.key, "items": part.items_key}
+        | ({"run": part.run.name} if part.run else {})  # another experiment's job; others are told in the same file
+        for name, part in upstream.items()
+    }
     volatile = {"values": volatile_leaves, "files": named_files, "jobs": jobs} | (extra or {})
     return Slice(stage.name, identity, volatile)
 

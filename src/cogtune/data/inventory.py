@@ -4,7 +4,9 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from cogtune.config.runs import known_parts
 from cogtune.config.slices import Slice, read_slice
 from cogtune.config.stages import STAGES
 from cogtune.errors import UserError
@@ -55,8 +57,8 @@ def drop(store: Path, key: str, results: Path) -> list[Path]:
 
 def remove_receipts(store: Path, folder: Path, results: Path) -> list[Path]:
     """Remove the receipts of the jobs that work in ``folder``, and of all that stand on them; returns what was removed."""
-    slices = list(_slices(store))
-    receipts = [path for name in _with_downstream(_jobs(folder, slices), slices) for path in _receipts(results, name)]
+    jobs = _with_downstream(_jobs(folder, list(_slices(store))), list(_links(store, results)))
+    receipts = [path for name in jobs for path in _receipts(results, name)]
     for path in receipts:
         path.unlink()
     return receipts
@@ -68,14 +70,34 @@ def _jobs(folder: Path, slices: list[Slice]) -> set[str]:
     return {part.key for part in slices if part.stage == stage and key in (part.key, part.items_key)}
 
 
-def _with_downstream(keys: set[str], slices: list[Slice]) -> set[str]:
+def _with_downstream(keys: set[str], links: list[tuple[str, set[str]]]) -> set[str]:
     """Job keys, and those of all jobs that stand on them."""
     reached = set(keys)
     while True:
-        more = {part.key for part in slices if reached & {job["key"] for job in part.volatile.get("jobs", {}).values()}}
+        more = {key for key, upstream in links if reached & upstream}
         if more <= reached:
             return reached
         reached |= more
+
+
+def _links(store: Path, results: Path) -> Iterator[tuple[str, set[str]]]:
+    """(job key, keys of the jobs that it stands on), from all that tells it: the runs of this results folder, the records
+    of finished jobs, and what versions that kept the runs in the store have left there."""
+    told = list(known_parts(results))
+    told += [(path.stem.rpartition("-")[2], _read(path).get("run")) for path in (store / "records").glob("*.json")]
+    told += [(path.name.partition(".")[0], _read(path)) for path in (store / "slices").glob("*.volatile.json")]
+    for key, part in told:
+        jobs = part.get("jobs") if isinstance(part, dict) else None
+        if isinstance(jobs, dict):
+            yield key, {job["key"] for job in jobs.values() if isinstance(job, dict) and "key" in job}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _receipts(results: Path, key: str) -> list[Path]:

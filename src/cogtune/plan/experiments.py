@@ -1,7 +1,7 @@
 """config/config.yaml: which experiments there are, where the store is, what this machine has."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from cogtune.config.files import ContentHashes
 from cogtune.config.interpolate import RESOLVERS
 from cogtune.config.merge import Config, load_config
 from cogtune.config.plugins import allow_plugins
+from cogtune.config.runs import write_run
 from cogtune.config.slices import Slice, cut
 from cogtune.config.stages import SWEEP
 from cogtune.plan.experiment import Experiment, parse_experiment
@@ -37,6 +38,8 @@ class Workspace:
     _resolvers: dict[str, Resolver] = field(default_factory=dict)
     _hashes: ContentHashes | None = None
     _fingerprints: dict[str, str] = field(default_factory=dict)
+    _jobs: dict[str, Slice] = field(default_factory=dict)
+    """By key: the first slice that was cut of each job, so that a job is told one thing for the life of this process."""
 
     @classmethod
     def load(cls, path: str | Path = "config/config.yaml", overrides: Mapping[str, Any] | None = None) -> "Workspace":
@@ -119,7 +122,12 @@ class Workspace:
 
     def scan_receipts(self, name: str) -> list[Path]:
         """Receipts that must exist before `slices` can be asked for."""
-        return sorted({self.resolver(link).place.receipt(self.resolver(link).scan()) for link in self.chain(name)})
+        receipts = set()
+        for link in self.chain(name):
+            place, part = self.resolver(link).place, self.resolver(link).scan()
+            self._jobs.setdefault(part.key, part)
+            receipts.add(place.receipt(part))
+        return sorted(receipts)
 
     def slices(self, name: str) -> dict[str, Slice]:
         """Every stage's slice of the experiment; the scans of its chain must be done."""
@@ -130,7 +138,27 @@ class Workspace:
             resolver.loaded = loaded
             parts = resolver.all()
             loaded = parts["train"]
+            for part in parts.values():
+                self._jobs.setdefault(part.key, part)
         return parts
+
+    def job(self, key: str) -> Slice:
+        """The slice of a job of these experiments, with what this run tells it. Raises ConfigError if none has it.
+
+        Experiments that share a job share its content, so any of their paths will do; the first that was cut counts.
+        """
+        if key not in self._jobs:  # a process that runs a single job has asked for no target
+            for name in self.experiments:
+                if all(receipt.exists() for receipt in self.scan_receipts(name)):
+                    self.slices(name)
+            for name, sweep in self.sweeps.items():
+                if all(receipt.exists() for member in sweep.points for receipt in self.scan_receipts(member)):
+                    self.sweep_slice(name)
+        if key not in self._jobs:
+            raise ConfigError(
+                f"no experiment has a job {key} now: the config or the data changed since it was planned; run again"
+            )
+        return self._jobs[key]
 
     def published(self, name: str) -> Path:
         """The marker that the report of the current config writes: the one target of an experiment."""
@@ -142,10 +170,10 @@ class Workspace:
             raise ConfigError(f"no sweep named {name!r}; there are: {', '.join(self.sweeps) or 'none'}")
         points = self.sweeps[name].points
         reports = {member: self.slices(member)["report"] for member in points}
-        told = {"sweep": {"name": name, "results": str(self.results.resolve())}}
-        part = cut(SWEEP, {"sweep": {"name": name, "points": points}}, {}, {}, reports, extra=told)
+        part = cut(SWEEP, {"sweep": {"name": name, "points": points}}, {}, {}, reports, extra={"sweep": {"name": name}})
         part.write(self.store)
-        return part
+        part = replace(part, run=write_run(self.results, name, {part.key: part.volatile}))
+        return self._jobs.setdefault(part.key, part)
 
     def compared(self, name: str) -> Path:
         """The marker that the report of a sweep writes."""

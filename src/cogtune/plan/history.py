@@ -67,8 +67,12 @@ class History:
         return _read(self.store / path)
 
     def volatile(self, key: str) -> dict[str, Any]:
-        """The volatile half of a slice; empty if it is not there."""
-        return self.slice_file(f"{key}.volatile")
+        """What the run told a job that finished once: its volatile values and the jobs that it stood on.
+
+        The record keeps it. Earlier versions kept it in the store, for whoever ran last.
+        """
+        record = self.record(self.slice_file(key).get("stage", ""), key)
+        return record.get("run") or self.slice_file(f"{key}.volatile")
 
     def values(self, key: str) -> dict[str, Any]:
         """The config of a job and of all jobs that it stands on, as far as their stages read it."""

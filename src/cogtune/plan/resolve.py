@@ -1,7 +1,8 @@
 """The slices of every stage of one experiment, cut in order of the table."""
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from cogtune.config.errors import ConfigError
 from cogtune.config.files import ContentHashes
 from cogtune.config.merge import Config
 from cogtune.config.plugins import source_of, used_by
+from cogtune.config.runs import write_run
 from cogtune.config.slices import Slice, cut, reads_identity
 from cogtune.config.stages import STAGES
 from cogtune.data.listing import fingerprint
@@ -81,6 +83,7 @@ class Resolver:
                 self.fingerprints[known] = fingerprint(folders, follow)
             found = self.fingerprints[known]
             self._put("scan", {}, found, {"values": {f"args.{name}": folders for name, folders in roots.items()}})
+            self._cut |= self._told({"scan": self._cut["scan"]})
         return self._cut["scan"]
 
     def digests(self) -> dict[str, str]:
@@ -93,7 +96,7 @@ class Resolver:
             raise UserError(f"{path}: cannot be read; delete {receipt}, then the scan runs again") from None
 
     def all(self) -> dict[str, Slice]:
-        """Every stage's slice, written to the store. Needs the scan to be done."""
+        """Every stage's slice, written to the store, and what this run tells them. Needs the scan to be done."""
         digests = self.digests() | {"formats": digest(sorted(self.config.values["args"]["export_formats"]))}
         for name, stage in STAGES.items():
             if name == "scan":
@@ -106,7 +109,15 @@ class Resolver:
                 upstream["load"] = self.loaded
             self._put(name, upstream, digests.get(stage.data) if stage.data else None, self._extra(name))
         self.hashes.save()
-        return dict(self._cut)
+        return self._told(self._cut)
+
+    def _told(self, parts: Mapping[str, Slice]) -> dict[str, Slice]:
+        """The slices with the file that tells them what belongs to this run."""
+        if self.looks_only:
+            return dict(parts)
+        volatile = {part.key: part.volatile for part in parts.values()}
+        run = write_run(self.place.results, self.place.experiment, volatile)
+        return {name: replace(part, run=run) for name, part in parts.items()}
 
     def _switched_on(self, key: str) -> bool:
         section, name = key.split(".")
@@ -174,7 +185,6 @@ class Resolver:
 
             extra["report"] = {
                 "experiment": place.experiment,
-                "results": str(place.results.resolve()),
                 "config_yaml": annotated(self.config),
                 "files": self.config.files,
             }

@@ -72,6 +72,7 @@ def _record(job: Job, counts: dict[str, Any], seconds: float) -> None:
         "peak_memory_mib": max(known["peak_memory_mib"], round(peak_kib / 1024, 1)),
         "device": names[0],
         "devices": len(names),
+        "run": {name: job.slice.volatile[name] for name in ("values", "jobs", "machine") if name in job.slice.volatile},
     }
     if "made" in known:  # else a version that did not count it began this record, and a rate would be wrong
         record["made"] = known["made"] + counts.get("made", 0)

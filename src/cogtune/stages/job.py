@@ -14,7 +14,7 @@ from cogtune.config.stages import STAGES
 from cogtune.data.listing import ClipRow, read_manifest
 from cogtune.data.store import ShardReader
 from cogtune.errors import UserError
-from cogtune.runtime.paths import key_folder, shown
+from cogtune.runtime.paths import inside, key_folder, shown
 from cogtune.runtime.progress import Progress, progress
 
 
@@ -79,10 +79,23 @@ class Job:
         return ShardReader(folder, f"`{command}` makes what is missing there; then run this again")
 
     def upstream_job(self, stage: str) -> "Job":
-        """The upstream job itself: its config, its own upstream."""
+        """The upstream job itself, as this run or the one that it starts from tells it: its config, its own upstream."""
         job = self._upstream(stage)
+        run = inside(self.run_file.parent, job["run"], self.run_file) if "run" in job else self.run_file
         path = key_folder(self.store / "slices", job["key"], self._named_by).with_suffix(".json")
-        return Job(read_slice(path), self.store, self.log_path, self.plain)
+        return Job(read_slice(path, run), self.store, self.log_path, self.plain)
+
+    @property
+    def run_file(self) -> Path:
+        """The file that holds what this run tells its jobs."""
+        if self.slice.run is None:
+            raise UserError(f"stage {self.slice.stage!r} was cut for a plan: no run tells it where to work")
+        return self.slice.run
+
+    @property
+    def results(self) -> Path:
+        """The results folder of this run: it holds the run's file."""
+        return self.run_file.parent.parent
 
     def manifest(self) -> list[ClipRow]:
         """The accepted (clip, caption) pairs, proved to be the data set that the slice was cut for."""
@@ -101,9 +114,9 @@ class Job:
         return progress(total, label, unit, plain=self.plain)
 
     @property
-    def _named_by(self) -> Path:
-        """The file that names the upstream jobs. Its content is in no digest, so what it names is checked."""
-        return self.store / "slices" / f"{self.key}.volatile.json"
+    def _named_by(self) -> Path | str:
+        """The file that names the upstream jobs. Its content is in no key, so what it names is checked."""
+        return self.slice.run or f"{self.slice.stage} {self.key}"
 
     def _stage_folder(self, stage: str) -> Path:
         if stage not in STAGES:

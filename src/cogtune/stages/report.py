@@ -46,13 +46,13 @@ def run(job: Job) -> dict[str, Any]:
         "config.yaml": evidence.config_yaml,
         "run.json": to_json(evidence.run),
     }
-    publish(target(told), job.key, texts, _links(job))
+    publish(target(job), job.key, texts, _links(job))
     return {"made": 1, "reused": 0}
 
 
-def target(told: dict[str, Any]) -> Path:
-    """The folder of results that a slice's report names. Raises UserError for a name that leads elsewhere."""
-    return named_folder(Path(told["results"]), told["experiment"], "experiment")
+def target(job: Job) -> Path:
+    """The folder of results that a run's report names. Raises UserError for a name that leads elsewhere."""
+    return named_folder(job.results, job.slice.volatile["report"]["experiment"], "experiment")
 
 
 def _links(job: Job) -> dict[str, Path]:

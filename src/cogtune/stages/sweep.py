@@ -16,16 +16,15 @@ def run(job: Job) -> dict[str, Any]:
     """Read what the members' stages left in the store; write report.html, sweep.csv and links to the members' reports."""
     told, points = job.slice.volatile["sweep"], job.config["sweep"]["points"]
     members = [_member(job.upstream_job(name), name, point) for name, point in points.items()]
-    results = Path(told["results"])
     texts = {"report.html": compare.render(told["name"], members), "sweep.csv": compare.as_csv(members)}
-    links = {member.name: named_folder(results, member.name, "sweep") for member in members}
-    publish(target(told), job.key, texts, links, MARKER, "sweep")
+    links = {member.name: named_folder(job.results, member.name, "sweep") for member in members}
+    publish(target(job), job.key, texts, links, MARKER, "sweep")
     return {"made": 1, "reused": 0}
 
 
-def target(told: dict[str, Any]) -> Path:
-    """The folder of results that a slice's sweep names. Raises UserError for a name that leads elsewhere."""
-    return named_folder(Path(told["results"]), told["name"], "sweep")
+def target(job: Job) -> Path:
+    """The folder of results that a run's sweep names. Raises UserError for a name that leads elsewhere."""
+    return named_folder(job.results, job.slice.volatile["sweep"]["name"], "sweep")
 
 
 def _member(report: Job, name: str, point: dict[str, Any]) -> compare.Member:

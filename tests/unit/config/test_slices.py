@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cogtune.config.digest import canonical, data_digests
+from cogtune.config.runs import write_run
 from cogtune.config.slices import Slice, cut, leaves_of, nest, read_slice
 from cogtune.config.stages import STAGES, Stage
 from cogtune.errors import UserError
@@ -81,7 +82,8 @@ def test_data_digests_tell_sets_from_pairings() -> None:
 def test_a_changed_slice_file_is_refused(tmp_path: Path) -> None:
     part = cut(STAGE, {"args": {"seed": 3}}, {}, {}, {})
     path = part.write(tmp_path)
-    assert read_slice(path) == Slice("train", part.identity, part.volatile)
+    run = write_run(tmp_path / "results", "tiny", {part.key: part.volatile})
+    assert read_slice(path, run) == Slice("train", part.identity, part.volatile)
     content = json.loads(path.read_text())
     content["values"]["args"]["seed"] = 4
     path.write_text(json.dumps(content))

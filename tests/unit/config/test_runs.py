@@ -1,0 +1,53 @@
+"""Runs: what one run tells its jobs stays as it was cut, whatever other runs do on the same store or results folder."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cogtune.config.runs import known_parts, read_part, write_run
+from cogtune.errors import UserError
+
+PART = {"values": {"args.train_data": ["/here"]}, "jobs": {}}
+
+
+def test_a_later_run_of_the_same_jobs_changes_nothing_for_an_earlier_one(tmp_path: Path) -> None:
+    other = PART | {"values": {"args.train_data": ["/there"]}}
+    first, second = (write_run(tmp_path, "tiny", {"aaa": part}) for part in (PART, other))
+    assert (read_part(first, "aaa"), read_part(second, "aaa")) == (PART, other)
+    assert write_run(tmp_path, "tiny", {"aaa": PART}) == first
+    assert [part for _, part in known_parts(tmp_path)] in ([PART, other], [other, PART])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no readable run"),
+        ("{", "no readable run"),
+        ("[]", "format None, this version reads 'cogtune-run-1'"),
+        ("null", "format None"),
+        ('{"format": "cogtune-run-9"}', "format 'cogtune-run-9'"),
+        ('{"format": "cogtune-run-1", "parts": {}}', "does not match its name"),
+    ],
+)
+def test_a_damaged_run_is_named(tmp_path: Path, content: str | None, message: str) -> None:
+    path = write_run(tmp_path, "tiny", {"aaa": PART})
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=message) as caught:
+        read_part(path, "aaa")
+    assert str(path) in str(caught.value)
+    assert list(known_parts(tmp_path)) == []
+
+
+def test_a_run_that_does_not_know_the_job_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="knows no job bbb"):
+        read_part(write_run(tmp_path, "tiny", {"aaa": PART}), "bbb")
+
+
+def test_the_file_is_written_once(tmp_path: Path) -> None:
+    path = write_run(tmp_path, "tiny", {"aaa": PART})
+    stamp = path.stat().st_mtime_ns
+    write_run(tmp_path, "tiny", json.loads(json.dumps({"aaa": PART})))
+    assert path.stat().st_mtime_ns == stamp

@@ -1,0 +1,112 @@
+"""Who shares a store, or a results folder, shares work and nothing of where and how it is done."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cogtune.config.errors import ConfigError
+from cogtune.config.slices import Slice, read_slice
+from cogtune.data.inventory import drop
+from cogtune.plan.experiments import Workspace
+from cogtune.runtime.atomic import write_json
+from cogtune.stages.job import Job
+from tests.unit.plan.world import World
+
+
+def told(world: World, part: Slice) -> Job:
+    """The job as its process is told it by the rule's two files."""
+    assert part.run is not None
+    return Job(read_slice(world.store / "slices" / f"{part.key}.json", part.run), world.store)
+
+
+def colleague(world: World, root: Path) -> Workspace:
+    """Another working directory on the same store: equal clips elsewhere, other ranks, other results."""
+    shutil.copytree(world.root / "data", root / "data")
+    shutil.copy(world.config, root / "tiny.yaml")
+    text = (root / "tiny.yaml").read_text().replace("log_interval: 1", "log_interval: 5")
+    (root / "tiny.yaml").write_text(text)
+    words = ", ".join(f"'args.{split}_data=[{root}/data/{split}]'" for split in ("train", "valid"))
+    lines = [f"store_dir: {world.store}", f"results_dir: {root}/results", "ranks: 1", "experiments:"]
+    # the global batch is named, so that other ranks are not another training
+    lines += [f"  tiny: {{base: [{root}/tiny.yaml], set: [args.global_batch_size=4, {words}]}}"]
+    (root / "config.yaml").write_text("\n".join(lines))
+    workspace = Workspace.load(root / "config.yaml")
+    world.scan(workspace, "tiny")
+    return workspace
+
+
+def test_a_colleagues_parse_changes_nothing_of_what_jobs_are_told(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(world.root)
+    world.experiments(tiny="args.global_batch_size=4")
+    mine = world.slices()
+    before = {stage: told(world, part).slice.volatile for stage, part in mine.items()}
+    theirs = colleague(world, tmp_path / "colleague").slices("tiny")
+    shared = [stage for stage in mine if mine[stage].key == theirs[stage].key]
+    assert {"preprocess", "latents", "text", "train"} <= set(shared)
+    for stage, part in mine.items():
+        assert told(world, part).slice.volatile == before[stage] == part.volatile
+    train, other = told(world, mine["train"]), told(world, theirs["train"])
+    assert (train.machine["ranks"], other.machine["ranks"]) == (2, 1)
+    assert (train.config["args"]["log_interval"], other.config["args"]["log_interval"]) == (1, 5)
+    assert (train.results, other.results) == (world.results.resolve(), (tmp_path / "colleague/results").resolve())
+    for job, root in ((train, world.root), (other, tmp_path / "colleague")):
+        scan = job.upstream_job("latents").upstream_job("scan")
+        assert scan.config["args"]["train_data"] == [str((root / "data/train").resolve())]
+        assert {Path(row.path).parents[3] for row in job.manifest()} == {root}
+
+
+def test_a_process_that_runs_one_job_finds_it_in_the_config(world: World) -> None:
+    """A cluster's node reads the Snakefile again, for one job only."""
+    world.experiments("tiny", more="args.load.experiment=tiny")
+    first = world.slices("more")["train"]
+    again = world.open().job(first.key)
+    assert (again, again.run) == (first, first.run)
+    load = told(world, again).upstream_job("load")
+    assert load.key == world.slices("tiny")["train"].key
+    assert load.upstream["scan"] == first.volatile["jobs"]["scan"]["key"]
+    with pytest.raises(ConfigError, match="no experiment has a job 000000000000 now"):
+        world.open().job("0" * 12)
+
+
+def test_experiments_that_share_a_job_are_told_of_it_by_the_first(world: World) -> None:
+    world.experiments("tiny", quick="args.flush_seconds=7")
+    workspace = world.open()
+    world.scan(workspace, "tiny")
+    first, second = workspace.slices("tiny")["text"], workspace.slices("quick")["text"]
+    assert first.key == second.key
+    assert first.run != second.run
+    assert workspace.job(first.key).run == first.run
+
+
+@pytest.mark.parametrize("left", ["runs", "records", "volatile of an earlier version"])
+def test_a_dropped_key_takes_every_receipt_behind_it(world: World, left: str) -> None:
+    """Whatever is left that tells who stands on whom is enough."""
+    parts = world.run()
+    write_json(world.store / "records" / f"report-{parts['report'].key}.json", {"run": parts["report"].volatile})
+    if left != "runs":
+        shutil.rmtree(world.results / ".runs")
+    if left != "records":
+        shutil.rmtree(world.store / "records")
+    if left.startswith("volatile"):
+        for part in parts.values():
+            (world.store / "slices" / f"{part.key}.volatile.json").write_text(json.dumps(part.volatile))
+    drop(world.store, parts["latents"].items_key, world.results)
+    kept = {path.name.split("-")[0] for path in (world.results / ".receipts").glob("*.json")}
+    assert kept == {"scan", "preprocess", "text"}
+    assert not list((world.results / "tiny").glob(".published-*"))
+
+
+def test_a_store_with_runs_of_an_earlier_version_is_used(world: World) -> None:
+    """They are read for history only: a plan still knows what differs from the run before."""
+    parts = world.run()
+    for part in parts.values():
+        (world.store / "slices" / f"{part.key}.volatile.json").write_text(json.dumps(part.volatile))
+        record = world.store / "records" / f"{part.stage}-{part.key}.json"
+        if record.exists():
+            record.write_text(json.dumps({k: v for k, v in json.loads(record.read_text()).items() if k != "run"}))
+    world.clip("new", "one more")
+    assert "1 new clip" in " ".join(world.why("latents"))

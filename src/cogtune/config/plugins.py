@@ -75,12 +75,25 @@ def used_by(values: Any) -> dict[str, str]:
     inner = values.values() if isinstance(values, dict) else values if isinstance(values, list) else ()
     for value in inner:
         found |= used_by(value)
-    named = (values.get("target"), values.get("type")) if isinstance(values, dict) else ()  # the optimizer says `type`
-    for target in named:
-        if isinstance(target, str) and is_listed(target):
-            root = target.partition(".")[0]
-            found[root] = _LISTED[root]
+    for target in _named(values):
+        root = target.partition(".")[0]
+        found[root] = _LISTED[root]
     return found
+
+
+def _named(node: Any) -> list[str]:
+    """The listed classes that a node names itself; the optimizer says `type`."""
+    named = (node.get("target"), node.get("type")) if isinstance(node, dict) else ()
+    return [target for target in named if isinstance(target, str) and is_listed(target)]
+
+
+def load_used(values: Any) -> None:
+    """Import the classes of listed packages that a config's targets name: their code is then that of this moment."""
+    inner = values.values() if isinstance(values, dict) else values if isinstance(values, list) else ()
+    for value in inner:
+        load_used(value)
+    for target in _named(values):
+        load_class(target)
 
 
 def load_class(target: str, role: str = "") -> type:

@@ -2,14 +2,14 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from cogtune.config.batches import BatchMemo, plan_batches
 from cogtune.config.digest import digest
 from cogtune.config.errors import ConfigError
-from cogtune.config.files import ContentHashes
+from cogtune.config.files import ContentHashes, Source
 from cogtune.config.merge import Config
 from cogtune.config.plugins import source_of, used_by
 from cogtune.config.runs import write_run
@@ -126,14 +126,18 @@ class Resolver:
     def _put(self, name: str, upstream: dict[str, Slice], data: str | None, extra: dict[str, Any]) -> None:
         stage = STAGES[name]
         values, files = self._values(name, upstream), self.config.files
-        hashes = {
-            path: self.hashes.of(file, path)
+        sources = {
+            path: [self.hashes.source(file, path)]
             for path, file in files.items()
             if name != "report" and reads_identity(stage, path)
         }
+        hashes = {path: source.content for path, (source,) in sources.items()}
         if name == "sample" and values["args"]["image2video"] and _PROMPTS in hashes:
-            hashes[_PROMPTS] = self._with_images(hashes[_PROMPTS], Path(files[_PROMPTS]))
-        part = self._with_plugins(cut(stage, values, hashes, files, upstream, data))
+            sources[_PROMPTS] += self._images_of(Path(files[_PROMPTS]))
+            hashes[_PROMPTS] = "sha256:" + digest([source.content for source in sources[_PROMPTS]])
+        part = self._with_plugins(cut(stage, values, hashes, files, upstream, data), sources)
+        told = {key: [astuple(source)[:-1] for source in found] for key, found in sources.items()}
+        extra = extra | {"sources": json.loads(json.dumps(told))}
         merged = part.volatile | {
             kind: part.volatile.get(kind, {}) | extra[kind] if isinstance(extra[kind], dict) else extra[kind]
             for kind in extra
@@ -148,20 +152,22 @@ class Resolver:
             part.write(self.place.store)
         self._cut[name] = part
 
-    def _with_plugins(self, part: Slice) -> Slice:
-        """The slice with the packages that its targets lie in: their source is identity, their place is not."""
+    def _with_plugins(self, part: Slice, sources: dict[str, list[Source]]) -> Slice:
+        """The slice with the packages that its targets lie in: their source is identity, their place is not. They are
+        added to ``sources``."""
         used = used_by(part.config())
         if not used:
             return part
         named = used_by(part.identity["values"])
-        sources = {name: self.hashes.of(source_of(name), "plugins") for name in sorted(named)}
-        identity = part.identity | ({"plugins": sources} if sources else {})
+        found = {name: self.hashes.source(source_of(name), "plugins") for name in sorted(named)}
+        sources |= {f"plugins.{name}": [source] for name, source in found.items()}
+        contents = {name: source.content for name, source in found.items()}
+        identity = part.identity | ({"plugins": contents} if contents else {})
         return Slice(part.stage, identity, part.volatile | {"plugins": used})
 
-    def _with_images(self, prompts_hash: str, prompts: Path) -> str:
-        """The hash of a prompt file together with the images that it names. Raises ConfigError for a wrong line."""
-        images = [self.hashes.of(line.image, _PROMPTS) for line in read_prompts(prompts, True) if line.image]
-        return "sha256:" + digest([prompts_hash, *images])
+    def _images_of(self, prompts: Path) -> list[Source]:
+        """The images that a prompt file names: its hash covers them. Raises ConfigError for a wrong line."""
+        return [self.hashes.source(line.image, _PROMPTS) for line in read_prompts(prompts, True) if line.image]
 
     def _values(self, name: str, upstream: dict[str, Slice]) -> dict[str, Any]:
         values = self.config.values

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cogtune.config.files import proven
 from cogtune.config.registry import build
 from cogtune.data.clips import load_clip
 from cogtune.data.decoder import Decoder
@@ -25,6 +26,7 @@ from cogtune.runtime.devices import device_for, dtype_of, set_threads
 from cogtune.runtime.faults import told_of_environment
 from cogtune.stages.job import Job, missing
 from cogtune.stages.latents import accepted
+from cogtune.stages.preprocess import source_of
 from cogtune.stages.sample import wanted_of
 
 METRICS, PER_SAMPLE, CLIPS = "metrics.json", "per_sample.json", "clips"
@@ -100,7 +102,8 @@ def _reconstructions(job: Job, rows: list[ClipRow], lacking: set[str]) -> Iterat
     """(clip, its pixels, what the VAE makes of its cached posterior mean), both uint8 (F, 3, H, W)."""
     prepared, latents = job.rows("preprocess"), job.rows("latents")
     device, dtype = device_for(), dtype_of(job.config["args"].get("encoder_precision") or "fp32")
-    vae = build(job.config["model"]["first_stage_config"]).to(device, dtype)
+    with job.proven("model.first_stage_config"):
+        vae = build(job.config["model"]["first_stage_config"]).to(device, dtype)
     size = job.config["data"]["params"]["video_size"]
     with Decoder() as decoder:
         for start in range(0, len(rows), _BATCH):
@@ -116,7 +119,8 @@ def _reconstructions(job: Job, rows: list[ClipRow], lacking: set[str]) -> Iterat
 
 def _pixels(row: ClipRow, meta: dict[str, Any], size: list[int], decoder: Decoder) -> Tensor:
     try:
-        return load_clip(row.path, meta, size, decoder)
+        with proven([source_of(row)]):
+            return load_clip(row.path, meta, size, decoder)
     except (VideoError, OSError) as error:
         gone = f"{row.path}: it was encoded, and now cannot be read again: {error}"
         raise UserError(told_of_environment(error, row.path) or gone) from None

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cogtune.config.plugins import load_used
 from cogtune.config.stages import STAGES
 from cogtune.errors import UserError
 from cogtune.plan.cost.machines import device_names
@@ -27,6 +28,8 @@ def execute(job: Job, receipt: Path | None) -> dict[str, Any]:
     folder = job.items_dir() if name in STAGES and STAGES[name].items else job.job_dir()
     with hold_lock(job.store / "locks" / f"{name}-{folder.name}.lock"):
         started = time.monotonic()
+        with job.proven():
+            load_used(job.config)
         counts = run(job)
         seconds = time.monotonic() - started
         _record(job, counts, seconds)

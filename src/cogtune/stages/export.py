@@ -15,6 +15,7 @@ from torch import Tensor
 from cogtune.config.checkpoints import read_header
 from cogtune.config.checkpoints.lora import holds_lora
 from cogtune.config.digest import digest
+from cogtune.config.files import proven
 from cogtune.config.registry import build
 from cogtune.errors import UserError
 from cogtune.model.dit import DiffusionTransformer
@@ -25,7 +26,7 @@ from cogtune.runtime.devices import device_for, dtype_of
 from cogtune.runtime.paths import inside, remove_own
 from cogtune.runtime.saved import how_to_repair, read_sealed, write_sealed, write_sums
 from cogtune.stages.job import Job
-from cogtune.stages.train import start_of
+from cogtune.stages.train import start_of, start_sources
 from cogtune.train import result
 from cogtune.train.start import Start, initial_model, trained_model
 
@@ -96,7 +97,8 @@ def _export(job: Job, folder: Path, index: dict[str, Any], lacking: list[str]) -
         facts,
         iteration=max(1, int(facts.get("steps") or 1)),
     )
-    work = Exporter(start, weights, how)
+    with proven(start_sources(train)):
+        work = Exporter(start, weights, how)
     for name in lacking:
         index["formats"][name] = work.make(name, folder)
         written = folder / FORMATS[name].path

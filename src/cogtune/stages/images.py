@@ -42,7 +42,8 @@ def _encode(job: Job, rows: list[ClipRow], prepared: ShardReader) -> None:
     args = job.config["args"]
     set_threads(job.machine["ranks"] * (args.get("threads_per_rank") or 1))
     plans = {clip: first_frame(meta) for clip, meta in prepared.metas(row.clip for row in rows)}
-    encoders = [_encoder(job.config, device) for device in devices()]
+    with job.proven("model.first_stage_config"):
+        encoders = [_encoder(job.config, device) for device in devices()]
     with (
         ShardWriter(job.items_dir(), args["flush_megabytes"], args["flush_seconds"]) as writer,
         job.progress(len(rows), "images", "clips") as bar,

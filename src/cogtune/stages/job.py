@@ -1,6 +1,6 @@
 """What a stage is given: its slice, its folders, and a progress bar."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cogtune.config.digest import data_digests
+from cogtune.config.files import Source, proven
 from cogtune.config.plugins import allow_plugins
 from cogtune.config.slices import Slice, read_slice
 from cogtune.config.stages import STAGES
@@ -108,6 +109,19 @@ class Job:
                     f"{self.job_dir('scan')}: the data set changed since this job was planned; run snakemake again"
                 )
         return rows
+
+    def sources(self, *sections: str) -> list[Source]:
+        """The files of this job's key below ``sections`` of the config, and its plugins."""
+        return [
+            Source(row[0], row[1], row[2], key)
+            for key, rows in self.slice.volatile.get("sources", {}).items()
+            if any(f"{key}.".startswith(f"{section}.") for section in (*sections, "plugins"))
+            for row in rows
+        ]
+
+    def proven(self, *sections: str) -> AbstractContextManager[Callable[[], None]]:
+        """A block in which the files that these sections name are those of the key; see `files.proven`."""
+        return proven(self.sources(*sections))
 
     def progress(self, total: int, label: str, unit: str = "items") -> AbstractContextManager[Progress]:
         """A bar with rate and ETA."""

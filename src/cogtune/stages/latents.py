@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cogtune.config.files import proven
 from cogtune.config.registry import build
 from cogtune.data.clips import load_clip, to_unit_range
 from cogtune.data.decoder import Decoder
@@ -16,7 +17,7 @@ from cogtune.data.video import VideoError
 from cogtune.errors import UserError
 from cogtune.runtime.devices import devices, dtype_of, set_threads
 from cogtune.stages.job import Job, missing
-from cogtune.stages.preprocess import clips_of, unreachable
+from cogtune.stages.preprocess import clips_of, source_of, unreachable
 
 Batch = list[tuple[ClipRow, Tensor]]
 
@@ -42,7 +43,8 @@ def _encode(job: Job, rows: list[ClipRow], prepared: ShardReader) -> None:
     # One process does what training spreads over its ranks, so it takes the threads of all of them.
     set_threads(job.machine["ranks"] * (args.get("threads_per_rank") or 1))
     size = args.get("encode_batch") or 1
-    encoders = [_encoder(job.config, device, size) for device in devices()]
+    with job.proven("model.first_stage_config"):
+        encoders = [_encoder(job.config, device, size) for device in devices()]
     plans = dict(prepared.metas(row.clip for row in rows))
     batches = in_batches(decoded(job, rows, plans), size)
     with (
@@ -75,7 +77,8 @@ def decoded(job: Job, rows: list[ClipRow], plans: Mapping[str, Mapping[str, Any]
     size, workers = job.config["data"]["params"]["video_size"], job.config["args"].get("num_workers") or 1
 
     def load(row: ClipRow, decoder: Decoder) -> Tensor:
-        return load_clip(row.path, plans[row.clip], size, decoder)
+        with proven([source_of(row)]):
+            return load_clip(row.path, plans[row.clip], size, decoder)
 
     for row, result in decode_ahead(rows, load, workers):
         if isinstance(result, VideoError | OSError):

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from cogtune.config.files import Source, proven
 from cogtune.data.clips import describe_clip, thumbnail
 from cogtune.data.dataset import settings_of
 from cogtune.data.decoder import Decoder
@@ -55,6 +56,11 @@ def clips_of(manifest: Iterable[ClipRow]) -> dict[str, ClipRow]:
     return {row.clip: row for row in sorted(manifest, key=lambda row: (row.clip, row.split, row.name))}
 
 
+def source_of(row: ClipRow) -> Source:
+    """The clip's file, with the content that its row is keyed by."""
+    return Source(row.path, f"sha256:{row.clip}")
+
+
 def unreachable(row: ClipRow, error: Exception) -> UserError:
     """The error for a file that scan saw and that cannot be read now: the machine's fault, or the file is not as it was."""
     gone = f"{row.path}: cannot be read now, though scan has read it ({error}); bring it back or scan again"
@@ -66,7 +72,8 @@ def _make(job: Job, rows: list[ClipRow]) -> None:
 
     def describe(row: ClipRow, decoder: Decoder) -> tuple[dict[str, Any], Tensor]:
         path = Path(row.path)
-        meta, pixels_FCHW = confirmed(path, lambda: describe_clip(path, settings, decoder))
+        with proven([source_of(row)]):
+            meta, pixels_FCHW = confirmed(path, lambda: describe_clip(path, settings, decoder))
         return meta, thumbnail(pixels_FCHW)
 
     with (

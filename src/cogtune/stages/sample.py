@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cogtune.config.files import Source, proven
 from cogtune.config.registry import build
 from cogtune.data.clips import first_frame, load_clip
 from cogtune.data.decoder import Decoder
@@ -28,7 +29,7 @@ from cogtune.runtime.faults import told_of_environment
 from cogtune.runtime.progress import Progress
 from cogtune.stages.export import exported
 from cogtune.stages.job import Job
-from cogtune.stages.train import start_of
+from cogtune.stages.train import start_of, start_sources
 from cogtune.train.start import Start, initial_model
 
 VIDEOS = "videos"
@@ -63,7 +64,8 @@ def wanted_of(job: Job) -> set[str]:
 
 def _asked(job: Job) -> tuple[list[Prompt], list[Variant]]:
     args = job.config["args"]
-    prompts = plan.read_args(args, job.manifest())
+    with job.proven("args.input_file"):
+        prompts = plan.read_args(args, job.manifest())
     return prompts, plan.variants(args.get("sampling_controls") or [], args.get("sampling_guided", True), len(prompts))
 
 
@@ -84,7 +86,8 @@ class _Work:
     def make(self) -> None:
         """Sample variant by variant, each in batches that do not depend on what is finished."""
         precision = dtype_of(self.args.get("encoder_precision") or "fp32")
-        vae = _InPrecision(build(self.model["first_stage_config"]).to(self.device, precision))
+        with self.job.proven("model.first_stage_config"):
+            vae = _InPrecision(build(self.model["first_stage_config"]).to(self.device, precision))
         self.latents = {
             name: encode_image(vae, pixels_CHW, self.args["seed"], name) for name, pixels_CHW in self.images.items()
         }
@@ -123,7 +126,8 @@ class _Work:
 
     def _generator(self, weights: str, vae: "_InPrecision") -> Generator:
         config = self.train.config["model"]
-        network = _network(self.job, self.train, weights, _precision(self.args)).to(self.device)
+        with proven(start_sources(self.train)):
+            network = _network(self.job, self.train, weights, _precision(self.args)).to(self.device)
         denoiser, params = build(config["denoiser_config"]), config["network_config"]["params"]
         data, decoder = self.job.config["data"]["params"], self.model["first_stage_config"]["params"]["decoder_config"]
         return Generator(
@@ -180,9 +184,10 @@ def _contexts(job: Job, prompts: list[Prompt]) -> dict[str, Tensor]:
     own = [p for p in {p.caption_id: p for p in prompts}.values() if p.caption_id not in known]
     if own:
         precision = dtype_of(job.config["args"].get("encoder_precision") or "fp32")
-        embedder = build(job.config["model"]["conditioner_config"]).embedder(device_for(), precision)
-        for prompt in own:
-            found[prompt.caption_id] = embedder.encode([prompt.caption])[0].cpu()
+        with job.upstream_job("text").proven("model.conditioner_config"):
+            embedder = build(job.config["model"]["conditioner_config"]).embedder(device_for(), precision)
+            for prompt in own:
+                found[prompt.caption_id] = embedder.encode([prompt.caption])[0].cpu()
     return found
 
 
@@ -195,11 +200,13 @@ def _images(job: Job, prompts: list[Prompt]) -> dict[str, Tensor]:
     with Decoder() as decoder:
         for prompt in prompts:
             if prompt.image is not None:
-                found[prompt.id] = load_image(prompt.image, size)
+                with job.proven("args.input_file"):
+                    found[prompt.id] = load_image(prompt.image, size)
             elif prompt.clip is not None:
                 plan = first_frame(prepared.meta(prompt.clip))
                 try:
-                    found[prompt.id] = load_clip(paths[prompt.clip], plan, size, decoder)[0]
+                    with proven([Source(paths[prompt.clip], f"sha256:{prompt.clip}")]):
+                        found[prompt.id] = load_clip(paths[prompt.clip], plan, size, decoder)[0]
                 except (VideoError, OSError) as error:
                     gone = f"{paths[prompt.clip]}: its first frame cannot be read now: {error}"
                     raise UserError(told_of_environment(error, paths[prompt.clip]) or gone) from None

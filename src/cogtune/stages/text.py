@@ -37,12 +37,14 @@ def _encode(job: Job, captions: dict[str, str]) -> None:
     args = job.config["args"]
     set_threads(job.machine["ranks"] * (args.get("threads_per_rank") or 1))
     size = args.get("text_batch") or 1
-    encoders = [_encoder(job.config, device, size) for device in devices()]
     with (
+        job.proven("model.conditioner_config") as check,
         ShardWriter(job.items_dir(), args["flush_megabytes"], args["flush_seconds"]) as writer,
         job.progress(len(captions), "text", "captions") as bar,
     ):
+        encoders = [_encoder(job.config, device, size) for device in devices()]
         for done in on_all(in_batches(captions.items(), size), encoders):
+            check()  # on a CPU the weights are mapped from their file, which may be read at any time
             for caption_id, context_LD, tokens, truncated in done:
                 if not torch.isfinite(context_LD).all():
                     raise UserError(

@@ -2,10 +2,12 @@
 
 import json
 from contextlib import AbstractContextManager
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 from cogtune.config.batches import BatchMemo
+from cogtune.config.files import Source, restamped
 from cogtune.errors import UserError
 from cogtune.runtime.progress import Progress
 from cogtune.stages.job import Job
@@ -47,6 +49,13 @@ def start_of(job: Job) -> Start:
     return Start(model["network_config"], args["seed"], before=start_of(job.upstream_job("load")), trained=str(trained))
 
 
+def start_sources(job: Job) -> list[Source]:
+    """The files that the model of `start_of` is read from: weights that ``args.load`` names, here or in the training that
+    this one continues."""
+    earlier = start_sources(job.upstream_job("load")) if "load" in job.upstream else []
+    return [*job.sources("args.load"), *earlier]
+
+
 def plan_of(job: Job) -> Plan:
     """What every rank is told."""
     manifest = job.manifest()
@@ -70,6 +79,7 @@ def plan_of(job: Job) -> Plan:
         validation_pairs=pairs["valid"],
         threads=job.config["args"].get("threads_per_rank") or 1,
         plugins=job.slice.volatile.get("plugins", {}),
+        sources=[astuple(source) for source in restamped(start_sources(job))],
         images=str(job.items_dir("images")) if "images" in job.upstream else None,
     )
 

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -12,7 +12,8 @@ from torch import nn
 
 from cogtune.config.batches import plan_batches, total_steps
 from cogtune.config.checkpoints.shapes import shapes_of
-from cogtune.config.plugins import allow_plugins
+from cogtune.config.files import Source, proven
+from cogtune.config.plugins import allow_plugins, load_used
 from cogtune.config.registry import build
 from cogtune.data.dataset import CachedDataset
 from cogtune.diffusion.image import image_condition
@@ -47,6 +48,8 @@ class Plan:
     threads: int
     images: str | None = None
     plugins: dict[str, str] = field(default_factory=dict)
+    sources: Sequence[Sequence[str]] = ()
+    """`files.Source` of what the model starts from and of the plugins, as rows: each rank reads them."""
 
 
 def train(plan_dict: dict[str, Any], report: TextIO, stopping: Callable[[], bool]) -> bool:
@@ -55,6 +58,8 @@ def train(plan_dict: dict[str, Any], report: TextIO, stopping: Callable[[], bool
     here = RankInfo(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
     set_threads(plan.threads)
     allow_plugins(plan.plugins)
+    with proven(Source(*row) for row in plan.sources):
+        load_used(plan.config)
     connect(here, os.environ.get("COGTUNE_RENDEZVOUS", "env://"))
     loop, module = _set_up(plan, here, report, stopping)
     start = checkpoint.load_newest(loop.engine, loop.folder)
@@ -103,7 +108,8 @@ def _set_up(plan: Plan, here: RankInfo, report: TextIO, stopping: Callable[[], b
 def trainable_model(plan: Plan) -> nn.Module:
     """The starting model with everything frozen that the config freezes."""
     model = plan.config["model"]
-    module = initial_model(Start.from_dict(plan.start), engine_dtype(plan.config.get("deepspeed") or {})).train()
+    with proven(Source(*row) for row in plan.sources):
+        module = initial_model(Start.from_dict(plan.start), engine_dtype(plan.config.get("deepspeed") or {})).train()
     if plan.config["args"].get("checkpoint_activations"):
         module.checkpoint_activations = True  # pyright: ignore[reportArgumentType]
     set_trainable(module, model.get("not_trainable_prefixes") or [], model.get("lora_train") or False)

@@ -166,7 +166,11 @@ def member_of_a_torch_file(root: Path, name: str) -> Iterable[Path]:
 
 def _job(root: Path, **changed: str) -> Job:
     jobs = {"scan": {"stage": "scan", "key": KEY, "items": KEY} | changed}
-    return Job(Slice("preprocess", {"values": {}}, {"jobs": jobs}), root)
+    return Job(Slice("preprocess", {"values": {}}, {"jobs": jobs}, root / ".runs/tiny.json"), root)
+
+
+def _published(root: Path, stage: str, **told: str) -> Job:
+    return Job(Slice(stage, {"values": {}}, {stage: told}, root / ".runs/tiny.json"), root)
 
 
 @place
@@ -190,6 +194,11 @@ def upstream_slice(root: Path, name: str) -> Iterable[Path]:
 
 
 @place
+def run_of_another_experiment(root: Path, name: str) -> Iterable[Path]:
+    return [_job(root, run=name).upstream_job("scan").store]
+
+
+@place
 def format_of_an_export(root: Path, name: str) -> Iterable[Path]:
     (root / "index.json").write_text(json.dumps({"format": "f", "formats": {"f": {"path": name}}}))
     return [export.exported(root)]
@@ -197,12 +206,12 @@ def format_of_an_export(root: Path, name: str) -> Iterable[Path]:
 
 @place
 def published_report(root: Path, name: str) -> Iterable[Path]:
-    return [report.target({"results": str(root), "experiment": name})]
+    return [report.target(_published(root, "report", experiment=name))]
 
 
 @place
 def published_sweep(root: Path, name: str) -> Iterable[Path]:
-    return [sweep.target({"results": str(root), "name": name})]
+    return [sweep.target(_published(root, "sweep", name=name))]
 
 
 @place

@@ -124,13 +124,17 @@ def fit(node: dict[str, Any], header: Header) -> Misfit | None:
     return replace(found, contradicted=contradictions(params_of(node), header.config))
 
 
-def _fit_lora(expected: dict[str, Shape], header: Header) -> Misfit:
-    lora = read_lora(header)
-    given = {
+def adapters_of(header: Header) -> dict[str, Source]:
+    """The matrices of a LoRA in our names. Raises UserError as `lora.read_lora`."""
+    return {
         our_name(*place, side): getattr(adapter, side)
-        for place, adapter in lora.adapters.items()
+        for place, adapter in read_lora(header).adapters.items()
         for side in ("A", "B")
     }
+
+
+def _fit_lora(expected: dict[str, Shape], header: Header) -> Misfit:
+    given = adapters_of(header)
     wanted = {name: shape for name, shape in expected.items() if is_adapter(name)}
     if not wanted:
         raise UserError(f"{header.path}: a LoRA, but the model has no adapters; add modules.lora_config to the YAML")
@@ -139,22 +143,46 @@ def _fit_lora(expected: dict[str, Shape], header: Header) -> Misfit:
 
 def refusal(path: str | Path, misfit: Misfit, expected: Mapping[str, Shape], given: Mapping[str, Source]) -> str:
     """What a user is told of weights that do not fit."""
-    advice = "Use weights that belong to this config"
-    named = ""
+    named, words = advice(path, misfit, expected, given)
+    return (
+        f"{path}: these weights do not belong to the configured model.{named}\n{misfit.listed()}\n"
+        f"{words}; everything that differs:\n  cogtune weights inspect {path} --full --base YOUR.yaml"
+    )
+
+
+def advice(
+    path: str | Path, misfit: Misfit, expected: Mapping[str, Shape], given: Mapping[str, Source]
+) -> tuple[str, str]:
+    """(what was found out, or nothing; what to do) about weights that do not fit."""
+    if ranks := _other_rank(misfit, expected, given):
+        theirs, ours = ranks
+        return "", f"The LoRA has rank {theirs}, the YAML r: {ours}. Set modules.lora_config.params.r: {theirs}"
+    words, named = "Use weights that belong to this config", ""
     if "mixins.patch_embed.proj.weight" in expected:
         ours, theirs = kinds.family(expected), kinds.family({name: tensor.shape for name, tensor in given.items()})
         if ours != theirs and "custom" not in (ours, theirs):
             named = f" These are weights of the {theirs}; the YAML describes the {ours}."
-        advice = f"Use the YAML of the same family ({', '.join(kinds.FAMILIES)}), or other weights"
+        words = f"Use the YAML of the same family ({', '.join(kinds.FAMILIES)}), or other weights"
     if any(map(is_adapter, misfit.unexpected)):
-        advice = (
+        words = (
             "They hold LoRA adapters: add modules.lora_config with their rank to the YAML, or fold them in with\n"
-            f"  cogtune weights convert {path} --to merged\n{advice}"
+            f"  cogtune weights convert {path} --to merged\n{words}"
         )
-    return (
-        f"{path}: these weights do not belong to the configured model.{named}\n{misfit.listed()}\n"
-        f"{advice}; everything that differs:\n  cogtune weights inspect {path} --full --base YOUR.yaml"
-    )
+    return named, words
+
+
+def _other_rank(misfit: Misfit, expected: Mapping[str, Shape], given: Mapping[str, Source]) -> tuple[int, int] | None:
+    """(theirs, ours) if another rank of all adapters is the only thing that differs."""
+    if misfit.missing or misfit.unexpected or misfit.contradicted:
+        return None
+    differ = [name for name, shape in expected.items() if name in given and given[name].shape != shape]
+    sides = {name: 0 if "matrix_A" in name else 1 for name in differ if is_adapter(name)}
+    theirs = {given[name].shape[side] for name, side in sides.items()}
+    ours = {expected[name][side] for name, side in sides.items()}
+    widths = all(given[name].shape[1 - side] == expected[name][1 - side] for name, side in sides.items())
+    if not widths or len(sides) != len(misfit.reshaped) or len(theirs) != 1 or len(ours) != 1:
+        return None
+    return theirs.pop(), ours.pop()
 
 
 def weight_problems(values: Mapping[str, Any], files: Mapping[str, str]) -> list[tuple[str, str]]:

@@ -2,30 +2,44 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cogtune.config.checkpoints import safetensors_file, torch_file
 from cogtune.config.checkpoints.source import Header, Joined, Source
+from cogtune.config.checkpoints.ways import SHARD, beside, place_of, shards_like, usual_name
 from cogtune.errors import UserError
 from cogtune.runtime.paths import inside
 
 _RANKS = "mp_rank_*_model_states.pt"
+PEFT_PREFIX = "base_model."
 COMPONENTS = ("transformer", "vae", "text_encoder")
 
 
 def read_header(path: str | Path, component: str = "transformer") -> Header:
     """The header of a SAT folder (with `latest`), an iteration folder, a diffusers pipeline (its ``component``) or
-    component folder, a PEFT folder, a folder with one weight file, a safetensors file, or a torch file.
+    component folder, a PEFT folder, a folder with one weight file, a safetensors file, or a torch file. What stands for
+    one of them is read as it: an index, a shard, one of several ranks, a link (`ways.py`).
 
     Raises: UserError when the path is none of these, is damaged, or asks for more than tensors.
     """
-    path = Path(path)
+    path = place_of(Path(path))
     if path.is_dir():
         return _folder(path, component)
     if not path.is_file():
         raise UserError(f"{path}: no such file or folder; expected weights")
-    return _file(path)
+    shards_like(path)
+    return _with_what_is_beside(path, _file(path))
+
+
+def _with_what_is_beside(path: Path, header: Header) -> Header:
+    """adapter_config.json of a PEFT file says its strength, config.json of a diffusers file what no tensor shows."""
+    ours = usual_name(path)
+    peft = ours or any(name.startswith(PEFT_PREFIX) for name in header.tensors)
+    adapter = beside(path, "adapter_config.json") if peft else None
+    config = beside(path, "config.json") if ours else None
+    return replace(header, adapter=_json(adapter) if adapter else None, config=_json(config) if config else None)
 
 
 def components(path: str | Path) -> list[str]:
@@ -122,6 +136,8 @@ def _weight_files(folder: Path) -> list[Path]:
         if len(indexes) == 1:
             return _shards(indexes[0])
         files = sorted(folder.glob(f"*.{ending}"))
+        if files and SHARD.fullmatch(files[0].name) and not set(files) - set(shards_like(files[0])):
+            return files
         if len(files) > 1:
             names = ", ".join(file.name for file in files)
             raise UserError(f"{folder}: holds several weight files ({names}); name one of them")

@@ -7,8 +7,8 @@ from typing import Any
 
 from cogtune.config.checkpoints import fit, kinds
 from cogtune.config.checkpoints.folders import components, read_header
-from cogtune.config.checkpoints.lora import read_lora
-from cogtune.config.checkpoints.shapes import PREFIXES
+from cogtune.config.checkpoints.lora import adapted_modules, read_lora
+from cogtune.config.checkpoints.shapes import PREFIXES, shapes_of
 from cogtune.config.checkpoints.source import Header
 from cogtune.config.errors import ConfigErrors
 from cogtune.config.merge import load_config
@@ -46,7 +46,25 @@ def describe(path: Path, configs: Mapping[str, Mapping[str, Any]]) -> dict[str, 
         raise UserError(f"{path}: holds {len(headers[0].tensors)} tensors of no known component")
     checked = {name: fits for name, model in configs.items() if (fits := _fits(headers, model))}
     layout = headers[0].layout if len(headers) == 1 else "diffusers pipeline"
-    return {"path": str(path), "layout": layout, "holds": holds, "configs": checked}
+    found = {"path": str(path), "layout": layout, "holds": holds, "configs": checked}
+    return found | (
+        {"advice": said} if len(configs) == 1 and (said := _advice(path, headers, *configs.values())) else {}
+    )
+
+
+def _advice(path: Path, headers: Sequence[Header], model: Mapping[str, Any]) -> str:
+    """What to do about a network that does not fit the one config that was asked about; "" where it fits."""
+    node = model.get("network_config")
+    for header in headers if node else []:
+        try:
+            misfit, inside = fit.fit(node, header), kinds.roles(header)
+            expected = shapes_of(node) or {}
+            given = fit.adapters_of(header) if inside == ["lora"] else kinds.component(header, PREFIXES["network"])
+        except UserError:
+            continue  # it is no network, or the verdict has said what is wrong
+        if misfit:
+            return " ".join(fit.advice(path, misfit, expected, given)).strip()
+    return ""
 
 
 def _parts(header: Header) -> list[dict[str, Any]]:
@@ -71,7 +89,10 @@ def _component(header: Header, role: str) -> dict[str, Any]:
 
 
 def _lora(header: Header) -> dict[str, Any]:
-    lora = read_lora(header)
+    try:
+        lora = read_lora(header)
+    except UserError as error:
+        return _unusable(header, str(error).removeprefix(f"{header.path}: "))
     first = next(iter(lora.adapters.values()))
     scale = lora.scales[0] if len(lora.scales) == 1 else None
     rank = lora.ranks[0] if len(lora.ranks) == 1 else None
@@ -86,6 +107,18 @@ def _lora(header: Header) -> dict[str, Any]:
         "rank": rank or lora.ranks,
         "alpha": scale * rank if scale is not None and rank else "not in the file" if None in lora.scales else "varies",
         "strength": scale if scale is not None else None,
+    } | _facts(header)
+
+
+def _unusable(header: Header, why: str) -> dict[str, Any]:
+    """A LoRA that is not for the four projections that have adapters here, or does not say its strength."""
+    return {
+        "component": "LoRA",
+        "names": "other",
+        "parameters": kinds.parameters(header.tensors),
+        "dtypes": kinds.dtypes(header.tensors),
+        "adapted": adapted_modules(header.tensors),
+        "unusable": why,
     } | _facts(header)
 
 
@@ -143,7 +176,7 @@ def _lines(found: Mapping[str, Any], full: bool) -> list[str]:
         for said, names in ordered:
             verdict, colon, why = said.partition(":")
             lines.append(f"  {component} {verdict} {', '.join(names)}{colon}{why}")
-    return lines
+    return lines + ([found["advice"]] if "advice" in found else [])
 
 
 def _kind(part: Mapping[str, Any]) -> str:
@@ -152,6 +185,8 @@ def _kind(part: Mapping[str, Any]) -> str:
     words += [f"{part['parameters']:,} parameters", "/".join(part["dtypes"])]
     if family == "custom":
         words += [", ".join(f"{name} {value}" for name, value in part["sizes"].items())]
+    if "unusable" in part:
+        words += [f"adapts {', '.join(part['adapted'])}", f"cannot be used here: {part['unusable']}"]
     if "rank" in part:
         words += [f"{len(part['layers'])} layers", f"rank {part['rank']}", f"alpha {part['alpha']}"]
         words += [f"strength {part['strength']:.6g}"] if part["strength"] is not None else []

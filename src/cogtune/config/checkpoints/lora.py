@@ -70,6 +70,15 @@ class Lora:
         return sorted({adapter.scale for adapter in self.adapters.values()}, key=lambda scale: scale or 0.0)
 
 
+@dataclass(frozen=True)
+class _Said:
+    """What stands beside the matrices: alpha and rank of all of them; ``uneven`` where single layers have other ranks."""
+
+    alpha: float | None = None
+    r: int | None = None
+    uneven: bool = False
+
+
 def our_name(layer: int, projection: str, side: str) -> str:
     """Our name of one matrix; ``side`` is A or B."""
     ours, part = PROJECTIONS[projection]
@@ -82,10 +91,16 @@ def holds_lora(names: Iterable[str]) -> bool:
     return bool(names) and all(_SAT_SIDE.search(name) or _SIDE.search(name) or name.endswith(_ALPHA) for name in names)
 
 
+def adapted_modules(names: Iterable[str]) -> list[str]:
+    """The kinds of layers that a LoRA adapts, by the last parts of their names: to_q, ff.net.0.proj, norm_final."""
+    stems = {_SIDE.split(_SAT_SIDE.split(name)[0])[0].removesuffix(_ALPHA) for name in names}
+    return sorted({re.split(r"[._]\d+[._]", stem, maxsplit=1)[-1] for stem in stems})
+
+
 def read_lora(header: Header) -> Lora:
     """The adapters of a file. Raises: UserError for adapters on other layers than the four attention projections, for
     half a pair, and for kinds of LoRA that have no counterpart."""
-    common = _common_scale(header)
+    said = _said(header)
     sides: dict[tuple[int, str], dict[str, Source]] = {}
     alphas: dict[tuple[int, str], float] = {}
     forms: set[str] = set()
@@ -99,14 +114,14 @@ def read_lora(header: Header) -> Lora:
     if len(forms) > 1:
         raise UserError(f"{header.path}: mixes the names of {' and '.join(sorted(forms))}; expected one of them")
     form = forms.pop()
-    adapters = {place: _adapter(header, place, pair, alphas, common, form) for place, pair in sides.items()}
+    adapters = {place: _adapter(header, place, pair, alphas, said, form) for place, pair in sides.items()}
     return Lora(
         form, dict(sorted(adapters.items(), key=lambda item: (item[0][0], list(PROJECTIONS).index(item[0][1]))))
     )
 
 
 def _adapter(
-    header: Header, place: tuple[int, str], pair: dict[str, Source], alphas: dict, common: float | None, form: str
+    header: Header, place: tuple[int, str], pair: dict[str, Source], alphas: dict, said: _Said, form: str
 ) -> Adapter:
     where = f"layer {place[0]}, {place[1]}"
     if pair.keys() != {"A", "B"}:
@@ -116,7 +131,7 @@ def _adapter(
         raise UserError(f"{header.path}: {where}: shapes {A.shape} and {B.shape} make no pair of one rank")
     if place in alphas:
         return Adapter(A, B, alphas[place] / A.shape[0])
-    return Adapter(A, B, None if form == "SAT" else common)
+    return Adapter(A, B, _scale(header, where, A.shape[0], said, form))
 
 
 def _parse(name: str, header: Header) -> tuple[str, tuple[int, str], str]:
@@ -133,7 +148,7 @@ def _parse(name: str, header: Header) -> tuple[str, tuple[int, str], str]:
         if form != "SAT" and (module := pattern.fullmatch(stem)):
             groups = [group for group in module.groups() if group is not None]
             projection = _BY_COMFY.get(groups[1], groups[1].replace("to_out_0", "to_out.0"))
-            form = "diffusers" if form == "PEFT" and header.adapter is None else form
+            form = "diffusers" if form == "PEFT" and METADATA_KEY in header.metadata else form
             return form, (int(groups[0]), projection), side
     raise UserError(
         f"{header.path}: {name} adapts a layer that has no adapter here; only the attention's to_q, to_k, to_v, "
@@ -141,9 +156,8 @@ def _parse(name: str, header: Header) -> tuple[str, tuple[int, str], str]:
     )
 
 
-def _common_scale(header: Header) -> float:
-    """alpha / r from adapter_config.json, or from the JSON of a pipeline (`transformer.r`) or a model by itself (`r`).
-    Without either the factor is 1, as diffusers and ComfyUI take it."""
+def _said(header: Header) -> _Said:
+    """From adapter_config.json, or from the JSON of a pipeline (`transformer.r`) or of a model by itself (`r`)."""
     try:
         said: dict[str, Any] = header.adapter or json.loads(header.metadata.get(METADATA_KEY, "{}"))
         said = {key.removeprefix("transformer."): value for key, value in said.items()}
@@ -155,7 +169,28 @@ def _common_scale(header: Header) -> float:
                 f"{header.path}: the LoRA was made with {kind}: {said[kind]!r}, which has no counterpart here"
             )
     alpha, r = said.get("lora_alpha"), said.get("r")
-    return alpha / r if alpha is not None and r else 1.0
+    if header.adapter is not None and not (alpha is not None and r):
+        raise UserError(f"{header.path}: adapter_config.json beside it does not say r and lora_alpha; fetch it again")
+    return _Said(alpha, r, bool(said.get("rank_pattern")))
+
+
+def _scale(header: Header, where: str, rank: int, said: _Said, form: str) -> float | None:
+    """alpha / rank. Without a word of it the factor is 1, as diffusers and ComfyUI take it; PEFT's own files always
+    have adapter_config.json."""
+    if form == "SAT":
+        return None
+    if said.alpha is not None and said.r:
+        if rank != said.r and not said.uneven:
+            raise UserError(
+                f"{header.path}: {where} has rank {rank}, and r {said.r} is said of the file; is it another's?"
+            )
+        return said.alpha / rank
+    if form == "PEFT":
+        raise UserError(
+            f"{header.path}: PEFT's names, and no adapter_config.json beside it, which says the strength (r, lora_alpha); "
+            "put it there, as the folder had it"
+        )
+    return 1.0
 
 
 def _number(tensor: Source, name: str) -> float:

@@ -55,7 +55,7 @@ def convert(
     elif "network" in kinds.roles(header):
         node = _node(header, base, needed=to == "diffusers" or kinds.spelling(header) == "diffusers")
         alpha = _yaml_alpha(node) if alpha is None else alpha
-        weights = _whole(header, node, None if lora is None else read_header(lora), alpha)
+        weights = _whole(header, node, None if lora is None else _lora_header(lora), alpha)
     else:
         found = " and ".join(kinds.WORDS[role] for role in kinds.roles(header)) or "no known weights"
         raise UserError(f"{path}: holds {found}; transformers and LoRA files are converted, a VAE is read as it is")
@@ -70,6 +70,15 @@ def convert(
     finally:
         remove_own(partial)
     return target
+
+
+def _lora_header(path: Path) -> Header:
+    header = read_header(path)
+    inside = kinds.roles(header)
+    if inside != ["lora"]:
+        found = " and ".join(f"a whole {kinds.WORDS[role]}" for role in inside) or "tensors of no known component"
+        raise UserError(f"{path}: holds {found}, no LoRA; --lora takes adapters, whole weights are the first path")
+    return header
 
 
 def _target(path: Path, to: str, output: Path | None) -> Path:

@@ -178,6 +178,7 @@ STAGES: dict[str, Stage] = {
                 "args.log_interval",
                 "args.save_interval",
                 "args.keep_checkpoints",
+                "args.max_skipped_steps",
                 "args.eval_interval",
                 "args.eval_iters",
                 "args.eval_batch_size",

@@ -34,7 +34,8 @@ def run(job: Job) -> dict[str, Any]:
 
 
 _FIGURES = (
-    "steps", "loss_first", "loss_last", "validation_loss_last", "steps_per_second", "data_wait_fraction",
+    "steps", "skipped_steps", "overflowed_steps", "loss_first", "loss_last", "validation_loss_last", "steps_per_second",
+    "data_wait_fraction",
     "parameters_trained", "parameters_total",
 )  # fmt: skip
 
@@ -78,6 +79,7 @@ def plan_of(job: Job) -> Plan:
         pairs=pairs["train"],
         validation_pairs=pairs["valid"],
         threads=job.config["args"].get("threads_per_rank") or 1,
+        names={row.clip: row.path for row in rows},
         plugins=job.slice.volatile.get("plugins", {}),
         sources=[astuple(source) for source in restamped(start_sources(job))],
         images=str(job.items_dir("images")) if "images" in job.upstream else None,

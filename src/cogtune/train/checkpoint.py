@@ -1,13 +1,15 @@
 """Checkpoints: written so that a kill at any line leaves the previous one whole, and read only if every byte is ours.
 
     <folder>/step-00000500/state/…         DeepSpeed's files: weights, fp32 masters, optimizer state with the average
-    <folder>/step-00000500/record.json     step, number of ranks, sha256 of every file; written last, before the rename
+    <folder>/step-00000500/record.json     step, number of ranks, skipped steps, sha256 of every file; written last, before
+                                           the rename
 
 DeepSpeed unpickles its files without restriction, so nothing reaches it whose checksum the record does not have.
 """
 
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +35,12 @@ class Found:
     path: Path
     step: int
     ranks: int
+    skipped: list[dict[str, Any]] = field(default_factory=list)
 
 
-def save(engine: Any, folder: Path, step: int, keep: int) -> Path:
-    """Write a checkpoint after ``step`` finished steps and drop all but the newest ``keep``. Collective."""
+def save(engine: Any, folder: Path, step: int, keep: int, skipped: Sequence[dict[str, Any]] = ()) -> Path:
+    """Write a checkpoint after ``step`` finished steps and drop all but the newest ``keep``. Collective. ``skipped``: the
+    steps so far that moved nothing (`skipped.Skipped`)."""
     target, partial = folder / f"step-{step:08d}", folder / f".writing-{step:08d}"
     if _is_first():
         remove_own(partial)
@@ -49,6 +53,7 @@ def save(engine: Any, folder: Path, step: int, keep: int) -> Path:
             script.unlink()
         files = {name: _sync_and_hash(partial / name) for name in _files(partial)}
         record = {"format": FORMAT, "step": step, "ranks": dist.get_world_size(), "files": files}
+        record |= {"skipped": list(skipped)}
         write_sealed(partial / "record.json", record)
         for inner in (partial / TAG, partial):
             sync(inner)
@@ -60,8 +65,8 @@ def save(engine: Any, folder: Path, step: int, keep: int) -> Path:
     return target
 
 
-def load_newest(engine: Any, folder: Path) -> int:
-    """Load the newest whole checkpoint into ``engine``; returns its step, 0 if there is none. Collective.
+def load_newest(engine: Any, folder: Path) -> Found | None:
+    """Load the newest whole checkpoint into ``engine`` and return it; None if there is none. Collective.
 
     Raises UserError if it was written by another number of ranks: ZeRO cuts a checkpoint for one number.
     """
@@ -69,7 +74,7 @@ def load_newest(engine: Any, folder: Path) -> int:
     dist.broadcast_object_list(choice, src=0)
     found = choice[0]
     if found is None:
-        return 0
+        return None
     if engine.zero_optimization() and found.ranks != dist.get_world_size():
         raise UserError(
             f"{found.path}: written by {found.ranks} ranks, and this run has {dist.get_world_size()}; ZeRO cannot cut "
@@ -77,7 +82,7 @@ def load_newest(engine: Any, folder: Path) -> int:
         )
     # Not strict: frozen parameters are not in it, they come from the start of the run.
     engine.load_checkpoint(str(found.path), tag=TAG, load_module_strict=False)
-    return found.step
+    return found
 
 
 def newest(folder: Path) -> Found | None:
@@ -102,7 +107,7 @@ def verify(path: Path) -> Found:
     for name, expected in record["files"].items():
         if file_digest(path / name) != expected:
             raise ValueError(f"{name}: checksum differs from the record")
-    return Found(path, record["step"], record["ranks"])
+    return Found(path, record["step"], record["ranks"], record.get("skipped", []))
 
 
 def _drop_old(folder: Path, keep: int) -> None:

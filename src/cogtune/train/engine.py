@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,19 +126,59 @@ def build_engine(module: nn.Module, optimizer: torch.optim.Optimizer, config: di
     return engine
 
 
-def take_step(engine: Any, rate: float) -> float:
-    """One optimizer step at this learning rate; returns the global gradient norm before clipping (L2)."""
+@dataclass(frozen=True)
+class Taken:
+    """``norm``: of the global gradient before clipping (L2). ``moved``: whether weights and optimizer state changed;
+    ``overflowed``: they did not, because DeepSpeed looks for another scale of the fp16 loss."""
+
+    norm: float
+    moved: bool
+    overflowed: bool = False
+
+
+def take_step(engine: Any, rate: float, hold: bool = False) -> Taken:
+    """One optimizer step at this learning rate. It moves nothing with ``hold``, or where the gradient norm is no finite
+    number; gradients are dropped then, and DeepSpeed's counters go on. All ranks decide alike: the norm is global."""
     for group in engine.optimizer.param_groups:
         group["lr"] = rate
-    plain = _unpartitioned(engine)
+    plain, norm = _unpartitioned(engine), None
     if plain is not None and all(p is master for p, master in plain.items()):
         # fp32 without ZeRO: DeepSpeed keeps no norm; the gradients are whole and averaged here.
-        norm = torch.nn.utils.get_total_norm([p.grad for p in plain if p.grad is not None])
+        norm = float(torch.nn.utils.get_total_norm([p.grad for p in plain if p.grad is not None]))
+        hold = hold or not math.isfinite(norm)
+    scaler = getattr(engine.optimizer, "loss_scaler", None) if hold else None
+    before, scale = engine.skipped_steps, dict(vars(scaler)) if scaler is not None else {}
+    with _guarded(engine, hold) as held:
         engine.step()
-        return float(norm)
-    engine.step()
-    norm = engine.get_global_grad_norm()
-    return float(norm) if norm is not None else math.nan
+    if scaler is not None:
+        vars(scaler).update(scale)  # the scale of the loss is not what was wrong
+    overflow = engine.skipped_steps > before
+    if norm is None:
+        found = engine.get_global_grad_norm()
+        norm = math.nan if found is None else float(found)
+    searching = overflow and not hold and engine.fp16_enabled() and engine.dynamic_loss_scale()
+    return Taken(norm, moved=not (held or overflow), overflowed=searching)
+
+
+@contextmanager
+def _guarded(engine: Any, hold: bool) -> Iterator[list[bool]]:
+    """Puts a condition before the optimizer's own step, which DeepSpeed calls once for each group of parameters, after
+    it has the norm. What is yielded is filled where the step was held."""
+    optimizer, held = engine.basic_optimizer, []
+    step = optimizer.step
+
+    def guarded(*given: Any, **named: Any) -> Any:
+        norm = getattr(engine.optimizer, "_global_grad_norm", None)
+        if hold or (norm is not None and not math.isfinite(norm)):
+            held.append(True)
+            return None
+        return step(*given, **named)
+
+    optimizer.step = guarded
+    try:
+        yield held
+    finally:
+        del optimizer.step  # the method of the class shows again
 
 
 def whole_tensors(engine: Any, module: nn.Module, state: str | None = None) -> Iterator[tuple[str, Tensor]]:

@@ -19,6 +19,8 @@ from cogtune.train.batches import DataOrder
 class Cached(Protocol):
     """What the feed reads: `cogtune.data.dataset.CachedDataset`, or anything like it."""
 
+    pairs: list[tuple[str, str]]
+
     def __len__(self) -> int: ...
     def moments(self, index: int) -> Tensor: ...
     def context(self, index: int) -> Tensor: ...
@@ -162,6 +164,12 @@ class StepFeed:
             self.feed.micro_batch(list(self.order.items(step, positions, total)), step, positions, total)
             for positions in (self.plan.positions(self.rank, k) for k in range(self.plan.accumulation))
         ]
+
+    def clips(self, step: int, positions: Iterable[int]) -> list[str]:
+        """The clips at these positions of the global batch of ``step``, of all ranks. Safe beside the thread that
+        prefetches."""
+        order, total = DataOrder(len(self.feed.data), self.feed.seed), self.plan.global_batch
+        return [self.feed.data.pairs[order.item(step * total + position)][0] for position in positions]
 
 
 T = TypeVar("T")

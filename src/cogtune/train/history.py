@@ -17,8 +17,10 @@ class History:
     """Writer of log.jsonl. Only the first rank has one.
 
     Step rows: step (from 1), loss (mean over the global batch), lr, grad_norm (before clipping), seconds, data_wait
-    (seconds that the step waited for data). Validation rows: step, validation_loss. Rows after ``last_step`` are from a
-    run that died before its next checkpoint; they are cut off, since their steps are done again.
+    (seconds that the step waited for data). A step that moved nothing has no loss, but ``skipped`` (why) and ``clips``;
+    one at which DeepSpeed changed the scale of the fp16 loss has ``overflow``. Validation rows: step, validation_loss.
+    Rows after ``last_step`` are from a run that died before its next checkpoint; they are cut off, since their steps are
+    done again.
     """
 
     def __init__(self, path: Path, last_step: int) -> None:
@@ -28,8 +30,10 @@ class History:
         self._stream: TextIO = path.open("a")
 
     def add(self, **row: Any) -> None:
-        """Append one row; it survives the death of this process, though not of the machine before `sync`."""
-        self._stream.write(json.dumps(row) + "\n")
+        """Append one row; it survives the death of this process, though not of the machine before `sync`. A figure that is
+        no finite number, which JSON does not have, is left out."""
+        finite = {name: value for name, value in row.items() if not isinstance(value, float) or math.isfinite(value)}
+        self._stream.write(json.dumps(finite, allow_nan=False) + "\n")
         self._stream.flush()
 
     def sync(self) -> None:
@@ -52,7 +56,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def figures(rows: Iterable[dict[str, Any]]) -> dict[str, float | int]:
     """Summary figures of a finished log: loss_first, loss_last, steps_per_second, data_wait_fraction (and the last
-    validation loss, if any). The first step of the log is not timed: it warms up."""
+    validation loss, and the numbers of skipped and overflowed steps, if any). The first step of the log is not timed: it warms up."""
     rows = list(rows)
     steps = [row for row in rows if "loss" in row]
     losses = [row["loss"] for row in steps]
@@ -64,5 +68,8 @@ def figures(rows: Iterable[dict[str, Any]]) -> dict[str, float | int]:
         "steps_per_second": len(timed) / seconds,
         "data_wait_fraction": sum(row["data_wait"] for row in timed) / seconds,
     }
+    for name, key in (("skipped_steps", "skipped"), ("overflowed_steps", "overflow")):
+        if count := sum(key in row for row in rows):
+            found[name] = count
     validation = [row["validation_loss"] for row in rows if "validation_loss" in row]
     return found | ({"validation_loss_last": validation[-1]} if validation else {})

@@ -20,6 +20,7 @@ from cogtune.train.engine import take_step
 from cogtune.train.feed import Draws, Feed, Prefetch, StepFeed
 from cogtune.train.history import History
 from cogtune.train.schedule import Schedule
+from cogtune.train.skipped import Skipped, Skips
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,27 @@ class Intervals:
     evaluate_draws: int = 0
 
 
+@dataclass(frozen=True)
+class Step:
+    """What one step came to. ``number`` from 1; ``loss``: mean over the global batch; ``norm``: of the gradient before
+    clipping; ``skipped``: it moved nothing; ``overflowed``: nor did this one, while fp16 looks for its scale."""
+
+    number: int
+    loss: float
+    rate: float
+    norm: float
+    stop: bool
+    skipped: Skipped | None = None
+    overflowed: bool = False
+
+
 @dataclass
 class Loop:
     """One rank's view of training. ``history`` exists on the first rank only.
 
-    ``on_step(step, loss)`` is called on the first rank after each step; ``stopping()`` says whether this rank was asked
-    to stop. What a step draws depends on (seed, step, position in the global batch) alone.
+    ``on_step(step, loss)`` is called on the first rank after each step, with None for a loss that is no number;
+    ``stopping()`` says whether this rank was asked to stop. What a step draws depends on (seed, step, position in the
+    global batch) alone. ``skips``: the steps that moved nothing, and how many there may be.
     """
 
     engine: Any
@@ -54,12 +70,17 @@ class Loop:
     rank: int
     device: torch.device
     history: History | None = None
-    on_step: Callable[[int, float], None] = lambda step, loss: None
+    on_step: Callable[[int, float | None], None] = lambda step, loss: None
     stopping: Callable[[], bool] = lambda: False
-    _waited: float = field(default=0.0, init=False)
+    skips: Skips = field(default_factory=lambda: Skips(0))
 
     def run(self, start: int) -> bool:
-        """Train from step ``start`` to the end; False if it was asked to stop (a checkpoint is written then)."""
+        """Train from step ``start`` to the end; False if it was asked to stop (a checkpoint is written then).
+
+        Raises UserError, after a checkpoint, when more steps were skipped than may be.
+        """
+        if too_many := self.skips.too_many(self.steps if start == self.steps else None):
+            raise UserError(too_many)
         step_feed = StepFeed(self.feed, self.plan, self.rank)
         self.engine.train()
         with Prefetch(step_feed.step, range(start, self.steps)) as batches:
@@ -68,18 +89,23 @@ class Loop:
                 began = time.perf_counter()
                 micro_batches = next(source)
                 waited = time.perf_counter() - began
-                loss, rate, norm, stop = self._step(step, micro_batches)
-                self._record(step + 1, loss, rate, norm, time.perf_counter() - began, waited)
+                one = self._step(step, micro_batches, step_feed)
+                self._record(one, time.perf_counter() - began, waited)
                 self._evaluate(step + 1)
                 done = step + 1 == self.steps
-                if stop or done or (self.intervals.save and (step + 1) % self.intervals.save == 0):
+                too_many = self.skips.too_many(self.steps if done else None)
+                due = self.intervals.save and (step + 1) % self.intervals.save == 0
+                if one.stop or done or too_many or due:
                     self._save(step + 1)
-                if stop and not done:
+                if too_many:
+                    raise UserError(too_many)
+                if one.stop and not done:
                     return False
         return True
 
-    def _step(self, step: int, micro_batches: list[Draws]) -> tuple[float, float, float, bool]:
-        """Forward and backward over this rank's micro batches, then one optimizer step."""
+    def _step(self, step: int, micro_batches: list[Draws], source: StepFeed) -> Step:
+        """Forward and backward over this rank's micro batches, then one optimizer step; it moves nothing where the loss
+        or the gradient is no finite number, on all ranks alike."""
         rate = self.schedule(step)
         losses = []
         for draws, positions in zip(micro_batches, self._positions(), strict=True):
@@ -90,13 +116,16 @@ class Loop:
             losses.append(loss_B.detach())
             if len(losses) < self.plan.accumulation:
                 self.engine.step()  # counts the micro batch; the weights move at the last one only
-        loss, stop = self._agree(torch.stack(losses))
-        if not math.isfinite(loss):
-            raise UserError(
-                f"the loss is {loss} at step {step + 1} (learning rate {rate:g}); lower the learning rate, clip the "
-                f"gradient (deepspeed.gradient_clipping), or train in bf16 or fp32. Checkpoints before it are kept"
-            )
-        return loss, rate, take_step(self.engine, rate), stop
+        ordered, stop = self._agree(torch.stack(losses))
+        bad = [position for position, loss in enumerate(ordered) if not math.isfinite(loss)]
+        loss = ordered[bad[0]] if bad else math.fsum(ordered) / len(ordered)
+        taken = take_step(self.engine, rate, hold=bool(bad))
+        skipped = None
+        if not taken.moved and not taken.overflowed:
+            why = f"the loss is {loss}" if bad else f"the gradient norm is {taken.norm}"
+            skipped = Skipped(step + 1, why, source.clips(step, bad or range(self.plan.global_batch)))
+            self.skips.steps.append(skipped)
+        return Step(step + 1, loss, rate, taken.norm, stop, skipped, taken.overflowed)
 
     def _loss(self, draws: Draws) -> Tensor:
         draws = draws.to(self.device)
@@ -114,34 +143,42 @@ class Loop:
     def _positions(self) -> list[range]:
         return [self.plan.positions(self.rank, k) for k in range(self.plan.accumulation)]
 
-    def _agree(self, losses_KB: Tensor) -> tuple[float, bool]:
-        """Mean loss of the global batch, summed in the order of positions, so that the sum does not depend on the
-        ranks; and whether any rank was asked to stop, so that all stop at the same step."""
+    def _agree(self, losses_KB: Tensor) -> tuple[list[float], bool]:
+        """The losses of the global batch in the order of positions, so that their sum does not depend on the ranks; and
+        whether any rank was asked to stop, so that all stop at the same step."""
         flag = torch.full((1,), float(self.stopping()), device=self.device)
         mine = torch.cat([losses_KB.float().flatten(), flag])
         every = [torch.empty_like(mine) for _ in range(self.plan.ranks)]
         dist.all_gather(every, mine)
         whole = torch.stack(every).cpu().double()
         losses_RKB = whole[:, :-1].view(self.plan.ranks, self.plan.accumulation, self.plan.micro)
-        ordered = losses_RKB.transpose(0, 1).flatten().tolist()
-        return math.fsum(ordered) / len(ordered), bool(whole[:, -1].any())
+        return losses_RKB.transpose(0, 1).flatten().tolist(), bool(whole[:, -1].any())
 
-    def _record(self, step: int, loss: float, rate: float, norm: float, seconds: float, waited: float) -> None:
+    def _record(self, one: Step, seconds: float, waited: float) -> None:
         if self.history is None:
             return
+        row: dict[str, Any] = {"step": one.number}
+        if one.skipped is not None:
+            row |= {"skipped": one.skipped.why, "clips": one.skipped.clips}
+            named = self.skips.called(one.skipped.clips)
+            print(f"step {one.number} is skipped, since {one.skipped.why}; its clips: {named}", flush=True)
+        else:
+            row |= {"loss": one.loss} | ({"overflow": True} if one.overflowed else {})
         timing = {"seconds": round(seconds, 6), "data_wait": round(waited, 6)}
-        self.history.add(step=step, loss=loss, lr=rate, grad_norm=norm, **timing)
-        self.on_step(step, loss)
-        if self.intervals.log and step % self.intervals.log == 0:
-            figures = f"loss {loss:.5f}  lr {rate:.3g}  grad norm {norm:.4g}  {seconds:.3f} s"
-            print(f"step {step}/{self.steps}  {figures}", flush=True)
+        self.history.add(**row, lr=one.rate, grad_norm=one.norm, **timing)
+        self.on_step(one.number, one.loss if math.isfinite(one.loss) else None)
+        if self.intervals.log and one.number % self.intervals.log == 0:
+            figures = f"loss {one.loss:.5f}  lr {one.rate:.3g}  grad norm {one.norm:.4g}  {seconds:.3f} s"
+            print(f"step {one.number}/{self.steps}  {figures}", flush=True)
 
     def _evaluate(self, step: int) -> None:
         if self.validation is None or not self.intervals.evaluate or step % self.intervals.evaluate:
             return
         loss = self.validation_loss(self.validation)
-        if self.history is not None:
+        if self.history is not None and math.isfinite(loss):
             self.history.add(step=step, validation_loss=loss)
+        elif self.history is not None:
+            print(f"step {step}: the validation loss is {loss}, and is left out of the log", flush=True)
 
     @torch.no_grad()
     def validation_loss(self, feed: Feed) -> float:
@@ -164,4 +201,5 @@ class Loop:
     def _save(self, step: int) -> None:
         if self.history is not None:
             self.history.sync()
-        checkpoint.save(self.engine, self.folder, step, self.intervals.keep)
+        skipped = [one.to_dict() for one in self.skips.steps]
+        checkpoint.save(self.engine, self.folder, step, self.intervals.keep, skipped)

@@ -28,6 +28,7 @@ from cogtune.train.feed import Feed
 from cogtune.train.history import History
 from cogtune.train.loop import Intervals, Loop
 from cogtune.train.schedule import schedule_of
+from cogtune.train.skipped import Skips
 from cogtune.train.start import Start, initial_model
 
 
@@ -35,7 +36,7 @@ from cogtune.train.start import Start, initial_model
 class Plan:
     """What a rank is told. ``config``: the train slice; ``start``: see `start.Start`; ``folder``: the job's folder;
     ``latents``, ``text``, ``images``: the caches, the last one for image-to-video only; ``pairs``: (clip, caption id) of
-    the training and of the validation split; ``threads`` per rank."""
+    the training and of the validation split; ``threads`` per rank; ``names``: clip -> its file, for messages."""
 
     key: str
     config: dict[str, Any]
@@ -47,6 +48,7 @@ class Plan:
     validation_pairs: list[list[str]]
     threads: int
     images: str | None = None
+    names: dict[str, str] = field(default_factory=dict)
     plugins: dict[str, str] = field(default_factory=dict)
     sources: Sequence[Sequence[str]] = ()
     """`files.Source` of what the model starts from and of the plugins, as rows: each rank reads them."""
@@ -62,7 +64,9 @@ def train(plan_dict: dict[str, Any], report: TextIO, stopping: Callable[[], bool
         load_used(plan.config)
     connect(here, os.environ.get("COGTUNE_RENDEZVOUS", "env://"))
     loop, module = _set_up(plan, here, report, stopping)
-    start = checkpoint.load_newest(loop.engine, loop.folder)
+    found = checkpoint.load_newest(loop.engine, loop.folder)
+    start = found.step if found else 0
+    loop.skips.restore(found.skipped if found else [])
     if here.rank == 0:
         print(f"{'resuming after' if start else 'starting at'} step {start} of {loop.steps}", flush=True)
         loop.history = History(Path(plan.folder) / "log.jsonl", start)
@@ -101,6 +105,7 @@ def _set_up(plan: Plan, here: RankInfo, report: TextIO, stopping: Callable[[], b
         device=here.device,
         on_step=lambda step, loss: print(json.dumps({"step": step, "loss": loss}), file=report),
         stopping=stopping,
+        skips=Skips(args.get("max_skipped_steps", 10), plan.names),
     )
     return loop, module
 

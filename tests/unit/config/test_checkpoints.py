@@ -273,7 +273,7 @@ def test_two_tensors_of_one_name_and_half_a_folder_are_refused(tmp_path: Path) -
         read_header(folder)
     save_file({"a": torch.zeros(2)}, next(iter(folder.glob("*-00001-*"))))
     (folder / "diffusion_pytorch_model.safetensors.index.json").unlink()
-    with pytest.raises(UserError, match="one of 3 shards; .*00002-of-00003.* is not beside it"):
+    with pytest.raises(UserError, match=r"one of 3 shards; .*00002-of-00003.* is not beside it"):
         read_header(folder)
 
 

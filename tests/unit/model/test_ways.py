@@ -166,9 +166,7 @@ def test_a_shard_alone_names_the_others(tmp_path: Path) -> None:
     assert content(made).keys() == content(next(made.glob("*-00001-*"))).keys()
     next(made.glob("*-00002-*")).unlink()
     for path in (made, next(made.glob("*-00001-*"))):
-        with pytest.raises(
-            UserError, match="one of 2 shards; diffusion_pytorch_model-00002-of-00002.safetensors is not beside it"
-        ):
+        with pytest.raises(UserError, match=r"one of 2 shards; .*-00002-of-00002\.safetensors is not beside it"):
             read_header(path)
 
 

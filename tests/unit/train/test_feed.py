@@ -17,6 +17,7 @@ class Clips:
     """Five clips of three latent frames, in memory."""
 
     def __init__(self) -> None:
+        self.pairs = [(f"clip{i}", f"text{i}") for i in range(5)]
         draw = torch.Generator().manual_seed(3)
         self.moments_NCTHW = torch.randn(5, 8, 3, 4, 6, generator=draw)
         self.contexts_NLD = torch.randn(5, 7, 16, generator=draw).bfloat16()

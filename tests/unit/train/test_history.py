@@ -1,5 +1,7 @@
 """log.jsonl after a kill."""
 
+import json
+import math
 from pathlib import Path
 
 import pytest
@@ -23,3 +25,20 @@ def test_history_is_cut_back_and_survives_a_torn_line(tmp_path: Path) -> None:
     assert found["loss_first"] == found["loss_last"] == 11.5
     assert found["steps_per_second"] == pytest.approx(2.0)
     assert found["data_wait_fraction"] == pytest.approx(0.02)
+
+
+def test_every_line_is_json_whatever_the_figures_are(tmp_path: Path) -> None:
+    history = History(tmp_path / "log.jsonl", 0)
+    timing = {"seconds": 0.5, "data_wait": 0.0}
+    history.add(step=1, loss=2.0, grad_norm=math.inf, overflow=True, **timing)
+    history.add(step=2, skipped="the loss is nan", clips=["a"], grad_norm=math.nan, **timing)
+    history.add(step=3, loss=1.0, grad_norm=0.5, **timing)
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    rows = [json.loads(line, parse_constant=refuse) for line in lines]
+    assert [sorted(row.keys() & {"loss", "grad_norm"}) for row in rows] == [["loss"], [], ["grad_norm", "loss"]]
+    found = figures(rows)
+    assert (found["loss_first"], found["skipped_steps"], found["overflowed_steps"]) == (1.5, 1, 1)

@@ -55,7 +55,9 @@ def describe(path: Path, configs: Mapping[str, Mapping[str, Any]]) -> dict[str, 
 def _advice(path: Path, headers: Sequence[Header], model: Mapping[str, Any]) -> str:
     """What to do about a network that does not fit the one config that was asked about; "" where it fits."""
     node = model.get("network_config")
-    for header in headers if node else []:
+    if node is None:
+        return ""
+    for header in headers:
         try:
             misfit, inside = fit.fit(node, header), kinds.roles(header)
             expected = shapes_of(node) or {}

@@ -236,6 +236,13 @@ class OwnArgs:
     keep_checkpoints: int = key(
         2, "checkpoints kept (ours)", range=Range(1, 1_000_000, "one is needed to resume; a large number keeps all")
     )
+    max_skipped_steps: int = key(
+        10,
+        "steps that may be skipped because loss or gradient is no finite number; one more ends the training with the "
+        "names of their clips (ours)",
+        unit="steps",
+        range=Range(0, 1_000_000_000, "0: the first one ends it; a large number skips on"),
+    )
     auto_warmup: bool = key(False, "upstream's plateau: 100 steps at 5 % of lr (ours)")
     max_reject_share: float = key(0.5, "scan fails above this share of rejected clips (ours)", range=SHARE)
     flush_seconds: float = key(

@@ -231,8 +231,8 @@ def test_partitioned_weights_train_as_whole_ones(uninterrupted: Training, caches
     assert set(training.result()) == set(uninterrupted.result())
 
 
-def poisoned(caches: Path, name: str, clip: int) -> Path:
-    """The caches again, with one value in one clip's moments that is no number."""
+def poisoned(caches: Path, name: str, clips: range) -> Path:
+    """The caches again, with one value in the moments of ``clips`` that is no number."""
     root = caches / name
     root.mkdir()
     (root / "text").symlink_to(caches / "text")
@@ -240,7 +240,7 @@ def poisoned(caches: Path, name: str, clip: int) -> Path:
     with ShardWriter(root / "latents") as latents:
         for i in range(5):
             moments = rows.tensors(f"clip{i}")["moments"].clone()
-            if i == clip:
+            if i in clips:
                 moments[0, 0, 0, 0] = math.nan
             latents.add(f"clip{i}", {"moments": moments})
     return root
@@ -254,7 +254,7 @@ SHORT = SETTINGS | {
 
 def test_a_clip_without_a_finite_loss_is_skipped_named_and_counted(caches: Path) -> None:
     """Two ranks and four clips, of which each step takes two: one of two steps has the clip."""
-    root = poisoned(caches, "poisoned", 1)
+    root = poisoned(caches, "poisoned", range(1, 2))
     training = Training(root / "whole", changes=SHORT)
     training.finish()
     skipped = [row for row in training.rows() if "skipped" in row]
@@ -284,8 +284,8 @@ def test_a_clip_without_a_finite_loss_is_skipped_named_and_counted(caches: Path)
     assert stopped.result() == training.result()
 
 
-def test_a_training_that_diverges_stops_with_its_steps(caches: Path) -> None:
-    changes = SHORT | {"deepspeed.optimizer.params.lr": 1e30, "deepspeed.gradient_clipping": 0.0}
-    said = Training(caches / "diverged", ranks=1, changes=changes | {"args.max_skipped_steps": 3}).finish(code=1)
-    assert "4 steps were skipped, more than args.max_skipped_steps: 3; the last one is step 5" in said
+def test_a_training_in_which_every_step_fails_stops(caches: Path) -> None:
+    root = poisoned(caches, "all-poisoned", range(5))
+    said = Training(root / "stopped", ranks=1, changes=SHORT | {"args.max_skipped_steps": 3}).finish(code=1)
+    assert "4 steps were skipped, more than args.max_skipped_steps: 3; the last one is step 4: the loss is nan" in said
     assert "lower the learning rate" in said

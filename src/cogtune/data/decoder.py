@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,7 +17,9 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 
 from cogtune.data.video import TimesError, VideoError, VideoInfo
+from cogtune.errors import UserError
 
+_COMMAND = [sys.executable, "-m", "cogtune.data.decode"]
 PATIENCE_SECONDS = 300.0
 """A request that takes longer is given up; hours of 4K video open in less."""
 
@@ -143,7 +146,7 @@ class Decoder:
         finally:
             watch.cancel()
 
-    def _fallen(self, expired: bool) -> VideoError | OSError:
+    def _fallen(self, expired: bool) -> VideoError | OSError | UserError:
         child = self._child
         assert child is not None
         self.close()
@@ -152,12 +155,21 @@ class Decoder:
         code = child.returncode
         if code == -signal.SIGKILL:  # no file does that: the kernel does, when memory runs out
             return OSError(errno.ENOMEM, "the decoder was killed, most likely because memory ran out")
+        if code > 0 and subprocess.run(_COMMAND, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode:
+            return _not_started(f"exit code {code}")  # without any file
         name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         return VideoError(f"damaged: the decoder crashed on it ({name})")
 
     def _start(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "cogtune.data.decode"]
-        # the decoders' own lines say nothing that the reasons do not; they go nowhere.
-        return subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=1 << 20
-        )
+        try:
+            # the decoders' own lines say nothing that the reasons do not; they go nowhere.
+            return subprocess.Popen(
+                _COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=1 << 20
+            )
+        except OSError as error:
+            raise _not_started(str(error)) from None
+
+
+def _not_started(why: str) -> UserError:
+    """No fault of any video: every one of them would be rejected for it."""
+    return UserError(f"the decoder's process does not run ({why}); see what `{shlex.join(_COMMAND)} < /dev/null` says")

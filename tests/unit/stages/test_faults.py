@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cogtune.data import pipeline
+from cogtune.data import decoder, pipeline
 from cogtune.data.decode import VideoError
 from cogtune.data.decoder import Decoder
 from cogtune.data.images import load_image
@@ -94,6 +94,18 @@ def test_a_decoder_that_is_killed_says_nothing_of_the_file(tmp_path: Path) -> No
         with pytest.raises(OSError, match="memory ran out") as caught:
             own.probe(tmp_path / "a.mp4")
     assert is_environment_error(caught.value)
+
+
+@pytest.mark.parametrize("command", ["/bin/false", "/nowhere/python"])
+def test_a_decoder_that_does_not_start_rejects_nothing(
+    project: Caching, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No right to run Python, no process left, a library that lacks: every clip would be called damaged."""
+    with monkeypatch.context() as patch:
+        patch.setattr(decoder, "_COMMAND", [command])
+        with pytest.raises(UserError, match=f"the decoder's process does not run .*{command}"):
+            project.run("preprocess")
+    assert project.run("preprocess")["rejected"] == 0
 
 
 @pytest.mark.parametrize("number", MACHINE, ids=errno.errorcode.get)

@@ -11,6 +11,10 @@ from cogtune.config.errors import ConfigError, Mark
 from cogtune.errors import UserError
 
 _WEIGHTS = ("args.load", "model.first_stage_config.params.ckpt_path")
+_NO_LISTS = (
+    ". Lists of clips (CSV, JSON, text) are not read: put each clip into FOLDER/videos/NAME.mp4 (a link will do) and its "
+    "caption into FOLDER/labels/NAME.txt"
+)
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}")
 
 
@@ -35,7 +39,7 @@ def check_paths(named: Sequence[FileKey], must_exist: bool) -> tuple[dict[str, s
 def _problem(key: FileKey, path: str) -> str | None:
     written = key.value
     if Path(path).is_file() and key.folder:
-        lists = "; lists of clips (CSV, JSON, text) are not read" if key.path.startswith("args.") else ""
+        lists = _NO_LISTS if key.path.startswith("args.") else ""
         return f"{written!r} is a file; expected a folder with {key.folder}{lists}"
     if Path(path).exists():
         return None

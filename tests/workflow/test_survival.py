@@ -105,7 +105,7 @@ def rows(project: Project, stage: str) -> dict[Path, set[str]]:
 def kill(project: Project, stage: str, victim: str, make: subprocess.Popen[bytes]) -> None:
     if victim == "group":
         os.killpg(make.pid, signal.SIGKILL)
-    words = {"stage": f"cogtune {stage} --slice", "snakemake": "snakemake --nolock"}.get(victim)
+    words = {"stage": f"cogtune {stage} --slice", "snakemake": "snakemake --cores"}.get(victim)
     for pid in processes(project, words) if words else []:
         os.kill(pid, signal.SIGKILL)
     make.wait(timeout=240)

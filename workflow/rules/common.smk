@@ -8,6 +8,7 @@ from pathlib import Path
 from cogtune.errors import UserError
 from cogtune.plan.experiments import Workspace
 from cogtune.plan.here import refused_here
+from cogtune.runtime.directory import hold_directory
 
 
 def open_workspace():
@@ -22,6 +23,15 @@ def open_workspace():
         for name in workspace.targets:
             workspace.scan_receipts(name)
         return workspace
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def only_one_here():
+    """Ends a second run of this directory: called before the first job, not for a dry run, nor on a cluster's nodes."""
+    try:
+        hold_directory(Path(".cogtune.lock"))
     except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)

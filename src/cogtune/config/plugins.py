@@ -101,7 +101,9 @@ def load_class(target: str, role: str = "") -> type:
     module_name, _, name = target.rpartition(".")
     try:
         found = getattr(importlib.import_module(module_name), name)
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # also SystemExit: a plugin must not end cogtune, least of all with exit code 0
         raise ConfigError(f"target {target!r} cannot be imported: {type(error).__name__}: {error}") from error
     root = target.partition(".")[0]
     if not inspect.isclass(found) or found.__module__.partition(".")[0] != root:

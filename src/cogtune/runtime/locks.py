@@ -1,18 +1,21 @@
 """One writer per key: a lock with a live owner, which a waiter takes over when the owner is dead.
 
 A lock is a folder of numbered claims, ``<n>.json``. The highest number counts: its owner holds the lock until it writes
-there that it released it, or is found dead. To take the lock is to create number n + 1 (O_EXCL), so of several waiters
-that found the same owner dead exactly one gets it; and as the highest claim is never removed, a waiter that slept over
+there that it released it, or is found dead. To take the lock is to create number n + 1, whole, by a hard link to a file that
+is written already (O_EXCL where there are no hard links), so of several waiters that found the same owner dead exactly
+one gets it, and a full disk leaves no empty claim; and as the highest claim is never removed, a waiter that slept over
 the whole life of a later owner finds that owner's claim above its own, and steps back. No step relies on flock, which
 clusters' shared file systems often lack.
 """
 
+import errno
 import json
 import os
 import socket
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -26,11 +29,12 @@ _POLL_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds: between two signs of life of an owner; without a sign, until an owner on another host counts as dead;
-    between two lines of a waiter."""
+    """Seconds: between two signs of life of an owner; without a sign, until an owner on another host counts as dead, and
+    until a claim that names nobody does; between two lines of a waiter."""
 
     heartbeat: float = 10.0
     stale: float = 60.0
+    unnamed: float = 2.0
     say: float = 10.0
 
 
@@ -39,7 +43,8 @@ _DEFAULT = Timing()
 
 @dataclass(frozen=True)
 class _Claim:
-    """One file of the folder. ``owner`` is empty while it is being written; ``stamp`` moves with each heartbeat."""
+    """One file of the folder. ``owner`` is empty for a claim that is damaged, or half written where there are no hard
+    links; ``stamp`` moves with each heartbeat."""
 
     number: int
     path: Path
@@ -78,7 +83,7 @@ def _acquire(folder: Path, timing: Timing) -> _Claim:
         newest, now = _newest(folder), time.monotonic()
         if newest != seen:
             seen, seen_at = newest, now
-        if newest is None or newest.owner.get("released") or _is_dead(newest.owner, now - seen_at > timing.stale):
+        if newest is None or newest.owner.get("released") or _is_dead(newest.owner, now - seen_at, timing):
             claim = _take(folder, newest)
             if claim is not None:
                 return claim
@@ -98,8 +103,7 @@ def _take(folder: Path, before: _Claim | None) -> _Claim | None:
     number = before.number + 1 if before else 1
     path, owner = folder / f"{number}.json", _this_process()
     try:
-        with path.open("x") as stream:
-            json.dump(owner, stream)
+        _create(path, json.dumps(owner))
     except FileExistsError:
         return None
     newest = _newest(folder)
@@ -113,6 +117,31 @@ def _take(folder: Path, before: _Claim | None) -> _Claim | None:
         if older < number - 1:
             (folder / f"{older}.json").unlink(missing_ok=True)
     return _Claim(number, path, owner, 0)
+
+
+def _create(path: Path, text: str) -> None:
+    """Create ``path`` with all of ``text`` or not at all. Raises FileExistsError if it is there."""
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        temporary.write_text(text)
+        try:
+            os.link(temporary, path)
+        except OSError as error:
+            if error.errno in (errno.EEXIST, errno.ENOENT, errno.ENOSPC, errno.EDQUOT):
+                raise
+            _create_in_place(path, text)  # a file system without hard links
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _create_in_place(path: Path, text: str) -> None:
+    with path.open("x") as stream:
+        try:
+            stream.write(text)
+            stream.flush()
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
 
 
 def _beat(claim: _Claim, ended: threading.Event, timing: Timing) -> None:
@@ -142,16 +171,28 @@ def _newest(folder: Path) -> _Claim | None:
             stamp, text = os.fstat(stream.fileno()).st_mtime_ns, stream.read()
     except FileNotFoundError:
         return _newest(folder)
+    return _Claim(max(numbers), path, _owner(text), stamp)
+
+
+def _owner(text: str) -> dict[str, Any]:
+    """What a claim says; empty if it says nothing that can be used."""
     try:
-        return _Claim(max(numbers), path, json.loads(text), stamp)
+        owner = json.loads(text)
     except ValueError:
-        return _Claim(max(numbers), path, {}, stamp)
+        return {}
+    if not isinstance(owner, dict):
+        return {}
+    named = isinstance(owner.get("pid"), int) and isinstance(owner.get("machine"), str) and "start" in owner
+    return owner if named or owner.get("released") is True else {}
 
 
-def _is_dead(owner: dict[str, Any], silent: bool) -> bool:
-    if owner.get("machine") == _machine():
+def _is_dead(owner: dict[str, Any], silence: float, timing: Timing) -> bool:
+    """Whether an owner, of which nothing was seen for ``silence`` seconds, is gone."""
+    if not owner:
+        return silence > timing.unnamed
+    if owner["machine"] == _machine():
         return _start_time(owner["pid"]) != owner["start"]
-    return silent
+    return silence > timing.stale
 
 
 def _name(claim: _Claim) -> str:

@@ -122,6 +122,17 @@ def test_what_does_not_fit_is_refused(package, target, overrides, message):
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "line", ["import sys; sys.exit(0)", "raise BaseException('odd')", "import os; exit()", "1 / 0"]
+)
+def test_a_plugin_that_ends_the_process_is_refused(package, tmp_path, line):
+    name = f"{package}_ends"
+    (tmp_path / f"{name}.py").write_text(line)
+    plugins.allow_plugins([name], tmp_path)
+    with pytest.raises(ConfigError, match=rf"target '{name}\.Sampler' cannot be imported: "):
+        load(name, "Sampler")
+
+
 def test_an_unlisted_package_is_never_imported(tmp_path):
     (tmp_path / "unlisted.py").write_text("raise SystemExit('imported')")
     program = f"""

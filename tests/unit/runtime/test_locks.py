@@ -1,5 +1,6 @@
 """Locks with real processes: who waits, who takes over, and that two never hold one lock."""
 
+import errno
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -139,12 +141,61 @@ def test_another_host_is_believed_while_its_heart_beats(tmp_path: Path) -> None:
     beating.join()
 
 
-def test_a_claim_that_is_half_written_counts_as_alive_until_stale(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "text", ["", '{"host": "e', "[]", "null", "5", "{}", '{"pid": 1}', '{"machine": "m", "pid": "x", "start": 1}']
+)
+def test_a_claim_that_names_nobody_is_taken_over_after_a_moment(tmp_path: Path, text: str) -> None:
+    """A full disk left it behind, or it is being written; nobody waits a minute for it."""
     (tmp_path / "key.lock").mkdir()
-    (tmp_path / "key.lock/1.json").write_text('{"host": "e')
+    (tmp_path / "key.lock/1.json").write_text(text)
     started = time.monotonic()
-    with hold_lock(tmp_path / "key.lock", Timing(stale=0.5)):
-        assert time.monotonic() - started >= 0.5
+    with hold_lock(tmp_path / "key.lock", Timing(stale=60, unnamed=0.3)):
+        assert 0.3 <= time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["hard links", "none"])
+def test_a_full_disk_leaves_no_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+    """With and without hard links, a claim is there whole or not at all, and never over another one."""
+    folder = tmp_path / "key.lock"
+
+    def no_link(*paths: object) -> None:
+        raise OSError(errno.EPERM, "no hard links here")
+
+    if not links:
+        monkeypatch.setattr(os, "link", no_link)
+    with hold_lock(folder):
+        pass
+
+    real = open
+
+    class Full:
+        def __init__(self, stream: Any) -> None:
+            self._stream = stream
+
+        def __enter__(self) -> "Full":
+            return self
+
+        def __exit__(self, *exception: object) -> None:
+            self._stream.close()
+
+        def write(self, text: str) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def full(path: Path, mode: str = "r", *more: Any, **options: Any) -> Any:
+        stream = real(path, mode, *more, **options)
+        return Full(stream) if "w" in mode or "x" in mode else stream
+
+    before = sorted(folder.iterdir())
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", full)
+        if not links:
+            patched.setattr(Path, "write_text", lambda path, text: path.touch())
+        with pytest.raises(OSError, match="No space left"), hold_lock(folder):
+            pytest.fail("it was held")
+    assert sorted(folder.iterdir()) == before
+    with hold_lock(folder):
+        pass
+    assert {path.suffix for path in folder.iterdir()} == {".json"}
 
 
 def test_an_owner_that_was_taken_over_from_ends(tmp_path: Path) -> None:

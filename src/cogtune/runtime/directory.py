@@ -1,0 +1,46 @@
+"""One Snakemake at a time in a working directory.
+
+Snakemake's own lock is a file, which stays after a SIGKILL or a power cut until somebody runs `snakemake --unlock`. The
+kernel's lock ends with its process. It keeps two runs from starting the same jobs; work is safe without it, since every
+stage holds the lock of its folder in the store.
+"""
+
+import fcntl
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+from cogtune.errors import UserError
+
+_HELD: list[IO[str]] = []
+"""Open until this process ends: closing the file would give the lock back. Child processes do not inherit it."""
+
+
+def hold_directory(path: Path) -> None:
+    """Hold ``path`` for the rest of this process. Raises UserError if another process holds it.
+
+    A file system that has no such locks, or a folder that cannot be written, lets everybody pass.
+    """
+    try:
+        stream = path.open("a+")
+    except OSError:
+        return
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        stream.seek(0)
+        owner = stream.read(20).strip() or "?"
+        stream.close()
+        raise UserError(
+            f"another snakemake (process {owner}) runs in {path.resolve().parent}; wait for it, or stop it: what it has "
+            f"finished is kept"
+        ) from None
+    except OSError:
+        stream.close()
+        return
+    with suppress(OSError):  # a full disk: the number is for the message only
+        stream.truncate(0)
+        stream.write(f"{os.getpid()}\n")
+        stream.flush()
+    _HELD.append(stream)

@@ -16,7 +16,7 @@ from av.error import FFmpegError
 from av.video.frame import PictureType
 
 from cogtune.data.damage import Damage
-from cogtune.data.streams import opened, unreadable
+from cogtune.data.streams import opened, start_of, unreadable
 
 _HARMLESS = ("mmco: unref short failure",)
 """Said of sound H.264: a frame that nothing needs any more is to be forgotten, and was cut off in front of an open GOP."""
@@ -36,7 +36,7 @@ def shown(path: Path) -> Iterator[Shown]:
     VideoError, OSError."""
     with opened(path) as (container, stream):
         stream.codec_context.copy_opaque = True
-        clock, damage = _Clock((container.start_time or 0) / av.time_base), Damage()
+        clock, damage = _Clock(start_of(container, stream)), Damage()
         packets = container.demux(stream)
         try:
             for number in itertools.count():

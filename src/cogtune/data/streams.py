@@ -83,6 +83,13 @@ def _best(container: Any) -> Any:
     return best
 
 
+def start_of(container: Any, stream: Any) -> float:
+    """Seconds at which ffmpeg's clock starts: the earliest stream of the file; in MPEG-TS, of those that are used."""
+    if container.format.name == "mpegts" and stream.start_time is not None:
+        return float(stream.start_time * stream.time_base)
+    return (container.start_time or 0) / av.time_base
+
+
 def unreadable(path: Path, error: Exception, reason: str) -> Exception:
     """What an error of ffmpeg says of ``path``: an OSError if the file cannot be read by anyone, else a VideoError.
 
@@ -101,7 +108,7 @@ def unreadable(path: Path, error: Exception, reason: str) -> Exception:
 def read_packets(path: Path) -> Packets:
     """Walk through the packets of ``path``; nothing is decoded. Raises VideoError, OSError."""
     with opened(path) as (container, stream):
-        start, base = (container.start_time or 0) / av.time_base, stream.time_base
+        start, base = start_of(container, stream), stream.time_base
         restarts = _Restarts(container.format.name == "mpegts")
         shown, hidden, guessed, groups = list[float](), 0, False, _Groups(stream)
         try:
@@ -121,8 +128,9 @@ def read_packets(path: Path) -> Packets:
             raise unreadable(path, error, "damaged or cut short: it cannot be read to its end") from None
         shown.sort()
         fps = float(stream.average_rate or 0)
-        if hidden or not 0 < fps < 1e4:
-            fps = (len(shown) - 1) / (shown[-1] - shown[0]) if len(shown) > 1 and shown[-1] > shown[0] else fps
+        measured = (len(shown) - 1) / (shown[-1] - shown[0]) if len(shown) > 1 and shown[-1] > shown[0] else fps
+        if hidden or not measured / 2 < fps < measured * 2:  # H.264 in AVI may claim 600
+            fps = measured
         if not shown or not 0 < fps < 1e4:
             raise VideoError(f"no usable video track: {len(shown)} frames at {fps:g} fps")
         ratio = stream.sample_aspect_ratio

@@ -5,6 +5,7 @@
 prints the table of the whole corpus: stream, reader, right or rejected with the reason.
 """
 
+import re
 import sys
 import tempfile
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from cogtune.data.clips import ClipSettings, describe_clip, load_clip
 from cogtune.data.decoder import Decoder
 from cogtune.data.video import VideoError
 from tests.frames.corpus import SIZE, Corpus, Truth, decode
+from tests.frames.upstream import upstream_window
 
 ALL_SETTINGS = [
     ClipSettings(list(SIZE), fps, frames, skip, selection)
@@ -54,7 +56,7 @@ def check(path: Path, truth: Truth, settings: ClipSettings, decoder: Decoder) ->
     try:
         row, pixels = describe_clip(path, settings, decoder)
     except VideoError as error:
-        if "too short" in str(error) and asked_moments(truth, settings, truth.fps) is None:
+        if re.search("too short|has no step", str(error)) and asked_moments(truth, settings, truth.fps) is None:
             return Outcome()
         return Outcome(rejected=str(error))
     moments = asked_moments(truth, settings, row["source"]["fps"])
@@ -88,13 +90,15 @@ def check_probe(path: Path, truth: Truth, decoder: Decoder) -> Outcome:
 def compare(
     truth: Truth, moments: np.ndarray, row: dict[str, Any], pixels: torch.Tensor, settings: ClipSettings
 ) -> tuple[str, float]:
-    """What is wrong with ``pixels`` (F, 3, H, W) asked for at ``moments`` (F), and the lowest PSNR to the right frame."""
-    shown = covered(truth.frames, settings.video_size)
-    nearest = mean_squares(pixels[:, :, ::2, ::2], shown[:, :, ::2, ::2]).argmin(axis=1)
-    errors = (pixels.float() - shown[nearest].float()).square().mean(dim=(1, 2, 3)).numpy()
+    """What is wrong with ``pixels`` (F, 3, H, W), not resized, asked for at ``moments`` (F), and the lowest PSNR to the right frame."""
+    shown = torch.from_numpy(truth.frames.copy()).permute(0, 3, 1, 2)
     distance = np.abs(truth.times[None] - moments[:, None])
     right = distance <= distance.min(axis=1, keepdims=True) + _TICK
-    off = np.flatnonzero(~right[np.arange(len(moments)), nearest])
+    squares = mean_squares(pixels[:, :, ::2, ::2], shown[:, :, ::2, ::2])
+    best = np.where(right, squares, np.inf).argmin(axis=1)  # of frames that are alike, the one of the right time
+    nearest = np.where(squares.min(axis=1) < squares[np.arange(len(best)), best] - 0.1, squares.argmin(axis=1), best)
+    errors = (pixels.float() - shown[nearest].float()).square().mean(dim=(1, 2, 3)).numpy()
+    off = np.flatnonzero(nearest != best)
     decibels = 10 * np.log10(255**2 / np.maximum(errors, 1e-6))
     worst = float(decibels.min())
     if off.size:
@@ -124,45 +128,18 @@ def asked_moments(truth: Truth, settings: ClipSettings, fps: float) -> np.ndarra
     """
     times, skip, count = truth.times, int(settings.skip_frms_num), settings.max_num_frames
     if settings.frame_selection == "stride":
-        chosen = upstream_indices(len(times), fps, settings)
-        return None if chosen is None else times[chosen + chosen[-1:] * (count - len(chosen))]
+        try:
+            _, _, chosen = upstream_window(len(times), fps, settings)
+        except ZeroDivisionError:
+            return None
+        shown = times[chosen[chosen < len(times)][:count]]
+        return np.concatenate([shown, np.repeat(shown[-1:], count - len(shown))]) if len(shown) else None
     usable = times[skip : len(times) - skip]
     if not len(usable):
         return None
     half = 0.5 * (usable[-1] - usable[0]) / max(1, len(usable) - 1)
     moments = usable[0] + np.arange(count) / settings.fps
     return moments if moments[-1] <= usable[-1] + half + 1e-6 else None
-
-
-def upstream_indices(count: int, fps: float, settings: ClipSettings) -> list[int] | None:
-    """data_video.SFTDataset's arithmetic, statement by statement; None where it fails."""
-    frames, start = settings.max_num_frames, int(settings.skip_frms_num)
-    if count / fps * settings.fps > frames:
-        end = int(start + frames / settings.fps * fps)
-        if (end - start) // frames == 0:
-            return None
-        chosen = np.arange(start, end, (end - start) // frames).astype(int)
-    elif count > frames:
-        end = int(count - settings.skip_frms_num)
-        chosen = np.arange(start, end, max((end - start) // frames, 1)).astype(int)
-    else:
-        end = int(count - settings.skip_frms_num)
-        real = end - start
-        chosen = np.arange(start, start + (real - 3 if real % 4 == 0 else real - real % 4 + 1)).astype(int)
-    chosen = chosen[chosen < count][:frames]
-    return chosen.tolist() or None
-
-
-def covered(frames: np.ndarray, clip_size: list[int]) -> torch.Tensor:
-    """uint8 (N, H, W, 3) to uint8 (N, 3, *clip_size): upstream's resize, in float, and the centre crop."""
-    (height, width), (tall, wide) = frames.shape[1:3], clip_size
-    size = [tall, int(width * tall / height)] if width / height > wide / tall else [int(height * wide / width), wide]
-    planes = torch.from_numpy(frames.copy()).permute(0, 3, 1, 2)
-    if size != [height, width]:
-        resized = torch.nn.functional.interpolate(planes.float(), size, mode="bicubic", antialias=True)
-        planes = resized.clamp(0, 255).round().to(torch.uint8)
-    top, left = (size[0] - tall) // 2, (size[1] - wide) // 2
-    return planes[:, :, top : top + tall, left : left + wide]
 
 
 def mean_squares(some: torch.Tensor, others: torch.Tensor) -> np.ndarray:
@@ -181,7 +158,7 @@ def checked(corpus: Corpus, name: str, decoder: Decoder, settings: list[ClipSett
 def check_damaged(path: Path, sound: Truth, settings: ClipSettings, decoder: Decoder) -> Outcome:
     """`check` for a damaged copy of a stream that decodes to ``sound``.
 
-    Wrong is also: a frame used that ffmpeg has to conceal (it reports errors, and the picture is not the sound one), and
+    Wrong is also: a frame used that ffmpeg has to conceal (it reports errors until then, and the picture is not the sound one), and
     a rejection although all that is shown up to the last used frame is as it was; time stamps are those of the whole file.
     """
     try:
@@ -203,13 +180,15 @@ def check_damaged(path: Path, sound: Truth, settings: ClipSettings, decoder: Dec
         and as_sound(truth, sound, 0.0, moments[-1] + _REORDERED)
     ):
         return Outcome(wrong=f"rejected, although nothing that is used was hit: {outcome.rejected}")
-    if outcome.rejected is None and not outcome.wrong and truth.errors:
+    last = int((truth.times <= moments[-1]).sum())
+    errors = [line for place, line in truth.errors if place < last]
+    if outcome.rejected is None and not outcome.wrong and errors:
         _, pixels = describe_clip(path, settings, decoder)
-        errors = mean_squares(pixels, covered(sound.frames, settings.video_size))
-        near = [errors[place, np.abs(sound.times - moment) < 0.04].min() for place, moment in enumerate(moments)]
+        squares = mean_squares(pixels, torch.from_numpy(sound.frames.copy()).permute(0, 3, 1, 2))
+        near = [squares[place, np.abs(sound.times - moment) < 0.04].min() for place, moment in enumerate(moments)]
         hit = [place for place, error in enumerate(near) if error > _LIKE]
         if hit:
-            return Outcome(wrong=f"used frames {hit[:5]} are concealed ones; ffmpeg reports {truth.errors[0]}")
+            return Outcome(wrong=f"used frames {hit[:5]} are concealed ones; ffmpeg reports {errors[0]}")
     return outcome
 
 

@@ -7,6 +7,7 @@ rotation and flips.
 import functools
 import re
 import shlex
+import struct
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -42,11 +43,12 @@ class Stream:
 
 @dataclass(frozen=True)
 class Truth:
-    """What ffmpeg shows: ``times`` in seconds (N), ``frames`` uint8 (N, H, W, 3), ``errors``: what its decoder reported."""
+    """What ffmpeg shows: ``times`` in seconds (N), ``frames`` uint8 (N, H, W, 3), ``errors``: what its decoder
+    reported, each with the number of frames that were shown before."""
 
     times: np.ndarray
     frames: np.ndarray
-    errors: list[str] = field(default_factory=list)
+    errors: list[tuple[int, str]] = field(default_factory=list)
 
     @cached_property
     def fps(self) -> float:
@@ -97,12 +99,15 @@ def decode(path: Path) -> Truth:
         raise RuntimeError(f"ffmpeg shows nothing of {path.name}: {log[-500:]}")
     width, height = int(shown[0][1]), int(shown[0][2])
     frames = np.frombuffer(done.stdout, dtype=np.uint8)
-    count = min(len(shown), frames.size // (height * width * 3))
+    same = next((place for place, one in enumerate(shown) if one[1:] != shown[0][1:]), len(shown))  # it may change size
+    count = min(same, frames.size // (height * width * 3))
     unit = Fraction(int(base[1]), int(base[2]))
     times = [float(int(ticks) * unit) if ticks != "NOPTS" else np.nan for ticks, _, _ in shown[:count]]
-    errors = [
-        line for line in log.splitlines() if re.search(r"\[(error|fatal|panic)\]", line) and "[rawvideo" not in line
-    ]
+    errors, place = [], 0
+    for line in log.splitlines():
+        place += " n:" in line and " pts:" in line
+        if re.search(r"\[(error|fatal|panic)\]", line) and "[rawvideo" not in line:
+            errors.append((place, line))
     return Truth(np.array(times), frames[: count * height * width * 3].reshape(count, height, width, 3), errors)
 
 
@@ -122,6 +127,23 @@ def flip_bits(count: int, seed: int, start: float = 0.0, end: float = 1.0) -> Ca
 def cut(share: float) -> Callable[[bytes], bytes]:
     """An edit that keeps the first part of a file."""
     return lambda content: content[: int(share * len(content))]
+
+
+def edits(*asked: tuple[int, int]) -> Callable[[bytes], bytes]:
+    """An edit of an mp4 whose index is at its end: only these spans are shown, (thousandths, first media tick) each."""
+
+    def edit(content: bytes) -> bytes:
+        table = b"".join(struct.pack(">iiI", length, start, 0x10000) for length, start in asked)
+        entry = struct.pack(">I4sII", 16 + len(table), b"elst", 0, len(asked)) + table
+        place = content.rindex(b"elst") - 4
+        grown = bytearray(content)
+        length = struct.unpack_from(">I", content, place)[0]
+        for kind in (b"edts", b"trak", b"moov"):
+            box = content.rindex(kind, 0, place) - 4
+            struct.pack_into(">I", grown, box, struct.unpack_from(">I", content, box)[0] + len(entry) - length)
+        return bytes(grown[:place] + entry + grown[place + length :])
+
+    return edit
 
 
 def _run(*arguments: str) -> None:

@@ -1,16 +1,12 @@
 """The streams: one line each, by what is unusual about it. Short and small; no two frames are alike."""
 
-from tests.frames.corpus import SIZE, Stream, cut
+from dataclasses import replace
+
+from tests.frames.corpus import SIZE, Stream, cut, edits
 
 _PICTURE = f"-f lavfi -i testsrc2=size={SIZE[1]}x{SIZE[0]}"
 _X264, _X265 = "-c:v libx264 -preset veryfast", "-c:v libx265 -preset veryfast -x265-params log-level=none"
 _TONE = "-f lavfi -i sine=frequency=440:duration"
-
-SOURCES = [
-    Stream("30.y4m", (f"{_PICTURE}:rate=30:duration=9 -pix_fmt yuv420p",)),
-    Stream("60.y4m", (f"{_PICTURE}:rate=60:duration=7 -pix_fmt yuv420p",)),
-    Stream("picture.png", ("-f lavfi -i color=red:size=64x48:duration=1 -frames:v 1",)),
-]
 
 
 def _stream(name: str, options: str, source: str = "30.y4m", **more) -> Stream:
@@ -19,6 +15,24 @@ def _stream(name: str, options: str, source: str = "30.y4m", **more) -> Stream:
 
 def _copy(name: str, source: str, before: str = "", options: str = "", **more) -> Stream:
     return Stream(name, (f"{before} -i {{{source}}} -map 0 -c copy {options}",), **more)
+
+
+def _list(name: str, *members: str) -> Stream:
+    """A list for ffmpeg's concat, and its members."""
+    lines = "".join(f"file {member}\n" for member in members)
+    inputs = " ".join(f"-i {{{member}}}" for member in members)
+    return Stream(name, (f"{inputs} -frames:v 1 -f rawvideo",), edit=lambda _: lines.encode())
+
+
+SOURCES = [
+    Stream("30.y4m", (f"{_PICTURE}:rate=30:duration=9 -pix_fmt yuv420p",)),
+    Stream("60.y4m", (f"{_PICTURE}:rate=60:duration=7 -pix_fmt yuv420p",)),
+    _stream("small.ts", f"-vf crop=96:64 {_X264} -t 5"),
+    _list("closed-open.txt", "x264-g48.mp4", "x264-open.mp4"),
+    _list("cuts.txt", "cut-closed.mp4", "cut-open.mp4"),
+    _list("sizes.txt", "x264-open.ts", "small.ts"),
+    Stream("picture.png", ("-f lavfi -i color=red:size=64x48:duration=1 -frames:v 1",)),
+]
 
 
 PLAIN = [
@@ -148,7 +162,69 @@ DEPTHS = [
     _stream("av1-10bit.mkv", "-c:v libsvtav1 -preset 12 -pix_fmt yuv420p10le"),
 ]
 
+ODD = [
+    _stream("interlaced.mp4", f"{_X264} -flags +ildct+ilme -x264-params tff=1:keyint=48"),
+    _stream("interlaced-mpeg2.ts", "-c:v mpeg2video -flags +ildct+ilme -bf 2 -q:v 3"),
+    _stream("telecine.mpg", "-vf telecine -c:v mpeg2video -flags +ildct+ilme -bf 2 -q:v 3"),
+    _stream("alpha.webm", "-vf format=yuva420p -c:v libvpx-vp9 -deadline realtime -cpu-used 8"),
+    _stream("alpha.mov", "-c:v prores_ks -profile:v 4444 -pix_fmt yuva444p10le"),
+    _stream("444.mp4", f"{_X264} -pix_fmt yuv444p"),
+    _stream("422-10bit.mkv", f"{_X264} -pix_fmt yuv422p10le"),
+    _stream("gray.mp4", f"{_X264} -pix_fmt gray"),
+    _stream("rgb.mkv", "-c:v libx264rgb -preset veryfast"),
+    _stream("full-range.mp4", f"-vf scale=out_range=full {_X264} -color_range pc"),
+    _stream("full-range-mjpeg.mov", "-c:v mjpeg -pix_fmt yuvj422p -q:v 3"),
+    _stream("bt709.mp4", f"{_X264} -colorspace bt709 -color_primaries bt709 -color_trc bt709"),
+    _stream("bt2020.mkv", f"{_X265} -pix_fmt yuv420p10le -colorspace bt2020nc -color_primaries bt2020 -color_trc smpte2084"),
+    _stream("one-group.mp4", f"{_X264} -g 10000 -sc_threshold 0", source="60.y4m"),
+    _stream("one-frame.mp4", f"-frames:v 1 {_X264}"),
+    _stream("two-frames.mkv", f"-frames:v 2 {_X264}"),
+    _stream("dropped.avi", r"-vf select='mod(n\,9)' -fps_mode cfr -c:v mpeg4 -bf 2 -q:v 3"),
+    _stream("odd-size.mp4", f"-vf crop=87:57 {_X264} -pix_fmt yuv444p"),
+    _stream("odd-size-420.mkv", "-vf crop=87:57 -c:v mpeg4 -q:v 3"),
+    _stream("narrow.mp4", f"-vf crop=34:96 {_X264}"),
+    _stream("slow.mp4", f"-r 5 {_X264}"),
+    _stream("120.mp4", f"-vf setpts=PTS/2 -r 120 {_X264} -t 4", source="60.y4m"),
+    _stream("h263.avi", "-vf scale=176:144 -c:v h263 -q:v 3"),
+    _stream("theora.ogv", "-c:v libtheora -q:v 7"),
+    _stream("wmv.wmv", "-c:v wmv2 -q:v 3"),
+    _stream("hevc-bframes.ts", f"{_X265}:keyint=30:bframes=6:open-gop=1"),
+    _stream("gif.gif", "-t 7"),
+    _stream("dnxhd.mov", "-vf scale=1280:720 -c:v dnxhd -profile:v dnxhr_lb -pix_fmt yuv422p", slow=True),
+    _copy("end-hidden.mp4", "x264-open.mp4", "-ss 0.9", "-t 7.03"),
+    _copy("cut-negative.mp4", "x264-bf8.mkv", "-ss 2.05", "-t 6 -avoid_negative_ts disabled"),
+    Stream("cut-negative-sound.mp4", ("-ss 1.05 -i {sound.mp4} -t 7 -c copy -avoid_negative_ts disabled",)),
+    Stream("concat.mp4", ("-f concat -safe 0 -i {closed-open.txt} -c copy",)),
+    Stream("cut-joined.mp4", ("-f concat -safe 0 -i {cuts.txt} -c copy",)),
+    Stream("sizes.ts", ("-f concat -safe 0 -i {sizes.txt} -c copy",), must_use=False, rejects="changes size"),
+    _copy("edit-ends-early.mp4", "x264-open.mp4", edit=edits((7000, 1024))),
+    _copy("edits-two.mp4", "x264-g48.mp4", edit=edits((3000, 1024), (4000, 1024 + 4 * 15360)), must_use=False, rejects="time stamps"),
+    _copy("edits-twice.mp4", "x264-g48.mp4", edit=edits((5000, 1024), (5000, 1024)), must_use=False, rejects="time stamps"),
+    _copy("edit-pause.mp4", "x264-open.mp4", edit=edits((1000, -1), (7000, 1024 + 15360))),
+    _copy("rotated-45.mp4", "x264.mp4", "-display_rotation 45", must_use=False, rejects="rotated by"),
+    _copy("no-b-pyramid.flv", "x264-open.mp4"),
+    _copy("annexb.h264", "x264-g48.mp4", must_use=False, rejects="0 frames"),
+    _copy("raw.ivf", "vp9.mp4"),
+    _copy("m4v.m4v", "x264-g48.mp4"),
+    _copy("wrong-suffix.avi", "x264-open.mp4", options="-f mp4"),
+    _copy("video-3gp.3gp", "x264-g48.mp4"),
+    _copy("negative-offset.mkv", "x264.mp4", options="-output_ts_offset -1"),
+    _copy("timescale.mov", "x264-open.mp4", options="-video_track_timescale 600"),
+    _copy("hint-negative.mp4", "x264-open.mp4", options="-movflags negative_cts_offsets"),
+    _copy("no-edits.mp4", "x264-open.mp4", options="-use_editlist 0"),
+    _copy("frag-cut.mp4", "x264-g48.mp4", "-ss 1.3", "-t 7 -movflags frag_keyframe+empty_moov"),
+    _copy("frag-frames.mp4", "x264-open.mp4", options="-movflags frag_every_frame+empty_moov"),
+]  # fmt: skip
+
+SELDOM = {stream.name for stream in ODD} | {
+    "cut-closed.mov", "cut-open.mov", "cut-x265.mov", "cut-refresh.mov", "cut-refresh.mkv", "x265-10bit-open.mkv",
+    "rotated-180.mkv", "rotated-270.mp4", "cover-first.mov", "mpeg2-bf2.mp4", "x264-refresh.mkv", "vfr-jitter.mkv",
+}  # fmt: skip
+"""Right as well, and of a kind with others; they are run with the slow tests."""
+
 STREAMS = {
-    stream.name: stream for group in (PLAIN, REORDERED, VARIABLE, CUTS, SHOWN, CONTAINERS, DEPTHS) for stream in group
+    stream.name: replace(stream, slow=stream.slow or stream.name in SELDOM)
+    for group in (PLAIN, REORDERED, VARIABLE, CUTS, SHOWN, CONTAINERS, DEPTHS, ODD)
+    for stream in group
 }
 ALL = STREAMS | {stream.name: stream for stream in SOURCES}

@@ -11,49 +11,14 @@ import torch
 
 from cogtune.data.clips import describe_clip
 from cogtune.data.decoder import Decoder
-from tests.frames.compare import ALL_SETTINGS, asked_moments, check, check_damaged, checked, compare, covered
+from tests.frames.compare import ALL_SETTINGS, asked_moments, check, check_damaged, checked, compare
 from tests.frames.corpus import Corpus, Stream, Truth, flip_bits
-from tests.frames.streams import ALL, STREAMS
+from tests.frames.streams import STREAMS
 
-UNTIL_READ_IN_ORDER = pytest.mark.xfail(strict=True, reason="needs a reader that decodes in order")
-_WRONG = [
-    "x264-bf0.avi", "mpeg4-bf2.mp4", "av1.mp4", "av1.mkv", "av1.webm",
-    "av1-good.mkv", "x264-open.mp4", "x264-open.mkv", "x264-open.ts", "x264-refresh.mp4",
-    "x264-refresh.mkv", "x265-60.mp4", "x265-open.mp4", "x265-open.mkv", "xvid-bf2.avi",
-    "mpeg4-bf2.avi", "mpeg2-bf2.mkv", "mpeg2-bf2.mpg", "mpeg2-bf2.ts", "mpeg2-bf2.mp4",
-    "mpeg1-bf2.mpg", "vfr-jitter.mkv", "vfr-open.mp4", "cut-closed.mp4", "cut-closed.mov",
-    "cut-open.mp4", "cut-open.mov", "cut-open.mkv", "cut-x265.mp4", "cut-x265.mov",
-    "cut-x265.mkv", "cut-refresh.mp4", "cut-refresh.mov", "cut-refresh.mkv", "cut.ts",
-    "cut-av1.mp4", "cut-mpeg2.mkv", "cut-sound.mp4", "cut-sound.mov", "cut-twice.mp4",
-    "rotated-90.mkv", "rotated-180.mkv", "rotated-270.mkv", "hflip.mp4", "hflip.mkv",
-    "vflip.mp4", "vflip.mkv", "rotated-hflip.mp4", "rotated-hflip.mkv", "rotated-open.mov",
-    "offset.mkv", "offset.ts", "offset-open.mkv", "sound-longer.mkv", "sound-longer.avi",
-    "sound-early.mkv", "fragmented-open.mp4", "restarting.ts", "x264-90-percent.avi", "x264-10bit.mp4",
-    "x265-10bit.mp4", "x265-10bit-open.mkv", "vp9-10bit.webm", "av1-10bit.mkv",
-]  # fmt: skip
+ROWS = [pytest.param(stream, marks=[pytest.mark.slow] * stream.slow, id=name) for name, stream in STREAMS.items()]
 
 
-def rows() -> list:
-    marks = {
-        name: [pytest.mark.slow] * stream.slow + [UNTIL_READ_IN_ORDER] * (name in _WRONG)
-        for name, stream in STREAMS.items()
-    }
-    return [pytest.param(stream, marks=marks[name], id=name) for name, stream in STREAMS.items()]
-
-
-@pytest.fixture(scope="session")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    return Corpus(tmp_path_factory.mktemp("corpus"), ALL)
-
-
-@pytest.fixture(scope="session")
-def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Decoder]:
-    """A decoder that gives up early: a stream of this size takes less than a second."""
-    with Decoder(patience=15) as made:
-        yield made
-
-
-@pytest.mark.parametrize("stream", rows())
+@pytest.mark.parametrize("stream", ROWS)
 def test_used_frames_are_those_that_ffmpeg_shows(stream: Stream, corpus: Corpus, patient: Decoder) -> None:
     outcomes = checked(corpus, stream.name, patient)
     assert [outcome.wrong for outcome in outcomes if outcome.wrong] == []
@@ -82,28 +47,38 @@ def without_decord(tmp_path_factory: pytest.TempPathFactory, corpus: Corpus) -> 
         yield made
 
 
-@UNTIL_READ_IN_ORDER
-@pytest.mark.parametrize("name", [name for name, stream in STREAMS.items() if stream.exact])
-def test_the_readers_are_equal_to_the_bit(name: str, corpus: Corpus, patient: Decoder, without_decord: Decoder) -> None:
-    for settings in (ALL_SETTINGS[0], ALL_SETTINGS[2]):
-        row, pixels = describe_clip(corpus.path(name), settings, patient)
-        other_row, other_pixels = describe_clip(corpus.path(name), settings, without_decord)
-        assert torch.equal(pixels, other_pixels)
-        assert row["indices"] == other_row["indices"]
-        assert row["timestamps"] == pytest.approx(other_row["timestamps"], abs=1e-4)
-        assert check(corpus.path(name), corpus.truth(name), settings, without_decord).wrong == ""
+EXACT = [name for name, stream in STREAMS.items() if stream.exact]
+SPARSE = replace(ALL_SETTINGS[0], fps=0.25, max_num_frames=3, skip_frms_num=0.0)
+"""Three frames of nine seconds: most groups are left out, so decord seeks."""
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_both_readers_decode_the_same_bytes(name: str, corpus: Corpus, patient: Decoder) -> None:
+    decord = pytest.importorskip("decord")
+    row, pixels = describe_clip(corpus.path(name), ALL_SETTINGS[0], patient)
+    assert row["reader"] == "pyav"
+    everything = decord.VideoReader(str(corpus.path(name)), num_threads=1)
+    frames = everything.get_batch(list(range(max(row["indices"]) + 1))).asnumpy()[row["indices"]]
+    assert torch.equal(pixels, torch.from_numpy(frames).permute(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("name", ["x264-g30.mp4", "x264-keyint8.mp4"])
+def test_without_decord_a_sparse_clip_is_the_same(
+    name: str, corpus: Corpus, patient: Decoder, without_decord: Decoder
+) -> None:
+    pytest.importorskip("decord")
+    row, pixels = describe_clip(corpus.path(name), SPARSE, patient)
+    other_row, other_pixels = describe_clip(corpus.path(name), SPARSE, without_decord)
+    assert (row["reader"], other_row["reader"]) == ("decord", "pyav")
+    assert torch.equal(pixels, other_pixels)
+    assert row | {"reader": ""} == other_row | {"reader": ""}
+    assert check(corpus.path(name), corpus.truth(name), SPARSE, patient).wrong == ""
 
 
 DAMAGED = ["x264-g48.mp4", "x264-open.mkv", "x265.mp4", "mpeg4.avi", "vp9.webm", "mpeg2-bf2.ts", "av1.mp4"]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[UNTIL_READ_IN_ORDER] * (name in ("x264-open.mkv", "mpeg2-bf2.ts", "av1.mp4")))
-        for name in DAMAGED
-    ],
-)
+@pytest.mark.parametrize("name", DAMAGED)
 def test_damage_rejects_only_what_it_hits(name: str, corpus: Corpus, patient: Decoder, tmp_path: Path) -> None:
     wrong, accepted = damage(name, range(6), corpus, patient, tmp_path)
     assert wrong == {}
@@ -111,7 +86,6 @@ def test_damage_rejects_only_what_it_hits(name: str, corpus: Corpus, patient: De
 
 
 @pytest.mark.slow
-@UNTIL_READ_IN_ORDER
 @pytest.mark.parametrize("name", DAMAGED)
 def test_much_damage(name: str, corpus: Corpus, patient: Decoder, tmp_path: Path) -> None:
     assert damage(name, range(100, 140), corpus, patient, tmp_path)[0] == {}
@@ -138,7 +112,7 @@ def test_the_comparison_can_fail(corpus: Corpus) -> None:
     moments = asked_moments(truth, settings, truth.fps)
     assert moments is not None
     right = np.abs(truth.times[None] - moments[:, None]).argmin(axis=1)
-    shown = covered(truth.frames, settings.video_size)
+    shown = torch.from_numpy(truth.frames.copy()).permute(0, 3, 1, 2)
 
     def says(indices: np.ndarray, pixels: torch.Tensor | None = None) -> str:
         row = {"timestamps": [truth.times[index] for index in indices], "padded": 0}

@@ -36,6 +36,12 @@ def replaced(old: str, new: str) -> dict[str, Any]:
     return {"edit": lambda p: p.edit(old, new), "undo": lambda p: p.edit(new, old)}
 
 
+def sampler_steps(project: Project, old: int, new: int) -> None:
+    """Of the sampler and of its guider, whose ramp is as long."""
+    project.edit(f"num_steps: {old}\n", f"num_steps: {new}\n")
+    project.edit(f"num_steps: {old}}}", f"num_steps: {new}}}")
+
+
 def caption(text: str) -> Callable[[Project], object]:
     return lambda p: (p.root / "data/train/labels/wave.txt").write_text(text)
 
@@ -132,7 +138,8 @@ ROWS = [
     Row(
         "sampler steps",
         made={"sample": None, "evaluate": None},
-        **replaced("num_steps: 3", "num_steps: 2"),
+        edit=lambda p: sampler_steps(p, 3, 2),
+        undo=lambda p: sampler_steps(p, 2, 3),
     ),
     Row(
         "another export format",

@@ -30,6 +30,8 @@ def couple(values: dict[str, Any], root: Node, checker: Checker) -> list[str]:
     if values["args"].get("mode") != "inference":
         notices += _precision(values, root, origin)
         notices += _length(values, origin)
+    else:
+        notices += _sampling(values, root)
     notices += _sample_size(values, root, origin)
     _activations(values, origin)
     _ramp(values, origin)
@@ -100,6 +102,19 @@ def _length(values: dict[str, Any], origin: dict[str, str]) -> list[str]:
         args["train_iters"] = _ITERATIONS
         return [f"args.train_iters: not set, and args.epochs neither, so {_ITERATIONS:,} steps as upstream"]
     return []
+
+
+_TRAINING_KEYS = ("train_data", "valid_data", "train_iters", "epochs", "export_formats")
+
+
+def _sampling(values: dict[str, Any], root: Node) -> list[str]:
+    """With mode inference nothing is trained: what only a training has is said to be without effect, once."""
+    args = values["args"]
+    unread = [f"args.{name}" for name in _TRAINING_KEYS if given(root, f"args.{name}")]
+    if "base" in (args.get("sampling_controls") or []):
+        args["sampling_controls"] = [name for name in args["sampling_controls"] if name != "base"]
+        unread.append("args.sampling_controls: base")
+    return [f"{', '.join(unread)}: accepted, without effect here, because args.mode is inference"] if unread else []
 
 
 _SAMPLE_KEYS = ("sampling_image_size", "sampling_num_frames", "sampling_fps")

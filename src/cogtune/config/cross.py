@@ -253,7 +253,24 @@ def _prefix(at: Values) -> Iterator[Problem]:
         )
 
 
+def _inference(at: Values) -> Iterator[Problem]:
+    """Without a data set and a training, weights and captions have to be named."""
+    if at["args.mode"] != "inference":
+        return
+    load = at["args.load"]
+    if load is None:
+        yield "args.load", "not set; with mode inference it is what is sampled: weights, or {experiment: name}"
+    if at["args.input_type"] != "txt":
+        yield (
+            "args.input_type",
+            f"{at['args.input_type']} asks for the captions of the data set, and with mode inference none is read; "
+            "expected txt, with the prompts in args.input_file",
+        )
+    if at["args.ema_sampling"] and isinstance(load, str):
+        yield "args.ema_sampling", "true, but a file of weights holds no moving average beside them; set it to false"
+
+
 _CHECKS = (
     _frames, _patch, _size, _fixed_grid, _channels, _groups, _tiles, _text, _heads, _ofs, _timestep, _images, _lora,
-    _precision, _deepspeed, _length, _batch, _timesteps, _steps, _prefix,
+    _precision, _deepspeed, _length, _batch, _timesteps, _steps, _prefix, _inference,
 )  # fmt: skip

@@ -11,7 +11,7 @@ from cogtune.config.hints import Declared, all_keys
 from cogtune.config.merge import Config
 from cogtune.config.registry import find
 from cogtune.config.slices import how_read, leaves_of, nest
-from cogtune.config.stages import STAGES
+from cogtune.config.stages import STAGES, stages_of
 from cogtune.config.types import describe, nearest
 
 _COLUMN = 64
@@ -31,7 +31,10 @@ def as_json(config: Config, stage: str | None = None) -> str:
 def _part(values: dict[str, Any], stage: str | None) -> dict[str, Any]:
     if stage is None:
         return values
-    kept = {path: value for path, value in leaves_of(values) if how_read(STAGES[stage], ".".join(map(str, path)))}
+    read = stages_of(values).get(stage)
+    if read is None:
+        return {}
+    kept = {path: value for path, value in leaves_of(values) if how_read(read, ".".join(map(str, path)))}
     return nest(kept)
 
 

@@ -8,7 +8,9 @@ Patterns are dotted paths; ``*`` stands for one segment (a list index or a name)
 The longest pattern that fits a key decides whether it is identity or volatile; what none fits does not reach the stage.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -265,6 +267,44 @@ STAGES: dict[str, Stage] = {
         ),
     )
 }
+
+SAMPLING: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        # What train, text and images say of the model elsewhere, stands here itself.
+        replace(
+            STAGES["sample"],
+            keys=(
+                *STAGES["sample"].keys,
+                "model.network_config",
+                "model.denoiser_config",
+                "model.noised_image_input",
+                "model.noised_image_all_concat",
+                "model.image_scale_factor",
+                "model.conditioner_config.target",
+                f"{_EMBEDDER}.target",
+                f"{_EMBEDDER}.params.model_dir",
+                f"{_EMBEDDER}.params.max_length",
+                "args.mode",
+                "args.load",
+            ),
+            volatile=(
+                *STAGES["sample"].volatile,
+                "model.network_config.params.transformer_args.checkpoint_activations",
+            ),
+            upstream=("load",),
+            data=None,
+        ),
+        replace(STAGES["report"], upstream=("sample",), data=None),
+    )
+}
+"""The stages with ``args.mode: inference``. There is no data set and no training: `load` is what is sampled."""
+
+
+def stages_of(values: Mapping[str, Any]) -> dict[str, Stage]:
+    """The stages that an experiment can have, by its config. ``load`` among their upstream: another experiment's train."""
+    return SAMPLING if values["args"].get("mode") == "inference" else STAGES
+
 
 SWEEP = Stage("sweep", version=1, keys=("sweep",))
 """Compares the experiments of a sweep. It stands on their reports, which only config/config.yaml can name."""

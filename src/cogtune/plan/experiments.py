@@ -113,6 +113,12 @@ class Workspace:
         while (parent := self._parent(names[0])) is not None:
             if parent in names:
                 raise ConfigError(f"args.load: experiments start from each other: {' -> '.join([parent, *names])}")
+            if not self.resolver(parent).scans:
+                raise ConfigError(
+                    f"{parent} only samples (args.mode: inference), so there is no training result of it; expected an "
+                    "experiment that trains",
+                    key="args.load.experiment",
+                )
             names.insert(0, parent)
         return names
 
@@ -123,10 +129,11 @@ class Workspace:
     def scan_receipts(self, name: str) -> list[Path]:
         """Receipts that must exist before `slices` can be asked for."""
         receipts = set()
-        for link in self.chain(name):
-            place, part = self.resolver(link).place, self.resolver(link).scan()
-            self._jobs.setdefault(part.key, part)
-            receipts.add(place.receipt(part))
+        for resolver in map(self.resolver, self.chain(name)):
+            if resolver.scans:
+                part = resolver.scan()
+                self._jobs.setdefault(part.key, part)
+                receipts.add(resolver.place.receipt(part))
         return sorted(receipts)
 
     def slices(self, name: str) -> dict[str, Slice]:
@@ -137,7 +144,7 @@ class Workspace:
             resolver = self.resolver(link)
             resolver.loaded = loaded
             parts = resolver.all()
-            loaded = parts["train"]
+            loaded = parts.get("train")
             for part in parts.values():
                 self._jobs.setdefault(part.key, part)
         return parts

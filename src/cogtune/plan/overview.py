@@ -76,9 +76,11 @@ def survey_all(
 
 def _estimator(workspace: Workspace, name: str, machine: Machine, history: History) -> Estimator:
     """For one experiment, with the global batch that its training would run with."""
-    config, train = workspace.config(name), workspace.slices(name)["train"]
-    batch = train.identity["values"]["args"]["global_batch_size"]
-    values = config.values | {"args": config.values["args"] | {"global_batch_size": batch}}
+    config, train = workspace.config(name), workspace.slices(name).get("train")
+    values = config.values
+    if train is not None:
+        batch = train.identity["values"]["args"]["global_batch_size"]
+        values = values | {"args": values["args"] | {"global_batch_size": batch}}
     return Estimator(values, config.files, workspace.experiments[name].ranks, machine, history)
 
 

@@ -14,7 +14,7 @@ from cogtune.config.merge import Config
 from cogtune.config.plugins import source_of, used_by
 from cogtune.config.runs import write_run
 from cogtune.config.slices import Slice, cut, reads_identity
-from cogtune.config.stages import STAGES
+from cogtune.config.stages import STAGES, Stage, stages_of
 from cogtune.data.listing import fingerprint
 from cogtune.data.prompts import read_prompts
 from cogtune.errors import UserError
@@ -67,6 +67,16 @@ class Resolver:
     _memo: BatchMemo | None = None
     _cut: dict[str, Slice] = field(default_factory=dict)
 
+    @property
+    def stages(self) -> dict[str, Stage]:
+        """The stages that this experiment can have."""
+        return stages_of(self.config.values)
+
+    @property
+    def scans(self) -> bool:
+        """Whether it reads a data set; its other keys are known only after the scan then."""
+        return "scan" in self.stages
+
     def scan(self) -> Slice:
         """The scan slice; its key holds the fingerprint of the data folders (paths, sizes, mtimes)."""
         if "scan" not in self._cut:
@@ -96,16 +106,17 @@ class Resolver:
             raise UserError(f"{path}: cannot be read; delete {receipt}, then the scan runs again") from None
 
     def all(self) -> dict[str, Slice]:
-        """Every stage's slice, written to the store, and what this run tells them. Needs the scan to be done."""
-        digests = self.digests() | {"formats": digest(sorted(self.config.values["args"]["export_formats"]))}
-        for name, stage in STAGES.items():
+        """Every stage's slice, written to the store, and what this run tells them. Needs the scan, if any, to be done."""
+        digests = self.digests() if self.scans else {}
+        digests |= {"formats": digest(sorted(self.config.values["args"]["export_formats"]))}
+        for name, stage in self.stages.items():
             if name == "scan":
                 self.scan()
                 continue
             if stage.when is not None and not self._switched_on(stage.when):
                 continue
             upstream = {part: self._cut[part] for part in stage.upstream if part != "scan" and part in self._cut}
-            if name == "train" and self.loaded is not None:
+            if self.loaded is not None and (name == "train" or "load" in stage.upstream):
                 upstream["load"] = self.loaded
             self._put(name, upstream, digests.get(stage.data) if stage.data else None, self._extra(name))
         self.hashes.save()
@@ -124,7 +135,7 @@ class Resolver:
         return bool(self.config.values[section].get(name))
 
     def _put(self, name: str, upstream: dict[str, Slice], data: str | None, extra: dict[str, Any]) -> None:
-        stage = STAGES[name]
+        stage = self.stages[name]
         values, files = self._values(name, upstream), self.config.files
         sources = {
             path: [self.hashes.source(file, path)]
@@ -181,11 +192,11 @@ class Resolver:
         return values | {"args": args}
 
     def _extra(self, name: str) -> dict[str, Any]:
-        place, scan = self.place, self.scan()
-        extra: dict[str, Any] = {
-            "jobs": {"scan": {"stage": "scan", "key": scan.key, "items": scan.items_key}},
-            "machine": {"ranks": place.ranks},
-        }
+        place = self.place
+        extra: dict[str, Any] = {"machine": {"ranks": place.ranks}}
+        if self.scans:
+            scan = self.scan()
+            extra["jobs"] = {"scan": {"stage": "scan", "key": scan.key, "items": scan.items_key}}
         if name == "report":
             from cogtune.config.show import annotated
 

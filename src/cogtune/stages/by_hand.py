@@ -35,6 +35,8 @@ def scan_first(workspace: Workspace, name: str, plain: bool = False) -> None:
 
     for link in workspace.chain(name):
         resolver = workspace.resolver(link)
+        if not resolver.scans:
+            continue
         receipt = resolver.place.receipt(resolver.scan())
         if not receipt.exists():
             resolver.scan().write(workspace.store)
@@ -69,8 +71,11 @@ def prepare(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple[Sl
     Raises UserError with the command to run first when an upstream stage has not left its receipt.
     """
     workspace = open_workspace(arguments, overrides)
-    place = workspace.resolver(arguments.name).place
-    if (problem := needs_gpu(workspace.config(arguments.name).values)) and not has_gpu():
+    resolver = workspace.resolver(arguments.name)
+    place = resolver.place
+    if arguments.command not in resolver.stages:
+        raise UserError(f"{arguments.command}: nothing to do, because args.mode is inference, which only samples")
+    if (problem := needs_gpu(resolver.config.values)) and not has_gpu():
         if arguments.command == "train":
             raise UserError(problem)
         print(f"note: {problem}, or train on another machine; this one has no GPU", file=sys.stderr)

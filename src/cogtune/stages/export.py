@@ -130,8 +130,12 @@ def _base(start: Start) -> str:
 
 def _chosen(job: Job) -> Path:
     """What is exported: the trained parameters, or with args.ema_sampling their average."""
-    average = job.config["args"].get("ema_sampling") or False
-    path = job.upstream_job("train").job_dir() / "final" / (result.AVERAGE if average else result.MODEL)
+    return final(job.upstream_job("train"), bool(job.config["args"].get("ema_sampling")))
+
+
+def final(train: Job, average: bool) -> Path:
+    """What a training left: its parameters, or their ``average``. Raises UserError if it is not there."""
+    path = train.job_dir() / "final" / (result.AVERAGE if average else result.MODEL)
     if not path.exists():
         key = "args.ema_sampling: the optimizer kept no average; use sat.ops.FusedEmaAdam" if average else "train first"
         raise UserError(f"{path}: not there ({key})")

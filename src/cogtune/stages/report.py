@@ -2,11 +2,12 @@
 
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cogtune.evaluation.report import gather, page
-from cogtune.evaluation.report.evidence import Evidence
+from cogtune.evaluation.report.evidence import Evidence, Strip
 from cogtune.evaluation.report.identity import commit, versions, weights_of
 from cogtune.evaluation.report.publish import publish, to_json
 from cogtune.runtime.paths import named_folder
@@ -17,22 +18,18 @@ def run(job: Job) -> dict[str, Any]:
     """Write report.html and the files beside it, relink the store, and set the marker last. Takes a second or two."""
     started = time.monotonic()
     told = job.slice.volatile["report"]
-    rows = gather.with_names(_read(job.job_dir("evaluate") / "per_sample.json"), job.manifest())
-    stages = gather.stages(job.store / "records", job.upstream)
+    figures = Figures.of(job)
+    trained = "train" in job.upstream
     evidence = Evidence(
         experiment=told["experiment"],
-        metrics=_read(job.job_dir("evaluate") / "metrics.json"),
-        timings=gather.timings(_read(job.job_dir("train") / "final" / "summary.json"), stages),
-        strips=gather.strips(
-            rows,
-            job.job_dir("sample") / "videos",
-            job.job_dir("evaluate") / "clips",
-            job.job_dir("sample") / "images",
-        ),
-        **gather.history(job.job_dir("train") / "log.jsonl"),
-        data=_data(job),
-        stages=stages,
-        exports=gather.exports(job.items_dir("export") / "index.json"),
+        metrics=figures.metrics,
+        timings=figures.timings,
+        strips=figures.strips,
+        training=figures.training,
+        validation=figures.validation,
+        data=_data(job) if trained else None,
+        stages=gather.stages(job.store / "records", job.upstream),
+        exports=gather.exports(job.items_dir("export") / "index.json") if trained else [],
         config_yaml=told["config_yaml"],
         run=_identity(job),
     )
@@ -41,7 +38,7 @@ def run(job: Job) -> dict[str, Any]:
     texts = {
         "report.html": html,
         "metrics.json": to_json(evidence.metrics),
-        "per_sample.json": to_json(rows),
+        "per_sample.json": to_json(figures.rows),
         "timings.json": to_json(timings),
         "config.yaml": evidence.config_yaml,
         "run.json": to_json(evidence.run),
@@ -55,7 +52,46 @@ def target(job: Job) -> Path:
     return named_folder(job.results, job.slice.volatile["report"]["experiment"], "experiment")
 
 
+@dataclass(frozen=True)
+class Figures:
+    """What a report job's upstream measured; a sweep compares it. ``rows``: those of per_sample.json, one a sample."""
+
+    rows: list[dict[str, Any]]
+    metrics: dict[str, Any]
+    timings: dict[str, Any]
+    strips: list[Strip]
+    training: list[dict[str, Any]]
+    validation: list[dict[str, Any]]
+
+    @classmethod
+    def of(cls, report: Job) -> "Figures":
+        """Read it from the store."""
+        sample, stages = report.job_dir("sample"), gather.stages(report.store / "records", report.upstream)
+        if "train" not in report.upstream:
+            # Elsewhere a report starts without torch, in a second.
+            from cogtune.evaluation.measure import per_sample
+            from cogtune.stages.evaluate import read_samples
+            from cogtune.stages.sample import wanted_of
+
+            reader = report.rows("sample")
+            samples = read_samples(reader, wanted_of(report.upstream_job("sample")))
+            rows, metrics = per_sample(samples, {}), {"samples.count": len({one.prompt for one in samples})}
+            strips = gather.strips(rows, sample / "videos", None, sample / "images", gather.SAMPLED)
+            return cls(rows, metrics, gather.timings({}, stages), strips, [], [])
+        train, evaluate = report.job_dir("train"), report.job_dir("evaluate")
+        rows = gather.with_names(_read(evaluate / "per_sample.json"), report.manifest())
+        return cls(
+            rows,
+            _read(evaluate / "metrics.json"),
+            gather.timings(_read(train / "final" / "summary.json"), stages),
+            gather.strips(rows, sample / "videos", evaluate / "clips", sample / "images"),
+            **gather.history(train / "log.jsonl"),
+        )
+
+
 def _links(job: Job) -> dict[str, Path]:
+    if "train" not in job.upstream:
+        return {"samples": job.job_dir("sample") / "videos"}
     return {
         "checkpoints": job.job_dir("train") / "checkpoints",
         "export": job.items_dir("export"),
@@ -67,9 +103,10 @@ def _links(job: Job) -> dict[str, Path]:
 def _identity(job: Job) -> dict[str, Any]:
     """The content of run.json: enough to tell two runs apart and to find their work in the store.
 
-    ``keys.load`` is the training that this one started from, if it did.
+    ``keys.load`` is the training that this one started from, or whose result was sampled, if it did.
     """
-    started_from = {name: key for name, key in job.upstream_job("train").upstream.items() if name == "load"}
+    first = job.upstream_job("train" if "train" in job.upstream else "sample")
+    started_from = {name: key for name, key in first.upstream.items() if name == "load"}
     return {
         "keys": job.upstream | started_from | {"report": job.key},
         "data": job.slice.identity.get("data"),

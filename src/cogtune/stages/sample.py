@@ -27,7 +27,7 @@ from cogtune.model.weights.lora_formats import LORA_FILE
 from cogtune.runtime.devices import device_for, dtype_of, set_threads
 from cogtune.runtime.faults import told_of_environment
 from cogtune.runtime.progress import Progress
-from cogtune.stages.export import exported
+from cogtune.stages.export import exported, final
 from cogtune.stages.job import Job
 from cogtune.stages.train import start_of, start_sources
 from cogtune.train.start import Start, initial_model
@@ -51,7 +51,7 @@ def run(job: Job) -> dict[str, Any]:
     if lacking:
         _Work(job, prompts, variants, lacking).make()
     _write_views(folder, wanted, job.config["data"]["params"]["fps"])
-    if "images" in job.upstream:
+    if _takes_images(job):
         _write_images(folder, wanted)
     return {"made": len(lacking), "reused": len(wanted) - len(lacking), "variants": [v.name for v in variants]}
 
@@ -65,7 +65,7 @@ def wanted_of(job: Job) -> set[str]:
 def _asked(job: Job) -> tuple[list[Prompt], list[Variant]]:
     args = job.config["args"]
     with job.proven("args.input_file"):
-        prompts = plan.read_args(args, job.manifest())
+        prompts = plan.read_args(args, job.manifest() if "scan" in job.upstream else [])
     return prompts, plan.variants(args.get("sampling_controls") or [], args.get("sampling_guided", True), len(prompts))
 
 
@@ -76,11 +76,11 @@ class _Work:
         self.job, self.prompts, self.lacking = job, prompts, lacking
         self.variants = sorted(variants, key=lambda variant: variant.weights, reverse=True)  # tuned first
         self.args, self.model = job.config["args"], job.config["model"]
-        self.train = job.upstream_job("export").upstream_job("train")
+        self.trained = job.upstream_job("export").upstream_job("train") if "export" in job.upstream else None
         self.device = device_for()
         self.samplers = samplers(self.model["sampler_config"], self.args.get("sampling_steps"))
         self.contexts = _contexts(job, prompts)
-        self.images = _images(job, prompts) if "images" in job.upstream else {}
+        self.images = _images(job, prompts) if _takes_images(job) else {}
         self.latents: dict[str, Tensor] = {}
 
     def make(self) -> None:
@@ -125,9 +125,11 @@ class _Work:
                 writer.add(item, {"video": video_FCHW, **image}, meta | {"context": caption_id})
 
     def _generator(self, weights: str, vae: "_InPrecision") -> Generator:
-        config = self.train.config["model"]
-        with proven(start_sources(self.train)):
-            network = _network(self.job, self.train, weights, _precision(self.args)).to(self.device)
+        source, dtype = self.trained or self.job, _precision(self.args)
+        config = source.config["model"]
+        with proven(start_sources(source)):
+            network = _network(self.job, self.trained, weights, dtype) if self.trained else _loaded(self.job, dtype)
+            network = network.to(self.device)
         denoiser, params = build(config["denoiser_config"]), config["network_config"]["params"]
         data, decoder = self.job.config["data"]["params"], self.model["first_stage_config"]["params"]["decoder_config"]
         return Generator(
@@ -171,16 +173,33 @@ def _network(job: Job, train: Job, weights: str, dtype: torch.dtype) -> nn.Modul
     return network
 
 
+def _loaded(job: Job, dtype: torch.dtype) -> nn.Module:
+    """Without training: the weights of args.load as they are, or the result of the experiment that it names."""
+    network, args = job.config["model"]["network_config"], job.config["args"]
+    if "load" not in job.upstream:
+        return initial_model(Start(network, args["seed"], weights=args["load"]), dtype)
+    earlier = job.upstream_job("load")
+    trained = final(earlier, bool(args.get("ema_sampling")))
+    return initial_model(Start(network, args["seed"], before=start_of(earlier), trained=str(trained)), dtype)
+
+
+def _takes_images(job: Job) -> bool:
+    return "images" in job.upstream or bool(job.config["model"].get("noised_image_input"))
+
+
 def _precision(args: dict[str, Any]) -> torch.dtype:
     return dtype_of("bf16" if args.get("bf16") else "fp16" if args.get("fp16") else "fp32")
 
 
 def _contexts(job: Job, prompts: list[Prompt]) -> dict[str, Tensor]:
     """caption id -> (L, D). Captions of the data set are in the text cache; a user's own prompts are encoded now."""
-    cached = job.rows("text")
-    known = {row.caption_id for row in job.manifest()} & {prompt.caption_id for prompt in prompts}
-    cached.require(known)
-    found = {p.caption_id: cached.tensors(p.caption_id)["context"] for p in prompts if p.caption_id in known}
+    known: set[str] = set()
+    found: dict[str, Tensor] = {}
+    if "text" in job.upstream:
+        cached = job.rows("text")
+        known = {row.caption_id for row in job.manifest()} & {prompt.caption_id for prompt in prompts}
+        cached.require(known)
+        found = {caption: cached.tensors(caption)["context"] for caption in sorted(known)}
     own = [p for p in {p.caption_id: p for p in prompts}.values() if p.caption_id not in known]
     if own:
         precision = dtype_of(job.config["args"].get("encoder_precision") or "fp32")
@@ -195,6 +214,8 @@ def _images(job: Job, prompts: list[Prompt]) -> dict[str, Tensor]:
     """prompt id -> uint8 (3, H, W) of what an image-to-video model starts from: the picture that the prompt file names,
     or the clip's own first frame."""
     size = job.config["data"]["params"]["video_size"]
+    if "images" not in job.upstream:
+        return {prompt.id: load_image(prompt.image, size) for prompt in prompts if prompt.image is not None}
     source, found = job.upstream_job("images"), {}
     prepared, paths = source.rows("preprocess"), {row.clip: row.path for row in job.manifest()}
     with Decoder() as decoder:

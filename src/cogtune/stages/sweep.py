@@ -1,13 +1,13 @@
 """Stage `sweep`: publishes results/<sweep>/, where the members of a sweep are compared."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-from cogtune.evaluation.report import compare, gather
+from cogtune.evaluation.report import compare
 from cogtune.evaluation.report.publish import publish
 from cogtune.runtime.paths import named_folder
 from cogtune.stages.job import Job
+from cogtune.stages.report import Figures
 
 MARKER = ".compared-"
 
@@ -28,20 +28,13 @@ def target(job: Job) -> Path:
 
 
 def _member(report: Job, name: str, point: dict[str, Any]) -> compare.Member:
-    train, evaluate, sample = (report.job_dir(stage) for stage in ("train", "evaluate", "sample"))
-    rows = gather.with_names(_read(evaluate / "per_sample.json"), report.manifest())
-    stages = gather.stages(report.store / "records", report.upstream)
-    log = gather.history(train / "log.jsonl")
+    found = Figures.of(report)
     return compare.Member(
         name=name,
         point=point,
-        metrics=_read(evaluate / "metrics.json"),
-        timings=gather.timings(_read(train / "final" / "summary.json"), stages),
-        training=log["training"],
-        validation=log["validation"],
-        strips=gather.strips(rows, sample / "videos", evaluate / "clips", sample / "images"),
+        metrics=found.metrics,
+        timings=found.timings,
+        training=found.training,
+        validation=found.validation,
+        strips=found.strips,
     )
-
-
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))

@@ -79,7 +79,11 @@ def test_diff_and_explain(capsys):
 def test_check_reads_the_lines_of_a_prompt_file(capsys, tmp_path):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a dog@@dog.png\n")
-    words = [f"args.input_file={prompts}", "args.load=null", "model.first_stage_config.params.ckpt_path=null"]
+    words = [
+        f"args.input_file={prompts}",
+        "args.load.experiment=other",
+        "model.first_stage_config.params.ckpt_path=null",
+    ]
     words += [f"model.conditioner_config.params.emb_models.0.params.model_dir={tmp_path}"]
     base = [str(CONFIG / "cogvideox1.5_5b_i2v.yaml"), str(CONFIG / "inference.yaml")]
     assert main(["config", "check", "--base", *base, "--", *words]) == 2

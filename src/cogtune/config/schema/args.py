@@ -61,7 +61,8 @@ class TrainArgs:
     )
     mode: str = key(
         "pretrain",
-        "finetune and pretrain train alike here; inference only samples",
+        "finetune and pretrain train alike here; inference only samples: no data set is read and nothing is trained or "
+        "exported, `load` is sampled as it is with the prompts of input_file",
         choices=["pretrain", "finetune", "inference"],
     )
     load: Load | str | None = key(

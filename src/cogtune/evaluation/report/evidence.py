@@ -88,7 +88,7 @@ class Exported:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that a report shows."""
+    """All that a report shows. ``data``: None where nothing was trained, but given weights were sampled."""
 
     experiment: str
     metrics: dict[str, Any]
@@ -96,7 +96,7 @@ class Evidence:
     strips: list[Strip]
     training: list[dict[str, Any]]
     validation: list[dict[str, Any]]
-    data: DataFacts
+    data: DataFacts | None
     stages: list[StageFacts]
     exports: list[Exported]
     config_yaml: str

@@ -14,6 +14,8 @@ from cogtune.runtime.paths import inside
 
 CLIP = "Training clip"
 SHOWN = {"base": "Before training", "tuned": "After training", "guided": "After, guided"}
+SAMPLED = {"tuned": "Sample", "guided": "Guided"}
+"""The labels where nothing was trained."""
 
 
 def with_names(rows: Iterable[Mapping[str, Any]], manifest: Iterable[ClipRow]) -> list[dict[str, Any]]:
@@ -27,9 +29,15 @@ def with_names(rows: Iterable[Mapping[str, Any]], manifest: Iterable[ClipRow]) -
     ]
 
 
-def strips(rows: Sequence[Mapping[str, Any]], videos: Path, clips: Path, images: Path) -> list[Strip]:
-    """One strip for each prompt: the image that the samples start from, the clip, then before, after, guided, as far as
-    there is such a file."""
+def strips(
+    rows: Sequence[Mapping[str, Any]],
+    videos: Path,
+    clips: Path | None,
+    images: Path,
+    labels: Mapping[str, str] = SHOWN,
+) -> list[Strip]:
+    """One strip for each prompt: the image that the samples start from, the clip, then the variants of ``labels``, as far
+    as there is such a file. ``clips``: None where there is no data set."""
     by_prompt: dict[str, dict[str, Mapping[str, Any]]] = {}
     for row in rows:
         by_prompt.setdefault(row["prompt"], {})[row["variant"]] = row
@@ -37,9 +45,9 @@ def strips(rows: Sequence[Mapping[str, Any]], videos: Path, clips: Path, images:
     for prompt, variants in by_prompt.items():
         some = next(iter(variants.values()))
         shown = [Shown("First frame given", inside(images, f"{prompt}.png", "per_sample.json"))]
-        if some["clip"]:
+        if some["clip"] and clips is not None:
             shown.append(Shown(CLIP, clips / f"{some['clip'][:ID_DIGITS]}.mp4"))
-        for variant, label in SHOWN.items():
+        for variant, label in labels.items():
             if row := variants.get(variant):
                 path = inside(videos, f"{row['item']}.mp4", "per_sample.json")
                 shown.append(Shown(label, path, row.get("psnr_db"), row.get("hit"), _stem(row.get("nearest_name"))))

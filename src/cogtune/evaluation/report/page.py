@@ -34,7 +34,7 @@ def render(evidence: Evidence) -> str:
         .get_template("report.html.j2")
         .render(
             evidence=evidence,
-            headline=sentences.headline(evidence.metrics),
+            headline=sentences.headline(evidence.metrics, trained=evidence.data is not None),
             summary=sentences.summary(evidence.metrics),
             rows=sentences.rows(evidence.metrics),
             training=sentences.training(evidence.metrics, evidence.timings),

@@ -58,8 +58,10 @@ def rows(metrics: dict[str, Any]) -> list[Row]:
     return found
 
 
-def headline(metrics: dict[str, Any]) -> str:
-    """The one sentence that a reader takes away."""
+def headline(metrics: dict[str, Any], trained: bool = True) -> str:
+    """The one sentence that a reader takes away. ``trained``: false where given weights were sampled."""
+    if not trained:
+        return "Samples of your own prompts, by the weights that were loaded."
     by_variant = {row.variant: row for row in rows(metrics)}
     tuned, base = by_variant.get("tuned"), by_variant.get("base")
     if tuned is None:

@@ -1,0 +1,152 @@
+"""`args.mode: inference`: given weights are sampled as they are, and there is no scan, training or export."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from cogtune.plan.experiments import Workspace
+from cogtune.stages.export import final
+from cogtune.stages.job import Job
+from cogtune.stages.sample import _loaded
+from cogtune.stages.train import start_of
+from cogtune.train.start import trained_model
+from tests.workflow.project import Project, environment
+
+pytestmark = pytest.mark.workflow
+ADAPTERS = """model:
+  lora_train: true
+  network_config:
+    params:
+      modules:
+        lora_config: {target: sat.model.finetune.lora2.LoraMixin, params: {r: 4}}
+"""
+SAMPLING = """args:
+  mode: inference
+  seed: 11
+  input_type: txt
+  input_file: prompts.txt
+  encoder_precision: fp32
+"""
+EXPERIMENTS = """ranks: 2
+experiments:
+  tuned:
+    base: [config/tiny.yaml, config/adapters.yaml]
+    set: [args.train_iters=2, "args.sampling_controls=[]", args.sampling_count=1, "args.export_formats=[merged]"]
+  by_name:
+    base: [config/model.yaml, config/adapters.yaml, config/sampling.yaml]
+    set: [args.load.experiment=tuned, "args.sampling_controls=[base, guided]", args.sampling_guided=false]
+"""
+BY_FILE = """  by_file:
+    base: [config/model.yaml, config/sampling.yaml]
+    set: [args.load=weights]
+"""
+
+
+def cogtune(project: Project, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "cogtune", *words]
+    return subprocess.run(command, cwd=project.root, env=environment(), capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def sampling(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A copy of the finished project whose tuned experiment is done; its merged weights are in weights/."""
+    copy = Project(tmp_path_factory.mktemp("inference") / "project")
+    shutil.copytree(project.root, copy.root, symlinks=True)
+    sections = yaml.safe_load(copy.config.read_text())
+    files = {
+        "config/model.yaml": yaml.safe_dump({name: sections[name] for name in ("model", "data")}, sort_keys=False),
+        "config/adapters.yaml": ADAPTERS,
+        "config/sampling.yaml": SAMPLING,
+        "config/config.yaml": EXPERIMENTS,
+        "prompts.txt": "a wave\na stripe\n",
+    }
+    for name, text in files.items():
+        (copy.root / name).write_text(text)
+    copy.snakemake("experiment_tuned")
+    shutil.copytree((copy.root / "results/tuned/export").resolve() / "merged", copy.root / "weights")
+    (copy.root / "config/config.yaml").write_text(EXPERIMENTS + BY_FILE)
+    return copy
+
+
+def test_every_command_samples_and_does_nothing_else(sampling: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = set(sampling.receipts())
+    planned = json.loads(cogtune(sampling, "plan", "by_name", "by_file", "--format", "json").stdout)
+    stages = {one["experiment"]: [step["stage"] for step in one["stages"]] for one in planned["experiments"]}
+    assert stages["by_name"] == stages["by_file"] == ["sample", "report"]
+    dry = sampling.snakemake("-n", "experiment_by_name", "experiment_by_file").stdout
+    assert "rule sample:" in dry
+    assert not any(f"rule {stage}:" in dry for stage in ("scan", "preprocess", "latents", "text", "train", "export"))
+
+    sampling.snakemake("experiment_by_name", "experiment_by_file")
+    new = set(sampling.receipts()) - before
+    assert sorted(name.partition("-")[0] for name in new) == ["sample", "sample"]
+    for name, variants in (("by_name", ["guided", "tuned"]), ("by_file", ["tuned"])):
+        results = sampling.root / "results" / name
+        rows = json.loads((results / "per_sample.json").read_text())
+        assert sorted({row["variant"] for row in rows}) == variants, "nothing was trained, so there is no base"
+        assert len(list((results / "samples").glob("*.mp4"))) == 2 * len(variants)
+        page = (results / "report.html").read_text()
+        assert "by the weights that were loaded" in page
+        assert "After training" not in page
+        assert json.loads((results / "metrics.json").read_text()) == {"samples.count": 2}
+    assert "Nothing to be done" in sampling.snakemake("experiment_by_name", "experiment_by_file").stderr
+
+    words = ["--base", "config/model.yaml", "config/sampling.yaml", "--", "args.load=weights"]
+    by_hand = cogtune(sampling, "sample", *words)  # the same job
+    assert by_hand.returncode == 0, by_hand.stderr
+    assert set(sampling.receipts()) == before | new
+
+    monkeypatch.chdir(sampling.root)
+    workspace = Workspace.load("config/config.yaml")
+    job = Job(workspace.slices("by_name")["sample"], workspace.store)
+    earlier = job.upstream_job("load")
+    expected = trained_model(start_of(earlier), final(earlier, average=False)).state_dict()
+    sampled = _loaded(job, torch.float32).state_dict()
+    assert any("matrix_" in name for name in sampled)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in sampled.items())
+    job = Job(workspace.slices("by_file")["sample"], workspace.store)
+    sampled = _loaded(job, torch.float32).state_dict()
+    (file,) = Path("weights").rglob("*.pt")
+    given = torch.load(file, weights_only=True)["module"]
+    fits = {
+        name: given["model.diffusion_model." + name] for name in sampled if "model.diffusion_model." + name in given
+    }
+    assert len(fits) > 20
+    assert all(torch.equal(tensor, sampled[name]) for name, tensor in fits.items())
+
+
+def test_the_result_of_sampling_is_no_weights(sampling: Project) -> None:
+    words = ["--base", "config/model.yaml", "config/sampling.yaml", "--", "args.load.experiment=by_name"]
+    told = cogtune(sampling, "sample", *words)
+    assert told.returncode == 2
+    assert "by_name only samples (args.mode: inference)" in told.stderr
+
+
+@pytest.mark.parametrize("stage", ["scan", "latents", "train", "export", "evaluate"])
+def test_a_stage_of_training_has_nothing_to_do(sampling: Project, stage: str) -> None:
+    words = ["--base", "config/model.yaml", "config/sampling.yaml", "--", "args.load=weights"]
+    told = cogtune(sampling, stage, *words)
+    assert told.returncode == 1
+    assert f"{stage}: nothing to do, because args.mode is inference" in told.stderr
+
+
+@pytest.mark.parametrize("command", [["config", "check"], ["plan"], ["sample"]], ids=" ".join)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("args.input_type=txt", "args.load: not set; with mode inference it is what is sampled"),
+        ("args.input_type=cli", "args.input_type: cli asks for the captions of the data set"),
+    ],
+)
+def test_what_is_lacking_is_said_by_every_command(
+    sampling: Project, command: list[str], change: str, message: str
+) -> None:
+    told = cogtune(sampling, *command, "--base", "config/model.yaml", "config/sampling.yaml", "--", change)
+    assert told.returncode != 0
+    assert message in told.stderr

@@ -203,7 +203,8 @@ def _contexts(job: Job, prompts: list[Prompt]) -> dict[str, Tensor]:
     own = [p for p in {p.caption_id: p for p in prompts}.values() if p.caption_id not in known]
     if own:
         precision = dtype_of(job.config["args"].get("encoder_precision") or "fp32")
-        with job.upstream_job("text").proven("model.conditioner_config"):
+        encodes = job.upstream_job("text") if "text" in job.upstream else job  # whose key holds the encoder's hash
+        with encodes.proven("model.conditioner_config"):
             embedder = build(job.config["model"]["conditioner_config"]).embedder(device_for(), precision)
             for prompt in own:
                 found[prompt.caption_id] = embedder.encode([prompt.caption])[0].cpu()

@@ -13,6 +13,7 @@ from cogtune.config.schema.common import RANKS
 from cogtune.config.slices import read_slice
 from cogtune.config.stages import STAGES
 from cogtune.errors import UserError
+from cogtune.runtime.failures import explained
 
 _STAGE_HELP = {
     "scan": "find videos and captions, reject what cannot be used, write the data report",
@@ -274,7 +275,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown:
         parser.error(_unknown_words(unknown, words[:cut]))
     try:
-        return run(arguments, words[cut + 1 :])
+        with explained():
+            return run(arguments, words[cut + 1 :])
     except (ConfigError, ConfigErrors, UserError) as error:
         if arguments.debug:
             raise

@@ -79,7 +79,8 @@ def test_every_command_samples_and_does_nothing_else(sampling: Project, monkeypa
     planned = json.loads(cogtune(sampling, "plan", "by_name", "by_file", "--format", "json").stdout)
     stages = {one["experiment"]: [step["stage"] for step in one["stages"]] for one in planned["experiments"]}
     assert stages["by_name"] == stages["by_file"] == ["sample", "report"]
-    dry = sampling.snakemake("-n", "experiment_by_name", "experiment_by_file").stdout
+    shown = sampling.snakemake("-n", "experiment_by_name", "experiment_by_file")
+    dry = shown.stdout + shown.stderr
     assert "rule sample:" in dry
     assert not any(f"rule {stage}:" in dry for stage in ("scan", "preprocess", "latents", "text", "train", "export"))
 

@@ -9,23 +9,35 @@ from cogtune.errors import UserError
 from cogtune.plan.experiments import Workspace
 from cogtune.plan.here import refused_here
 from cogtune.runtime.directory import hold_directory
+from cogtune.runtime.failures import explained
 
 
+def in_one_sentence(work):
+    """What a user is expected to read ends the workflow here, without Snakemake's account of where it was raised."""
+
+    def inner(*given):
+        try:
+            with explained():
+                return work(*given)
+        except UserError as error:
+            print(f"cogtune: {error}", file=sys.stderr)
+            sys.exit(error.exit_code)
+
+    return inner
+
+
+@in_one_sentence
 def open_workspace():
     """The experiments, each checked now: a bad config ends here with exit code 2, before any job."""
-    try:
-        workspace = Workspace.load("config/config.yaml", config)
-        if (
-            workspace.demo_data
-            and subprocess.run([sys.executable, "demo/make_data.py"]).returncode
-        ):
-            sys.exit(1)
-        for name in workspace.targets:
-            workspace.scan_receipts(name)
-        return workspace
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(error.exit_code)
+    workspace = Workspace.load("config/config.yaml", config)
+    if (
+        workspace.demo_data
+        and subprocess.run([sys.executable, "demo/make_data.py"]).returncode
+    ):
+        sys.exit(1)
+    for name in workspace.targets:
+        workspace.scan_receipts(name)
+    return workspace
 
 
 def only_one_here():
@@ -68,11 +80,13 @@ def slice_file(wildcards):
     return f"{STORE}/slices/{wildcards.key}.json"
 
 
+@in_one_sentence
 def run_file(wildcards):
     """What this run tells the job beside its identity: paths, ranks, upstream jobs."""
     return os.path.relpath(WORKSPACE.job(wildcards.key).run)
 
 
+@in_one_sentence
 def upstream(wildcards):
     """Receipts of the jobs that this one stands on, as this run names them."""
     jobs = WORKSPACE.job(wildcards.key).volatile["jobs"]
@@ -89,6 +103,7 @@ def upstream(wildcards):
 def published(name):
     """The final target of an experiment: known only after its scans, hence a function of their checkpoint."""
 
+    @in_one_sentence
     def target(wildcards):
         await_scans(name)
         return str(WORKSPACE.published(name))
@@ -99,6 +114,7 @@ def published(name):
 def compared(name):
     """The report of a sweep: known only after the scans of all its members."""
 
+    @in_one_sentence
     def target(wildcards):
         for member in WORKSPACE.sweeps[name].points:
             await_scans(member)

@@ -31,6 +31,10 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+DIGESTS = ("clips", "captions", "train", "pairs")
+"""What `data_digests` gives."""
+
+
 def data_digests(rows: Iterable[tuple[str, str, str]]) -> dict[str, str]:
     """Digests of a scanned data set, one for each thing that a stage can depend on.
 

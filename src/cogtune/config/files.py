@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -72,7 +72,8 @@ class ContentHashes:
         if self._dirty:
             from cogtune.runtime.atomic import write_json
 
-            write_json(self._memo_path, self._memo)
+            with suppress(OSError):  # a store that can only be read: the files are hashed again next time
+                write_json(self._memo_path, self._memo)
             self._dirty = False
 
 

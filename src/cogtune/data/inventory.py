@@ -12,6 +12,7 @@ from cogtune.config.stages import STAGES
 from cogtune.errors import UserError
 from cogtune.runtime.locks import hold_lock
 from cogtune.runtime.paths import check_removable, key_folder, remove_folder
+from cogtune.runtime.records import read_record
 
 
 def run(action: str, store: Path, key: str | None, results: Path) -> int:
@@ -53,6 +54,13 @@ def drop(store: Path, key: str, results: Path) -> list[Path]:
             (store / "records" / f"{stage}-{name}.json").unlink(missing_ok=True)
         removed += [folder, *remove_receipts(store, folder, results)]
     return removed
+
+
+def finished_folders(store: Path, results: Path) -> set[Path]:
+    """The folders of all jobs that a receipt says are finished."""
+    receipts = {path.stem for path in (results / ".receipts").glob("*-*.json")}
+    done = [part for part in _slices(store) if f"{part.stage}-{part.key}" in receipts]
+    return {store / part.stage / (part.items_key if STAGES[part.stage].items else part.key) for part in done}
 
 
 def remove_receipts(store: Path, folder: Path, results: Path) -> list[Path]:
@@ -120,8 +128,8 @@ def _print_table(store: Path) -> None:
     for stage in STAGES:
         for folder in sorted((store / stage).glob("*/")):
             files = [path for path in folder.rglob("*") if path.is_file()]
-            record = store / "records" / f"{stage}-{folder.name}.json"
-            seconds = f"{json.loads(record.read_text())['seconds']:.1f}" if record.exists() else ""
+            record = read_record(store / "records" / f"{stage}-{folder.name}.json")
+            seconds = f"{record['seconds']:.1f}" if record else ""
             table.add_row(
                 stage, folder.name, decimal(sum(path.stat().st_size for path in files)), str(len(files)), seconds
             )

@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 from cogtune.data.walk import Seen, escaped, walk
 from cogtune.errors import UserError
-from cogtune.runtime.atomic import write_text
+from cogtune.runtime.atomic import write_changed
 from cogtune.runtime.faults import told_of_environment
 from cogtune.runtime.paths import shown
+from cogtune.runtime.saved import check_sums, how_to_repair
 
 _ROWS_AT_ONCE = 4096
 _DIGEST = re.compile(r"[0-9a-f]{64}").fullmatch
@@ -90,17 +91,18 @@ def write_manifest(path: Path, rows: Iterable[ClipRow]) -> None:
     """One JSON object a line, sorted by (split, clip); ``target`` stands only where there is one."""
     ordered = sorted(rows, key=lambda row: (row.split, row.clip))
     told = ({name: value for name, value in asdict(row).items() if value or name != "target"} for row in ordered)
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in told))
+    write_changed(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in told))
 
 
 def read_manifest(path: Path) -> list[ClipRow]:
     """The rows that `write_manifest` wrote. Raises UserError if there are none to read."""
     try:
+        check_sums(path)
         return [_checked(ClipRow(**json.loads(line))) for line in path.read_text("utf-8").split("\n") if line]
     except FileNotFoundError:
-        raise UserError(f"{path}: no manifest; run the scan stage first") from None
+        raise UserError(f"{path}: no manifest; {how_to_repair(path.parent)}") from None
     except (ValueError, TypeError) as error:
-        raise UserError(f"{path}: not a manifest of this version ({error}); delete its folder and scan again") from None
+        raise UserError(f"{path}: not a manifest of this version ({error}); {how_to_repair(path.parent)}") from None
 
 
 def _checked(row: ClipRow) -> ClipRow:
@@ -127,6 +129,7 @@ def read_columns(path: Path) -> Columns:
     """
     found = Columns([], [], [])
     try:
+        check_sums(path)
         with path.open("rb") as lines:
             for line in lines:
                 # Keys stand in the order of ClipRow, and a quotation mark inside a value is escaped.
@@ -137,7 +140,7 @@ def read_columns(path: Path) -> Columns:
                 if not line.startswith(_CLIP):
                     raise ValueError("a row that does not begin with its clip")
     except FileNotFoundError:
-        raise UserError(f"{path}: no manifest; run the scan stage first") from None
+        raise UserError(f"{path}: no manifest; {how_to_repair(path.parent)}") from None
     except ValueError as error:
         raise UserError(f"{path}: not a manifest of this version ({error}); delete its folder and scan again") from None
     return found

@@ -7,6 +7,7 @@ from typing import Any
 
 from cogtune.config.slices import Slice, leaves_of, nest
 from cogtune.data.listing import Columns, read_columns
+from cogtune.runtime.records import read_record
 
 Identity = dict[str, Any]
 
@@ -26,7 +27,7 @@ class History:
 
     def record(self, stage: str, key: str) -> dict[str, Any]:
         """What a job's runs took together; empty if it has never finished."""
-        return _read(self.store / "records" / f"{stage}-{key}.json")
+        return read_record(self.store / "records" / f"{stage}-{key}.json")
 
     def receipt(self, stage: str, key: str) -> dict[str, Any]:
         """What the job's receipt says; empty if there is none."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cogtune.config.batches import BatchMemo, plan_batches
-from cogtune.config.digest import digest
+from cogtune.config.digest import DIGESTS, digest
 from cogtune.config.errors import ConfigError
 from cogtune.config.files import ContentHashes, Source
 from cogtune.config.merge import Config
@@ -17,7 +17,7 @@ from cogtune.config.slices import Slice, cut, reads_identity
 from cogtune.config.stages import STAGES, Stage, stages_of
 from cogtune.data.listing import fingerprint
 from cogtune.data.prompts import read_prompts
-from cogtune.errors import UserError
+from cogtune.runtime.saved import how_to_repair, read_sealed
 
 _PROMPTS = "args.input_file"
 
@@ -98,12 +98,8 @@ class Resolver:
 
     def digests(self) -> dict[str, str]:
         """The data digests that the finished scan left. Raises UserError where they are not there, or damaged."""
-        path = self.place.store / "scan" / self.scan().key / "digests.json"
-        try:
-            return json.loads(path.read_text())
-        except (OSError, ValueError):
-            receipt = self.place.receipt(self.scan())
-            raise UserError(f"{path}: cannot be read; delete {receipt}, then the scan runs again") from None
+        folder = self.place.store / "scan" / self.scan().key
+        return read_sealed(folder / "digests.json", dict.fromkeys(DIGESTS, str), how_to_repair(folder))
 
     def all(self) -> dict[str, Slice]:
         """Every stage's slice, written to the store, and what this run tells them. Needs the scan, if any, to be done."""

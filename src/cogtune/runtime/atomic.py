@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from cogtune.runtime.failures import NOTE
+
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -26,11 +28,20 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         sync(temporary)
         os.replace(temporary, target)
-    except BaseException:
-        with suppress(FileNotFoundError):
+    except BaseException as error:
+        with suppress(OSError):
             temporary.unlink()
+        error.add_note(f"{NOTE}{target}")
         raise
     sync(target.parent)
+
+
+def write_changed(path: str | os.PathLike[str], text: str) -> None:
+    """`write_text`, but a file that holds ``text`` already is left alone: a finished store needs no permission to write."""
+    with suppress(OSError):
+        if Path(path).read_bytes() == text.encode():
+            return
+    write_text(path, text)
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cogtune.errors import UserError
-from cogtune.runtime.atomic import write_json, write_text
+from cogtune.runtime.atomic import write_changed
 from cogtune.runtime.paths import inside, is_key
 
 SUMS = "SHA256SUMS"
@@ -36,10 +36,11 @@ def how_to_repair(folder: Path) -> str:
 
 def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
     """Write a JSON object with its checksum."""
-    write_json(path, {**value, _CHECKSUM: _seal(value)})
+    whole = {**value, _CHECKSUM: _seal(value)}
+    write_changed(path, json.dumps(whole, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_sealed(path: Path, keys: Mapping[str, type | tuple[type, ...]], what_to_do: str) -> dict[str, Any]:
+def read_sealed(path: Path, keys: Mapping[str, Any], what_to_do: str) -> dict[str, Any]:
     """A JSON object that `write_sealed` wrote, without its checksum, or one that was written before there were any.
 
     ``keys``: those that must be there, with their types. Raises DamagedError that ends with ``what_to_do``.
@@ -50,7 +51,7 @@ def read_sealed(path: Path, keys: Mapping[str, type | tuple[type, ...]], what_to
     return found
 
 
-def read_json(path: Path, keys: Mapping[str, type | tuple[type, ...]], what_to_do: str) -> dict[str, Any]:
+def read_json(path: Path, keys: Mapping[str, Any], what_to_do: str) -> dict[str, Any]:
     """A JSON object with at least these ``keys`` of these types. Raises DamagedError, naming the file and the key."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -75,7 +76,7 @@ def write_sums(folder: Path, files: Iterable[Path]) -> None:
     known = _sums(folder) if (folder / SUMS).exists() else {}
     for path in files:
         known[path.relative_to(folder).as_posix()] = _digest(path)
-    write_text(folder / SUMS, "".join(f"{known[name]}  {name}\n" for name in sorted(known)))
+    write_changed(folder / SUMS, "".join(f"{known[name]}  {name}\n" for name in sorted(known)))
 
 
 def check_sums(path: Path) -> bool:

@@ -1,8 +1,6 @@
 """Stage `evaluate`: holds samples and reconstructions against the clips, and writes metrics.json."""
 
-import json
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,11 +17,13 @@ from cogtune.errors import UserError
 from cogtune.evaluation.generate import decode
 from cogtune.evaluation.measure import Measured, Sample, flat_metrics, measure, per_sample
 from cogtune.evaluation.prompts import ID_DIGITS
+from cogtune.evaluation.report.gather import read_summary
 from cogtune.evaluation.report.publish import to_json
 from cogtune.evaluation.video import write_mp4
-from cogtune.runtime.atomic import write_text
+from cogtune.runtime.atomic import write_changed
 from cogtune.runtime.devices import device_for, dtype_of, set_threads
 from cogtune.runtime.faults import told_of_environment
+from cogtune.runtime.saved import write_sums
 from cogtune.stages.job import Job, missing
 from cogtune.stages.latents import accepted
 from cogtune.stages.preprocess import source_of
@@ -50,8 +50,9 @@ def run(job: Job) -> dict[str, Any]:
     measured = {clip: Measured(**meta) for clip, meta in job.rows().metas(clips)}
     rows = per_sample(samples, measured)
     found = flat_metrics(rows, measured, {clip: row.split for clip, row in clips.items()}) | _losses(job)
-    write_text(folder / PER_SAMPLE, to_json(rows))
-    write_text(folder / METRICS, to_json(found))
+    write_changed(folder / PER_SAMPLE, to_json(rows))
+    write_changed(folder / METRICS, to_json(found))
+    write_sums(folder, [folder / PER_SAMPLE, folder / METRICS])
     figures = {name: found[name] for name in ("samples.retrieval_accuracy", "samples.psnr_db") if name in found}
     return {"made": len(lacking), "reused": len(clips) - len(lacking), **figures}
 
@@ -128,6 +129,5 @@ def _pixels(row: ClipRow, meta: dict[str, Any], size: list[int], decoder: Decode
 
 def _losses(job: Job) -> dict[str, float]:
     """First and last training loss, each the mean of a few steps, as training summed them up."""
-    train = job.upstream_job("sample").upstream_job("export").job_dir("train")
-    summary = json.loads(Path(train / "final" / "summary.json").read_text())
+    summary = read_summary(job.upstream_job("sample").upstream_job("export").job_dir("train"))
     return {f"train.{name}": round(summary[name], _LOSS_DIGITS) for name in ("loss_first", "loss_last")}

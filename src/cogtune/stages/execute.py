@@ -4,7 +4,8 @@ import importlib
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from cogtune.config.stages import STAGES
 from cogtune.errors import UserError
 from cogtune.plan.cost.machines import device_names
 from cogtune.runtime.atomic import write_json
+from cogtune.runtime.failures import explained, is_not_writable
 from cogtune.runtime.locks import hold_lock
 from cogtune.runtime.log import last_lines, tee_to
+from cogtune.runtime.records import read_record
 from cogtune.stages.job import Job
 
 
@@ -26,13 +29,14 @@ def execute(job: Job, receipt: Path | None) -> dict[str, Any]:
     name = job.slice.stage
     run: Callable[[Job], dict[str, Any]] = importlib.import_module(f"cogtune.stages.{name}").run
     folder = job.items_dir() if name in STAGES and STAGES[name].items else job.job_dir()
-    with hold_lock(job.store / "locks" / f"{name}-{folder.name}.lock"):
+    with _lock(job.store / "locks" / f"{name}-{folder.name}.lock") as locked:
         started = time.monotonic()
         with job.proven():
             load_used(job.config)
         counts = run(job)
         seconds = time.monotonic() - started
-        _record(job, counts, seconds)
+        if locked:
+            _record(job, counts, seconds)
     found = {"stage": name, "key": job.key, **counts, "seconds": round(seconds, 3)}
     if receipt is not None:
         write_json(receipt, found)
@@ -40,12 +44,26 @@ def execute(job: Job, receipt: Path | None) -> dict[str, Any]:
     return found
 
 
+@contextmanager
+def _lock(path: Path) -> Iterator[bool]:
+    """Hold the lock; False in a store that cannot be written: what is complete there can be used without it."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(hold_lock(path))
+        except OSError as error:
+            if not is_not_writable(error):
+                raise
+            yield False
+        else:
+            yield True
+
+
 def execute_logged(job: Job, receipt: Path | None, command: str) -> dict[str, Any]:
     """`execute` with everything printed also in ``job.log_path``; a failure says how to repeat it by hand."""
     if job.log_path is None:
         return execute(job, receipt)
     try:
-        with tee_to(job.log_path):
+        with tee_to(job.log_path), explained():
             print(f"[{job.slice.stage}] key {job.key}: {command}", file=sys.stderr)
             return execute(job, receipt)
     except BaseException as error:
@@ -59,11 +77,9 @@ def execute_logged(job: Job, receipt: Path | None, command: str) -> dict[str, An
 def _record(job: Job, counts: dict[str, Any], seconds: float) -> None:
     """Add this run to the job's record. Receipts may be lost and written again by a run that made nothing, so what the
     work really cost is kept here: a run that only found its work done changes nothing. `plan` estimates from it."""
-    import json
-
     path = job.store / "records" / f"{job.slice.stage}-{job.key}.json"
-    known = json.loads(path.read_text()) if path.exists() else None
-    if known is not None and not counts.get("made"):
+    known = read_record(path)
+    if known and not counts.get("made"):
         return
     peak_kib = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     empty = {"stage": job.slice.stage, "key": job.key, "runs": 0, "seconds": 0.0, "peak_memory_mib": 0.0, "made": 0}

@@ -18,13 +18,14 @@ from cogtune.config.digest import digest
 from cogtune.config.files import proven
 from cogtune.config.registry import build
 from cogtune.errors import UserError
+from cogtune.evaluation.report.gather import read_index
 from cogtune.model.dit import DiffusionTransformer
 from cogtune.model.lora import is_adapter
 from cogtune.model.weights import foreign, load_weights
 from cogtune.model.weights.formats import FORMATS, GIGABYTE, Settings, Whole, write
 from cogtune.runtime.devices import device_for, dtype_of
 from cogtune.runtime.paths import inside, remove_own
-from cogtune.runtime.saved import how_to_repair, read_sealed, write_sealed, write_sums
+from cogtune.runtime.saved import write_sealed, write_sums
 from cogtune.stages.job import Job
 from cogtune.stages.train import start_of, start_sources
 from cogtune.train import result
@@ -75,7 +76,7 @@ def exported(folder: Path) -> Path:
 
 def _index(folder: Path) -> dict[str, Any]:
     path = folder / INDEX
-    return read_sealed(path, {"format": str, "formats": dict}, how_to_repair(folder)) if path.exists() else {}
+    return read_index(folder) if path.exists() else {}
 
 
 def _said(check: dict[str, Any]) -> Any:

@@ -1,6 +1,6 @@
 """What a stage is given: its slice, its folders, and a progress bar."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -76,15 +76,20 @@ class Job:
             return ShardReader(self.items_dir() if STAGES[self.slice.stage].items else self.job_dir())
         job = self._upstream(stage)
         folder = self.items_dir(stage) if STAGES[job["stage"]].items else self.job_dir(stage)
-        command = f"cogtune {job['stage']} --slice {self.store / 'slices' / job['key']}.json"
+        slice_file, run = self.store / "slices" / f"{job['key']}.json", self._run_of(job)
+        command = f"cogtune {job['stage']} --slice {slice_file} --run {run}"
         return ShardReader(folder, f"`{command}` makes what is missing there; then run this again")
 
     def upstream_job(self, stage: str) -> "Job":
         """The upstream job itself, as this run or the one that it starts from tells it: its config, its own upstream."""
         job = self._upstream(stage)
-        run = inside(self.run_file.parent, job["run"], self.run_file) if "run" in job else self.run_file
+        run = self._run_of(job)
         path = key_folder(self.store / "slices", job["key"], self._named_by).with_suffix(".json")
         return Job(read_slice(path, run), self.store, self.log_path, self.plain)
+
+    def _run_of(self, job: Mapping[str, str]) -> Path:
+        """The file that tells an upstream job what belongs to the run."""
+        return inside(self.run_file.parent, job["run"], self.run_file) if "run" in job else self.run_file
 
     @property
     def run_file(self) -> Path:

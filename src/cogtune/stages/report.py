@@ -1,6 +1,5 @@
 """Stage `report`: publishes results/<experiment>/, from what the other stages left in the store."""
 
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ def run(job: Job) -> dict[str, Any]:
         validation=figures.validation,
         data=_data(job) if trained else None,
         stages=gather.stages(job.store / "records", job.upstream),
-        exports=gather.exports(job.items_dir("export") / "index.json") if trained else [],
+        exports=gather.exports(job.items_dir("export")) if trained else [],
         config_yaml=told["config_yaml"],
         run=_identity(job),
     )
@@ -79,11 +78,11 @@ class Figures:
             strips = gather.strips(rows, sample / "videos", None, sample / "images", gather.SAMPLED)
             return cls(rows, metrics, gather.timings({}, stages), strips, [], [])
         train, evaluate = report.job_dir("train"), report.job_dir("evaluate")
-        rows = gather.with_names(_read(evaluate / "per_sample.json"), report.manifest())
+        rows = gather.with_names(gather.read_per_sample(evaluate), report.manifest())
         return cls(
             rows,
-            _read(evaluate / "metrics.json"),
-            gather.timings(_read(train / "final" / "summary.json"), stages),
+            gather.read_metrics(evaluate),
+            gather.timings(gather.read_summary(train), stages),
             gather.strips(rows, sample / "videos", evaluate / "clips", sample / "images"),
             **gather.history(train / "log.jsonl"),
         )
@@ -125,7 +124,3 @@ def _data(job: Job) -> Any:
         encoded=job.rows("text"),
         params=params,
     )
-
-
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))

@@ -15,8 +15,9 @@ from cogtune.config.digest import data_digests
 from cogtune.data.listing import ClipRow, write_manifest
 from cogtune.data.scan import Found, Memo, Reject, scan
 from cogtune.errors import UserError
-from cogtune.runtime.atomic import write_json, write_text
+from cogtune.runtime.atomic import write_changed
 from cogtune.runtime.progress import Progress
+from cogtune.runtime.saved import write_sealed, write_sums
 from cogtune.stages.job import Job
 
 _SHOWN = 5
@@ -33,11 +34,12 @@ def run(job: Job) -> dict[str, Any]:
     params = job.config.get("data", {}).get("params", {})
     roots = {split: args.get(f"{split}_data") or [] for split in ("train", "valid")}
     found = _scan(job, roots, params.get("allow_missing_caption", False), params.get("follow_links", True))
-    write_text(folder / "rejects.jsonl", "".join(map(_line, [*found.rejects, *found.others])))
+    write_changed(folder / "rejects.jsonl", "".join(map(_line, [*found.rejects, *found.others])))
     _refuse(found, roots["train"], args.get("max_reject_share", 0.5), folder)
     write_manifest(folder / "manifest.jsonl", found.rows)
-    write_json(folder / "report.json", report(found))
-    write_json(folder / "digests.json", data_digests((row.clip, row.caption, row.split) for row in found.rows))
+    write_sealed(folder / "report.json", report(found))
+    write_sums(folder, [folder / "manifest.jsonl", folder / "rejects.jsonl"])
+    write_sealed(folder / "digests.json", data_digests((row.clip, row.caption, row.split) for row in found.rows))
     total = len(found.rows) + len(found.rejects)
     splits = Counter(row.split for row in found.rows)
     return {

@@ -1,6 +1,7 @@
 """Stage `train`: tunes the diffusion transformer on the cached latents and texts; resumes by itself."""
 
 import json
+import sys
 from contextlib import AbstractContextManager
 from dataclasses import astuple
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 from cogtune.config.batches import BatchMemo
 from cogtune.config.files import Source, restamped
 from cogtune.errors import UserError
+from cogtune.evaluation.report.gather import read_summary
 from cogtune.runtime.progress import Progress
 from cogtune.stages.job import Job
 from cogtune.stages.latents import accepted
@@ -28,7 +30,7 @@ def run(job: Job) -> dict[str, Any]:
     made = not (final / result.SUMMARY).exists()
     if made:
         _train(job)
-    summary = json.loads((final / result.SUMMARY).read_text())
+    summary = read_summary(job.job_dir())
     figures = {name: summary[name] for name in _FIGURES if name in summary}
     return {"made": int(made), "reused": int(not made), **figures}
 
@@ -117,7 +119,9 @@ class _Reports:
 
     def line(self, text: str) -> None:
         report = json.loads(text)
-        if "start" in report:
+        if "notice" in report:
+            print(f"[train] {report['notice']}", file=sys.stderr, flush=True)
+        elif "start" in report:
             label = f"train from step {report['start']}" if report["start"] else "train"
             self._context = self._job.progress(report["steps"] - report["start"], label, "steps")
             self._bar = self._context.__enter__()

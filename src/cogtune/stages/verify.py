@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from cogtune.config.digest import DIGESTS
 from cogtune.config.stages import STAGES
 from cogtune.data.container import declared
-from cogtune.data.inventory import remove_receipts
+from cogtune.data.inventory import finished_folders, remove_receipts
+from cogtune.data.listing import read_manifest
 from cogtune.data.shards import Shard
 from cogtune.data.store import ShardReader, damaged_rows, shard_paths, take_out
 from cogtune.errors import UserError
+from cogtune.evaluation.report.gather import read_index, read_metrics, read_per_sample, read_summary
 from cogtune.runtime.locks import hold_lock
 from cogtune.runtime.paths import inside, is_key, key_folder, remove_own
 from cogtune.runtime.progress import progress
@@ -43,7 +46,8 @@ def run(store: Path, key: str | None, repair: bool, results: Path) -> int:
     folders = [folder for folder in folders if folder.is_dir()]
     if key and not folders:
         raise UserError(f"{store}: nothing has the key {key}; `cogtune store list` shows the keys")
-    checks = [check for folder in folders for check in _checks(folder)]
+    done = finished_folders(store, results)
+    checks = [check for folder in folders for check in _checks(folder, folder in done)]
     found = 0
     with progress(len(checks), "verify", "files", plain=not sys.stderr.isatty()) as bar:
         for folder, check in checks:
@@ -73,8 +77,8 @@ def _repair(folder: Path, damage: Damage, results: Path) -> None:
         print(f"taken out of {folder}", flush=True)
 
 
-def _checks(folder: Path) -> Iterator[tuple[Path, Callable[[], Iterator[Damage]]]]:
-    """Every file of a folder that has something to be held against."""
+def _checks(folder: Path, done: bool) -> Iterator[tuple[Path, Callable[[], Iterator[Damage]]]]:
+    """Every file of a folder that has something to be held against. ``done``: a receipt says that its job is finished."""
     stage = folder.parent.name
     for path in shard_paths(folder) if stage not in ("train", "export") else ():
         yield folder, partial(_shard, path)
@@ -83,10 +87,15 @@ def _checks(folder: Path) -> Iterator[tuple[Path, Callable[[], Iterator[Damage]]
     if stage == "train":
         for path in sorted(folder.glob("checkpoints/step-*")):
             yield folder, partial(_checkpoint, path)
-        if (folder / "final").is_dir():
-            yield folder, partial(_final, folder / "final")
-    if stage == "export" and (folder / "index.json").exists():
+        if done or (folder / "final/summary.json").exists():
+            yield folder, partial(_told, folder / "final", partial(read_summary, folder))
+    if stage == "export" and (done or (folder / "index.json").exists()):
         yield folder, partial(_exported, folder)
+    if stage == "scan" and (done or (folder / "digests.json").exists()):
+        yield folder, partial(_told, folder, partial(_read_scan, folder))
+    if stage == "evaluate" and (done or (folder / "metrics.json").exists()):
+        for name, read in (("metrics.json", read_metrics), ("per_sample.json", read_per_sample)):
+            yield folder, partial(_told, folder / name, partial(read, folder))
 
 
 def _shard(path: Path) -> Iterator[Damage]:
@@ -133,22 +142,26 @@ def _checkpoint(path: Path) -> Iterator[Damage]:
         yield Damage(f"{path}: damaged ({error})", partial(remove_own, path), behind=False)
 
 
-def _final(final: Path) -> Iterator[Damage]:
-    """The trained weights. Without them the training resumes from its last checkpoint, which holds the same."""
+def _told(path: Path, read: Callable[[], object]) -> Iterator[Damage]:
+    """What a stage writes at its end, from what it has. Training makes final/ again from its last checkpoint."""
     try:
-        check_sums(final)
-        if (final / "summary.json").exists():
-            read_sealed(final / "summary.json", {}, "")
-    except DamagedError as error:
-        yield Damage(_first(error), partial(remove_own, final))
+        check_sums(path)
+        read()
+    except UserError as error:
+        yield Damage(_first(error), partial(remove_own, path))
+
+
+def _read_scan(folder: Path) -> None:
+    read_sealed(folder / "digests.json", dict.fromkeys(DIGESTS, str), "")
+    read_manifest(folder / "manifest.jsonl")
 
 
 def _exported(folder: Path) -> Iterator[Damage]:
     index_path = folder / "index.json"
     try:
-        index = read_sealed(index_path, {"format": str, "formats": dict}, "")
-    except DamagedError as error:
-        yield Damage(_first(error), index_path.unlink)
+        index = read_index(folder)
+    except UserError as error:
+        yield Damage(_first(error), partial(remove_own, index_path))
         return
     for name, entry in index["formats"].items():
         try:
@@ -158,7 +171,7 @@ def _exported(folder: Path) -> Iterator[Damage]:
 
 
 def _forget_format(folder: Path, name: str) -> None:
-    index = read_sealed(folder / "index.json", {"formats": dict}, "")
+    index = read_index(folder)
     path = inside(folder, index["formats"].pop(name)["path"], folder / "index.json")
     write_sealed(folder / "index.json", index)
     remove_own(path)

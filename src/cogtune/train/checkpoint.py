@@ -8,7 +8,7 @@ DeepSpeed unpickles its files without restriction, so nothing reaches it whose c
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,12 +65,12 @@ def save(engine: Any, folder: Path, step: int, keep: int, skipped: Sequence[dict
     return target
 
 
-def load_newest(engine: Any, folder: Path) -> Found | None:
+def load_newest(engine: Any, folder: Path, tell: Callable[[str], object] = print) -> Found | None:
     """Load the newest whole checkpoint into ``engine`` and return it; None if there is none. Collective.
 
     Raises UserError if it was written by another number of ranks: ZeRO cuts a checkpoint for one number.
     """
-    choice: list[Found | None] = [newest(folder) if _is_first() else None]
+    choice: list[Found | None] = [newest(folder, tell) if _is_first() else None]
     dist.broadcast_object_list(choice, src=0)
     found = choice[0]
     if found is None:
@@ -85,14 +85,24 @@ def load_newest(engine: Any, folder: Path) -> Found | None:
     return found
 
 
-def newest(folder: Path) -> Found | None:
-    """The newest checkpoint in ``folder`` with all its bytes; damaged ones are reported and passed over."""
+def newest(folder: Path, tell: Callable[[str], object] = print) -> Found | None:
+    """The newest checkpoint in ``folder`` with all its bytes; ``tell`` is told of damaged ones, which are passed over."""
+    damaged = list[str]()
     for path in sorted(folder.glob("step-*"), reverse=True):
         try:
-            return verify(path)
+            found = verify(path)
         except (ValueError, DamagedError) as error:
-            print(f"checkpoint {path} is damaged and is passed over: {error}", flush=True)
+            damaged.append(f"{path}: this checkpoint is damaged ({str(error).split(';')[0]})")
+            continue
+        _tell_of(damaged, f"step {found.step}", tell)
+        return found
+    _tell_of(damaged, "the beginning", tell)
     return None
+
+
+def _tell_of(damaged: list[str], start: str, tell: Callable[[str], object]) -> None:
+    for message in damaged:
+        tell(f"{message} and is passed over; training goes on from {start}")
 
 
 def verify(path: Path) -> Found:

@@ -20,8 +20,8 @@ from cogtune.diffusion.image import image_condition
 from cogtune.diffusion.loss import VideoDiffusionLoss
 from cogtune.errors import UserError
 from cogtune.model.lora import set_trainable
-from cogtune.runtime.atomic import write_json
 from cogtune.runtime.devices import set_threads
+from cogtune.runtime.saved import write_sealed
 from cogtune.train import checkpoint, result
 from cogtune.train.engine import RankInfo, build_engine, connect, deepspeed_config, engine_dtype, make_optimizer
 from cogtune.train.feed import Feed
@@ -64,7 +64,9 @@ def train(plan_dict: dict[str, Any], report: TextIO, stopping: Callable[[], bool
         load_used(plan.config)
     connect(here, os.environ.get("COGTUNE_RENDEZVOUS", "env://"))
     loop, module = _set_up(plan, here, report, stopping)
-    found = checkpoint.load_newest(loop.engine, loop.folder)
+    found = checkpoint.load_newest(
+        loop.engine, loop.folder, lambda text: print(json.dumps({"notice": text}), file=report)
+    )
     start = found.step if found else 0
     loop.skips.restore(found.skipped if found else [])
     if here.rank == 0:
@@ -185,4 +187,4 @@ def _finish(plan: Plan, loop: Loop, module: nn.Module, here: RankInfo) -> None:
     result.write_weights(loop.engine, module, folder / "final", facts, first=here.rank == 0)
     if here.rank == 0:
         more = {"ranks": here.ranks, "threads_per_rank": plan.threads, "start": start.to_dict()}
-        write_json(folder / "final" / result.SUMMARY, result.summary(module, folder / "log.jsonl", facts | more))
+        write_sealed(folder / "final" / result.SUMMARY, result.summary(module, folder / "log.jsonl", facts | more))

@@ -39,12 +39,14 @@ def main() -> None:
         finished = train(json.loads(arguments.plan.read_text()), reporter(), lambda: bool(_STOP_REQUESTS))
     except BaseException as error:
         from cogtune.errors import UserError
+        from cogtune.runtime.failures import explain
         from cogtune.train.launch import leave_error
 
         traceback.print_exc()
         if arguments.errors is not None:
-            rank, expected = int(os.environ.get("RANK", "0")), isinstance(error, UserError)
-            leave_error(arguments.errors, rank, error, expected, traceback.format_exc())
+            told = error if isinstance(error, UserError) else explain(error)
+            rank, expected = int(os.environ.get("RANK", "0")), told is not None
+            leave_error(arguments.errors, rank, told or error, expected, traceback.format_exc())
         _leave(1)
     _leave(0 if finished else 143)
 

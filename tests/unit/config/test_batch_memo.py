@@ -8,6 +8,8 @@ from cogtune.config.batches import BatchMemo, BatchPlan
 from cogtune.errors import UserError
 from cogtune.runtime.atomic import write_json
 
+FIRST, SECOND = "a" * 12, "b" * 12
+
 
 @pytest.fixture
 def memo(tmp_path: Path) -> BatchMemo:
@@ -16,20 +18,20 @@ def memo(tmp_path: Path) -> BatchMemo:
 
 def test_the_first_training_decides(memo: BatchMemo):
     assert memo.read() is None
-    (memo.store / "train" / "a").mkdir(parents=True)
-    memo.write(4, "a")
-    memo.write(8, "b")
-    assert memo.read() == (4, "a")
+    (memo.store / "train" / FIRST).mkdir(parents=True)
+    memo.write(4, FIRST)
+    memo.write(8, SECOND)
+    assert memo.read() == (4, FIRST)
 
 
 def test_it_ends_with_its_training(memo: BatchMemo):
-    (memo.store / "train" / "a").mkdir(parents=True)
-    memo.write(4, "a")
-    (memo.store / "train" / "a").rmdir()
+    (memo.store / "train" / FIRST).mkdir(parents=True)
+    memo.write(4, FIRST)
+    (memo.store / "train" / FIRST).rmdir()
     assert memo.read() is None
-    (memo.store / "train" / "b").mkdir()
-    memo.write(8, "b")
-    assert memo.read() == (8, "b")
+    (memo.store / "train" / SECOND).mkdir()
+    memo.write(8, SECOND)
+    assert memo.read() == (8, SECOND)
 
 
 def test_a_memo_of_an_older_version_names_no_training_and_holds(memo: BatchMemo):

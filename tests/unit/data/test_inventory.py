@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cogtune.__main__ import main
+from cogtune.config.runs import write_run
 from cogtune.config.slices import Slice
 from cogtune.config.stages import STAGES
 from cogtune.data.inventory import drop
@@ -31,6 +32,7 @@ def add(project: Path, stage: str, upstream: dict[str, str] | None = None) -> st
     values = {"values": {"stage": stage}, "format": "cogtune-slice-1", "stage": stage, "version": 1, "upstream": {}}
     part = Slice(stage, values, {"jobs": jobs})
     part.write(project / "store")
+    write_run(project / "results", stage, {part.key: part.volatile})
     (project / f"store/{stage}/{part.key}").mkdir(parents=True)
     (project / f"store/{stage}/{part.key}/rows").write_text("x")
     (project / f"results/.receipts/{stage}-{part.key}.json").write_text("{}")

@@ -53,7 +53,16 @@ def evidence(tmp_path):
         training=rows,
         validation=[{"step": 10, "loss": 0.5}],
         data=DataFacts(
-            {"train": 16}, 9, 64, 96, 8.0, (7.5, 8.0), [(HOSTILE, HOSTILE)], [HOSTILE], *[[(HOSTILE, HOSTILE)]] * 2
+            {"train": 16},
+            9,
+            64,
+            96,
+            8.0,
+            (7.5, 8.0),
+            [(HOSTILE, HOSTILE)],
+            [HOSTILE],
+            [(HOSTILE, HOSTILE)],
+            [(HOSTILE, HOSTILE)],
         ),
         stages=[StageFacts("train", "0123456789ab", 63.0, 1, 800.0), StageFacts("text", "0123456789ab", None, 0, None)],
         exports=[

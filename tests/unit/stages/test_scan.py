@@ -9,6 +9,7 @@ from cogtune.config.digest import data_digests
 from cogtune.config.slices import Slice
 from cogtune.data.listing import read_manifest
 from cogtune.errors import UserError
+from cogtune.runtime.saved import read_sealed
 from cogtune.stages import scan
 from cogtune.stages.job import Job
 from tests.unit.data.footage import damaged, write_video
@@ -56,7 +57,7 @@ def test_what_it_leaves(data: Data) -> None:
     ]
     assert Path(rows[0].path).is_absolute()
     digests = data_digests((row.clip, row.caption, row.split) for row in rows)
-    assert json.loads((job.job_dir() / "digests.json").read_text()) == digests
+    assert read_sealed(job.job_dir() / "digests.json", {}, "") == digests
     (reject,) = map(json.loads, (job.job_dir() / "rejects.jsonl").read_text().splitlines())
     assert (reject["name"], reject["split"]) == ("videos/bad.mp4", "train")
     found = json.loads((job.job_dir() / "report.json").read_text())

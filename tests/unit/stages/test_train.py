@@ -49,7 +49,7 @@ def test_a_missing_row_stops_it_with_the_command(finished: Finished, stage: str)
     job, key = finished.job("train"), finished.slices[stage].key
     with (
         without_rows(finished.job(stage).items_dir()),
-        pytest.raises(UserError, match=rf"{stage}/.*no row .*`cogtune {stage} --slice \S*{key}.json` makes"),
+        pytest.raises(UserError, match=rf"{stage}/.*no row .*`cogtune {stage} --slice \S*{key}.json --run \S+` makes"),
     ):
         train.plan_of(job)
 

@@ -44,7 +44,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, capsys: pytest.Capt
     found = newest(tmp_path)
     assert found is not None
     assert (found.step, found.ranks) == (1, 2)
-    assert "step-00000002 is damaged" in capsys.readouterr().out
+    assert "step-00000002: this checkpoint is damaged" in capsys.readouterr().out
 
 
 def test_the_newest_whole_one_is_found(tmp_path: Path) -> None:

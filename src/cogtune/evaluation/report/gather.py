@@ -11,6 +11,8 @@ from cogtune.data.store import ShardReader
 from cogtune.evaluation.prompts import ID_DIGITS
 from cogtune.evaluation.report.evidence import DataFacts, Exported, Shown, StageFacts, Strip
 from cogtune.runtime.paths import inside
+from cogtune.runtime.records import read_record
+from cogtune.runtime.saved import DamagedError, check_sums, how_to_repair, read_sealed
 
 CLIP = "Training clip"
 SHOWN = {"base": "Before training", "tuned": "After training", "guided": "After, guided"}
@@ -73,17 +75,71 @@ def stages(records: Path, upstream: Mapping[str, str]) -> list[StageFacts]:
     found = []
     for stage in (name for name in STAGES if name in upstream):
         key = upstream[stage]
-        path = records / f"{stage}-{key}.json"
-        record = json.loads(path.read_text()) if path.exists() else {}
+        record = read_record(records / f"{stage}-{key}.json")
         found.append(
             StageFacts(stage, key, record.get("seconds"), record.get("runs", 0), record.get("peak_memory_mib"))
         )
     return found
 
 
-def exports(index: Path) -> list[Exported]:
-    """What the export's index.json says."""
-    entries = json.loads(index.read_text(encoding="utf-8"))["formats"]
+_NUMBER = (int, float)
+_SUMMARY = dict.fromkeys(("loss_first", "loss_last", "steps_per_second", "data_wait_fraction"), _NUMBER)
+_ROW = {"item": str, "prompt": str, "variant": str, "caption": str}
+
+
+def read_summary(train: Path) -> dict[str, Any]:
+    """What training left in final/summary.json of its folder. Raises DamagedError."""
+    return read_sealed(train / "final" / "summary.json", _SUMMARY, how_to_repair(train))
+
+
+def read_metrics(evaluate: Path) -> dict[str, float]:
+    """The figures of an evaluation. Raises DamagedError."""
+    path = evaluate / "metrics.json"
+    found = _checked(path)
+    if not isinstance(found, dict) or not all(type(value) in (*_NUMBER, type(None)) for value in found.values()):
+        raise _wrong(path, "a JSON object of numbers")
+    return found
+
+
+def read_per_sample(evaluate: Path) -> list[dict[str, Any]]:
+    """What was measured of each sample. Raises DamagedError."""
+    path = evaluate / "per_sample.json"
+    found = _checked(path)
+    if not isinstance(found, list) or not all(isinstance(row, dict) and _is_like(row, _ROW) for row in found):
+        raise _wrong(path, f"a list of objects with {', '.join(_ROW)}")
+    return found
+
+
+def _checked(path: Path) -> Any:
+    try:
+        check_sums(path)
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        raise _wrong(path, "complete JSON") from None
+
+
+def _wrong(path: Path, expected: str) -> DamagedError:
+    return DamagedError(f"{path}: expected {expected}; {how_to_repair(path.parent)}")
+
+
+def _is_like(row: Mapping[str, Any], kinds: Mapping[str, Any]) -> bool:
+    return all(isinstance(row.get(name), kind) for name, kind in kinds.items())
+
+
+def read_index(export: Path) -> dict[str, Any]:
+    """The index of an export's folder: format, formats. Raises DamagedError."""
+    path = export / "index.json"
+    found = read_sealed(path, {"format": str, "formats": dict}, how_to_repair(export))
+    kinds = {"path": str, "bytes": int, "max_abs_error": _NUMBER, "own_error": _NUMBER, "foreign": dict}
+    for entry in found["formats"].values():
+        if not isinstance(entry, dict) or not _is_like(entry, kinds) or "loader" not in entry["foreign"]:
+            raise _wrong(path, f"formats with {', '.join(kinds)}")
+    return found
+
+
+def exports(export: Path) -> list[Exported]:
+    """What the index of an export's folder says."""
+    entries = read_index(export)["formats"]
     return [
         Exported(
             name,

@@ -1,0 +1,97 @@
+"""What a machine refuses (a full disk, no permission, no memory), as one sentence with what to do.
+
+Such errors come from anywhere: Python's own calls, safetensors (its text ends in ``os error 28``), torch's writer and
+allocators (RuntimeError), ffmpeg. None of them is a defect, and none loses anything: what was finished is on the disk,
+and the same command goes on from there.
+"""
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cogtune.errors import UserError
+
+_AGAIN = "then give the same command again: what was finished is kept"
+_FULL = f"no space left: free some, or use another disk (store_dir, results_dir in config/config.yaml); {_AGAIN}"
+_DENIED = (
+    "no permission to write there. A store of somebody else can be read but not added to: ask for permission, or use a "
+    "store of your own (store_dir in config/config.yaml)"
+)
+_ADVICE = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: f"your quota is used up: free some, or use another disk; {_AGAIN}",
+    errno.EFBIG: f"the file is larger than this process may write (`ulimit -f`, or the file system); raise it, {_AGAIN}",
+    errno.EIO: f"the disk or the network behind it failed (input/output error); look into the system's log, {_AGAIN}",
+    errno.EROFS: f"read-only file system: {_DENIED}",
+    errno.EACCES: _DENIED,
+    errno.EPERM: _DENIED,
+    errno.EMFILE: f"too many open files: raise the limit (`ulimit -n`), {_AGAIN}",
+    errno.ENFILE: f"too many open files on this machine; close some programs, {_AGAIN}",
+    errno.ESTALE: f"the network file system lost the file; mount it again, {_AGAIN}",
+    errno.ENOMEM: "",
+}
+NOTE = "while writing "
+"""Begins the note on an error that says which file was to be written; its own file name is a temporary one, or none."""
+_CODE = re.compile(r"\(os error ([0-9]+)\)|\[Errno ([0-9]+)\]")
+_NO_MEMORY = re.compile(
+    r"out of memory|can't allocate memory|cannot allocate memory|std::bad_alloc|bad allocation", re.I
+)
+_TORCH_WRITER = re.compile(r"PytorchStreamWriter failed|inline_container\.cc.*unexpected pos|unexpected pos \d+ vs \d+")
+_MEMORY = (
+    f"less of it is needed with smaller args.encode_batch, args.text_batch, args.sampling_batch, a smaller micro batch "
+    f"(deepspeed.train_micro_batch_size_per_gpu) or args.checkpoint_activations: true (`cogtune plan` predicts it); {_AGAIN}"
+)
+
+
+def explain(error: BaseException) -> UserError | None:
+    """The sentence for ``error``, or for what it came from; None if the machine is not to blame."""
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        if told := _explain(link):
+            return told
+        link = link.__cause__ or link.__context__
+    return None
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turns what `explain` knows into its UserError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if told := explain(error):
+            raise told from error
+        raise
+
+
+def is_not_writable(error: OSError) -> bool:
+    """Whether a place can be read and not written: a store of somebody else, a read-only file system."""
+    return error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+def _explain(error: BaseException) -> UserError | None:
+    text = str(error).strip()
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _NO_MEMORY.search(text)):
+        where = "the GPU's memory" if "CUDA" in text else "memory"
+        return UserError(f"{where} is used up ({text.splitlines()[0][:200] if text else 'MemoryError'}); {_MEMORY}")
+    code = error.errno if isinstance(error, OSError) else None
+    found = None if code is not None else _CODE.search(text)
+    if found is not None and not isinstance(error, UserError):
+        code = int(found[1] or found[2])
+    if code is None:
+        written = isinstance(error, RuntimeError) and _TORCH_WRITER.search(text)
+        return UserError(f"a file could not be written to its end, most likely because of {_FULL}") if written else None
+    if code == errno.ENOMEM:
+        return UserError(f"memory is used up ({os.strerror(code)}); {_MEMORY}")
+    if code in _ADVICE:
+        path = getattr(error, "filename2", None) or getattr(error, "filename", None)
+        noted = [note.removeprefix(NOTE) for note in getattr(error, "__notes__", ()) if note.startswith(NOTE)]
+        place = noted[0] if noted else os.strerror(code) if path is None else os.fsdecode(path)
+        return UserError(f"{place}: {_ADVICE[code]}")
+    return None

@@ -259,7 +259,7 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             "report",
-            version=2,
+            version=3,
             # as_written also holds keys that have no effect here: the published config is the user's whole config.
             keys=("model", "data", "args", "deepspeed", "experiment", "as_written"),
             upstream=("scan", "preprocess", "latents", "images", "text", "train", "export", "sample", "evaluate"),

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from cogtune.data.clips import fit
 from cogtune.data.listing import ClipRow
 from cogtune.data.store import ShardReader, ShardWriter
-from cogtune.evaluation.report.evidence import DataFacts
+from cogtune.evaluation.report import page
+from cogtune.evaluation.report.evidence import DataFacts, Evidence
 from cogtune.evaluation.report.gather import data_facts
 
 PARAMS = {"video_size": [64, 96], "max_num_frames": 9, "fps": 8.0}
@@ -20,8 +22,10 @@ def row(name: str, split: str) -> ClipRow:
 def facts(tmp_path: Path) -> DataFacts:
     manifest = [row("a", "train"), row("b", "train"), row("short", "train"), row("b", "valid"), row("c", "valid")]
     with ShardWriter(tmp_path / "frames") as writer:
-        for name in ("a", "b", "c"):
-            writer.add(f"clip {name}", {}, {"effective_fps": 8.0})
+        for name, size, aspect in (("a", (64, 96), "1:1"), ("b", (1280, 720), "1:1"), ("c", (32, 48), "4:3")):
+            source = {"height": size[0], "width": size[1], "sample_aspect": aspect}
+            how = fit(size, PARAMS["video_size"])
+            writer.add(f"clip {name}", {}, {"effective_fps": 8.0, "source": source, "resize": how.resize})
         writer.add("clip short", {}, {"rejected": "too short"})
     with ShardWriter(tmp_path / "text") as writer:
         writer.add("caption", {}, {"truncated": False})
@@ -36,3 +40,11 @@ def test_clips_that_preprocess_rejected_are_rejects_and_not_training_clips(facts
 
 def test_validation_clips_that_are_trained_on_are_not_held_out(facts: DataFacts) -> None:
     assert (facts.held_out, facts.trained_too) == (1, 1)
+
+
+def test_what_was_done_to_pictures_is_counted(facts: DataFacts) -> None:
+    assert (facts.stretched, facts.enlarged) == (1, 1)
+    assert facts.least_kept == pytest.approx(64 / 170)
+    assert "The crop leaves 38 % of the picture or more. 1 clip had to be enlarged. 1 clip with pixels" in (
+        page.render(Evidence("p", {"samples.count": 2}, {}, [], [], [], facts, [], [], "", {}))
+    )

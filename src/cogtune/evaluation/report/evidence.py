@@ -42,6 +42,12 @@ class DataFacts:
     links: list[tuple[str, str]] = field(default_factory=list)
     trained_too: int = 0
     """Validation clips that are training clips as well: they are not held out."""
+    stretched: int = 0
+    """Clips whose pixels are not square (sample aspect ratio): they are taken as square, as upstream does."""
+    enlarged: int = 0
+    """Clips of fewer pixels than are trained on."""
+    least_kept: float = 1.0
+    """Share of the picture that the crop leaves of the clip that loses most."""
 
     @property
     def held_out(self) -> int:

@@ -1,6 +1,7 @@
 """Reads what the stages left in the store and gives it the shape of the page."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -168,7 +169,7 @@ def data_facts(
     manifest: Sequence[ClipRow], rejects: Path, frames: ShardReader, encoded: ShardReader, params: Mapping[str, Any]
 ) -> DataFacts:
     """What is said about the data. ``frames`` and ``encoded``: the rows of preprocess and text."""
-    rates, lines = [], _json_lines(rejects)
+    rates, looks, lines = [], [], _json_lines(rejects)
     refused = [(row["name"], row["reason"]) for row in lines if not row.get("files")]
     used: set[str] = set()
     rows = {row.clip: row for row in manifest}
@@ -178,6 +179,7 @@ def data_facts(
         else:
             rates.append(meta["effective_fps"])
             used.add(clip)
+            looks.append(meta)
     captions = {row.caption_id: row.caption for row in manifest}
     height, width = params["video_size"]
     splits = {split: {row.clip for row in manifest if row.split == split} & used for split in ("train", "valid")}
@@ -192,6 +194,9 @@ def data_facts(
         rejects=sorted(refused),
         others=[(row["name"], row["reason"]) for row in lines if row.get("files")],
         links=[(row.path, row.target) for row in manifest if row.target],
+        stretched=sum(meta["source"]["sample_aspect"] != "1:1" for meta in looks),
+        enlarged=sum(meta["resize"][0] > meta["source"]["height"] for meta in looks),
+        least_kept=min((height * width / math.prod(meta["resize"]) for meta in looks), default=1.0),
         truncated=sorted(captions[caption] for caption, meta in encoded.metas(captions) if meta["truncated"]),
     )
 

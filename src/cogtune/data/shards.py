@@ -44,13 +44,12 @@ def checksums(row: str, tensors: Mapping[str, "Tensor"], meta: Mapping[str, Any]
     content = 0
     for _, tensor in named:
         content = zlib.crc32(tensor.detach().reshape(-1).view(torch.uint8).numpy().data, content)
-    return _described(row, shapes, meta), content
+    # Through JSON once, so that it is the same for what is read back: a tuple is a list there, a key is a text.
+    return _described(row, shapes, json.loads(json.dumps(meta, allow_nan=False))), content
 
 
 def _described(row: str, shapes: list[tuple[str, str, list[int]]], meta: Mapping[str, Any]) -> int:
-    # Through JSON once more, so that it is the same for what was read back: a tuple is a list there, a key is a text.
-    plain = json.loads(json.dumps(meta, allow_nan=False))
-    return zlib.crc32(json.dumps([row, shapes, plain], sort_keys=True, allow_nan=False).encode())
+    return zlib.crc32(json.dumps([row, shapes, meta], sort_keys=True, allow_nan=False).encode())
 
 
 class Shard:

@@ -4,7 +4,7 @@ CORES ?= all
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # Snakemake's own lock survives a SIGKILL; flock does not, so a run after a crash needs no unlocking by hand.
-SNAKEMAKE := flock --no-fork .cogtune.lock snakemake --nolock --cores $(CORES)
+SNAKEMAKE := snakemake --cores $(CORES)
 
 # Kernels of other processors. With the last, MKL's exp rounds otherwise, as it does on AMD's.
 KERNELS := ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2

@@ -3,7 +3,6 @@ PYTHON ?= python3
 CORES ?= all
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
-# Snakemake's own lock survives a SIGKILL; flock does not, so a run after a crash needs no unlocking by hand.
 SNAKEMAKE := snakemake --cores $(CORES)
 
 # Kernels of other processors. With the last, MKL's exp rounds otherwise, as it does on AMD's.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cogtune.config.registry import build
+from cogtune.model.dit import DiffusionTransformer
 from cogtune.model.lora import draw_adapters, set_trainable
 from cogtune.train.engine import make_optimizer
 from tests.families import network_config
@@ -62,7 +63,7 @@ class Toy:
     def _node(self, lora: dict[str, Any] | None) -> dict[str, Any]:
         return network_config("2b", lora, **SIZE)
 
-    def _train(self, network: nn.Module, data: Tensor, recipe: Recipe, rate: float, steps: int) -> None:
+    def _train(self, network: DiffusionTransformer, data: Tensor, recipe: Recipe, rate: float, steps: int) -> None:
         optimizer = make_optimizer(network.train(), recipe.optimizer, 0.0)
         trained = [p for p in network.parameters() if p.requires_grad]
         for step in range(steps):
@@ -75,10 +76,10 @@ class Toy:
             optimizer.step()
 
     @torch.no_grad()
-    def _measured(self, network: nn.Module) -> float:
+    def _measured(self, network: DiffusionTransformer) -> float:
         return sum(float(self._loss(network.eval(), latents(2), -1 - i)) for i in range(DRAWS)) / DRAWS
 
-    def _loss(self, network: nn.Module, data: Tensor, seed: int) -> Tensor:
+    def _loss(self, network: DiffusionTransformer, data: Tensor, seed: int) -> Tensor:
         draw = torch.Generator().manual_seed(10_000 + seed)
         noise = torch.randn(data.shape, generator=draw)
         index = self.loss.sampling.index(torch.rand(2, generator=draw), torch.arange(2), 2)

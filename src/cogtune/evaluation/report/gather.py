@@ -84,7 +84,7 @@ def stages(records: Path, upstream: Mapping[str, str]) -> list[StageFacts]:
 
 
 _NUMBER = (int, float)
-_SUMMARY = dict.fromkeys(("loss_first", "loss_last", "steps_per_second", "data_wait_fraction"), _NUMBER)
+_SUMMARY: dict[str, Any] = dict.fromkeys(("loss_first", "loss_last", "steps_per_second", "data_wait_fraction"), _NUMBER)
 _ROW = {"item": str, "prompt": str, "variant": str, "caption": str}
 
 

@@ -25,6 +25,14 @@ def key_of(value: Any) -> str:
     return digest(value)[:KEY_LENGTH]
 
 
+def has_key(path: Path, key: str) -> bool:
+    """Whether the JSON file at ``path`` is there, and its content has this key."""
+    try:
+        return key_of(json.loads(path.read_text(encoding="utf-8"))) == key
+    except (OSError, ValueError, RecursionError):
+        return False
+
+
 def file_digest(path: Path) -> str:
     """sha256 of a file's content, 64 hex digits; about 1.8 GB/s from the page cache."""
     with path.open("rb") as stream:

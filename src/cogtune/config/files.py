@@ -37,10 +37,7 @@ class ContentHashes:
 
     def __init__(self, memo: Path) -> None:
         self._memo_path = memo
-        try:
-            self._memo: dict[str, list] = json.loads(memo.read_text())
-        except (OSError, ValueError):
-            self._memo = {}
+        self._memo = _read_memo(memo)
         self._dirty = False
 
     def of(self, path: str | os.PathLike[str], key: str = "") -> str:
@@ -60,7 +57,7 @@ class ContentHashes:
         status = path.stat()
         known = self._memo.get(str(path.resolve()))
         stamp = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
-        if known and [*known[:2], *known[3:]] == stamp:  # an entry of an earlier version has no ctime
+        if known and [*known[:2], *known[3:]] == stamp:
             return known[2]
         found = file_digest(path)
         self._memo[str(path.resolve())] = [*stamp[:2], found, stamp[2]]
@@ -70,11 +67,23 @@ class ContentHashes:
     def save(self) -> None:
         """Write the memo if anything was hashed; a lost race between two writers costs one read later."""
         if self._dirty:
-            from cogtune.runtime.atomic import write_json
+            from cogtune.runtime.saved import write_sealed
 
             with suppress(OSError):  # a store that can only be read: the files are hashed again next time
-                write_json(self._memo_path, self._memo)
+                write_sealed(self._memo_path, self._memo)
             self._dirty = False
+
+
+def _read_memo(path: Path) -> dict[str, list]:
+    """What a memo says; of a damaged one nothing, and entries that no version wrote are left out: those files are hashed
+    again."""
+    from cogtune.runtime.saved import DamagedError, read_sealed
+
+    try:
+        found = read_sealed(path, {}, "")
+    except (OSError, DamagedError):
+        return {}
+    return {name: entry for name, entry in found.items() if isinstance(entry, list) and len(entry) == 4}
 
 
 def stamp_of(path: str | os.PathLike[str]) -> str:

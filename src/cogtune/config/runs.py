@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cogtune.config.digest import key_of
+from cogtune.config.digest import has_key, key_of
 from cogtune.errors import UserError
 
 FORMAT = "cogtune-run-1"
@@ -21,12 +21,12 @@ FOLDER = ".runs"
 
 
 def write_run(results: Path, experiment: str, parts: Mapping[str, Mapping[str, Any]]) -> Path:
-    """Write the file that tells jobs by key what they need; returns its path, absolute."""
+    """Write the file that tells jobs by key what they need, unless it is there and whole; returns its path, absolute."""
     from cogtune.runtime.atomic import write_json
 
     content = {"format": FORMAT, "experiment": experiment, "parts": dict(parts)}
     path = results.resolve() / FOLDER / f"{experiment}-{key_of(content)}.json"
-    if not path.exists():
+    if not has_key(path, key_of(content)):
         write_json(path, content)
     return path
 
@@ -35,7 +35,7 @@ def read_part(run: Path, key: str) -> dict[str, Any]:
     """What ``run`` tells the job ``key``. Raises UserError for a file that is damaged or knows no such job."""
     try:
         content = json.loads(run.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{run}: no readable run ({error}); run snakemake again, it writes runs") from None
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:

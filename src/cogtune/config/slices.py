@@ -17,13 +17,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cogtune.config.digest import key_of
+from cogtune.config.digest import has_key, key_of
 from cogtune.config.runs import read_part
 from cogtune.config.stages import STAGES, Stage
 from cogtune.errors import UserError
 
 FORMAT = "cogtune-slice-1"
 KeyPath = tuple[str | int, ...]
+_AGAIN = "delete it and run snakemake again, which writes the slices that it needs"
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,11 @@ class Slice:
         return nest(leaves)
 
     def write(self, store: Path) -> Path:
-        """Put the identity into the store, if it is not there yet."""
+        """Put the identity into the store, if it is not there yet, or damaged there."""
         from cogtune.runtime.atomic import write_json
 
         path = store / "slices" / f"{self.key}.json"
-        if not path.exists():
+        if not has_key(path, self.key):
             write_json(path, self.identity)
         return path
 
@@ -76,17 +77,14 @@ def read_slice(path: Path, run: Path | None = None) -> Slice:
     """
     try:
         identity = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: no readable slice ({error}); run snakemake again, it writes slices") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: no readable slice ({error}); {_AGAIN}") from None
     format_found = identity.get("format") if isinstance(identity, dict) else None
     if format_found != FORMAT:
-        raise UserError(f"{path}: format {format_found!r}, this version reads {FORMAT!r}; run snakemake again")
-    found = Slice(identity["stage"], identity, read_part(run, path.stem) if run else {}, run)
-    if found.key != path.stem:
-        raise UserError(
-            f"{path}: its content has key {found.key}; the file was changed, delete it and run snakemake again"
-        )
-    return found
+        raise UserError(f"{path}: format {format_found!r}, this version reads {FORMAT!r}; {_AGAIN}")
+    if (key := key_of(identity)) != path.stem:
+        raise UserError(f"{path}: its content has key {key}, so the file was changed; {_AGAIN}")
+    return Slice(identity["stage"], identity, read_part(run, path.stem) if run else {}, run)
 
 
 def cut(

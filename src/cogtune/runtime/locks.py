@@ -167,7 +167,7 @@ def _newest(folder: Path) -> _Claim | None:
         return None
     path = folder / f"{max(numbers)}.json"
     try:
-        with path.open() as stream:  # opening it, not stat alone: NFS then asks the server
+        with path.open(errors="replace") as stream:  # opening it, not stat alone: NFS then asks the server
             stamp, text = os.fstat(stream.fileno()).st_mtime_ns, stream.read()
     except FileNotFoundError:
         return _newest(folder)
@@ -178,7 +178,7 @@ def _owner(text: str) -> dict[str, Any]:
     """What a claim says; empty if it says nothing that can be used."""
     try:
         owner = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     if not isinstance(owner, dict):
         return {}

@@ -79,6 +79,15 @@ def write_sums(folder: Path, files: Iterable[Path]) -> None:
     write_changed(folder / SUMS, "".join(f"{known[name]}  {name}\n" for name in sorted(known)))
 
 
+def drop_unreadable_sums(folder: Path) -> None:
+    """Remove a SHA256SUMS of ``folder`` that does not read; `write_sums` adds to it and would stop at it for good."""
+    try:
+        if (folder / SUMS).exists():
+            _sums(folder)
+    except DamagedError:
+        (folder / SUMS).unlink()
+
+
 def check_sums(path: Path) -> bool:
     """Hold a file, or all files of a folder, against the SHA256SUMS in one of the two folders above (or in it).
 

@@ -1,6 +1,7 @@
 """Runs one job: lock, log, work, record, receipt, in this order."""
 
 import importlib
+import os
 import resource
 import sys
 import time
@@ -29,7 +30,7 @@ def execute(job: Job, receipt: Path | None) -> dict[str, Any]:
     name = job.slice.stage
     run: Callable[[Job], dict[str, Any]] = importlib.import_module(f"cogtune.stages.{name}").run
     folder = job.items_dir() if name in STAGES and STAGES[name].items else job.job_dir()
-    with _lock(job.store / "locks" / f"{name}-{folder.name}.lock") as locked:
+    with _lock(job.store / "locks" / f"{name}-{folder.name}.lock", folder) as locked:
         started = time.monotonic()
         with job.proven():
             load_used(job.config)
@@ -45,13 +46,18 @@ def execute(job: Job, receipt: Path | None) -> dict[str, Any]:
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[bool]:
-    """Hold the lock; False in a store that cannot be written: what is complete there can be used without it."""
+def _lock(path: Path, folder: Path) -> Iterator[bool]:
+    """Hold the lock of ``folder``; False where neither can be written: what is complete there can be used without it.
+
+    Where the folder can be written and the lock cannot (the rights of a shared store differ from place to place), the
+    error stands: two writers would not see each other.
+    """
     with ExitStack() as stack:
         try:
             stack.enter_context(hold_lock(path))
         except OSError as error:
-            if not is_not_writable(error):
+            nearest = next(place for place in (folder, *folder.parents) if place.exists())
+            if not is_not_writable(error) or os.access(nearest, os.W_OK):
                 raise
             yield False
         else:

@@ -22,7 +22,7 @@ from cogtune.evaluation.report.gather import read_index, read_metrics, read_per_
 from cogtune.runtime.locks import hold_lock
 from cogtune.runtime.paths import inside, is_key, key_folder, remove_own
 from cogtune.runtime.progress import progress
-from cogtune.runtime.saved import DamagedError, check_sums, read_sealed, write_sealed
+from cogtune.runtime.saved import DamagedError, check_sums, drop_unreadable_sums, read_sealed, write_sealed
 
 VIEWS = {"sample": "videos", "evaluate": "clips"}
 """Stages that keep an mp4 of rows, and the folder of these."""
@@ -51,7 +51,7 @@ def run(store: Path, key: str | None, repair: bool, results: Path) -> int:
     found = 0
     with progress(len(checks), "verify", "files", plain=not sys.stderr.isatty()) as bar:
         for folder, check in checks:
-            for damage in check():
+            for damage in list(check()):  # all of it, before any of it changes what the rest is held against
                 found += 1
                 print(damage.message, flush=True)
                 if repair:
@@ -74,6 +74,8 @@ def _repair(folder: Path, damage: Damage, results: Path) -> None:
         for path in remove_receipts(store, folder, results) if damage.behind else ():
             print(f"removed {path}")
         damage.take_out()
+        if folder.is_dir():
+            drop_unreadable_sums(folder)
         print(f"taken out of {folder}", flush=True)
 
 

@@ -143,6 +143,28 @@ def test_equal_content_elsewhere_in_time_is_read_once(
     assert reads == [path]
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", "5", '{"%s": 5}', '{"%s": []}', '{"%s": [1, 2, 3, 4]}'])
+def test_a_memo_that_says_nothing_costs_one_read(tmp_path: Path, content: str) -> None:
+    path, memo = tmp_path / "w.pt", tmp_path / "hashes.json"
+    path.write_bytes(OLD)
+    memo.write_text(content.replace("%s", str(path)))
+    hashes = ContentHashes(memo)
+    assert hashes.of(path) == ContentHashes(tmp_path / "none.json").of(path)
+    hashes.save()
+
+
+def test_a_flipped_bit_in_the_memo_gives_no_other_content(tmp_path: Path) -> None:
+    path, memo = tmp_path / "w.pt", tmp_path / "hashes.json"
+    path.write_bytes(OLD)
+    hashes = ContentHashes(memo)
+    right = hashes.of(path)
+    hashes.save()
+    whole = memo.read_bytes()
+    for place in range(0, len(whole), 5):
+        memo.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+        assert ContentHashes(memo).of(path) == right
+
+
 def test_a_memo_of_an_earlier_version_costs_one_read(tmp_path: Path) -> None:
     path, memo = tmp_path / "w.pt", tmp_path / "hashes.json"
     path.write_bytes(OLD)

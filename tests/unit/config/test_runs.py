@@ -51,3 +51,12 @@ def test_the_file_is_written_once(tmp_path: Path) -> None:
     stamp = path.stat().st_mtime_ns
     write_run(tmp_path, "tiny", json.loads(json.dumps({"aaa": PART})))
     assert path.stat().st_mtime_ns == stamp
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": "cogtune-run-1", "parts": {}}', "\ud800", "[" * 10_000])
+def test_a_damaged_run_is_written_anew_by_the_next_one(tmp_path: Path, content: str) -> None:
+    path = write_run(tmp_path, "tiny", {"aaa": PART})
+    whole = path.read_bytes()
+    path.write_bytes(content.encode("utf-8", "surrogatepass"))
+    assert write_run(tmp_path, "tiny", {"aaa": PART}) == path
+    assert path.read_bytes() == whole

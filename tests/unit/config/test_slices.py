@@ -91,6 +91,27 @@ def test_a_changed_slice_file_is_refused(tmp_path: Path) -> None:
         read_slice(path)
 
 
+@pytest.mark.parametrize("bit", range(8))
+def test_a_damaged_slice_is_refused_and_written_anew(tmp_path: Path, bit: int) -> None:
+    part = cut(STAGE, {"args": {"seed": 3}}, {}, {}, {})
+    path = part.write(tmp_path)
+    whole = path.read_bytes()
+    for place in range(0, len(whole) - 1, 3):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << bit
+        path.write_bytes(damaged)
+        try:
+            assert read_slice(path).identity == part.identity, "white space"
+        except UserError as error:
+            assert str(path) in str(error) and "delete it and run snakemake again" in str(error)
+        part.write(tmp_path)
+        assert read_slice(path).identity == part.identity
+    path.write_bytes(whole)
+    stamp = path.stat().st_mtime_ns
+    part.write(tmp_path)
+    assert path.stat().st_mtime_ns == stamp, "a whole one is left alone"
+
+
 def test_every_stage_stands_on_earlier_ones_only() -> None:
     seen: set[str] = set()
     for name, stage in STAGES.items():

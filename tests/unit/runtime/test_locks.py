@@ -142,12 +142,16 @@ def test_another_host_is_believed_while_its_heart_beats(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", '{"host": "e', "[]", "null", "5", "{}", '{"pid": 1}', '{"machine": "m", "pid": "x", "start": 1}']
-)
-def test_a_claim_that_names_nobody_is_taken_over_after_a_moment(tmp_path: Path, text: str) -> None:
-    """A full disk left it behind, or it is being written; nobody waits a minute for it."""
+    "text",
+    [
+        b"", b'{"host": "e', b"[]", b"null", b"5", b"{}", b'{"pid": 1}', b'{"machine": "m", "pid": "x", "start": 1}',
+        b'{"host": "\xff"}', b"[" * 100_000,
+    ],
+)  # fmt: skip
+def test_a_claim_that_names_nobody_is_taken_over_after_a_moment(tmp_path: Path, text: bytes) -> None:
+    """A full disk or a flipped bit left it behind, or it is being written; nobody waits a minute for it."""
     (tmp_path / "key.lock").mkdir()
-    (tmp_path / "key.lock/1.json").write_text(text)
+    (tmp_path / "key.lock/1.json").write_bytes(text)
     started = time.monotonic()
     with hold_lock(tmp_path / "key.lock", Timing(stale=60, unnamed=0.3)):
         assert 0.3 <= time.monotonic() - started < 10

@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from cogtune.runtime.saved import SUMS, DamagedError, check_sums, read_sealed, write_sealed, write_sums
+from cogtune.runtime.saved import (
+    SUMS,
+    DamagedError,
+    check_sums,
+    drop_unreadable_sums,
+    read_sealed,
+    write_sealed,
+    write_sums,
+)
 
 KEYS = {"step": int, "name": str, "files": dict}
 VALUE: dict[str, Any] = {"step": 6, "name": "ä", "files": {"a": "x"}, "rate": 0.1}
@@ -73,6 +81,20 @@ def test_a_folder_that_was_copied_elsewhere_is_checked_too(folder: Path, tmp_pat
     (moved / "a.bin").write_bytes(b"edited")
     with pytest.raises(DamagedError, match=f"delete the {SUMS}"):
         check_sums(moved / "a.bin")
+
+
+@pytest.mark.parametrize("sums", [b"no sums\n", b"\xff\xfe\n", b"0" * 64 + b" a.bin\n"])
+def test_sums_that_do_not_read_are_refused_and_can_be_dropped(folder: Path, sums: bytes) -> None:
+    whole = (folder / SUMS).read_bytes()
+    (folder / SUMS).write_bytes(whole + sums)
+    for use in (check_sums, lambda place: write_sums(place, [place / "a.bin"])):
+        with pytest.raises(DamagedError, match=f"{SUMS}: does not read; `cogtune store verify"):
+            use(folder)
+    drop_unreadable_sums(folder)
+    write_sums(folder, [path for path in folder.rglob("*.bin")])
+    assert (folder / SUMS).read_bytes() == whole
+    drop_unreadable_sums(folder)
+    assert check_sums(folder), "sums that read are left alone"
 
 
 def test_coreutils_reads_the_sums(folder: Path) -> None:

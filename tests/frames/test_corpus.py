@@ -1,6 +1,5 @@
 """Every frame that is used is the one that ffmpeg shows at the asked time; `compare` prints the same as a table."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from cogtune.data.decoder import Decoder
 from tests.frames.compare import ALL_SETTINGS, asked_moments, check, check_damaged, checked, compare
 from tests.frames.corpus import Corpus, Stream, Truth, flip_bits
 from tests.frames.streams import STREAMS
+from tests.readers import decoder_without_decord
 
 ROWS = [pytest.param(stream, marks=[pytest.mark.slow] * stream.slow, id=name) for name, stream in STREAMS.items()]
 
@@ -32,18 +32,7 @@ def test_used_frames_are_those_that_ffmpeg_shows(stream: Stream, corpus: Corpus,
 @pytest.fixture(scope="session")
 def without_decord(tmp_path_factory: pytest.TempPathFactory, corpus: Corpus) -> Iterator[Decoder]:
     """A decoder whose process cannot import decord."""
-    folder = tmp_path_factory.mktemp("blocked")
-    (folder / "decord.py").write_text("raise ImportError('blocked by the test')\n")
-    before = os.environ.get("PYTHONPATH")
-    with Decoder(patience=15) as made:
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(folder), before)))
-        try:
-            made.probe(corpus.path("x264.mp4"))
-        finally:
-            if before is None:
-                del os.environ["PYTHONPATH"]
-            else:
-                os.environ["PYTHONPATH"] = before
+    with decoder_without_decord(tmp_path_factory.mktemp("blocked"), corpus.path("x264.mp4"), patience=15) as made:
         yield made
 
 

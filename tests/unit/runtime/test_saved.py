@@ -91,7 +91,7 @@ def test_sums_that_do_not_read_are_refused_and_can_be_dropped(folder: Path, sums
         with pytest.raises(DamagedError, match=f"{SUMS}: does not read; `cogtune store verify"):
             use(folder)
     drop_unreadable_sums(folder)
-    write_sums(folder, [path for path in folder.rglob("*.bin")])
+    write_sums(folder, list(folder.rglob("*.bin")))
     assert (folder / SUMS).read_bytes() == whole
     drop_unreadable_sums(folder)
     assert check_sums(folder), "sums that read are left alone"

@@ -110,19 +110,23 @@ def read_packets(path: Path) -> Packets:
     with opened(path) as (container, stream):
         start, base = start_of(container, stream), stream.time_base
         restarts = _Restarts(container.format.name == "mpegts")
-        shown, hidden, guessed, groups = list[float](), 0, False, _Groups(stream)
+        shown, hidden, unstamped, guessed, groups = list[float](), 0, 0, False, _Groups(stream)
         try:
             for packet in container.demux(stream):
                 stamp = packet.pts if packet.pts is not None else packet.dts
-                if stamp is None or not packet.size:
+                if not packet.size:
+                    continue
+                if stamp is None:
+                    unstamped += 1
+                    continue
+                guessed = guessed or packet.pts is None
+                groups.see(packet)
+                if packet.is_discard:  # each part of an edit list begins at a key frame, with times of its own
+                    hidden += 1
                     continue
                 if packet.dts is not None:
                     restarts.see(float(packet.dts * base) - start)
-                guessed = guessed or packet.pts is None
-                groups.see(packet)
-                if packet.is_discard:
-                    hidden += 1
-                elif not _is_never_shown(stream, packet):
+                if not _is_never_shown(stream, packet):
                     shown.append(float(stamp * base) - start)
         except FFmpegError as error:
             raise unreadable(path, error, "damaged or cut short: it cannot be read to its end") from None
@@ -131,6 +135,8 @@ def read_packets(path: Path) -> Packets:
         measured = (len(shown) - 1) / (shown[-1] - shown[0]) if len(shown) > 1 and shown[-1] > shown[0] else fps
         if hidden or not measured / 2 < fps < measured * 2:  # H.264 in AVI may claim 600
             fps = measured
+        if unstamped and not shown:
+            raise VideoError("its frames have no times (a raw stream); encode it again (ffmpeg -i IN -c:v libx264 OUT)")
         if not shown or not 0 < fps < 1e4:
             raise VideoError(f"no usable video track: {len(shown)} frames at {fps:g} fps")
         ratio = stream.sample_aspect_ratio

@@ -207,8 +207,11 @@ class Checker:
     def _optimizer(self, given: dict[str, Node], values: dict[str, Any], path: str) -> None:
         """`{type, params}`: as a component, but spelled `type`."""
         kind = given.get("type", from_plain("AdamW"))
+        named = values.pop("type", None)  # without a class behind it, no later check may look it up
+        if not isinstance(named, str):
+            return
         try:
-            entry = registry.find(str(kind.value), "optimizer")
+            entry = registry.find(named, "optimizer")
         except ConfigError as error:
             self._error(kind, f"{path}.type", error.message)
             return

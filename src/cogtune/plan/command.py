@@ -53,6 +53,8 @@ def _check(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
             config = workspace.load_config(experiment, check_files=not arguments.no_files)
             if not arguments.no_files:
                 _check_prompts(config)
+                if (parent := workspace.parent(config)) is not None:
+                    workspace.chain(parent)
         except ConfigError as error:
             errors += error.errors if isinstance(error, ConfigErrors) else [error]
             continue

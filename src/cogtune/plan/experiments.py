@@ -110,21 +110,27 @@ class Workspace:
     def chain(self, name: str) -> list[str]:
         """The experiment and those that its weights come from, oldest first. Refuses a cycle."""
         names = [name]
-        while (parent := self._parent(names[0])) is not None:
+        while (parent := self.parent(self.config(names[0]))) is not None:
             if parent in names:
                 raise ConfigError(f"args.load: experiments start from each other: {' -> '.join([parent, *names])}")
-            if not self.resolver(parent).scans:
-                raise ConfigError(
-                    f"{parent} only samples (args.mode: inference), so there is no training result of it; expected an "
-                    "experiment that trains",
-                    key="args.load.experiment",
-                )
             names.insert(0, parent)
         return names
 
-    def _parent(self, name: str) -> str | None:
-        load = self.config(name).values["args"].get("load")
-        return load["experiment"] if isinstance(load, dict) else None
+    def parent(self, config: Config) -> str | None:
+        """The experiment that a config starts from. Raises ConfigError where there is none of that name, or it trains nothing."""
+        load = config.values["args"].get("load")
+        if not isinstance(load, dict):
+            return None
+        name, key = load["experiment"], "args.load.experiment"
+        if name not in self.experiments:
+            raise ConfigError(f"no experiment named {name!r}; there are: {', '.join(self.experiments)}", key=key)
+        if not self.resolver(name).scans:
+            raise ConfigError(
+                f"{name} only samples (args.mode: inference), so there is no training result of it; expected an "
+                "experiment that trains",
+                key=key,
+            )
+        return name
 
     def scan_receipts(self, name: str) -> list[Path]:
         """Receipts that must exist before `slices` can be asked for."""

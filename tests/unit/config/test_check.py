@@ -214,3 +214,13 @@ def test_numbers_and_text_from_the_command_line_take_the_declared_type():
     assert isinstance(config.values["args"]["lr"], float)
     config = load_config(files, ["deepspeed.zero_optimization.reduce_bucket_size=5e8"], check_files=False)
     assert config.values["deepspeed"]["zero_optimization"]["reduce_bucket_size"] == 500_000_000
+
+
+@pytest.mark.parametrize("named", ["my.Lion", "Lion", "", None, [1], {"a": 1}])
+def test_a_wrong_optimizer_is_told_at_its_key_beside_all_other_errors(named: Any) -> None:
+    tree = copy.deepcopy(merged("cogvideox_2b.yaml", "sft.yaml"))
+    tree["deepspeed"]["optimizer"]["type"], tree["args"]["seed"] = named, -1
+    told = message_of(tree)
+    assert told.count("deepspeed.optimizer.type: ") == 1
+    assert "args.seed: " in told
+    assert "Node(" not in told

@@ -66,6 +66,27 @@ def test_check_of_all_experiments_names_each_error_once(capsys, tmp_path):
     assert "c: ok" in told.out
 
 
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"a": "args.load.experiment=nowhere"}, "no experiment named 'nowhere'; there are: tiny, a"),
+        ({"a": "args.load.experiment=a"}, "experiments start from each other: a -> a"),
+        ({"a": "args.load.experiment=b", "b": "args.load.experiment=a"}, "start from each other: b -> a -> b"),
+    ],
+)
+def test_check_follows_the_experiments_that_a_config_starts_from(more, message, world, capsys):
+    world.experiments("tiny", **more)
+    assert main(["config", "check", "--workflow", str(world.workflow)]) == 2
+    told = capsys.readouterr()
+    assert message in told.err
+    assert told.out == "tiny: ok\n"
+    start = next(iter(more.values()))
+    code = main(["config", "check", "--workflow", str(world.workflow), "--base", str(world.config), "--", start])
+    assert code == 2
+    world.experiments("tiny", a="args.load.experiment=tiny")
+    assert main(["config", "check", "--workflow", str(world.workflow)]) == 0
+
+
 def test_diff_and_explain(capsys):
     assert main(["config", "diff", str(CONFIG / "cogvideox_2b.yaml"), str(CONFIG / "cogvideox_2b_lora.yaml")]) == 0
     assert "lora_config.params.r: (absent) → 128 " in capsys.readouterr().out
@@ -76,21 +97,22 @@ def test_diff_and_explain(capsys):
     assert main(["config", "explain", "scale_facto"]) == 2
 
 
-def test_check_reads_the_lines_of_a_prompt_file(capsys, tmp_path):
+def test_check_reads_the_lines_of_a_prompt_file(world, capsys, tmp_path):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a dog@@dog.png\n")
     words = [
         f"args.input_file={prompts}",
-        "args.load.experiment=other",
+        "args.load.experiment=tiny",
         "model.first_stage_config.params.ckpt_path=null",
     ]
     words += [f"model.conditioner_config.params.emb_models.0.params.model_dir={tmp_path}"]
-    base = [str(CONFIG / "cogvideox1.5_5b_i2v.yaml"), str(CONFIG / "inference.yaml")]
-    assert main(["config", "check", "--base", *base, "--", *words]) == 2
+    files = [str(CONFIG / "cogvideox1.5_5b_i2v.yaml"), str(CONFIG / "inference.yaml")]
+    check = ["config", "check", "--workflow", str(world.workflow), "--base", *files, "--", *words]
+    assert main(check) == 2
     assert "args.input_file: " in (told := capsys.readouterr().err)
     assert "prompts.txt:1: no such image: 'dog.png'" in told
     (tmp_path / "dog.png").touch()
-    assert main(["config", "check", "--base", *base, "--", *words]) == 0
+    assert main(check) == 0
 
 
 @pytest.mark.parametrize(

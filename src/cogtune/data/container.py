@@ -30,6 +30,15 @@ def declared(path: Path) -> Declared | None:
         return _boxes(stream, size) or _riff(stream, size) or _matroska(stream)
 
 
+def is_whole(path: Path) -> bool:
+    """Whether an mp4 that we wrote has all its boxes; a name without a file is none."""
+    try:
+        found = declared(path)
+    except FileNotFoundError:
+        return False
+    return found is not None and found.indexed and found.bytes <= path.stat().st_size
+
+
 def _boxes(stream: BinaryIO, size: int) -> Declared | None:
     """ISO/IEC 14496-12: 32 bits of length, a name; length 1 means 64 bits behind it, 0 the rest of the file."""
     start, indexed = 0, False

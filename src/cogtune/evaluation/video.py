@@ -1,20 +1,21 @@
 """View copies of videos: small mp4 files for people. Figures are never computed from them."""
 
-import os
-import uuid
 from pathlib import Path
 from typing import Any
+
+from cogtune.data.container import is_whole
+from cogtune.runtime.atomic import replacing
+from cogtune.runtime.failures import cut_short
 
 
 def write_mp4(path: Path, video_FHWC: Any, fps: float) -> None:
     """Write a uint8 (F, H, W, 3) array as H.264, 4:2:0, visually lossless (crf 14), under a temporary name first.
 
-    Height and width must be even, as every size that the model can make is.
+    Height and width must be even, as every size that the model can make is. Raises UserError when ffmpeg does not write
+    all of it: on a full disk it leaves a file without an index, and imageio does not look at its exit code.
     """
     import imageio.v2 as imageio
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid.uuid4().hex}.mp4")
     options: dict[str, Any] = {
         "fps": fps,
         "codec": "libx264",
@@ -24,21 +25,20 @@ def write_mp4(path: Path, video_FHWC: Any, fps: float) -> None:
         "ffmpeg_log_level": "error",
         "output_params": ["-crf", "14", "-preset", "veryfast", "-threads", "1", "-movflags", "+faststart"],
     }
-    try:
-        imageio.mimwrite(temporary, list(video_FHWC), **options)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path, ".tmp.mp4") as temporary:
+        try:
+            imageio.mimwrite(temporary, list(video_FHWC), "FFMPEG", **options)  # pyright: ignore[reportArgumentType]
+        except OSError as error:
+            if "Broken pipe" not in str(error):  # imageio raises it without a number
+                raise
+            raise cut_short(path) from error
+        if not is_whole(temporary):
+            raise cut_short(path)
 
 
 def write_png(path: Path, image_HWC: Any) -> None:
     """Write a uint8 (H, W, 3) array as PNG, under a temporary name first."""
     import imageio.v3 as iio
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid.uuid4().hex}.png")
-    try:
+    with replacing(path, ".tmp.png") as temporary:
         iio.imwrite(temporary, image_HWC)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

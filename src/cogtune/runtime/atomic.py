@@ -15,15 +15,16 @@ from cogtune.runtime.failures import NOTE
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+def replacing(path: str | os.PathLike[str], suffix: str = ".tmp") -> Iterator[Path]:
     """Give a temporary name beside ``path``; what stands there when the block ends without an error becomes ``path``.
 
-    Missing folders are made. A reader sees the old content or the new one, never a part of it.
+    Missing folders are made. A reader sees the old content or the new one, never a part of it. ``suffix``: of the
+    temporary name, for writers that choose the format by it.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     # The dot hides it from every glob of the store; a killed writer leaves it behind and it is never read.
-    temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")
+    temporary = target.with_name(f".{uuid.uuid4().hex}{suffix}")
     try:
         yield temporary
         sync(temporary)

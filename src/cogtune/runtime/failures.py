@@ -70,6 +70,11 @@ def explained() -> Iterator[None]:
         raise
 
 
+def cut_short(path: object = "a file") -> UserError:
+    """The sentence for a writer that ended early and does not say why."""
+    return UserError(f"{path}: could not be written to its end, most likely because of {_FULL}")
+
+
 def is_not_writable(error: OSError) -> bool:
     """Whether a place can be read and not written: a store of somebody else, a read-only file system."""
     return error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -86,12 +91,17 @@ def _explain(error: BaseException) -> UserError | None:
         code = int(found[1] or found[2])
     if code is None:
         written = isinstance(error, RuntimeError) and _TORCH_WRITER.search(text)
-        return UserError(f"a file could not be written to its end, most likely because of {_FULL}") if written else None
+        return cut_short(*_noted(error)[:1]) if written else None
     if code == errno.ENOMEM:
         return UserError(f"memory is used up ({os.strerror(code)}); {_MEMORY}")
     if code in _ADVICE:
         path = getattr(error, "filename2", None) or getattr(error, "filename", None)
-        noted = [note.removeprefix(NOTE) for note in getattr(error, "__notes__", ()) if note.startswith(NOTE)]
+        noted = _noted(error)
         place = noted[0] if noted else os.strerror(code) if path is None else os.fsdecode(path)
         return UserError(f"{place}: {_ADVICE[code]}")
     return None
+
+
+def _noted(error: BaseException) -> list[str]:
+    """The files that were to be written, innermost first."""
+    return [note.removeprefix(NOTE) for note in getattr(error, "__notes__", ()) if note.startswith(NOTE)]

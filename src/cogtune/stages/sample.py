@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from cogtune.config.files import Source, proven
 from cogtune.config.registry import build
 from cogtune.data.clips import first_frame, load_clip
+from cogtune.data.container import is_whole
 from cogtune.data.decoder import Decoder
 from cogtune.data.images import load_image
 from cogtune.data.store import ShardReader, ShardWriter
@@ -236,9 +237,9 @@ def _images(job: Job, prompts: list[Prompt]) -> dict[str, Tensor]:
 
 
 def _write_views(folder: Path, wanted: set[str], fps: float) -> None:
-    """An mp4 of each sample that has none yet, under its id."""
+    """An mp4 of each sample that has none yet, or one that was cut off, under its id."""
     reader, lock = ShardReader(folder), Lock()
-    lacking = sorted(item for item in wanted if not (folder / VIDEOS / f"{item}.mp4").exists())
+    lacking = sorted(item for item in wanted if not is_whole(folder / VIDEOS / f"{item}.mp4"))
 
     def write(item: str) -> None:
         with lock:  # a reader is not made for threads

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cogtune.config.digest import DIGESTS
 from cogtune.config.stages import STAGES
-from cogtune.data.container import declared
+from cogtune.data.container import is_whole
 from cogtune.data.inventory import finished_folders, remove_receipts
 from cogtune.data.listing import read_manifest
 from cogtune.data.shards import Shard
@@ -118,11 +118,11 @@ def _views(folder: Path, name: str) -> Iterator[Damage]:
     views = folder / name
     if name == "videos":
         for row in sorted(rows):
-            if not _is_whole(views / f"{row}.mp4"):
+            if not is_whole(views / f"{row}.mp4"):
                 yield Damage(f"{views / row}.mp4: missing or cut off", partial(remove_own, views / f"{row}.mp4"))
         return
     for path in sorted(views.glob("*.mp4")):
-        if not _is_whole(path):
+        if not is_whole(path):
             yield Damage(f"{path}: cut off", partial(_forget_clip, folder, path))
 
 
@@ -181,15 +181,6 @@ def _forget_format(folder: Path, name: str) -> None:
 
 def _first(error: Exception) -> str:
     return str(error).split(";")[0]
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether the boxes of an mp4 are all there; a name without a file is none."""
-    try:
-        found = declared(path)
-    except FileNotFoundError:
-        return False
-    return found is not None and found.indexed and found.bytes <= path.stat().st_size
 
 
 def _is_checked(path: Path) -> bool:

@@ -1,0 +1,214 @@
+"""Every write, fsync and rename of a stage may fail: one sentence, exit code 1, and the same command then gives the same.
+
+Each run is a process of its own, forked from this one, so that nothing is imported again. In all runs of the default
+suite the first and the last call of each line of ours fail; as `slow`, every call does.
+"""
+
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cogtune.__main__ import main
+from cogtune.data.shards import Shard
+from cogtune.stages.job import Job
+from tests.faults import BROKEN, FULL, Faults
+from tests.unit.stages.caching import TINY, Caching
+from tests.unit.stages.finished import Finished
+
+MADE_FROM_DATA = ("scan", "preprocess", "latents", "text")
+MADE_FROM_TRAINING = ("export", "sample", "evaluate", "report")
+_MOST_SECONDS = 120
+_VARYING = {"seconds", "made", "reused", "peak_memory_mib"}
+
+
+def forked(work: Callable[[], int], output: Path) -> tuple[int, str]:
+    """(exit code, what was printed) of ``work`` in a process of its own; 99 for an error that nobody caught."""
+    sys.stdout.flush(), sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:
+        code = 99
+        try:
+            descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            for stream in (1, 2):
+                os.dup2(descriptor, stream)
+            sys.stdout, sys.stderr = (os.fdopen(os.dup(stream), "w", buffering=1) for stream in (1, 2))
+            code = work()
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    ends = time.monotonic() + _MOST_SECONDS
+    while not (done := os.waitpid(pid, os.WNOHANG))[0]:
+        if time.monotonic() > ends:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            return -1, f"no end after {_MOST_SECONDS} s\n{output.read_text()}"
+        time.sleep(0.01)
+    return os.waitstatus_to_exitcode(done[1]), output.read_text()
+
+
+class Line:
+    """Stages one after the other; ``before(stage)`` is what each found, ``right[stage]`` what it left."""
+
+    def __init__(self, root: Path, commands: dict[str, list[str]]) -> None:
+        self.root, self.commands = root, commands
+        self.right: dict[str, dict[str, Any]] = {}
+        self.calls: dict[str, list[tuple[str, str]]] = {}
+
+    def run(self, stage: str, where: Path, faults: Faults) -> tuple[int, str]:
+        def work() -> int:
+            os.chdir(where)
+            faults.install()
+            code = main(self.commands[stage])
+            faults.fail = None
+            (where.parent / "calls.json").write_text(json.dumps(faults.calls))
+            return code
+
+        return forked(work, where.parent / "output.txt")
+
+    def make(self, stage: str) -> None:
+        """Run a stage where nothing fails."""
+        here = self.root / "here"
+        shutil.copytree(here, self.root / "before" / stage, symlinks=True)
+        code, said = self.run(stage, here, Faults(here))
+        assert code == 0, said
+        self.right[stage] = content(here)
+        self.calls[stage] = [(kind, site) for kind, site in json.loads((self.root / "calls.json").read_text())]
+
+    def disturbed(self, stage: str, number: int, how: str) -> str:
+        """What is wrong when call ``number`` fails; empty if nothing is. For when all stages are made."""
+        kind, site = self.calls[stage][number - 1]
+        what = f"{stage}: call {number} of {len(self.calls[stage])} ({kind} at {site}, disk {how})"
+        where = self.root / "here"  # one path for all: an export says where its source is
+        shutil.rmtree(where)
+        shutil.copytree(self.root / "before" / stage, where, symlinks=True)
+        code, said = self.run(stage, where, Faults(where, number, how))
+        told = [line for line in said.splitlines() if line.startswith("cogtune: ")]
+        if code != 0 and (code != 1 or "Traceback" in said or len(told) != 1):
+            return f"{what}: exit code {code}, said:\n{said[-3000:]}"
+        if code == 0 and content(where) != self.right[stage]:
+            return f"{what}: exit code 0, and this differs:\n{differing(content(where), self.right[stage])}"
+        code, said = self.run(stage, where, Faults(where))
+        if code != 0:
+            return f"{what}: the second run has exit code {code}:\n{said[-3000:]}"
+        if content(where) != self.right[stage]:
+            return f"{what}: the second run left something else:\n{differing(content(where), self.right[stage])}"
+        return ""
+
+
+def content(root: Path) -> dict[str, Any]:
+    """What must come out the same: files by their bytes, rows by what they hold, JSON without seconds."""
+    found: dict[str, Any] = {}
+    for path in sorted(path for path in root.rglob("*") if path.is_file()):
+        name, parent = path.relative_to(root).as_posix(), path.parent.relative_to(root).as_posix()
+        index = path.name == "index.json" and "/export/" not in name
+        if index or "/locks/" in name or path.name in ("memo.jsonl", "timings.json", "hashes.json"):
+            continue
+        if path.suffix == ".log" or name.endswith("report.html"):
+            found[name] = "there"
+        elif path.suffix == ".safetensors" and len(path.stem) == 32:
+            shard = Shard(path)
+            for row in shard.rows():
+                tensors = {key: (str(t.dtype), t.tolist()) for key, t in shard.tensors(row).items()}
+                found[f"{parent}:{row}"] = (tensors, shard.meta[row])
+        elif any(part in name for part in ("/records/", "/.receipts/", "/.published-")):
+            told = json.loads(path.read_text())
+            found[name] = sorted(key for key in told if key not in _VARYING)
+        else:
+            found[name] = path.read_bytes()
+    return found
+
+
+def differing(one: dict[str, Any], other: dict[str, Any]) -> str:
+    return "\n".join(sorted(name for name in one | other if one.get(name) != other.get(name))[:10])
+
+
+def command(job: Job, root: Path) -> list[str]:
+    """The line that the workflow would run."""
+    stage, key = job.slice.stage, job.key
+    receipt = f"results/tiny/.published-{key}" if stage == "report" else f"results/.receipts/{stage}-{key}.json"
+    run = job.run_file.relative_to(root.resolve())
+    files = ["--slice", f"store/slices/{key}.json", "--run", str(run), "--receipt", receipt]
+    return [stage, *files, "--log", f"results/.logs/{stage}-{key}.log", "--plain"]
+
+
+@pytest.fixture(scope="module")
+def data_line(tmp_path_factory: pytest.TempPathFactory) -> Line:
+    torch.set_num_threads(1)
+    root = tmp_path_factory.mktemp("faults")
+    project = Caching(root)
+    project.add("a", "one", 1)
+    project.add("b", "two", 2)
+    here = root / "here"
+    here.mkdir()
+    (here / "config.yaml").write_text("experiments: {other: {base: [none.yaml]}}\n")
+    values = [
+        f"args.train_data=[{root}/data/train]",
+        "args.valid_data=null",
+        f"model.first_stage_config.params.ckpt_path={root}/assets/3d-vae.pt",
+        f"model.conditioner_config.params.emb_models.0.params.model_dir={root}/assets/t5",
+    ]
+    base = ["--base", str(TINY), "--workflow", "config.yaml", "--name", "tiny", "--log", "results/.logs/scan.log"]
+    line = Line(root, {"scan": ["scan", *base, "--plain", "--", *values]})
+    line.make("scan")
+    project.store = here / "store"
+    resolver = project.resolver()
+    resolver.place = type(resolver.place)(project.store, here / "results", experiment="tiny")
+    slices = resolver.all()
+    for stage in MADE_FROM_DATA[1:]:
+        line.commands[stage] = command(Job(slices[stage], project.store), here)
+        line.make(stage)
+    return line
+
+
+@pytest.fixture(scope="module")
+def training_line(tmp_path_factory: pytest.TempPathFactory) -> Line:
+    torch.set_num_threads(1)
+    root = tmp_path_factory.mktemp("faults")
+    finished = Finished(root / "here", "args.sampling_controls=[base]", clips=2).fill()
+    line = Line(root, {stage: command(finished.job(stage), root / "here") for stage in MADE_FROM_TRAINING})
+    for stage in MADE_FROM_TRAINING:
+        line.make(stage)
+    return line
+
+
+def line_of(request: pytest.FixtureRequest, stage: str) -> Line:
+    return request.getfixturevalue("data_line" if stage in MADE_FROM_DATA else "training_line")
+
+
+def ends(calls: Sequence[tuple[str, str]]) -> list[tuple[int, str]]:
+    """(number, how) of the first and the last call of each kind and line."""
+    found: dict[int, str] = {}
+    for call in dict.fromkeys(calls):
+        numbers = [number for number, other in enumerate(calls, 1) if other == call]
+        found[numbers[0]] = FULL
+        found.setdefault(numbers[-1], BROKEN)
+    return sorted(found.items())
+
+
+@pytest.mark.parametrize("stage", [*MADE_FROM_DATA, *MADE_FROM_TRAINING])
+def test_a_disk_that_fails(request: pytest.FixtureRequest, stage: str) -> None:
+    line = line_of(request, stage)
+    assert len(line.calls[stage]) > 10, "the calls are not seen"
+    trials = ends(line.calls[stage])
+    wrong = [found for number, how in trials if (found := line.disturbed(stage, number, how))]
+    assert not wrong, f"{len(wrong)} of {len(trials)}:\n" + "\n\n".join(wrong)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [*MADE_FROM_DATA, *MADE_FROM_TRAINING])
+def test_every_call_that_fails(request: pytest.FixtureRequest, stage: str) -> None:
+    line = line_of(request, stage)
+    trials = [(number, how) for number in range(1, len(line.calls[stage]) + 1) for how in (FULL, BROKEN)]
+    wrong = [found for number, how in trials if (found := line.disturbed(stage, number, how))]
+    assert not wrong, f"{len(wrong)} of {len(trials)}:\n" + "\n\n".join(wrong)

@@ -12,4 +12,4 @@ rule report:
         slice=slice_file,
         run=run_file,
     shell:
-        "python -m cogtune report --slice {params.slice} --run {params.run} --receipt {output} --log {log} --plain"
+        "python -m cogtune report --slice {params.slice:q} --run {params.run:q} --receipt {output:q} --log {log:q} --plain"

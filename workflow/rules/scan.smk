@@ -10,4 +10,4 @@ checkpoint scan:
         slice=slice_file,
         run=run_file,
     shell:
-        "python -m cogtune scan --slice {params.slice} --run {params.run} --receipt {output} --log {log} --plain"
+        "python -m cogtune scan --slice {params.slice:q} --run {params.run:q} --receipt {output:q} --log {log:q} --plain"

@@ -1,5 +1,6 @@
 """What config/config.yaml and Snakemake's ``--config`` say, checked against one schema."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,23 @@ def workflow_values(path: str | Path, asked: Mapping[str, Any]) -> dict[str, Any
         raise ConfigErrors(checker.errors)
     _check_names(values, path)
     own = {name: value for name, value in given.items() if name in typed or name in _ONE_OFF}
-    return values | own | {name: _words(given[name]) for name in ("base", "set")}
+    found = values | own | {name: _words(given[name]) for name in ("base", "set")}
+    return found | {name: _folder(name, found[name], path) for name in ("store_dir", "results_dir")}
+
+
+def _folder(key: str, written: str, path: str | Path) -> str:
+    """A folder that jobs write into, `~` as the home folder. Raises ConfigError for one that cannot be: Snakemake reads
+    braces as wildcards, and a command line a leading `-` as an option."""
+    found = os.path.expanduser(written)
+    if set("{}") & set(found) or any(ord(letter) < 32 for letter in found) or found.startswith("-"):
+        raise ConfigError(
+            f"{path}: {key}: {shown(written)}: Snakemake cannot take such a path; expected one without '{{', '}}' and "
+            f"control characters, and no '-' in front"
+        )
+    there = next(place for place in (Path(found), *Path(found).parents) if place.exists())
+    if not there.is_dir():
+        raise ConfigError(f"{path}: {key}: {shown(written)}: {there} is no folder; expected a folder, or a new name")
+    return found
 
 
 def _check_names(values: Mapping[str, Any], path: str | Path) -> None:

@@ -7,6 +7,7 @@ it as well. Files that an earlier version wrote have neither; they are used as t
 import hashlib
 import json
 import re
+import shlex
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -30,7 +31,7 @@ def how_to_repair(folder: Path) -> str:
     if not is_key(folder.name):
         return f"copy it here once more; if you changed it on purpose, delete the {SUMS} beside it"
     store = folder.parent.parent
-    named = "" if str(store) == "store" else f" --store {store}"
+    named = "" if str(store) == "store" else f" --store {shlex.quote(str(store))}"
     return f"`cogtune store verify {folder.name} --repair{named}` takes it out, and the next run makes it again"
 
 

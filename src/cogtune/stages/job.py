@@ -1,5 +1,6 @@
 """What a stage is given: its slice, its folders, and a progress bar."""
 
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -77,7 +78,7 @@ class Job:
         job = self._upstream(stage)
         folder = self.items_dir(stage) if STAGES[job["stage"]].items else self.job_dir(stage)
         slice_file, run = self.store / "slices" / f"{job['key']}.json", self._run_of(job)
-        command = f"cogtune {job['stage']} --slice {slice_file} --run {run}"
+        command = shlex.join(["cogtune", job["stage"], "--slice", str(slice_file), "--run", str(run)])
         return ShardReader(folder, f"`{command}` makes what is missing there; then run this again")
 
     def upstream_job(self, stage: str) -> "Job":

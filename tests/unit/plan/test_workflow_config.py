@@ -1,0 +1,46 @@
+"""Folders that config/config.yaml names reach Snakemake's patterns and a shell: any name works, or is refused."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cogtune.config.errors import ConfigError
+from cogtune.plan.workflow_config import workflow_values
+
+REPO = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize("key", ["store_dir", "results_dir"])
+@pytest.mark.parametrize("name", ["r{x}", "}", "a\nb", "-r", "--store=x", "file/below", "file", "/dev/null"])
+def test_a_folder_that_snakemake_or_the_system_cannot_have_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("")
+    Path("config.yaml").write_text(yaml.safe_dump({key: name}))
+    with pytest.raises(ConfigError, match=f"config.yaml: {key}: .*expected"):
+        workflow_values("config.yaml", {})
+    with pytest.raises(ConfigError, match=f"{key}: .*expected"):
+        workflow_values("config.yaml", {key: name})
+
+
+@pytest.mark.parametrize("name", ["my results", "a;b", "$(id)", 'q"', "it's", "s*[1]", "ä/ü", "..", "/tmp/x y"])
+def test_any_other_name_is_taken_as_it_is(tmp_path: Path, name: str) -> None:
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"store_dir": name}))
+    assert workflow_values(tmp_path / "config.yaml", {})["store_dir"] == name
+
+
+def test_a_tilde_is_the_home_folder_as_in_every_other_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "config.yaml").write_text("store_dir: ~/store")
+    assert workflow_values(tmp_path / "config.yaml", {})["store_dir"] == str(tmp_path / "store")
+
+
+def test_every_path_in_a_rule_is_quoted_for_the_shell() -> None:
+    rules = sorted(REPO.glob("workflow/rules/*.smk"))
+    lines = [line for rule in rules for line in rule.read_text().splitlines() if "python -m cogtune" in line]
+    assert len(lines) == len(rules) - 1, "all but common.smk"
+    named = [name for line in lines for name in re.findall(r"{([^{}]*)}", line)]
+    assert {name for name in named if not name.endswith(":q")} == set()

@@ -11,6 +11,7 @@ from cogtune.evaluation.report.identity import commit, versions, weights_of
 from cogtune.evaluation.report.publish import publish, to_json
 from cogtune.runtime.paths import named_folder
 from cogtune.stages.job import Job
+from cogtune.train.history import read
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -84,7 +85,7 @@ class Figures:
             gather.read_metrics(evaluate),
             gather.timings(gather.read_summary(train), stages),
             gather.strips(rows, sample / "videos", evaluate / "clips", sample / "images"),
-            **gather.history(train / "log.jsonl"),
+            **gather.history(read(train / "log.jsonl")),
         )
 
 

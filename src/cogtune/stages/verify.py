@@ -39,14 +39,15 @@ class Damage:
 
 def run(store: Path, key: str | None, repair: bool, results: Path) -> int:
     """Print what is damaged; exit code 1 if anything is and was not taken out. Raises UserError for an unknown key."""
+    done = finished_folders(store, results)
     if key is None:
         folders = [folder for stage in STAGES for folder in sorted((store / stage).glob("*")) if is_key(folder.name)]
+        folders += sorted(folder for folder in done if not folder.exists())
     else:
         folders = [key_folder(store / stage, key, "store verify") for stage in STAGES]
-    folders = [folder for folder in folders if folder.is_dir()]
+    folders = [folder for folder in folders if folder.is_dir() or folder in done]
     if key and not folders:
         raise UserError(f"{store}: nothing has the key {key}; `cogtune store list` shows the keys")
-    done = finished_folders(store, results)
     checks = [check for folder in folders for check in _checks(folder, folder in done)]
     found = 0
     with progress(len(checks), "verify", "files", plain=not sys.stderr.isatty()) as bar:
@@ -82,6 +83,9 @@ def _repair(folder: Path, damage: Damage, results: Path) -> None:
 def _checks(folder: Path, done: bool) -> Iterator[tuple[Path, Callable[[], Iterator[Damage]]]]:
     """Every file of a folder that has something to be held against. ``done``: a receipt says that its job is finished."""
     stage = folder.parent.name
+    if not folder.is_dir():
+        yield folder, lambda: iter([Damage(f"{folder}: gone, and a receipt says that it is finished", lambda: None)])
+        return
     for path in shard_paths(folder) if stage not in ("train", "export") else ():
         yield folder, partial(_shard, path)
     if stage in VIEWS:

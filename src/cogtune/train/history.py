@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TextIO
@@ -11,6 +12,9 @@ from cogtune.runtime.atomic import write_text
 
 AVERAGED = 20
 """Steps over which the first and the last loss of a summary are averaged."""
+_KINDS = {"loss", "skipped", "overflow", "validation_loss"}
+_TIMES = {"seconds", "data_wait"}
+_NUMBERS = {"loss", "validation_loss"} | _TIMES
 
 
 class History:
@@ -42,16 +46,35 @@ class History:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The rows of a log; a last line that a kill cut short is left out."""
+    """The rows of a log. A last line that a kill cut short is left out; so are damaged ones, which are told (stderr): no
+    weight depends on them, and only training the same steps again would bring them back."""
     if not path.exists():
         return []
-    rows = []
-    for line in path.read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
+    rows, damaged = list[dict[str, Any]](), list[int]()
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    for number, line in enumerate(lines, 1):
+        row = _row(line)
+        if row is not None:
+            rows.append(row)
+        elif number < len(lines):
+            damaged.append(number)
+    if damaged:
+        first = f"line {damaged[0]}" + (f" and {len(damaged) - 1} more" if len(damaged) > 1 else "")
+        told = "damaged and left out: the loss curve has a gap, and the weights are as they were"
+        print(f"notice: {path}: {first}: {told}", file=sys.stderr, flush=True)
     return rows
+
+
+def _row(line: str) -> dict[str, Any] | None:
+    """What a line says; None for one that no training wrote."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or type(row.get("step")) is not int or not row.keys() & _KINDS:
+        return None
+    timed = "validation_loss" in row or row.keys() >= _TIMES
+    return row if timed and all(type(row[name]) in (int, float) for name in _NUMBERS & row.keys()) else None
 
 
 def figures(rows: Iterable[dict[str, Any]]) -> dict[str, float | int]:

@@ -12,6 +12,7 @@ from cogtune.errors import UserError
 from cogtune.plan.here import has_gpu, refused_here
 from cogtune.plan.survey import COMPLETE, HALF_DONE, STALE, UP_TO_DATE
 from cogtune.runtime.atomic import write_json
+from cogtune.stages import verify
 from tests.unit.plan.world import GPU, World
 
 WORKED = [name for name, stage in STAGES.items() if name not in ("scan", "report") and not stage.when]
@@ -305,14 +306,23 @@ def test_an_experiment_whose_parents_data_was_never_scanned(world: World) -> Non
     assert (parent.experiment, parent.only_for, child.experiment) == ("tiny", "child", "child")
 
 
-def test_a_scan_that_is_gone_is_named(world: World) -> None:
-    world.slices()
+@pytest.mark.parametrize("whole", [False, True], ids=["its digests", "all of it"])
+def test_a_scan_that_is_gone_is_named_and_the_advice_works(world: World, whole: bool) -> None:
+    keys = {name: part.key for name, part in world.slices().items()}
     (digests,) = world.store.glob("scan/*/digests.json")
+    folder = digests.parent
     digests.unlink()
-    with pytest.raises(
-        UserError, match=r"digests\.json: cannot be read; delete .*\.receipts/scan-.*\.json, then the scan"
-    ):
+    if whole:
+        digests.with_name("manifest.jsonl").unlink()
+        folder.rmdir()
+    with pytest.raises(UserError, match=rf"digests\.json: not there; `cogtune store verify {folder.name} --repair"):
         world.slices()
+    for key in (folder.name, None):
+        assert verify.run(world.store, key, False, world.results) == 1
+    assert verify.run(world.store, folder.name, True, world.results) == 0
+    assert not list(world.results.glob(".receipts/scan-*"))
+    assert {name: part.key for name, part in world.slices().items()} == keys
+    assert verify.run(world.store, None, False, world.results) == 0
 
 
 def test_fp16_on_a_cpu_is_found_before_anything_is_cached(world: World, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cogtune.evaluation.report.gather import history as log_of
 from cogtune.train.history import History, figures, read
 
 
@@ -42,3 +43,23 @@ def test_every_line_is_json_whatever_the_figures_are(tmp_path: Path) -> None:
     assert [sorted(row.keys() & {"loss", "grad_norm"}) for row in rows] == [["loss"], [], ["grad_norm", "loss"]]
     found = figures(rows)
     assert (found["loss_first"], found["skipped_steps"], found["overflowed_steps"]) == (1.5, 1, 1)
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [b'{"step": \xb3, "loss": 1.0}', b"5", b"[", b"null", b'{"stfp": 3, "loss": 1.0}', b'{"step": 3, "loss": "x"}'],
+)
+def test_a_damaged_line_is_left_out_alone_and_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], damaged: bytes
+) -> None:
+    path = tmp_path / "log.jsonl"
+    history = History(path, 0)
+    for step in range(1, 6):
+        history.add(step=step, loss=float(step), seconds=0.5, data_wait=0.01)
+    lines = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join([*lines[:2], damaged, *lines[3:]]) + b"\n")
+    assert [row["step"] for row in read(path)] == [1, 2, 4, 5]
+    assert f"{path}: line 3: damaged" in capsys.readouterr().err
+    assert [row["step"] for row in log_of(read(path))["training"]] == [1, 2, 4, 5]
+    History(path, 5)
+    assert len(path.read_bytes().splitlines()) == 4

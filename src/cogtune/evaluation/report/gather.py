@@ -60,10 +60,10 @@ def strips(
     return sorted(found, key=lambda strip: strip.name)
 
 
-def history(log: Path) -> dict[str, list[dict[str, Any]]]:
-    """The training log as ``training`` and ``validation`` rows, each with step and loss; no torn last line."""
+def history(log: Iterable[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The rows of a training's log as ``training`` and ``validation`` rows, each with step and loss."""
     found: dict[str, list[dict[str, Any]]] = {"training": [], "validation": []}
-    for row in _json_lines(log):
+    for row in log:
         if "loss" in row:
             found["training"].append({name: row.get(name) for name in ("step", "loss", "lr")})
         elif "validation_loss" in row:
@@ -168,7 +168,8 @@ def timings(summary: Mapping[str, Any], stages: Iterable[StageFacts]) -> dict[st
 def data_facts(
     manifest: Sequence[ClipRow], rejects: Path, frames: ShardReader, encoded: ShardReader, params: Mapping[str, Any]
 ) -> DataFacts:
-    """What is said about the data. ``frames`` and ``encoded``: the rows of preprocess and text."""
+    """What is said about the data. ``frames`` and ``encoded``: the rows of preprocess and text. Raises DamagedError."""
+    check_sums(rejects)
     rates, looks, lines = [], [], _json_lines(rejects)
     refused = [(row["name"], row["reason"]) for row in lines if not row.get("files")]
     used: set[str] = set()

@@ -3,12 +3,14 @@
 import hashlib
 import json
 import os
+import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from stat import S_ISREG
+from typing import Any
 
 from cogtune.config.digest import file_digest
 from cogtune.data.decoder import Decoder
@@ -19,6 +21,7 @@ from cogtune.data.walk import escaped
 from cogtune.errors import UserError
 from cogtune.runtime.faults import told_of_environment
 
+_CRC32 = ', "crc32": '
 _LONGEST_CAPTION = 1 << 20  # bytes; T5 sees 226 tokens of it
 
 
@@ -68,8 +71,8 @@ class Memo:
         except OSError as error:
             raise _memo_error(path, error) from None
         for line in lines:
-            with suppress(ValueError, KeyError, TypeError):  # torn, or of another version: read the file again
-                entry = json.loads(line)
+            with suppress(ValueError, KeyError, TypeError):  # torn, damaged or of another version: read the file again
+                entry = _whole(line)
                 if entry["reader"] != READER_VERSION:
                     continue
                 video = VideoInfo(**entry["video"])
@@ -87,9 +90,23 @@ class Memo:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(entry | {"video": asdict(video)}) + "\n")
+                stream.write(_with_checksum(json.dumps(entry | {"video": asdict(video)})) + "\n")
         except OSError as error:
             raise _memo_error(self._path, error) from None
+
+
+def _with_checksum(line: str) -> str:
+    """A JSON object with ``crc32``, over the text before it, as its last key: a wrong clip or rate would go into the
+    manifest, and a scan that is made again would take it from here again."""
+    return f"{line[:-1]}{_CRC32}{zlib.crc32(line[:-1].encode())}}}"
+
+
+def _whole(line: str) -> dict[str, Any]:
+    """What `_with_checksum` gave. Raises ValueError for anything else."""
+    said, _, rest = line.rpartition(_CRC32)
+    if zlib.crc32(said.encode()) != int(rest.removesuffix("}")):
+        raise ValueError("not what was written")
+    return json.loads(said + "}")
 
 
 def _memo_error(path: Path, error: OSError) -> UserError:

@@ -1,6 +1,7 @@
 """Captions, memo, duplicates, rejects."""
 
 import os
+import random
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,20 @@ def test_both_splits_may_hold_a_clip(data: Path, tmp_path: Path) -> None:
 
 def known_after(memo: Path, data: Path) -> Found:
     return scan({"train": [data]}, Memo(memo))
+
+
+def test_a_flipped_bit_in_the_memo_costs_one_read_and_changes_nothing(data: Path, tmp_path: Path) -> None:
+    memo = tmp_path / "memo.jsonl"
+    right = known_after(memo, data).rows
+    whole = memo.read_bytes()
+    line = whole.index(b"\n")
+    chance = random.Random(3)
+    clip, rate = whole.index(b'"clip": "') + 9, whole.index(b'"fps": ') + 7
+    for place in [clip, rate, line, *chance.sample(range(line), 9)]:
+        for bit in (0, 1) if place in (clip, rate) else (chance.randrange(8),):
+            memo.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :])
+            found = known_after(memo, data)
+            assert (found.rows, found.probed) == (right, 2 if place == line else 1)
 
 
 def test_the_memo_spares_what_did_not_change(data: Path, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """What is legal in a config, but surprising: each remark is told once."""
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from cogtune.config import deepspeed_limits
 from cogtune.config.registry import kind
@@ -8,7 +10,9 @@ from cogtune.config.values import NETWORK, SCHEDULES, VAE_RATE, VAE_STRIDE, Valu
 
 
 def _held_out(at: Values) -> Iterator[str]:
-    both = [folder for folder in at["args.valid_data"] or [] if folder in (at["args.train_data"] or [])]
+    trained = [Path(os.path.abspath(folder)) for folder in at["args.train_data"] or []]
+    held = {folder: Path(os.path.abspath(folder)) for folder in at["args.valid_data"] or []}
+    both = [name for name, folder in held.items() if any(folder.is_relative_to(other) for other in trained)]
     if both and at["args.mode"] != "inference":
         yield (
             f"args.valid_data: {', '.join(both)} is in train_data as well, so its clips are trained on, and figures of "

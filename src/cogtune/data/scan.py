@@ -44,7 +44,7 @@ class Reject:
 @dataclass
 class Found:
     """What a scan found. ``others``: one line for each kind of files that are no videos; they are no rejects.
-    ``probed``: files that had to be opened, as the memo did not know them. ``sample_aspects``: of the clips' pixels, as
+    ``probed``: files that were opened and can be used, ``known``: those that the memo knew. ``sample_aspects``: of the clips' pixels, as
     `VideoInfo` has them, counted."""
 
     rows: list[ClipRow] = field(default_factory=list)
@@ -52,6 +52,7 @@ class Found:
     others: list[Reject] = field(default_factory=list)
     several_lines: int = 0
     probed: int = 0
+    known: int = 0
     sample_aspects: Counter[str] = field(default_factory=Counter)
 
 
@@ -149,6 +150,7 @@ def scan(
             found.rejects.append(_reject(split, video, _reason(video.path, result)))
             continue
         found.probed += result.new
+        found.known += not result.new
         if (split, result.clip) in first:
             reason = f"duplicate: same content as {first[split, result.clip]}"
             found.rejects.append(_reject(split, video, reason))

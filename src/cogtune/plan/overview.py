@@ -34,7 +34,8 @@ def run(arguments: argparse.Namespace, workspace: Workspace, scan: Callable[[Wor
         from rich.console import Console
 
         console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
-        draw(surveys, machine, console)
+        if surveys or not failed:  # "nothing to do" is said only of what could be planned
+            draw(surveys, machine, console)
     for name, error in failed.items():
         print(f"cogtune: {name} cannot be planned: {error}", file=sys.stderr)
     return 1 if failed else 0

@@ -27,8 +27,9 @@ _MOST_WORKERS = 8
 def run(job: Job) -> dict[str, Any]:
     """Write manifest.jsonl, rejects.jsonl, report.json and, last, digests.json into the job's folder.
 
-    ``made`` counts files that had to be opened, ``reused`` those known by path, size and mtime. Raises UserError when
-    nothing can be trained on, or more than ``args.max_reject_share`` of the files are rejected.
+    ``made`` counts videos that were opened, ``reused`` those known by path, size and mtime; files that cannot be opened
+    are in neither. Raises UserError when nothing can be trained on, or more than ``args.max_reject_share`` of the files
+    are rejected.
     """
     args, folder = job.config["args"], job.job_dir()
     params = job.config.get("data", {}).get("params", {})
@@ -40,11 +41,10 @@ def run(job: Job) -> dict[str, Any]:
     write_sealed(folder / "report.json", report(found))
     write_sums(folder, [folder / "manifest.jsonl", folder / "rejects.jsonl"])
     write_sealed(folder / "digests.json", data_digests((row.clip, row.caption, row.split) for row in found.rows))
-    total = len(found.rows) + len(found.rejects)
     splits = Counter(row.split for row in found.rows)
     return {
         "made": found.probed,
-        "reused": total - found.probed,
+        "reused": found.known,
         "train": splits["train"],
         "valid": splits["valid"],
         "rejected": len(found.rejects),

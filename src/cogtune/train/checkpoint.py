@@ -78,7 +78,8 @@ def load_newest(engine: Any, folder: Path, tell: Callable[[str], object] = print
     if engine.zero_optimization() and found.ranks != dist.get_world_size():
         raise UserError(
             f"{found.path}: written by {found.ranks} ranks, and this run has {dist.get_world_size()}; ZeRO cannot cut "
-            f"it anew. Go on with {found.ranks} ranks, or remove {folder} to start over"
+            f"it anew. Go on with {found.ranks} ranks (ranks in config/config.yaml, or --ranks {found.ranks}), or remove "
+            f"{folder} to start over"
         )
     # Not strict: frozen parameters are not in it, they come from the start of the run.
     engine.load_checkpoint(str(found.path), tag=TAG, load_module_strict=False)

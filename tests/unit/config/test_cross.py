@@ -115,7 +115,8 @@ def test_fp16_needs_a_stage_of_zero_that_scales_the_loss():
         load_config(model, ["--fp16", *size.split()], check_files=False)
     config = load_config(model, ["--fp16", "--zero-stage", "1", *size.split()], check_files=False)
     assert config.values["deepspeed"]["zero_optimization"]["stage"] == 1
-    load_config(model, ["--fp16", "--mode", "inference", *size.split()], check_files=False)
+    samples = ["--mode", "inference", "args.load=weights", "args.input_type=txt", "args.input_file=prompts.txt"]
+    load_config(model, ["--fp16", *samples, *size.split()], check_files=False)
 
 
 def test_inference_needs_no_data_section_and_takes_upstreams_sizes():
@@ -242,6 +243,10 @@ def test_an_image_to_video_model_reads_images_from_its_prompt_file():
         (
             "args.train_data=[a] args.valid_data=[a,b]",
             "args.valid_data: a is in train_data as well, so its clips are trained on",
+        ),
+        (
+            "args.train_data=[a/b] args.valid_data=[a,c/../a/b/,a/b/videos,a/bc]",
+            "args.valid_data: c/../a/b/, a/b/videos is in train_data as well",
         ),
     ],
 )

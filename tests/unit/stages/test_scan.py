@@ -49,7 +49,7 @@ def test_what_it_leaves(data: Data) -> None:
     damaged(data.root / "train/videos/good.mp4", data.root / "train/videos/bad.mp4", "half")
     data.caption("train", "bad", "x")
     job = data.job()
-    assert scan.run(job) == {"made": 2, "reused": 1, "train": 1, "valid": 1, "rejected": 1, "other_files": 0}
+    assert scan.run(job) == {"made": 2, "reused": 0, "train": 1, "valid": 1, "rejected": 1, "other_files": 0}
     rows = read_manifest(job.job_dir() / "manifest.jsonl")
     assert [(row.split, row.name, row.caption) for row in rows] == [
         ("train", "videos/good.mp4", "first line second line"),

@@ -207,13 +207,13 @@ class Checker:
     def _optimizer(self, given: dict[str, Node], values: dict[str, Any], path: str) -> None:
         """`{type, params}`: as a component, but spelled `type`."""
         kind = given.get("type", from_plain("AdamW"))
-        named = values.pop("type", None)  # without a class behind it, no later check may look it up
-        if not isinstance(named, str):
-            return
+        named, entry = values.get("type"), None
         try:
-            entry = registry.find(named, "optimizer")
+            entry = registry.find(named, "optimizer") if isinstance(named, str) else None
         except ConfigError as error:
             self._error(kind, f"{path}.type", error.message)
+        if entry is None:
+            values.pop("type", None)  # without a class behind it, no later check may look it up
             return
         values["type"] = entry.name
         values["params"] = self.section(given.get("params", Node({}, kind.mark)), entry.schema, f"{path}.params")

@@ -97,4 +97,27 @@ def _lora_rate(at: Values) -> Iterator[str]:
         )
 
 
-REMARKS = (_idle_deepspeed, _padding, _beyond, _schedules, _trained_in, _adapters, _lora_rate, _held_out)
+def _random_weights(at: Values) -> Iterator[str]:
+    if not at["model.first_stage_config.params.ckpt_path"]:
+        yield (
+            "model.first_stage_config.params.ckpt_path: not set, so the VAE has random weights, and latents and samples "
+            "show nothing; name its file (3d-vae.pt, or a diffusers folder)"
+        )
+    if not at["args.load"] and at["args.mode"] == "finetune":
+        yield (
+            "args.load: not set, so training starts from random weights; name the weights of the model, or say "
+            "args.mode: pretrain"
+        )
+
+
+REMARKS = (
+    _idle_deepspeed,
+    _padding,
+    _beyond,
+    _schedules,
+    _trained_in,
+    _adapters,
+    _lora_rate,
+    _held_out,
+    _random_weights,
+)

@@ -248,6 +248,11 @@ def test_an_image_to_video_model_reads_images_from_its_prompt_file():
             "args.train_data=[a/b] args.valid_data=[a,c/../a/b/,a/b/videos,a/bc]",
             "args.valid_data: c/../a/b/, a/b/videos is in train_data as well",
         ),
+        (
+            "model.first_stage_config.params.ckpt_path=null",
+            "model.first_stage_config.params.ckpt_path: not set, so the VAE has random",
+        ),
+        ("args.load=null args.mode=finetune", "args.load: not set, so training starts from random weights"),
     ],
 )
 def test_what_will_not_happen_is_told_apart_from_what_does_no_harm(override, told):

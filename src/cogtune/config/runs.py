@@ -52,5 +52,5 @@ def known_parts(results: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for path in sorted((results / FOLDER).glob("*.json")):
         try:
             yield from json.loads(path.read_text(encoding="utf-8"))["parts"].items()
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
             continue

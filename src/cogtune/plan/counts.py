@@ -73,6 +73,7 @@ class Counts:
     def left(self, part: Slice, parts: Mapping[str, Slice], args: Mapping[str, Any]) -> Work:
         """Of a job without receipt: what the store holds is counted."""
         counted = {
+            "scan": self._scan,
             "preprocess": self._preprocess,
             "latents": self._encoded,
             "images": self._encoded,
@@ -118,6 +119,10 @@ class Counts:
         clips = self.clips(parts)
         lacking, shared = self._lacking(part, clips)
         return len(lacking), len(clips), shared
+
+    def _scan(self, part: Slice, parts: Mapping[str, Slice], args: Mapping[str, Any]) -> tuple[int, int, int]:
+        """A plan asks only once the store holds it: another results folder's scan, here without a receipt."""
+        return 0, len(self.columns(parts).clips), 0
 
     def _encoded(self, part: Slice, parts: Mapping[str, Slice], args: Mapping[str, Any]) -> tuple[int, int, int]:
         clips = self.clips(parts)
@@ -179,13 +184,14 @@ class Counts:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The step rows of a training log; a torn last line is left out."""
+    """The timed step rows of a training log; a torn last line is left out, and so is a damaged one."""
     rows = []
-    for line in path.read_text(encoding="utf-8").split("\n") if path.exists() else []:
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    for line in text.splitlines():
         try:
             row = json.loads(line)
-        except ValueError:
-            break
-        if "loss" in row:
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(row, dict) and "loss" in row and type(row.get("seconds")) in (int, float):
             rows.append(row)
     return rows

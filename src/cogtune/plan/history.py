@@ -1,13 +1,13 @@
 """What has run before: slices, records and data sets that earlier jobs left in the store."""
 
-import json
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from cogtune.config.digest import key_of
 from cogtune.config.slices import Slice, leaves_of, nest
 from cogtune.data.listing import Columns, read_columns
-from cogtune.runtime.records import read_record
+from cogtune.runtime.records import read_object, read_receipt, read_record
 
 Identity = dict[str, Any]
 
@@ -23,7 +23,8 @@ class History:
 
     def published(self, experiment: str) -> dict[str, str]:
         """Job keys by stage of what results/<experiment> shows; empty if nothing was published."""
-        return _read(self.results / experiment / "run.json").get("keys") or {}
+        keys = read_object(self.results / experiment / "run.json").get("keys")
+        return {stage: key for stage, key in keys.items() if isinstance(key, str)} if isinstance(keys, dict) else {}
 
     def record(self, stage: str, key: str) -> dict[str, Any]:
         """What a job's runs took together; empty if it has never finished."""
@@ -31,7 +32,7 @@ class History:
 
     def receipt(self, stage: str, key: str) -> dict[str, Any]:
         """What the job's receipt says; empty if there is none."""
-        return _read(self.results / ".receipts" / f"{stage}-{key}.json")
+        return read_receipt(self.results / ".receipts" / f"{stage}-{key}.json")
 
     def before(self, part: Slice, experiment: str) -> tuple[Identity, str, bool] | None:
         """(identity, key, whether it was this experiment's own) of the job that ``part`` is compared with: what the
@@ -61,11 +62,13 @@ class History:
 
     def jobs(self, key: str) -> dict[str, dict[str, str]]:
         """The jobs that a job stands on, by name: stage, key, items."""
-        return self.volatile(key).get("jobs") or {}
+        jobs = self.volatile(key).get("jobs")
+        told = jobs.items() if isinstance(jobs, dict) else ()
+        return {name: job for name, job in told if isinstance(job, dict) and isinstance(job.get("key"), str)}
 
     def json(self, path: str) -> dict[str, Any]:
         """A JSON file of the store; empty if it is not there."""
-        return _read(self.store / path)
+        return read_object(self.store / path)
 
     def volatile(self, key: str) -> dict[str, Any]:
         """What the run told a job that finished once: its volatile values and the jobs that it stood on.
@@ -73,7 +76,7 @@ class History:
         The record keeps it. Earlier versions kept it in the store, for whoever ran last.
         """
         record = self.record(self.slice_file(key).get("stage", ""), key)
-        return record.get("run") or self.slice_file(f"{key}.volatile")
+        return record.get("run") or read_object(self.store / "slices" / f"{key}.volatile.json")
 
     def values(self, key: str) -> dict[str, Any]:
         """The config of a job and of all jobs that it stands on, as far as their stages read it."""
@@ -101,15 +104,8 @@ class History:
         return sorted({path.stem.rpartition("-")[2] for folder, glob in folders for path in folder.glob(glob)})
 
     def _slice_file(self, name: str) -> dict[str, Any]:
-        return _read(self.store / "slices" / f"{name}.json")
+        found = read_object(self.store / "slices" / f"{name}.json")
+        return found if found and key_of(found) == name else {}  # a damaged one tells of no job
 
     def _columns(self, scan: str) -> Columns:
         return read_columns(self.store / "scan" / scan / "manifest.jsonl")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

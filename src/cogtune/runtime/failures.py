@@ -10,15 +10,21 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from cogtune.errors import UserError
+from cogtune.runtime.paths import is_key
 
 _AGAIN = "then give the same command again: what was finished is kept"
 _FULL = f"no space left: free some, or use another disk (store_dir, results_dir in config/config.yaml); {_AGAIN}"
-_DENIED = (
-    "no permission to write there. A store of somebody else can be read but not added to: ask for permission, or use a "
-    "store of your own (store_dir in config/config.yaml)"
+_DENIED = "no permission to write there"
+_STORE = (
+    "a store of somebody else can be read but not added to, and this work is not complete in it: ask for permission, or "
+    "use a store of your own (store_dir in config/config.yaml)"
 )
+_RESULTS = "reports, receipts and logs need a results folder of your own (results_dir in config/config.yaml)"
+_OF_RESULTS = frozenset({".receipts", ".runs", ".logs"})
+_OF_STORE = frozenset({"slices", "locks", "records", "scan"})
 _ADVICE = {
     errno.ENOSPC: _FULL,
     errno.EDQUOT: f"your quota is used up: free some, or use another disk; {_AGAIN}",
@@ -32,6 +38,7 @@ _ADVICE = {
     errno.ESTALE: f"the network file system lost the file; mount it again, {_AGAIN}",
     errno.ENOMEM: "",
 }
+_NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 NOTE = "while writing "
 """Begins the note on an error that says which file was to be written; its own file name is a temporary one, or none."""
 _CODE = re.compile(r"\(os error ([0-9]+)\)|\[Errno ([0-9]+)\]")
@@ -77,7 +84,7 @@ def cut_short(path: object = "a file") -> UserError:
 
 def is_not_writable(error: OSError) -> bool:
     """Whether a place can be read and not written: a store of somebody else, a read-only file system."""
-    return error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
+    return error.errno in _NOT_WRITABLE
 
 
 def _explain(error: BaseException) -> UserError | None:
@@ -98,8 +105,16 @@ def _explain(error: BaseException) -> UserError | None:
         path = getattr(error, "filename2", None) or getattr(error, "filename", None)
         noted = _noted(error)
         place = noted[0] if noted else os.strerror(code) if path is None else os.fsdecode(path)
-        return UserError(f"{place}: {_ADVICE[code]}")
+        return UserError(f"{place}: {_ADVICE[code]}{_whose(place) if code in _NOT_WRITABLE else ''}")
     return None
+
+
+def _whose(place: str) -> str:
+    """What to do about a place that can only be read: whether it is in a store or in a results folder, its path tells."""
+    parts = Path(place).parts
+    if _OF_RESULTS & set(parts) or parts[-1].startswith((".published-", ".compared-")):
+        return f": {_RESULTS}"
+    return f": {_STORE}" if _OF_STORE & set(parts) or any(map(is_key, parts)) else f": {_STORE}; {_RESULTS}"
 
 
 def _noted(error: BaseException) -> list[str]:

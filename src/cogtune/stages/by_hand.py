@@ -29,7 +29,8 @@ def open_workspace(arguments: argparse.Namespace, overrides: Sequence[str]) -> W
 
 
 def scan_first(workspace: Workspace, name: str, plain: bool = False) -> None:
-    """Run the scans of the experiment's chain that have no receipt: every other key is known only after them."""
+    """Run the scans of the experiment's chain that have no receipt: every other key is known only after them. A plan does
+    with what the store holds of them, and writes nothing then."""
     from cogtune.stages.execute import execute
     from cogtune.stages.job import Job
 
@@ -38,7 +39,8 @@ def scan_first(workspace: Workspace, name: str, plain: bool = False) -> None:
         if not resolver.scans:
             continue
         receipt = resolver.place.receipt(resolver.scan())
-        if not receipt.exists():
+        known = workspace.looks_only and (workspace.store / "scan" / resolver.scan().key / "digests.json").exists()
+        if not receipt.exists() and not known:
             resolver.scan().write(workspace.store)
             execute(Job(resolver.scan(), workspace.store, plain=plain), receipt)
 

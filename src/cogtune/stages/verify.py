@@ -18,6 +18,7 @@ from cogtune.data.listing import read_manifest
 from cogtune.data.shards import Shard
 from cogtune.data.store import ShardReader, damaged_rows, shard_paths, take_out
 from cogtune.errors import UserError
+from cogtune.evaluation.prompts import ID_DIGITS
 from cogtune.evaluation.report.gather import read_index, read_metrics, read_per_sample, read_summary
 from cogtune.runtime.locks import hold_lock
 from cogtune.runtime.paths import inside, is_key, key_folder, remove_own
@@ -125,9 +126,17 @@ def _views(folder: Path, name: str) -> Iterator[Damage]:
             if not is_whole(views / f"{row}.mp4"):
                 yield Damage(f"{views / row}.mp4: missing or cut off", partial(remove_own, views / f"{row}.mp4"))
         return
-    for path in sorted(views.glob("*.mp4")):
+    for path in sorted({*views.glob("*.mp4"), *(views / f"{name}.mp4" for name in _sampled(folder))}):
         if not is_whole(path):
-            yield Damage(f"{path}: cut off", partial(_forget_clip, folder, path))
+            yield Damage(f"{path}: missing or cut off", partial(_forget_clip, folder, path))
+
+
+def _sampled(evaluate: Path) -> set[str]:
+    """The names of the clips that have a view, as far as the evaluation is finished and reads."""
+    try:
+        return {row["clip"][:ID_DIGITS] for row in read_per_sample(evaluate) if row.get("clip")}
+    except UserError:
+        return set()  # told of by its own check
 
 
 def _forget_clip(folder: Path, view: Path) -> None:

@@ -1,11 +1,13 @@
 """What a plan says before a run, after it, and after every kind of edit."""
 
+import json
 import shutil
 
 import pytest
 
 from cogtune.__main__ import main
 from cogtune.config.batches import BatchMemo
+from cogtune.config.digest import key_of
 from cogtune.config.errors import ConfigError
 from cogtune.config.stages import STAGES
 from cogtune.errors import UserError
@@ -240,8 +242,10 @@ def test_another_version_of_a_stage(world: World) -> None:
     shutil.rmtree(world.results / ".receipts")
     next((world.results / "tiny").glob(".published-*")).unlink()
     run = world.results / "tiny/run.json"
-    run.write_text(run.read_text().replace(parts["text"].key, "0" * 12))
-    (world.store / "slices" / f"{parts['text'].key}.json").rename(world.store / "slices/000000000000.json")
+    earlier = key_of(json.loads((world.store / "slices" / f"{parts['text'].key}.json").read_text()))
+    run.write_text(run.read_text().replace(parts["text"].key, earlier))
+    path = world.store / "slices" / f"{parts['text'].key}.json"
+    path.rename(path.with_name(f"{earlier}.json"))
     assert world.why("text") == ["this version of cogtune does text in another way (0 → 1)"]
 
 

@@ -7,11 +7,7 @@ suite the first and the last call of each line of ours fail; as `slow`, every ca
 import json
 import os
 import shutil
-import signal
-import sys
-import time
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,39 +18,13 @@ from cogtune.__main__ import main
 from cogtune.data.shards import Shard
 from cogtune.stages.job import Job
 from tests.faults import BROKEN, FULL, Faults
+from tests.forked import forked
 from tests.unit.stages.caching import TINY, Caching
 from tests.unit.stages.finished import Finished
 
 MADE_FROM_DATA = ("scan", "preprocess", "latents", "text")
 MADE_FROM_TRAINING = ("export", "sample", "evaluate", "report")
-_MOST_SECONDS = 120
 _VARYING = {"seconds", "made", "reused", "peak_memory_mib"}
-
-
-def forked(work: Callable[[], int], output: Path) -> tuple[int, str]:
-    """(exit code, what was printed) of ``work`` in a process of its own; 99 for an error that nobody caught."""
-    sys.stdout.flush(), sys.stderr.flush()
-    pid = os.fork()
-    if pid == 0:
-        code = 99
-        try:
-            descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            for stream in (1, 2):
-                os.dup2(descriptor, stream)
-            sys.stdout, sys.stderr = (os.fdopen(os.dup(stream), "w", buffering=1) for stream in (1, 2))
-            code = work()
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    ends = time.monotonic() + _MOST_SECONDS
-    while not (done := os.waitpid(pid, os.WNOHANG))[0]:
-        if time.monotonic() > ends:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            return -1, f"no end after {_MOST_SECONDS} s\n{output.read_text()}"
-        time.sleep(0.01)
-    return os.waitstatus_to_exitcode(done[1]), output.read_text()
 
 
 class Line:

@@ -4,11 +4,10 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from cogtune.evaluation.report import plots
-from cogtune.evaluation.report.evidence import Strip
+from cogtune.evaluation.report.evidence import Shown, Strip
 from cogtune.evaluation.report.gather import CLIP, SHOWN
 from cogtune.evaluation.report.sweep_plot import shades, sweep_plot
 
@@ -60,7 +59,8 @@ def render(name: str, members: Sequence[Member]) -> str:
         columns=columns,
         plot=plots.markup(sweep_plot(members, keys[0])),
         captions=[
-            (caption, [(label, data_uri(path)) for label, path in videos]) for caption, videos in _captions(members)
+            (caption, [(label, shown, "" if shown.lack else data_uri(shown.path)) for label, shown in videos])
+            for caption, videos in _captions(members)
         ],
     )
 
@@ -97,14 +97,14 @@ def _headline(members: Sequence[Member]) -> str:
     return f"Of {len(members)} runs, {point} comes closest to the clips: {best.metrics['samples.psnr_db']:.1f} dB."
 
 
-def _captions(members: Sequence[Member]) -> list[tuple[str, list[tuple[str, Path]]]]:
+def _captions(members: Sequence[Member]) -> list[tuple[str, list[tuple[str, Shown]]]]:
     """(caption, (label, video) of the clip and of every member) for the first captions that all members have."""
     by_name = [{strip.name: strip for strip in member.strips} for member in members]
     shared = [name for name in by_name[0] if all(name in strips for strips in by_name)]
     found = []
     for name in shared[:_CAPTIONS]:
-        videos = [(shown.label, shown.path) for shown in by_name[0][name].videos if shown.label == CLIP]
+        videos = [(shown.label, shown) for shown in by_name[0][name].videos if shown.label == CLIP]
         for member, strips in zip(members, by_name, strict=True):
-            videos += [(member.name, shown.path) for shown in strips[name].videos if shown.label == SHOWN["tuned"]]
+            videos += [(member.name, shown) for shown in strips[name].videos if shown.label == SHOWN["tuned"]]
         found.append((by_name[0][name].caption, videos))
     return found

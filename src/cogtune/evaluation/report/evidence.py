@@ -7,13 +7,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Shown:
-    """One video of a strip. ``hit``: nearest to its own clip; None for the clip itself and for a user's own prompts."""
+    """One video of a strip. ``hit``: nearest to its own clip; None for the clip itself and for a user's own prompts.
+    ``lack``: what is wrong with its file, and how it is made again."""
 
     label: str
     path: Path
     psnr_db: float | None = None
     hit: bool | None = None
     nearest: str | None = None
+    lack: str = ""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cogtune.config.stages import STAGES
+from cogtune.data.container import is_whole
 from cogtune.data.listing import ClipRow
 from cogtune.data.store import ShardReader
 from cogtune.evaluation.prompts import ID_DIGITS
@@ -39,25 +40,34 @@ def strips(
     images: Path,
     labels: Mapping[str, str] = SHOWN,
 ) -> list[Strip]:
-    """One strip for each prompt: the image that the samples start from, the clip, then the variants of ``labels``, as far
-    as there is such a file. ``clips``: None where there is no data set."""
+    """One strip for each prompt: the image that the samples start from, if any, the clip, then the variants of ``labels``.
+    ``clips``: None where there is no data set. A video that is missing or cut off says so."""
     by_prompt: dict[str, dict[str, Mapping[str, Any]]] = {}
     for row in rows:
         by_prompt.setdefault(row["prompt"], {})[row["variant"]] = row
     found = []
     for prompt, variants in by_prompt.items():
         some = next(iter(variants.values()))
-        shown = [Shown("First frame given", inside(images, f"{prompt}.png", "per_sample.json"))]
+        image = inside(images, f"{prompt}.png", "per_sample.json")
+        shown = [Shown("First frame given", image)] if image.exists() else []
         if some["clip"] and clips is not None:
-            shown.append(Shown(CLIP, clips / f"{some['clip'][:ID_DIGITS]}.mp4"))
+            path = clips / f"{some['clip'][:ID_DIGITS]}.mp4"
+            shown.append(Shown(CLIP, path, lack=_lack(path)))
         for variant, label in labels.items():
             if row := variants.get(variant):
                 path = inside(videos, f"{row['item']}.mp4", "per_sample.json")
-                shown.append(Shown(label, path, row.get("psnr_db"), row.get("hit"), _stem(row.get("nearest_name"))))
-        found.append(
-            Strip(some["caption"], _stem(some.get("name")) or prompt, [video for video in shown if video.path.exists()])
-        )
+                nearest = _stem(row.get("nearest_name"))
+                shown.append(Shown(label, path, row.get("psnr_db"), row.get("hit"), nearest, _lack(path)))
+        found.append(Strip(some["caption"], _stem(some.get("name")) or prompt, shown))
     return sorted(found, key=lambda strip: strip.name)
+
+
+def _lack(video: Path) -> str:
+    """What is wrong with a view of a sample or clip, and how to have it made again. The figures do not come from it."""
+    if is_whole(video):
+        return ""
+    what = "is cut off" if video.exists() else "is missing"
+    return f"{video.parent.name}/{video.name} {what}: {how_to_repair(video.parent.parent)}"
 
 
 def history(log: Iterable[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -170,7 +180,7 @@ def data_facts(
 ) -> DataFacts:
     """What is said about the data. ``frames`` and ``encoded``: the rows of preprocess and text. Raises DamagedError."""
     check_sums(rejects)
-    rates, looks, lines = [], [], _json_lines(rejects)
+    rates, looks, lines = [], [], _read_rejects(rejects)
     refused = [(row["name"], row["reason"]) for row in lines if not row.get("files")]
     used: set[str] = set()
     rows = {row.clip: row for row in manifest}
@@ -206,11 +216,14 @@ def _stem(name: str | None) -> str | None:
     return PurePosixPath(name).stem if name else None
 
 
-def _json_lines(path: Path) -> list[dict[str, Any]]:
-    rows = []
-    for line in path.read_text(encoding="utf-8").split("\n") if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
+def _read_rejects(path: Path) -> list[dict[str, Any]]:
+    """What a scan left out, with the reasons; none where there is no such file and no checksum that names it."""
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    except FileNotFoundError:
+        return []
+    except (ValueError, RecursionError):
+        raise _wrong(path, "a JSON object on each line") from None
+    if not all(isinstance(row, dict) and _is_like(row, {"name": str, "reason": str}) for row in rows):
+        raise _wrong(path, "name and reason on each line")
     return rows

@@ -38,7 +38,10 @@ def render(evidence: Evidence) -> str:
             summary=sentences.summary(evidence.metrics),
             rows=sentences.rows(evidence.metrics),
             training=sentences.training(evidence.metrics, evidence.timings),
-            strips=[(strip, [_Embedded(shown, data_uri(shown.path)) for shown in strip.videos]) for strip in strips],
+            strips=[
+                (strip, [_Embedded(shown, "" if shown.lack else data_uri(shown.path)) for shown in strip.videos])
+                for strip in strips
+            ],
             left_out=left_out,
             loss_plot=plots.markup(plots.loss_plot(evidence.training, evidence.validation)),
             seconds_plot=plots.markup(plots.seconds_plot(seconds)),
@@ -67,7 +70,7 @@ def environment() -> Any:
 def _within_budget(strips: list[Strip]) -> tuple[list[Strip], int]:
     used, kept = 0, 0
     for strip in strips:
-        used += sum(shown.path.stat().st_size for shown in strip.videos)
+        used += sum(shown.path.stat().st_size for shown in strip.videos if not shown.lack)
         if used > MOST_VIDEO_BYTES and kept:
             break
         kept += 1

@@ -8,10 +8,6 @@ min_version("9.27")
 include: "workflow/rules/common.smk"
 
 
-onstart:
-    only_one_here()
-
-
 rule all:
     default_target: True
     input:

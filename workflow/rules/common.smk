@@ -40,20 +40,13 @@ def open_workspace():
     return workspace
 
 
-def only_one_here():
-    """Ends a second run of this directory: called before the first job, not for a dry run, nor on a cluster's nodes."""
-    try:
-        hold_directory(Path(".cogtune.lock"))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(error.exit_code)
-
-
 WORKSPACE = open_workspace()
 STORE, RESULTS = str(WORKSPACE.store), str(WORKSPACE.results)
 
 
+# Before the first job, not for a dry run, nor on a cluster's nodes. Of several onstart sections Snakemake runs the last only.
 onstart:
+    in_one_sentence(hold_directory)(Path(".cogtune.lock"))
     # Known only now: jobs of another executor may find the GPU that this machine lacks.
     if workflow.local_exec and (refused := refused_here(WORKSPACE)):
         print("\n".join(refused), file=sys.stderr)

@@ -115,8 +115,8 @@ class Faults:
 
         number = errno.ENOSPC if self.how == FULL else errno.EIO
         text = f"I/O error: {os.strerror(number)} (os error {number})"
-        safetensors.torch.serialize_file = failing(
-            safetensors.torch.serialize_file,
+        safetensors.torch.serialize_file = failing(  # pyright: ignore[reportPrivateImportUsage]
+            safetensors.torch.serialize_file,  # pyright: ignore[reportPrivateImportUsage]
             1,
             lambda _: safetensors.SafetensorError(f"Error while serializing: {text}"),
         )

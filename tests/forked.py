@@ -13,7 +13,8 @@ _MOST_SECONDS = 120
 
 def forked(work: Callable[[], int], output: Path) -> tuple[int, str]:
     """(exit code, what was printed) of ``work`` in a process of its own; 99 for an error that nobody caught."""
-    sys.stdout.flush(), sys.stderr.flush()
+    sys.stdout.flush()
+    sys.stderr.flush()
     pid = os.fork()
     if pid == 0:
         code = 99

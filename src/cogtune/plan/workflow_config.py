@@ -36,7 +36,7 @@ def workflow_values(path: str | Path, asked: Mapping[str, Any]) -> dict[str, Any
         raise ConfigErrors(checker.errors)
     _check_names(values, path)
     own = {name: value for name, value in given.items() if name in typed or name in _ONE_OFF}
-    found = values | own | {name: _words(given[name]) for name in ("base", "set")}
+    found: dict[str, Any] = values | own | {name: _words(given[name]) for name in ("base", "set")}
     return found | {name: _folder(name, found[name], path) for name in ("store_dir", "results_dir")}
 
 

@@ -20,6 +20,7 @@ from cogtune.runtime.locks import hold_lock
 from cogtune.runtime.log import last_lines, tee_to
 from cogtune.runtime.records import read_record
 from cogtune.stages.job import Job
+from cogtune.train.launch import STOPPED
 
 
 def execute(job: Job, receipt: Path | None) -> dict[str, Any]:
@@ -34,7 +35,7 @@ def execute(job: Job, receipt: Path | None) -> dict[str, Any]:
         started = time.monotonic()
         with job.proven():
             load_used(job.config)
-        counts = run(job)
+        counts = _counts(run, job)
         seconds = time.monotonic() - started
         if locked:
             _record(job, counts, seconds)
@@ -43,6 +44,20 @@ def execute(job: Job, receipt: Path | None) -> dict[str, Any]:
         write_json(receipt, found)
     print(f"[{name}] {_summary(counts)} in {seconds:.1f} s", file=sys.stderr)
     return found
+
+
+def _counts(run: Callable[[Job], dict[str, Any]], job: Job) -> dict[str, Any]:
+    """What the stage did. Raises UserError where a plugin ends the process: its exit code, 0 too, would be the job's."""
+    try:
+        return run(job)
+    except SystemExit as error:
+        if error.code == STOPPED:  # training was asked to stop, and will go on from its checkpoint
+            raise
+        used = ", ".join(job.slice.volatile.get("plugins", {})) or "a library"
+        raise UserError(
+            f"stage {job.slice.stage!r} was ended before it was done: {used} called sys.exit({error.code!r}); a plugin "
+            f"must raise an error instead"
+        ) from error
 
 
 @contextmanager

@@ -1,11 +1,13 @@
 """The record of a job: what its runs took and made together, and on what."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
 from cogtune.config.slices import FORMAT, Slice
+from cogtune.errors import UserError
 from cogtune.stages import execute, scan
 from cogtune.stages.job import Job
 
@@ -31,6 +33,22 @@ def test_runs_add_up_and_one_that_made_nothing_changes_nothing(job: Job, monkeyp
     assert (second["runs"], second["made"]) == (2, 7)
     assert second["seconds"] >= first["seconds"]
     assert run(0) == second
+
+
+@pytest.mark.parametrize("code", [0, None, 3, "words"])
+def test_a_plugin_that_ends_the_process_is_an_error(job: Job, monkeypatch: pytest.MonkeyPatch, code: object) -> None:
+    monkeypatch.setattr(scan, "run", lambda job: sys.exit(code))  # pyright: ignore[reportArgumentType]
+    receipt = job.store.parent / "receipt.json"
+    with pytest.raises(UserError, match=r"stage 'scan' was ended before it was done: .* called sys\.exit"):
+        execute.execute(job, receipt)
+    assert not receipt.exists()
+
+
+def test_a_training_that_was_asked_to_stop_keeps_its_exit_code(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan, "run", lambda job: sys.exit(143))
+    with pytest.raises(SystemExit) as ended:
+        execute.execute(job, None)
+    assert ended.value.code == 143
 
 
 def test_a_record_of_an_earlier_version_stays_without_counts(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,6 +97,15 @@ def _lora_rate(at: Values) -> Iterator[str]:
         )
 
 
+def _accumulation(at: Values) -> Iterator[str]:
+    steps = at.get("deepspeed.gradient_accumulation_steps") or 1
+    if at["args.global_batch_size"] and steps != 1 and at["args.mode"] != "inference":
+        yield (
+            f"deepspeed.gradient_accumulation_steps: {steps} is not used beside args.global_batch_size: accumulation is "
+            "what that leaves for each rank; `cogtune plan` prints it. Leave one of the two out"
+        )
+
+
 def _random_weights(at: Values) -> Iterator[str]:
     if not at["model.first_stage_config.params.ckpt_path"]:
         yield (
@@ -118,6 +127,7 @@ REMARKS = (
     _trained_in,
     _adapters,
     _lora_rate,
+    _accumulation,
     _held_out,
     _random_weights,
 )

@@ -197,6 +197,11 @@ def test_the_prompt_file_counts_only_with_input_type_txt():
         ),
         ("cogvideox_2b", [], "CogVideoX-2B was trained in fp16"),
         ("cogvideox_5b", ["deepspeed.bf16.enabled=false", "deepspeed.fp16.enabled=true"], "watch for overflows"),
+        (
+            "cogvideox_5b",
+            ["args.global_batch_size=8", "deepspeed.gradient_accumulation_steps=2"],
+            "deepspeed.gradient_accumulation_steps: 2 is not used beside args.global_batch_size",
+        ),
     ],
 )
 def test_what_is_legal_but_surprising_is_remarked_on(model, overrides, remark):

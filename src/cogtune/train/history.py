@@ -14,7 +14,7 @@ AVERAGED = 20
 """Steps over which the first and the last loss of a summary are averaged."""
 _KINDS = {"loss", "skipped", "overflow", "validation_loss"}
 _TIMES = {"seconds", "data_wait"}
-_NUMBERS = {"loss", "validation_loss"} | _TIMES
+_NUMBERS = {"loss", "validation_loss", "lr", "grad_norm"} | _TIMES
 
 
 class History:

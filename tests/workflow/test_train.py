@@ -51,7 +51,8 @@ class Training:
         command = [sys.executable, "-c", LAUNCH, str(plan), str(self.ranks), str(self.folder / "ranks.log")]
         pipe = subprocess.PIPE
         on_cpu = environment() | {"CUDA_VISIBLE_DEVICES": ""}
-        return subprocess.Popen(command, env=on_cpu, cwd=REPO, stdout=subprocess.DEVNULL, stderr=pipe, text=True)
+        with (self.folder / "told.txt").open("a") as told:
+            return subprocess.Popen(command, env=on_cpu, cwd=REPO, stdout=told, stderr=pipe, text=True)
 
     def finish(self, code: int = 0) -> str:
         """Run to the end; returns what it said on standard error."""
@@ -89,6 +90,10 @@ class Training:
 
     def log(self) -> str:
         return (self.folder / "ranks.log").read_text()
+
+    def told(self) -> str:
+        """What the first rank told the stage: a JSON line each, also of earlier starts."""
+        return (self.folder / "told.txt").read_text()
 
     def rows(self) -> list[dict[str, Any]]:
         """log.jsonl without its timings, which differ from run to run."""
@@ -182,7 +187,7 @@ def test_sigkill_and_a_damaged_checkpoint_change_no_byte(uninterrupted: Training
     state = next((newest / "state").glob("*optim_states.pt"))
     state.write_bytes(state.read_bytes()[:-1000])
     training.finish()
-    assert f"{newest} is damaged" in training.log()
+    assert f"{newest}: this checkpoint is damaged" in training.told()
     assert "resuming after step" in training.log()
     assert training.rows() == uninterrupted.rows()
     assert training.result() == uninterrupted.result()

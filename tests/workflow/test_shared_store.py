@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cogtune.runtime.locks import hold_lock
-from tests.workflow.project import Project, environment
+from tests.workflow.project import Project, environment, lay_out
 
 pytestmark = pytest.mark.workflow
 
@@ -22,7 +22,10 @@ def directory(project: Project, root: Path, store: Path, ranks: int) -> Project:
     return Project(root)
 
 
-def test_a_dry_run_beside_a_run_changes_nothing_of_it(project: Project, tmp_path: Path) -> None:
+def test_a_dry_run_beside_a_run_changes_nothing_of_it(tmp_path: Path) -> None:
+    (tmp_path / "project").mkdir()
+    project = lay_out(tmp_path / "project")  # its own: the store of the shared one holds what other tests left
+    project.snakemake()
     store = tmp_path / "store"
     shutil.copytree(project.root / "store", store)
     mine, other = (directory(project, tmp_path / name, store, ranks) for name, ranks in (("mine", 2), ("other", 1)))

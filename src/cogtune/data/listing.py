@@ -142,7 +142,7 @@ def read_columns(path: Path) -> Columns:
     except FileNotFoundError:
         raise UserError(f"{path}: no manifest; {how_to_repair(path.parent)}") from None
     except ValueError as error:
-        raise UserError(f"{path}: not a manifest of this version ({error}); delete its folder and scan again") from None
+        raise UserError(f"{path}: not a manifest of this version ({error}); {how_to_repair(path.parent)}") from None
     return found
 
 

@@ -283,11 +283,14 @@ def test_columns_are_those_of_the_rows(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "says"), [(None, "run the scan stage"), ("{}\n", "not a manifest"), ("nonsense", "scan again")]
+    ("content", "says"),
+    [(None, "no manifest"), ("{}\n", "not a manifest of this version"), ("nonsense", "not a manifest of this version")],
 )
 def test_bad_manifest(tmp_path: Path, content: str | None, says: str) -> None:
+    path = tmp_path / "store/scan/0123456789ab/manifest.jsonl"
+    path.parent.mkdir(parents=True)
     if content is not None:
-        (tmp_path / "manifest.jsonl").write_text(content)
+        path.write_text(content)
     for read in (read_manifest, read_columns):
-        with pytest.raises(UserError, match=says):
-            read(tmp_path / "manifest.jsonl")
+        with pytest.raises(UserError, match=rf"{says}.*`cogtune store verify 0123456789ab --repair --store .*/store`"):
+            read(path)

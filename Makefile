@@ -50,7 +50,7 @@ lint: setup  ## ruff, pyright, snakefmt, snakemake --lint
 test: setup lint  ## linters and all CPU tests
 	pytest -m "not slow and not gpu and not slurm"
 
-test-kernels: setup  ## parity with the kernels of other processors, and with 1 and 2 threads (3 minutes)
+test-kernels: setup  ## parity with the kernels of other processors, and with 1 and 2 threads (a minute and a half)
 	@for kernels in $(KERNELS); do for threads in 1 2; do \
 		echo "$$kernels, $$threads threads"; \
 		env $$kernels OMP_WAIT_POLICY=PASSIVE PARITY_THREADS=$$threads pytest -q tests/parity/test_upstream.py tests/parity/test_limits.py -k 'not rounding' || exit; \

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cogtune.data.clips import fit, resize_and_crop
 from cogtune.errors import UserError
-from cogtune.runtime.faults import told_of_environment
+from cogtune.runtime.failures import told_of_environment
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 

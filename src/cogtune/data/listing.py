@@ -14,7 +14,7 @@ from typing import NamedTuple
 from cogtune.data.walk import Seen, escaped, walk
 from cogtune.errors import UserError
 from cogtune.runtime.atomic import write_changed
-from cogtune.runtime.faults import told_of_environment
+from cogtune.runtime.failures import told_of_environment
 from cogtune.runtime.paths import shown
 from cogtune.runtime.saved import check_sums, how_to_repair
 

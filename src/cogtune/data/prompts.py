@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cogtune.config.errors import ConfigError
 from cogtune.errors import UserError
-from cogtune.runtime.faults import told_of_environment
+from cogtune.runtime.failures import told_of_environment
 from cogtune.runtime.paths import leads_into, shown
 
 SEPARATOR = "@@"

@@ -19,7 +19,7 @@ from cogtune.data.pipeline import confirmed, decode_ahead
 from cogtune.data.video import READER_VERSION, VideoError, VideoInfo
 from cogtune.data.walk import escaped
 from cogtune.errors import UserError
-from cogtune.runtime.faults import told_of_environment
+from cogtune.runtime.failures import told_of_environment
 
 _CRC32 = ', "crc32": '
 _LONGEST_CAPTION = 1 << 20  # bytes; T5 sees 226 tokens of it

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from cogtune.data.other_files import LISTS, OtherFiles
 from cogtune.errors import UserError
-from cogtune.runtime.faults import told_of_environment
+from cogtune.runtime.failures import told_of_environment
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"})
 """Compared in lower case. Upstream reads ``.mp4`` in lower case only and passes over the rest without a word."""

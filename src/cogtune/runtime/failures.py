@@ -2,7 +2,8 @@
 
 Such errors come from anywhere: Python's own calls, safetensors (its text ends in ``os error 28``), torch's writer and
 allocators (RuntimeError), ffmpeg. None of them is a defect, and none loses anything: what was finished is on the disk,
-and the same command goes on from there.
+and the same command goes on from there. Also: whether an error is the fault of the file in hand, which rejects it, or of
+the machine, which ends the stage.
 """
 
 import errno
@@ -51,6 +52,13 @@ _MEMORY = (
     f"(deepspeed.train_micro_batch_size_per_gpu) or args.checkpoint_activations: true (`cogtune plan` predicts it); {_AGAIN}"
 )
 
+_OF_THE_FILE = frozenset({
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EILSEQ,
+    errno.EINVAL, errno.ENXIO, errno.ENODEV, errno.EFBIG, errno.EOVERFLOW, errno.ESPIPE, errno.ENODATA, errno.EPIPE,
+})  # fmt: skip
+"""Everything else that a system knows as an error number is the machine's: ENOSPC, EDQUOT, EIO, EROFS, EMFILE, ENFILE,
+ENOMEM, EAGAIN, ESTALE, ETIMEDOUT, ENOTCONN (a mount that is gone) … A new number ends a stage rather than lose a clip."""
+
 
 def explain(error: BaseException) -> UserError | None:
     """The sentence for ``error``, or for what it came from; None if the machine is not to blame."""
@@ -80,6 +88,31 @@ def explained() -> Iterator[None]:
 def cut_short(path: object = "a file") -> UserError:
     """The sentence for a writer that ended early and does not say why."""
     return UserError(f"{path}: could not be written to its end, most likely because of {_FULL}")
+
+
+def is_environment_error(error: BaseException) -> bool:
+    """Whether ``error`` is a fault of the disk, the memory or the system, and not of the file that was in hand.
+
+    A full disk or a failing mount says nothing of a clip. If it rejected one, the clip would be left out of the run without
+    a word, and never be looked at again.
+    """
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, OSError) and error.errno in errno.errorcode and error.errno not in _OF_THE_FILE
+
+
+def told_of_environment(error: BaseException, path: str | os.PathLike[str]) -> str | None:
+    """One sentence for an error of the environment at ``path``, with what to do; None if it is the file's own fault."""
+    if not is_environment_error(error):
+        return None
+    why = error.strerror if isinstance(error, OSError) and error.strerror else "out of memory"
+    number = error.errno if isinstance(error, OSError) else errno.ENOMEM
+    advice = (
+        _MEMORY
+        if number == errno.ENOMEM
+        else _ADVICE.get(number or 0, f"see that the disk is there and well, {_AGAIN}")
+    )
+    return f"{os.fspath(path)}: {why}; this is a fault of the machine and not of the file, so nothing was rejected: {advice}"
 
 
 def is_not_writable(error: OSError) -> bool:

@@ -22,7 +22,7 @@ from cogtune.evaluation.report.publish import to_json
 from cogtune.evaluation.video import write_mp4
 from cogtune.runtime.atomic import write_changed
 from cogtune.runtime.devices import device_for, dtype_of, set_threads
-from cogtune.runtime.faults import told_of_environment
+from cogtune.runtime.failures import told_of_environment
 from cogtune.runtime.saved import write_sums
 from cogtune.stages.job import Job, missing
 from cogtune.stages.latents import accepted

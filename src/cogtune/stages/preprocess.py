@@ -16,7 +16,7 @@ from cogtune.data.store import ShardWriter
 from cogtune.data.video import VideoError
 from cogtune.errors import UserError
 from cogtune.runtime.devices import set_threads
-from cogtune.runtime.faults import told_of_environment
+from cogtune.runtime.failures import told_of_environment
 from cogtune.stages.job import Job, missing
 
 _SHOWN = 5

@@ -26,7 +26,7 @@ from cogtune.evaluation.video import write_mp4, write_png
 from cogtune.model.weights import load_weights
 from cogtune.model.weights.lora_formats import LORA_FILE
 from cogtune.runtime.devices import device_for, dtype_of, set_threads
-from cogtune.runtime.faults import told_of_environment
+from cogtune.runtime.failures import told_of_environment
 from cogtune.runtime.progress import Progress
 from cogtune.stages.export import exported, final
 from cogtune.stages.job import Job

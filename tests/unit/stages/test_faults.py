@@ -16,7 +16,7 @@ from cogtune.data.pipeline import confirmed
 from cogtune.data.prompts import read_prompts
 from cogtune.data.store import ShardReader
 from cogtune.errors import UserError
-from cogtune.runtime.faults import is_environment_error
+from cogtune.runtime.failures import is_environment_error
 from cogtune.stages import preprocess
 from tests.unit.stages.caching import Caching
 

@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from cogtune.runtime.faults import is_environment_error, told_of_environment
+from cogtune.runtime.failures import is_environment_error, told_of_environment
 
 MACHINE = [
     "ENOSPC",

@@ -24,12 +24,12 @@ def export(name: str, layers: int, folder: Path) -> None:
     from safetensors.torch import save_file
 
     from bench.load import peak
-    from cogtune.config.merge import load_config
-    from cogtune.config.registry import build
+    from cogtune.config.build import build
     from cogtune.model.lora import is_adapter
+    from cogtune.model.start import Start
     from cogtune.model.weights.formats import Settings
     from cogtune.stages.export import Exporter
-    from cogtune.train.start import Start
+    from cogtune.work.load import load_config
 
     overrides = [f"model.network_config.params.num_layers={layers}"]
     config = load_config([CONFIG / file for file in MODEL], overrides, check_files=False)

@@ -45,7 +45,7 @@ def make(folder: Path, layers: int) -> int:
     """Write both folders; returns the bytes of the weights."""
     import torch
 
-    from cogtune.config.checkpoints.shapes import shapes_of
+    from cogtune.checkpoints.shapes import shapes_of
     from cogtune.model.weights.formats import Settings, Whole, write
 
     node = network_node(layers)
@@ -66,7 +66,7 @@ def load(kind: str, folder: Path, layers: int) -> None:
     if kind == "diffusers":
         from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXTransformer3DModel as Theirs
     else:
-        from cogtune.config.registry import build
+        from cogtune.config.build import build
         from cogtune.model.weights import load_weights
 
         with torch.device("meta"):

@@ -21,11 +21,11 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from cogtune.config.digest import data_digests
 from cogtune.data.listing import ClipRow, fingerprint
 from cogtune.data.shards import UNCHECKED as FORMAT
 from cogtune.data.store import row_ids
-from cogtune.plan.experiments import Workspace
+from cogtune.runtime.digest import data_digests
+from cogtune.work.workspace import Workspace
 
 REPO = Path(__file__).parents[1]
 sys.path.insert(0, str(REPO))

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cogtune.config.checkpoints.names import vae_in_diffusers
-from cogtune.config.merge import load_config
-from cogtune.config.registry import build, params_of
+from cogtune.checkpoints.names import vae_in_diffusers
+from cogtune.config.build import build, params_of
 from cogtune.model.weights.diffusers import config_json, to_diffusers
+from cogtune.work.load import load_config
 
 ROOT = Path(__file__).parents[1]
 NETWORK, VAE = "model.network_config.params", "model.first_stage_config.params"

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from cogtune.config.merge import load_config
 from cogtune.data.store import ShardWriter
 from cogtune.train.launch import run_ranks
+from cogtune.work.load import load_config
 
 TINY = Path(__file__).parents[1] / "tests/workflow/tiny.yaml"
 NETWORK = "model.network_config.params"

@@ -19,10 +19,10 @@ from clips import CLIPS
 from footage import SOURCES, clip_pixels, random_window
 from torch import Tensor
 
-from cogtune.config.merge import load_config
-from cogtune.config.registry import build
+from cogtune.config.build import build
 from cogtune.runtime.atomic import write_bytes
 from cogtune.runtime.progress import progress
+from cogtune.work.load import load_config
 
 WEIGHTS = Path(__file__).parent / "assets" / "vae.pt"
 MODEL = Path(__file__).parents[1] / "config" / "tiny" / "demo.yaml"

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cogtune.config.registry import build, params_of
+from cogtune.config.build import build, params_of
 from cogtune.model.dit import DiffusionTransformer
 from cogtune.model.weights.diffusers import config_json, to_diffusers
 

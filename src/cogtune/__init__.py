@@ -11,16 +11,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cogtune.config.merge import load_config
+    from cogtune.config.build import build
     from cogtune.config.plugins import allow_plugins
-    from cogtune.config.registry import build
     from cogtune.errors import UserError
     from cogtune.model.weights import load_weights
+    from cogtune.work.load import load_config
 
 _HOMES = {
-    "load_config": "cogtune.config.merge",
+    "load_config": "cogtune.work.load",
     "allow_plugins": "cogtune.config.plugins",
-    "build": "cogtune.config.registry",
+    "build": "cogtune.config.build",
     "load_weights": "cogtune.model.weights",
     "UserError": "cogtune.errors",
 }

@@ -10,10 +10,10 @@ from typing import Any
 from cogtune.config.errors import ConfigError, ConfigErrors
 from cogtune.config.schema.args import EXPORT_FORMATS, ArgsSection
 from cogtune.config.schema.common import RANKS
-from cogtune.config.slices import read_slice
-from cogtune.config.stages import STAGES
 from cogtune.errors import UserError
 from cogtune.runtime.failures import explained
+from cogtune.work.slices import read_slice
+from cogtune.work.stages import STAGES
 
 _STAGE_HELP = {
     "scan": "find videos and captions, reject what cannot be used, write the data report",
@@ -199,24 +199,24 @@ def _add_weights(actions: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Do what was asked; returns the exit code."""
     if arguments.command == "config":
-        from cogtune.plan import command
+        from cogtune.commands import config
 
-        return command.run(arguments, overrides)
+        return config.run(arguments, overrides)
     if arguments.command == "store":
-        store, results = _places(arguments)
+        folder, results = _places(arguments)
         if arguments.action == "verify":
-            from cogtune.stages import verify
+            from cogtune.commands import store_verify
 
-            return verify.run(store, arguments.key, arguments.repair, results)
-        from cogtune.data import inventory
+            return store_verify.run(folder, arguments.key, arguments.repair, results)
+        from cogtune.commands import store
 
-        return inventory.run(arguments.action, store, arguments.key, results)
+        return store.run(arguments.action, folder, arguments.key, results)
     if arguments.command == "weights":
         return _weights(arguments)
-    from cogtune.stages import by_hand
+    from cogtune.commands import stage
 
     if arguments.command == "plan":
-        return by_hand.plan(arguments, overrides)
+        return stage.plan(arguments, overrides)
     from cogtune.stages.execute import execute_logged
     from cogtune.stages.job import Job
 
@@ -226,7 +226,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         part, receipt = read_slice(arguments.slice, arguments.run.resolve()), arguments.receipt
         store = arguments.slice.resolve().parent.parent
     else:
-        prepare = by_hand.prepare_sweep if arguments.command == "sweep" else by_hand.prepare
+        prepare = stage.prepare_sweep if arguments.command == "sweep" else stage.prepare
         part, receipt, store = prepare(arguments, overrides)
     if part.stage != arguments.command:
         raise UserError(f"{arguments.slice}: is a slice of stage {part.stage!r}, not of {arguments.command!r}")
@@ -237,7 +237,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 def _places(arguments: argparse.Namespace) -> tuple[Path, Path]:
     """Store and results folder: as asked for, else those of the workflow config, else the defaults."""
-    from cogtune.plan.workflow_config import workflow_values
+    from cogtune.work.workflow_config import workflow_values
 
     named = workflow_values(arguments.workflow, {}) if arguments.workflow.exists() else {}
     store = arguments.store or Path(named.get("store_dir", "store"))
@@ -246,10 +246,10 @@ def _places(arguments: argparse.Namespace) -> tuple[Path, Path]:
 
 def _weights(arguments: argparse.Namespace) -> int:
     if arguments.action == "inspect":
-        from cogtune.config.checkpoints import inspect
+        from cogtune.commands import weights_inspect
 
-        return inspect.run(arguments.path, arguments.base or [], arguments.json, arguments.full)
-    from cogtune.model.weights.convert import convert
+        return weights_inspect.run(arguments.path, arguments.base or [], arguments.json, arguments.full)
+    from cogtune.commands.weights_convert import convert
 
     asked: dict[str, Any] = {name: value for name, value in vars(arguments).items() if name in _CONVERT_OPTIONS}
     print(convert(arguments.path, arguments.to, arguments.output, base=arguments.base or (), **asked))

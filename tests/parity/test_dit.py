@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cogtune.config.registry import build, params_of
+from cogtune.config.build import build, params_of
 from cogtune.model.lora import merge_lora, set_trainable
 from cogtune.model.weights.diffusers import config_json, from_diffusers, to_diffusers
 from tests.families import (

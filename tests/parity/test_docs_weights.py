@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 from cogtune.__main__ import main
-from cogtune.config.merge import load_config
 from cogtune.model.weights.formats import Settings, Whole, write
 from cogtune.model.weights.lora_formats import pairs_of, to_diffusers_lora
+from cogtune.work.load import load_config
 from tests.families import diffusers_twin, randomised
 from tests.workflow.weights import make_t5, make_vae
 

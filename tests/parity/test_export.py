@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from cogtune.model.lora import is_adapter
+from cogtune.model.start import Start, initial_model
 from cogtune.model.weights.formats import FORMATS, Settings
 from cogtune.stages.export import Exporter
 from cogtune.train.result import write_tensors
-from cogtune.train.start import Start, initial_model
 from tests.families import FAMILIES, network_config
 from tests.parity import limits
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from cogtune.config.registry import build
+from cogtune.config.build import build
 from cogtune.model.lora import merge_lora
 from cogtune.model.weights import load_weights
 from cogtune.model.weights.lora_formats import LORA_FILE, pairs_of, to_diffusers_lora

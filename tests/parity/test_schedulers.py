@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cogtune.config.registry import build
+from cogtune.config.build import build
 from tests.unit.diffusion.nodes import discretization, sampler
 
 schedulers = pytest.importorskip("diffusers.schedulers")

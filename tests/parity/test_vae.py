@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from cogtune.config.merge import load_config
-from cogtune.config.registry import build
+from cogtune.config.build import build
 from cogtune.diffusion.image import image_condition
+from cogtune.work.load import load_config
 from tests.families import difference
 from tests.parity import limits
 

@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 import torch
 
-from cogtune.config.checkpoints import fit, kinds, read_header
-from cogtune.config.checkpoints.names import vae_from_diffusers, vae_in_diffusers
-from cogtune.config.checkpoints.shapes import shapes_of
-from cogtune.config.merge import load_config
-from cogtune.config.registry import build
+from cogtune.checkpoints import fit, kinds, read_header
+from cogtune.checkpoints.names import vae_from_diffusers, vae_in_diffusers
+from cogtune.checkpoints.shapes import shapes_of
+from cogtune.commands.weights_convert import convert
+from cogtune.config.build import build
 from cogtune.model.lora import merge_lora
 from cogtune.model.weights import load_weights
-from cogtune.model.weights.convert import convert
+from cogtune.work.load import load_config
 from tests.families import FAMILIES, diffusers_twin, inputs, network_config, randomised, run_diffusers
 from tests.parity import limits
 

@@ -20,22 +20,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from cogtune.config.batches import BatchMemo
-from cogtune.config.checkpoints.folders import read_header
+from cogtune.checkpoints.folders import read_header
+from cogtune.commands import store_verify
+from cogtune.commands.stage import open_workspace
+from cogtune.commands.store import drop
 from cogtune.config.plugins import allow_plugins
-from cogtune.config.slices import Slice
-from cogtune.data.inventory import drop
 from cogtune.data.listing import read_manifest
-from cogtune.data.prompts import read_prompts
+from cogtune.data.prompt_file import read_prompts
 from cogtune.data.store import ShardReader
 from cogtune.errors import UserError
 from cogtune.evaluation.report.gather import strips
-from cogtune.plan.experiments import Workspace
 from cogtune.runtime.saved import check_sums
-from cogtune.stages import export, report, sweep, verify
-from cogtune.stages.by_hand import open_workspace
+from cogtune.stages import export, report, sweep
 from cogtune.stages.job import Job
 from cogtune.train import checkpoint
+from cogtune.work.batches import BatchMemo
+from cogtune.work.slices import Slice
+from cogtune.work.workspace import Workspace
 from tests.removal import only_below
 
 KEY = "0123456789ab"
@@ -251,7 +252,7 @@ def file_of_a_checkpoint(root: Path, name: str) -> Iterable[Path]:
 
 @place
 def verified_key(root: Path, name: str) -> Iterable[Path]:
-    verify.run(root, name, True, root / "results")
+    store_verify.run(root, name, True, root / "results")
     return []
 
 

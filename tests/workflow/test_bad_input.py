@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cogtune.plan.here import has_gpu
+from cogtune.work.machine_limits import has_gpu
 from tests.workflow.project import Project, environment
 
 pytestmark = pytest.mark.workflow

@@ -10,12 +10,12 @@ import pytest
 import torch
 import yaml
 
-from cogtune.plan.experiments import Workspace
+from cogtune.model.start import trained_model
 from cogtune.stages.export import final
 from cogtune.stages.job import Job
 from cogtune.stages.sample import _loaded
 from cogtune.stages.train import start_of
-from cogtune.train.start import trained_model
+from cogtune.work.workspace import Workspace
 from tests.workflow.project import Project, environment
 
 pytestmark = pytest.mark.workflow

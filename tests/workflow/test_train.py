@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import torch
 
-from cogtune.config.merge import load_config
 from cogtune.data.store import ShardReader, ShardWriter
+from cogtune.work.load import load_config
 from tests.workflow.project import environment
 
 REPO = Path(__file__).parents[2]

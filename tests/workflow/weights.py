@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from cogtune.config.merge import load_config
-from cogtune.config.registry import build
+from cogtune.config.build import build
+from cogtune.work.load import load_config
 
 CAPTIONS = ["a wave rolls over the sand", "stripes move to the left", "a pattern that nobody trained on", "other words"]
 

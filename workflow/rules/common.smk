@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from cogtune.errors import UserError
-from cogtune.plan.experiments import Workspace
-from cogtune.plan.here import refused_here
+from cogtune.work.workspace import Workspace
+from cogtune.work.machine_limits import refused_here
 from cogtune.runtime.directory import hold_directory
 from cogtune.runtime.failures import explained
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
 from cogtune.config import registry
-from cogtune.config.errors import ConfigError, ConfigErrors
+from cogtune.config.errors import ConfigError
 from cogtune.config.hints import elsewhere, with_stars
+from cogtune.config.key_types import Mismatch, check_bounds, describe, members, nearest, scalar, shown, slips
 from cogtune.config.schema.common import Field, Key, Sparse, fields_of
 from cogtune.config.schema.deepspeed import REFUSED, DeepSpeedSection, Optimizer
 from cogtune.config.schema.text import EmbedderKeys
 from cogtune.config.tree import Node, from_plain
-from cogtune.config.types import Mismatch, check_bounds, describe, members, nearest, scalar, shown, slips
 
 _OMIT = object()
 _COMPONENT = ("target", "params")
@@ -254,32 +254,3 @@ class Checker:
 def _undressed(value: Any) -> Any:
     """A default as plain values: an instance of a schema stands for an empty mapping."""
     return {} if is_dataclass(value) else value
-
-
-def params_of_node(node: dict[str, Any]) -> Any:
-    """The params dataclass of a plain ``{target, params}`` mapping, checked. Raises ConfigErrors."""
-    if not isinstance(node, dict) or not isinstance(node.get("target"), str):
-        raise ConfigError(f"expected a mapping with `target` and `params`; found {shown(node)}")
-    entry = registry.find(node["target"])
-    given = node.get("params") or {}
-    checker = Checker()
-    values = checker.section(from_plain(given), entry.schema, entry.name)
-    if checker.errors:
-        raise ConfigErrors(checker.errors)
-    return instance(entry.schema, values, given)
-
-
-def instance(schema: type, values: dict[str, Any], given: dict[str, Any] | None = None) -> Any:
-    """A schema dataclass of canonical values; nested sections become dataclasses, components stay dicts.
-
-    Keys that are not in ``values`` because they have no effect are taken from ``given``.
-    """
-    merged = {name: value for name, value in (given or {}).items() if name in fields_of(schema)} | values
-    arguments = {}
-    for name, value in merged.items():
-        kinds = [kind for kind in members(fields_of(schema)[name].type) if is_dataclass(kind)]
-        if kinds and isinstance(value, dict):
-            inner = (given or {}).get(name)
-            value = instance(typing.cast(type, kinds[0]), value, inner if isinstance(inner, dict) else None)
-        arguments[name] = value
-    return schema(**arguments)

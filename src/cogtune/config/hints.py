@@ -7,12 +7,12 @@ from functools import cache
 from typing import Any
 
 from cogtune.config import registry
+from cogtune.config.key_types import members
 from cogtune.config.schema.args import ArgsSection
 from cogtune.config.schema.common import REQUIRED, Field, fields_of, key
 from cogtune.config.schema.deepspeed import DeepSpeedSection, FusedEmaAdamParams, Optimizer
 from cogtune.config.schema.model import ModelSection
 from cogtune.config.schema.text import EmbedderKeys
-from cogtune.config.types import members
 
 
 @dataclass(kw_only=True)

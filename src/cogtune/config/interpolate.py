@@ -5,8 +5,8 @@ from collections.abc import Collection
 from typing import Any
 
 from cogtune.config.errors import ConfigError
-from cogtune.config.source import MAX_VALUES
 from cogtune.config.tree import Node, from_plain
+from cogtune.config.yaml_source import MAX_VALUES
 
 _INNERMOST = re.compile(r"\$\{([^${}]*)\}")
 _WHOLE = re.compile(r"^\$\{([^${}]*)\}$")

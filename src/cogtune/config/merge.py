@@ -1,23 +1,23 @@
-"""Many files, one config: parents, merging, the command line; and `load_config`, which everybody uses."""
+"""Many files, one config: parents, merging, the command line, and the check of the result. `work.load.load_config` does it all."""
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cogtune.config.canonical import couple
 from cogtune.config.check import Checker
-from cogtune.config.checkpoints.fit import weight_problems
-from cogtune.config.cross import cross_check
+from cogtune.config.cross_checks import cross_check
 from cogtune.config.errors import ConfigError, ConfigErrors, Mark
 from cogtune.config.hints import Sections
 from cogtune.config.interpolate import is_interpolation, lookup, resolve, resolve_at
+from cogtune.config.key_types import nearest
+from cogtune.config.leaves import leaves_of
 from cogtune.config.overrides import Override, parse_overrides
 from cogtune.config.paths import check_paths
+from cogtune.config.reconcile import couple
 from cogtune.config.schema.common import fields_of
-from cogtune.config.source import load_tree
 from cogtune.config.tree import Node
-from cogtune.config.types import nearest
+from cogtune.config.yaml_source import load_tree
 
 MISSING = "???"
 """OmegaConf's sign for a value that has to come from another file; it never overrides a value."""
@@ -65,24 +65,6 @@ class Config:
         raise AttributeError(f"the config has no section {name!r}")
 
 
-def load_config(
-    paths: Iterable[str | Path] | str | Path,
-    overrides: Sequence[str] = (),
-    *,
-    check_files: bool = True,
-    partial: bool = False,
-    resolvers: Collection[str] = (),
-) -> Config:
-    """Merge SAT-style YAML files, left to right, then ``overrides``; check everything; fill in defaults.
-
-    ``overrides``: `a.b.c=value` or SAT's `--train-iters 10`. ``check_files``: the files that the config names must exist.
-    ``partial``: the model or the data section may be missing. ``resolvers``: OmegaConf's that values may use
-    (`${oc.env:HOME}`), see `interpolate.RESOLVERS`. Raises ConfigErrors, which holds every error with file,
-    line, column and key.
-    """
-    return check(read(paths, overrides, resolvers), check_files, partial)
-
-
 _ABSENT = {
     "model": "section missing; add a model file to --base, like config/cogvideox_2b.yaml",
     "data": "section missing; expected `target: data_video.SFTDataset` with its params, as in config/sft.yaml",
@@ -109,13 +91,11 @@ def check(root: Node, check_files: bool = True, partial: bool = False) -> Config
         errors += _without_data(values["args"], root)
     for key, message in problems:
         asked = _asked(key, checker.origin)
-        errors.append(ConfigError(message, key=asked, mark=_mark(root, asked)))
+        errors.append(ConfigError(message, key=asked, mark=mark_of(root, asked)))
     files, missing = check_paths(checker.files, check_files)
     errors += missing
-    if check_files and not errors:
-        errors += [ConfigError(text, key=key, mark=_mark(root, key)) for key, text in weight_problems(values, files)]
     if errors:
-        raise ConfigErrors(sorted(errors, key=_place))
+        raise ConfigErrors(sorted(errors, key=order_of))
     raw = {name: node.plain() for name, node in root.value.items()}
     return Config(values, raw, _leaves_only(checker.origin, values), files, notices + remarks)
 
@@ -243,7 +223,9 @@ def _without_data(args: dict[str, Any], root: Node) -> list[ConfigError]:
     key = "args.train_data"
     if "train_data" not in args or args["train_data"]:
         return []
-    return [ConfigError("not set; expected a list of folders with videos/ and labels/", key=key, mark=_mark(root, key))]
+    return [
+        ConfigError("not set; expected a list of folders with videos/ and labels/", key=key, mark=mark_of(root, key))
+    ]
 
 
 def _ignored(reason: str, keys: list[str]) -> str:
@@ -258,7 +240,7 @@ def _asked(key: str, origin: dict[str, str]) -> str:
     return source if source.split(".")[0] in fields_of(Sections) else key
 
 
-def _mark(root: Node, key: str) -> Mark | None:
+def mark_of(root: Node, key: str) -> Mark | None:
     """Where a key stands, or else the nearest mapping around it."""
     parts = tuple(key.split("."))
     for cut in range(len(parts), 0, -1):
@@ -268,15 +250,13 @@ def _mark(root: Node, key: str) -> Mark | None:
     return None
 
 
-def _place(error: ConfigError) -> tuple[bool, str, int, int]:
+def order_of(error: ConfigError) -> tuple[bool, str, int, int]:
     mark = error.mark or Mark("")
     return not mark.line, mark.file, mark.line, mark.column
 
 
 def _leaves_only(origin: dict[str, str], values: dict[str, Any]) -> dict[str, str]:
     """Origins of what stands in ``values``, in their order."""
-    from cogtune.config.slices import leaves_of
-
     known = {}
     for path, _ in leaves_of(values):
         dotted = ".".join(map(str, path))

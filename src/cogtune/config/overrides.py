@@ -10,11 +10,11 @@ import yaml
 
 from cogtune.config.errors import ConfigError, Mark
 from cogtune.config.hints import Sections, all_keys
+from cogtune.config.key_types import members, nearest
 from cogtune.config.schema.args import ArgsSection
 from cogtune.config.schema.common import fields_of
-from cogtune.config.source import parse_value
 from cogtune.config.tree import Node, from_plain
-from cogtune.config.types import members, nearest
+from cogtune.config.yaml_source import parse_value
 
 COMMAND_LINE = Mark("command line")
 _ASSIGNMENT = re.compile(r"[A-Za-z_][\w]*(\.\w+)*=")

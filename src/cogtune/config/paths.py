@@ -6,11 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cogtune.config.check import FileKey
-from cogtune.config.checkpoints.ways import place_of
 from cogtune.config.errors import ConfigError, Mark
-from cogtune.errors import UserError
 
-_WEIGHTS = ("args.load", "model.first_stage_config.params.ckpt_path")
 _NO_LISTS = (
     ". Lists of clips (CSV, JSON, text) are not read: put each clip into FOLDER/videos/NAME.mp4 (a link will do) and its "
     "caption into FOLDER/labels/NAME.txt"
@@ -27,12 +24,6 @@ def check_paths(named: Sequence[FileKey], must_exist: bool) -> tuple[dict[str, s
         files[key.path] = os.path.abspath(os.path.expanduser(key.value))
         if must_exist and (problem := _problem(key, files[key.path])):
             errors.append(ConfigError(problem, key=key.path, mark=key.node.mark))
-        elif key.path in _WEIGHTS and Path(files[key.path]).exists():
-            # Its hash is that of all its files, however one of them names it.
-            try:
-                files[key.path] = str(place_of(Path(files[key.path])))
-            except UserError as error:
-                errors.append(ConfigError(str(error), key=key.path, mark=key.node.mark))
     return files, errors
 
 

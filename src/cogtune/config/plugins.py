@@ -157,7 +157,7 @@ def _hints(cls: type) -> dict[str, Any]:
 
 def _checkable(kind: Any) -> Any:
     """The annotation as far as the schema knows such types; Any otherwise, which takes a value as written."""
-    from cogtune.config.types import members
+    from cogtune.config.key_types import members
 
     for member in members(kind):
         origin, inner = typing.get_origin(member), typing.get_args(member)

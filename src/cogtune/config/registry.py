@@ -174,7 +174,7 @@ def _plugged(target: str, role: str) -> PluginEntry:
         if base is None or base.role != role:
             raise ConfigError(f"target {target!r} is no {role}: expected a class derived from {known}: {DERIVED[role]}")
         theirs = entry.schema
-        # The stages that encode get the keys of our own VAE, one by one (config/stages.py).
+        # The stages that encode get the keys of our own VAE, one by one (work/stages.py).
         fits = theirs is base.schema if role == "autoencoder" else issubclass(theirs, base.schema)
         if not fits:
             also = "" if role == "autoencoder" else ", or a dataclass derived from it"
@@ -211,18 +211,6 @@ def _nearest(target: str, role: str) -> str:
         return f"did you mean {near[0]!r}?"
     own = f"; for a class of your own list {target.partition('.')[0]!r} under plugins: in config/config.yaml"
     return f"expected one of {', '.join(names(role))}{own if '.' in target else ''}"
-
-
-def params_of(node: dict[str, Any]) -> Any:
-    """The params of a ``{target, params}`` node as its dataclass, checked. Raises ConfigErrors."""
-    from cogtune.config.check import params_of_node
-
-    return params_of_node(node)
-
-
-def build(node: dict[str, Any], **runtime: Any) -> Any:
-    """The object that a ``{target, params}`` node describes: ``Class(params, **runtime)``. Raises ConfigError."""
-    return find(node["target"]).make(params_of(node), **runtime)
 
 
 def _load(name: str) -> Any:

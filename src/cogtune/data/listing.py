@@ -70,7 +70,7 @@ def fingerprint(roots: Mapping[str, Sequence[str | os.PathLike[str]]], follow_li
 
     It covers the folders' own paths, relative path, size and mtime in ns of every video and caption, where links lead,
     and the numbers of other files by kind; no file is opened. What a scan writes is keyed by content, so a `touch` goes
-    no further than one scan. It is `config.digest.digest` of
+    no further than one scan. It is `runtime.digest.digest` of
     [[split, folder, [[name, refused, stamp, stamp, target], …]], …], hashed piece by piece: a million clips would take
     half a minute and a gigabyte as one value. Raises UserError for a folder that cannot be listed.
     """

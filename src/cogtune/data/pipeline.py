@@ -10,9 +10,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from cogtune.config.digest import file_digest
 from cogtune.data.decoder import Decoder
 from cogtune.data.video import VideoError
+from cogtune.runtime.digest import file_digest
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -12,13 +12,13 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Any
 
-from cogtune.config.digest import file_digest
 from cogtune.data.decoder import Decoder
 from cogtune.data.listing import ClipRow, Listed, list_videos
 from cogtune.data.pipeline import confirmed, decode_ahead
 from cogtune.data.video import READER_VERSION, VideoError, VideoInfo
 from cogtune.data.walk import escaped
 from cogtune.errors import UserError
+from cogtune.runtime.digest import file_digest
 from cogtune.runtime.failures import told_of_environment
 
 _CRC32 = ', "crc32": '

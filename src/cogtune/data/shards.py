@@ -15,8 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cogtune.config.checkpoints import safetensors_file
-from cogtune.config.checkpoints.source import Stored
+from cogtune.checkpoints import safetensors_file
+from cogtune.checkpoints.header import Stored
 from cogtune.errors import UserError
 from cogtune.runtime.saved import DamagedError, how_to_repair
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from cogtune.config.registry import build
+from cogtune.config.build import build
 from cogtune.config.schema.diffusion import DiscreteDenoiserParams, EpsWeightingParams, VideoScalingParams
 from cogtune.errors import UserError
 

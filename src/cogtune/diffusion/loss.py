@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from cogtune.config.registry import build
+from cogtune.config.build import build
 from cogtune.config.schema.diffusion import VideoDiffusionLossParams
 from cogtune.diffusion.denoiser import with_condition
 from cogtune.diffusion.sampling_index import DiscreteSampling

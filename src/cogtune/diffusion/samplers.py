@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from cogtune.config.registry import build
+from cogtune.config.build import build
 from cogtune.config.schema.diffusion import VideoDDIMSamplerParams
 from cogtune.diffusion.guiders import Guider, IdentityGuider
 from cogtune.errors import UserError

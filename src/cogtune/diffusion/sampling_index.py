@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from cogtune.config.registry import build
+from cogtune.config.build import build
 from cogtune.config.schema.diffusion import DiscreteSamplingParams
 
 

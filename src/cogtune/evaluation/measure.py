@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from cogtune.evaluation import metrics
-from cogtune.evaluation.prompts import TUNED
+from cogtune.sampling.prompts import TUNED
 
 _DIGITS = {"retrieval_accuracy": 4, "psnr_db": 3, "ssim": 4, "loss": 5}
 

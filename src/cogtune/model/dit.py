@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from cogtune.config.registry import build, params_of
+from cogtune.config.build import build, params_of
 from cogtune.config.schema.dit import DiffusionTransformerParams
 from cogtune.errors import UserError
 from cogtune.model.blocks import AdaLN, FinalLayer, TransformerLayer

@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from cogtune.config.registry import build
+from cogtune.config.build import build
 from cogtune.config.schema.text import GeneralConditionerParams, T5EmbedderParams
 from cogtune.errors import UserError
 

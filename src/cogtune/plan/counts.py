@@ -7,13 +7,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cogtune.config.batches import total_steps
-from cogtune.config.slices import Slice
-from cogtune.config.stages import STAGES
 from cogtune.data.listing import Columns
 from cogtune.data.store import ShardReader, row_ids
 from cogtune.plan.cost.work import variants
 from cogtune.plan.history import History
+from cogtune.work.batches import total_steps
+from cogtune.work.slices import Slice
+from cogtune.work.stages import STAGES
 
 UNITS = {
     "scan": "files",

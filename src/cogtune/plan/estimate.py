@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cogtune.config.slices import Slice
-from cogtune.plan.cost.machines import Device, Machine
 from cogtune.plan.cost.work import Costs, Unmodelled
 from cogtune.plan.counts import Work, read_log
 from cogtune.plan.history import History
+from cogtune.runtime.machines import Device, Machine
+from cogtune.work.slices import Slice
 
 _STARTUP = {
     "preprocess": 1.0,

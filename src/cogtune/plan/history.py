@@ -4,10 +4,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cogtune.config.digest import key_of
-from cogtune.config.slices import Slice, leaves_of, nest
+from cogtune.config.leaves import leaves_of, nest
 from cogtune.data.listing import Columns, read_columns
+from cogtune.runtime.digest import key_of
 from cogtune.runtime.records import read_object, read_receipt, read_record
+from cogtune.work.slices import Slice
 
 Identity = dict[str, Any]
 

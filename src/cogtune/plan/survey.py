@@ -4,16 +4,16 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from cogtune.config.batches import plan_batches
 from cogtune.config.merge import Config
-from cogtune.config.slices import Slice
-from cogtune.config.stages import STAGES
 from cogtune.plan.counts import UNITS, Counts, Work
 from cogtune.plan.estimate import Estimate, Estimator
-from cogtune.plan.experiments import Workspace
-from cogtune.plan.here import cannot_train_on
 from cogtune.plan.history import History
 from cogtune.plan.why import Reason, changed_keys, changed_upstream, data_changes, differences
+from cogtune.work.batches import plan_batches
+from cogtune.work.machine_limits import cannot_train_on
+from cogtune.work.slices import Slice
+from cogtune.work.stages import STAGES
+from cogtune.work.workspace import Workspace
 
 UP_TO_DATE, STALE, HALF_DONE, COMPLETE = "up to date", "stale", "half done", "complete"
 """Complete: all of the work is there, and a job has to run only to say so."""

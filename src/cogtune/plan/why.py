@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import compress
 from typing import Any
 
+from cogtune.config.leaves import leaves_of
 from cogtune.config.merge import Config
-from cogtune.config.slices import leaves_of
 from cogtune.data.listing import Columns
 
 _LONGEST = 40

@@ -6,28 +6,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cogtune.config.files import proven
-from cogtune.config.registry import build
+from cogtune.config.build import build
 from cogtune.data.clips import load_clip
 from cogtune.data.decoder import Decoder
 from cogtune.data.listing import ClipRow
 from cogtune.data.store import ShardReader, ShardWriter
 from cogtune.data.video import VideoError
 from cogtune.errors import UserError
-from cogtune.evaluation.generate import decode
 from cogtune.evaluation.measure import Measured, Sample, flat_metrics, measure, per_sample
-from cogtune.evaluation.prompts import ID_DIGITS
 from cogtune.evaluation.report.gather import read_summary
 from cogtune.evaluation.report.publish import to_json
-from cogtune.evaluation.video import write_mp4
 from cogtune.runtime.atomic import write_changed
 from cogtune.runtime.devices import device_for, dtype_of, set_threads
 from cogtune.runtime.failures import told_of_environment
 from cogtune.runtime.saved import write_sums
+from cogtune.sampling.generate import decode
+from cogtune.sampling.prompts import ID_DIGITS
+from cogtune.sampling.video import write_mp4
 from cogtune.stages.job import Job, missing
 from cogtune.stages.latents import accepted
 from cogtune.stages.preprocess import source_of
 from cogtune.stages.sample import wanted_of
+from cogtune.work.content_hashes import proven
 
 METRICS, PER_SAMPLE, CLIPS = "metrics.json", "per_sample.json", "clips"
 _LOSS_DIGITS = 5

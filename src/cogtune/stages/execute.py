@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from cogtune.config.plugins import load_used
-from cogtune.config.stages import STAGES
 from cogtune.errors import UserError
-from cogtune.plan.cost.machines import device_names
 from cogtune.runtime.atomic import write_json
 from cogtune.runtime.failures import explained, is_not_writable
 from cogtune.runtime.locks import hold_lock
 from cogtune.runtime.log import last_lines, tee_to
+from cogtune.runtime.machines import device_names
 from cogtune.runtime.records import read_record
 from cogtune.stages.job import Job
 from cogtune.train.launch import STOPPED
+from cogtune.work.stages import STAGES
 
 
 def execute(job: Job, receipt: Path | None) -> dict[str, Any]:

@@ -12,24 +12,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cogtune.config.checkpoints import read_header
-from cogtune.config.checkpoints.lora import holds_lora
-from cogtune.config.digest import digest
-from cogtune.config.files import proven
-from cogtune.config.registry import build
+from cogtune.checkpoints import read_header
+from cogtune.checkpoints.lora import holds_lora
+from cogtune.config.build import build
 from cogtune.errors import UserError
 from cogtune.evaluation.report.gather import read_index
 from cogtune.model.dit import DiffusionTransformer
 from cogtune.model.lora import is_adapter
+from cogtune.model.start import Start, initial_model, trained_model
 from cogtune.model.weights import foreign, load_weights
 from cogtune.model.weights.formats import FORMATS, GIGABYTE, Settings, Whole, write
 from cogtune.runtime.devices import device_for, dtype_of
+from cogtune.runtime.digest import digest
 from cogtune.runtime.paths import inside, remove_own
 from cogtune.runtime.saved import write_sealed, write_sums
 from cogtune.stages.job import Job
 from cogtune.stages.train import start_of, start_sources
 from cogtune.train import result
-from cogtune.train.start import Start, initial_model, trained_model
+from cogtune.work.content_hashes import proven
 
 TOLERANCE = 1e-4
 """Largest difference between outputs (fp32, of order 1) of the trained and of a reloaded model that passes."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cogtune.config.registry import build
+from cogtune.config.build import build
 from cogtune.data.clips import first_frame, to_unit_range
 from cogtune.data.listing import ClipRow
 from cogtune.data.pipeline import on_all

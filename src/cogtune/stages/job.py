@@ -8,16 +8,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cogtune.config.digest import data_digests
-from cogtune.config.files import Source, proven
 from cogtune.config.plugins import allow_plugins
-from cogtune.config.slices import Slice, read_slice
-from cogtune.config.stages import STAGES
 from cogtune.data.listing import ClipRow, read_manifest
 from cogtune.data.store import ShardReader
 from cogtune.errors import UserError
+from cogtune.runtime.digest import data_digests
 from cogtune.runtime.paths import inside, key_folder, shown
 from cogtune.runtime.progress import Progress, progress
+from cogtune.work.content_hashes import Source, proven
+from cogtune.work.slices import Slice, read_slice
+from cogtune.work.stages import STAGES
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class Job:
         try:
             return self.slice.volatile["jobs"][stage]
         except KeyError:
-            raise UserError(f"stage {self.slice.stage!r} has no upstream {stage!r}; see config/stages.py") from None
+            raise UserError(f"stage {self.slice.stage!r} has no upstream {stage!r}; see work/stages.py") from None
 
 
 def missing(wanted: Iterable[str], present: set[str]) -> list[str]:

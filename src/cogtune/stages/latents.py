@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cogtune.config.files import proven
-from cogtune.config.registry import build
+from cogtune.config.build import build
 from cogtune.data.clips import load_clip, to_unit_range
 from cogtune.data.decoder import Decoder
 from cogtune.data.listing import ClipRow
@@ -18,6 +17,7 @@ from cogtune.errors import UserError
 from cogtune.runtime.devices import devices, dtype_of, set_threads
 from cogtune.stages.job import Job, missing
 from cogtune.stages.preprocess import clips_of, source_of, unreachable
+from cogtune.work.content_hashes import proven
 
 Batch = list[tuple[ClipRow, Tensor]]
 

@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import Tensor
 
-from cogtune.config.files import Source, proven
 from cogtune.data.clips import describe_clip, thumbnail
 from cogtune.data.dataset import settings_of
 from cogtune.data.decoder import Decoder
@@ -18,6 +17,7 @@ from cogtune.errors import UserError
 from cogtune.runtime.devices import set_threads
 from cogtune.runtime.failures import told_of_environment
 from cogtune.stages.job import Job, missing
+from cogtune.work.content_hashes import Source, proven
 
 _SHOWN = 5
 

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from cogtune.evaluation.report import gather, page
-from cogtune.evaluation.report.evidence import Evidence, Strip
-from cogtune.evaluation.report.identity import commit, versions, weights_of
+from cogtune.evaluation.report.provenance import commit, versions, weights_of
 from cogtune.evaluation.report.publish import publish, to_json
+from cogtune.evaluation.report.report_data import Evidence, Strip
 from cogtune.runtime.paths import named_folder
 from cogtune.stages.job import Job
-from cogtune.train.history import read
+from cogtune.train.training_log import read
 
 
 def run(job: Job) -> dict[str, Any]:

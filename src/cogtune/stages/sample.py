@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cogtune.config.files import Source, proven
-from cogtune.config.registry import build
+from cogtune.config.build import build
 from cogtune.data.clips import first_frame, load_clip
 from cogtune.data.container import is_whole
 from cogtune.data.decoder import Decoder
@@ -19,19 +18,20 @@ from cogtune.data.store import ShardReader, ShardWriter
 from cogtune.data.video import VideoError
 from cogtune.diffusion.image import image_condition
 from cogtune.errors import UserError
-from cogtune.evaluation import prompts as plan
-from cogtune.evaluation.generate import Generator, encode_image, latent_shape, samplers
-from cogtune.evaluation.prompts import Prompt, Variant
-from cogtune.evaluation.video import write_mp4, write_png
+from cogtune.model.start import Start, initial_model
 from cogtune.model.weights import load_weights
 from cogtune.model.weights.lora_formats import LORA_FILE
 from cogtune.runtime.devices import device_for, dtype_of, set_threads
 from cogtune.runtime.failures import told_of_environment
 from cogtune.runtime.progress import Progress
+from cogtune.sampling import prompts as plan
+from cogtune.sampling.generate import Generator, encode_image, latent_shape, samplers
+from cogtune.sampling.prompts import Prompt, Variant
+from cogtune.sampling.video import write_mp4, write_png
 from cogtune.stages.export import exported, final
 from cogtune.stages.job import Job
 from cogtune.stages.train import start_of, start_sources
-from cogtune.train.start import Start, initial_model
+from cogtune.work.content_hashes import Source, proven
 
 VIDEOS = "videos"
 """Folder of the view copies, <prompt id>.<variant>.mp4."""

@@ -11,11 +11,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from cogtune.config.digest import data_digests
 from cogtune.data.listing import ClipRow, write_manifest
 from cogtune.data.scan import Found, Memo, Reject, scan
 from cogtune.errors import UserError
 from cogtune.runtime.atomic import write_changed
+from cogtune.runtime.digest import data_digests
 from cogtune.runtime.progress import Progress
 from cogtune.runtime.saved import write_sealed, write_sums
 from cogtune.stages.job import Job

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cogtune.config.registry import build
+from cogtune.config.build import build
 from cogtune.data.pipeline import in_batches, on_all
 from cogtune.data.store import ShardWriter
 from cogtune.errors import UserError

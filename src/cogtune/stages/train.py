@@ -7,10 +7,9 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
-from cogtune.config.batches import BatchMemo
-from cogtune.config.files import Source, restamped
 from cogtune.errors import UserError
 from cogtune.evaluation.report.gather import read_summary
+from cogtune.model.start import Start
 from cogtune.runtime.progress import Progress
 from cogtune.stages.job import Job
 from cogtune.stages.latents import accepted
@@ -18,7 +17,8 @@ from cogtune.stages.preprocess import clips_of
 from cogtune.train import checkpoint, result
 from cogtune.train.launch import STOPPED, run_ranks
 from cogtune.train.session import Plan
-from cogtune.train.start import Start
+from cogtune.work.batches import BatchMemo
+from cogtune.work.content_hashes import Source, restamped
 
 
 def run(job: Job) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch.distributed as dist
 
-from cogtune.config.digest import file_digest
 from cogtune.errors import UserError
 from cogtune.runtime.atomic import sync
+from cogtune.runtime.digest import file_digest
 from cogtune.runtime.paths import remove_own
 from cogtune.runtime.saved import DamagedError, read_sealed, write_sealed
 

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cogtune.config.batches import BatchPlan
 from cogtune.config.registry import PluginEntry, find
 from cogtune.errors import UserError
 from cogtune.runtime.devices import device_for
 from cogtune.train.optim import AdamWEma, parameter_groups
+from cogtune.work.batches import BatchPlan
 
 NOT_FOR_DEEPSPEED = (
     "optimizer",  # made here, in PyTorch

@@ -9,11 +9,11 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from cogtune.config.batches import BatchPlan
 from cogtune.diffusion.image import ImageCondition
 from cogtune.diffusion.noise import normal, uniform
 from cogtune.diffusion.sampling_index import DiscreteSampling
-from cogtune.train.batches import DataOrder
+from cogtune.train.data_order import DataOrder
+from cogtune.work.batches import BatchPlan
 
 
 class Cached(Protocol):

@@ -11,16 +11,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from cogtune.config.batches import BatchPlan
 from cogtune.diffusion.loss import VideoDiffusionLoss
 from cogtune.diffusion.noise import generator
 from cogtune.errors import UserError
 from cogtune.train import checkpoint
 from cogtune.train.engine import take_step
 from cogtune.train.feed import Draws, Feed, Prefetch, StepFeed
-from cogtune.train.history import History
 from cogtune.train.schedule import Schedule
 from cogtune.train.skipped import Skipped, Skips
+from cogtune.train.training_log import History
+from cogtune.work.batches import BatchPlan
 
 
 @dataclass(frozen=True)

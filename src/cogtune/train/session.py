@@ -10,26 +10,26 @@ from typing import Any, TextIO
 import torch.distributed as dist
 from torch import nn
 
-from cogtune.config.batches import plan_batches, total_steps
-from cogtune.config.checkpoints.shapes import shapes_of
-from cogtune.config.files import Source, proven
+from cogtune.checkpoints.shapes import shapes_of
+from cogtune.config.build import build
 from cogtune.config.plugins import allow_plugins, load_used
-from cogtune.config.registry import build
 from cogtune.data.dataset import CachedDataset
 from cogtune.diffusion.image import image_condition
 from cogtune.diffusion.loss import VideoDiffusionLoss
 from cogtune.errors import UserError
 from cogtune.model.lora import set_trainable
+from cogtune.model.start import Start, initial_model
 from cogtune.runtime.devices import set_threads
 from cogtune.runtime.saved import write_sealed
 from cogtune.train import checkpoint, result
 from cogtune.train.engine import RankInfo, build_engine, connect, deepspeed_config, engine_dtype, make_optimizer
 from cogtune.train.feed import Feed
-from cogtune.train.history import History
 from cogtune.train.loop import Intervals, Loop
 from cogtune.train.schedule import schedule_of
 from cogtune.train.skipped import Skips
-from cogtune.train.start import Start, initial_model
+from cogtune.train.training_log import History
+from cogtune.work.batches import plan_batches, total_steps
+from cogtune.work.content_hashes import Source, proven
 
 
 @dataclass(frozen=True)

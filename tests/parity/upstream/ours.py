@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from cogtune.config.registry import build
+from cogtune.config.build import build
 from cogtune.model import embeddings
 from tests.families import difference
 from tests.parity.upstream import cases

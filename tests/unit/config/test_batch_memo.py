@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from cogtune.config.batches import BatchMemo, BatchPlan
 from cogtune.errors import UserError
 from cogtune.runtime.atomic import write_json
+from cogtune.work.batches import BatchMemo, BatchPlan
 
 FIRST, SECOND = "a" * 12, "b" * 12
 

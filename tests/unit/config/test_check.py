@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from cogtune.config.errors import ConfigError, ConfigErrors
 from cogtune.config.hints import all_keys
-from cogtune.config.merge import check, load_config, read
+from cogtune.config.key_types import members
+from cogtune.config.merge import check, read
 from cogtune.config.tree import from_plain
-from cogtune.config.types import members
+from cogtune.work.load import load_config
 
 CONFIG = Path(__file__).parents[3] / "config"
 MODELS = sorted(path.name for path in CONFIG.glob("cogvideox*.yaml") if path.name != "cogvideox_common.yaml")

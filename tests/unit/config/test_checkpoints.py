@@ -15,13 +15,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from cogtune.config.checkpoints import fit, kinds, read_header
-from cogtune.config.checkpoints.shapes import derived_names, shapes_of
+from cogtune.checkpoints import fit, kinds, read_header
+from cogtune.checkpoints.shapes import derived_names, shapes_of
+from cogtune.config.build import build, params_of
 from cogtune.config.errors import ConfigErrors
-from cogtune.config.merge import load_config
-from cogtune.config.registry import build, params_of
 from cogtune.errors import UserError
 from cogtune.model.weights.diffusers import config_json, to_diffusers
+from cogtune.work.load import load_config
 from tests.families import FAMILIES, full_size, network_config, randomised
 from tests.layouts import diffusers_folder, legacy_pickle, one_safetensors, sat_folder, state_dict_file
 from tests.workflow.weights import make_vae
@@ -128,7 +128,7 @@ def test_no_tensor_data_is_read(tmp_path: Path) -> None:
 def test_reading_headers_needs_no_torch(tmp_path: Path) -> None:
     path = state_dict_file(tmp_path, {"w": torch.zeros(2, 3)})
     code = (
-        "import sys; from cogtune.config.checkpoints import read_header, fit, kinds\n"
+        "import sys; from cogtune.checkpoints import read_header, fit, kinds\n"
         f"assert read_header({str(path)!r}).tensors['w'].shape == (2, 3); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cogtune.config.errors import ConfigError
-from cogtune.config.merge import load_config
+from cogtune.work.load import load_config
 
 CONFIG = Path(__file__).parents[3] / "config"
 NET = "model.network_config.params"

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from cogtune.config import registry
 from cogtune.config.errors import ConfigError
-from cogtune.config.merge import Config, load_config, read
-from cogtune.config.slices import cut, how_read, leaves_of
-from cogtune.config.stages import STAGES
+from cogtune.config.leaves import leaves_of
+from cogtune.config.merge import Config, read
+from cogtune.work.load import load_config
+from cogtune.work.slices import cut, how_read
+from cogtune.work.stages import STAGES
 
 REPO = Path(__file__).parents[3]
 CONFIGS = [

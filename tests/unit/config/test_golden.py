@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cogtune.config.merge import load_config
-from cogtune.config.show import annotated
+from cogtune.commands.config_show import as_yaml
+from cogtune.work.load import load_config
 
 REPO = Path(__file__).parents[3]
 GOLDEN = Path(__file__).parent / "golden"
@@ -23,7 +23,7 @@ FILES = sorted(
 
 
 def shown(file: str) -> str:
-    return annotated(load_config([file], check_files=False, partial=True))
+    return as_yaml(load_config([file], check_files=False, partial=True))
 
 
 def golden(file: str) -> Path:

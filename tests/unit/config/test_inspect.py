@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from cogtune.__main__ import main
-from cogtune.config.registry import params_of
+from cogtune.config.build import params_of
 from cogtune.model.weights.diffusers import config_json, to_diffusers
 from cogtune.model.weights.lora_formats import pairs_of, to_comfyui
 from tests.families import network_config, randomised

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cogtune.config.types import edits, nearest
+from cogtune.config.key_types import edits, nearest
 
 
 @pytest.mark.parametrize(

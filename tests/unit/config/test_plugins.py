@@ -10,8 +10,8 @@ import pytest
 import cogtune
 from cogtune.config import plugins
 from cogtune.config.errors import ConfigError
-from cogtune.config.merge import load_config
-from cogtune.evaluation.generate import samplers
+from cogtune.sampling.generate import samplers
+from cogtune.work.load import load_config
 
 ROOT = Path(__file__).parents[3]
 BASE = [ROOT / "config/cogvideox_2b.yaml", ROOT / "config/sft.yaml"]
@@ -138,7 +138,7 @@ def test_an_unlisted_package_is_never_imported(tmp_path):
     program = f"""
 import sys
 sys.path.insert(0, {str(tmp_path)!r})
-from cogtune.config.merge import load_config
+from cogtune.work.load import load_config
 from cogtune.config.errors import ConfigError
 try:
     load_config({[str(path) for path in BASE]!r}, ["model.sampler_config.target=unlisted.Sampler"], check_files=False)

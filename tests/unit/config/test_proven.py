@@ -1,4 +1,4 @@
-"""What is read is what the key says: a table of (how a file is replaced) x (when), on real files."""
+"""What is read is what the key says: a table of (how a file is replaced) x (when), on real content_hashes."""
 
 import os
 import shutil
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from cogtune.config import files
-from cogtune.config.files import ContentHashes, Source, proven, restamped, stamp_of
 from cogtune.errors import UserError
+from cogtune.work import content_hashes
+from cogtune.work.content_hashes import ContentHashes, Source, proven, restamped, stamp_of
 
 OLD, NEW = b"old content", b"new content"
 assert len(OLD) == len(NEW)
@@ -115,7 +115,7 @@ def test_the_next_plan_sees_the_new_content(source: tuple[Source, Path], tmp_pat
 
 
 def test_what_did_not_change_is_not_read_again(source: tuple[Source, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "file_digest", lambda path: pytest.fail(f"{path} was hashed"))
+    monkeypatch.setattr(content_hashes, "file_digest", lambda path: pytest.fail(f"{path} was hashed"))
     with proven([source[0]]) as check:
         check()
     assert restamped([source[0]]) == [source[0]]
@@ -130,14 +130,14 @@ def test_equal_content_elsewhere_in_time_is_read_once(
     path.with_name("backup").replace(path)
     assert stamp_of(told.path) != told.stamp
     reads = []
-    digest = files.file_digest
-    monkeypatch.setattr(files, "file_digest", lambda path: reads.append(path) or digest(path))
+    digest = content_hashes.file_digest
+    monkeypatch.setattr(content_hashes, "file_digest", lambda path: reads.append(path) or digest(path))
     for _ in range(3):
         with proven([told]):
             pass
     (again,) = restamped([told])
     assert reads == [path]
-    monkeypatch.setattr(files, "_PROVED", {})
+    monkeypatch.setattr(content_hashes, "_PROVED", {})
     with proven([again]):
         pass
     assert reads == [path]

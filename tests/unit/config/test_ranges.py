@@ -6,16 +6,16 @@ from dataclasses import is_dataclass
 
 import pytest
 
+from cogtune.commands.config_show import explain
+from cogtune.commands.jsonschema import json_schema
 from cogtune.config import registry
 from cogtune.config.check import Checker
 from cogtune.config.hints import Sections
-from cogtune.config.jsonschema import json_schema
+from cogtune.config.key_types import members
 from cogtune.config.schema.common import Field, Range, fields_of, number
 from cogtune.config.schema.text import EmbedderKeys
 from cogtune.config.schema.workflow import CommandLineSection
-from cogtune.config.show import explain
 from cogtune.config.tree import from_plain
-from cogtune.config.types import members
 
 ROOTS = [Sections, CommandLineSection, EmbedderKeys, *(entry.schema for entry in registry.ENTRIES)]
 

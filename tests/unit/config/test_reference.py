@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft7Validator
 
-from cogtune.config.reference import markdown, schema_text
-from cogtune.config.source import load_yaml
+from cogtune.commands.reference import markdown, schema_text
+from cogtune.config.yaml_source import load_yaml
 
 CONFIG = Path(__file__).parents[3] / "config"
-HOW = "run `python -m cogtune.config.reference config`"
+HOW = "run `python -m cogtune.commands.reference config`"
 FILES = sorted(path for path in CONFIG.rglob("*.yaml") if path.name != "config.yaml")
 
 

@@ -5,8 +5,9 @@ import sys
 
 import pytest
 
+from cogtune.config.build import build, params_of
 from cogtune.config.errors import ConfigError
-from cogtune.config.registry import ENTRIES, UNAVAILABLE, build, canonical, find, params_of
+from cogtune.config.registry import ENTRIES, UNAVAILABLE, canonical, find
 from cogtune.config.schema.common import fields_of
 
 

@@ -10,11 +10,12 @@ from safetensors.torch import save_file
 import cogtune
 from cogtune.config import plugins
 from cogtune.config.errors import ConfigError
-from cogtune.config.merge import Config, load_config
+from cogtune.config.merge import Config
 from cogtune.config.plugins import used_by
 from cogtune.config.registry import DERIVED, NOT_PLUGGED, find, kind
-from cogtune.config.slices import cut
-from cogtune.config.stages import STAGES
+from cogtune.work.load import load_config
+from cogtune.work.slices import cut
+from cogtune.work.stages import STAGES
 from tests.plugged import IDLE, MARK, PACKAGE, all_roles, at, by_role, class_name, plug, source, tiny
 
 WRONG = """

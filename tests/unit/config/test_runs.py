@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cogtune.config.runs import known_parts, read_part, write_run
 from cogtune.errors import UserError
+from cogtune.work.runs import known_parts, read_part, write_run
 
 PART = {"values": {"args.train_data": ["/here"]}, "jobs": {}}
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from cogtune.commands.config_show import diff
 from cogtune.config.errors import ConfigError
-from cogtune.config.merge import load_config
-from cogtune.config.show import diff
+from cogtune.work.load import load_config
 
 CONFIG = Path(__file__).parents[3] / "config"
 UPSTREAM = Path(__file__).parents[2] / "upstream_configs"

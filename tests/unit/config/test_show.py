@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from cogtune.commands.config_show import as_json, as_yaml, diff, explain
 from cogtune.config.errors import ConfigError
 from cogtune.config.hints import all_keys
-from cogtune.config.merge import load_config
-from cogtune.config.show import annotated, as_json, diff, explain
-from cogtune.config.slices import leaves_of
+from cogtune.config.leaves import leaves_of
+from cogtune.work.load import load_config
 
 CONFIG = Path(__file__).parents[3] / "config"
 FILES = [CONFIG / "cogvideox_2b_lora.yaml", CONFIG / "sft.yaml"]
@@ -21,7 +21,7 @@ def load(*overrides: str):
 
 def test_each_leaf_says_who_set_it():
     config = load("model.scale_factor=0.7", "--train-iters", "10")
-    shown = [line.split() for line in annotated(config).splitlines()]
+    shown = [line.split() for line in as_yaml(config).splitlines()]
     assert ["scale_factor:", "0.7", "#", "command", "line"] in shown
     assert ["train_iters:", "10", "#", "command", "line"] in shown
     assert ["seed:", "1234", "#", "default"] in shown
@@ -35,7 +35,7 @@ def test_each_leaf_says_who_set_it():
 def test_the_shown_yaml_means_the_same(model, rest, write):
     native = ["args.sampling_image_size=[480,720]", "args.sampling_num_frames=13"] if rest == "inference" else []
     config = load_config([CONFIG / f"{model}.yaml", CONFIG / f"{rest}.yaml"], native, check_files=False)
-    again = load_config(write(annotated(config)), check_files=False)
+    again = load_config(write(as_yaml(config)), check_files=False)
     assert again.values == config.values
     assert diff(config, again) == []
 
@@ -48,7 +48,7 @@ def test_json_is_the_config_as_written_or_the_part_of_a_stage():
     part = json.loads(as_json(config, "scan"))
     assert part["data"] == {"target": "SFTDataset", "params": {"allow_missing_caption": False, "follow_links": True}}
     assert "model" not in part
-    assert "scale_factor" not in annotated(config, "text")
+    assert "scale_factor" not in as_yaml(config, "text")
 
 
 def test_differences_name_old_new_and_who():

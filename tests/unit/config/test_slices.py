@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cogtune.config.digest import canonical, data_digests
-from cogtune.config.runs import write_run
-from cogtune.config.slices import Slice, cut, leaves_of, nest, read_slice
-from cogtune.config.stages import STAGES, Stage
+from cogtune.config.leaves import leaves_of, nest
 from cogtune.errors import UserError
+from cogtune.runtime.digest import canonical, data_digests
+from cogtune.work.runs import write_run
+from cogtune.work.slices import Slice, cut, read_slice
+from cogtune.work.stages import STAGES, Stage
 
 NAMES = st.text("abcdefgh_", min_size=1, max_size=6)
 SCALARS = st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=5) | st.floats(-9, 9)

@@ -7,7 +7,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from cogtune.config.errors import ConfigError
-from cogtune.config.source import load_tree, load_yaml, parse
+from cogtune.config.yaml_source import load_tree, load_yaml, parse
 
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 12)

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from cogtune.config.merge import load_config
-from cogtune.config.slices import how_read, leaves_of
-from cogtune.config.stages import STAGES, Stage
+from cogtune.config.leaves import leaves_of
+from cogtune.work.load import load_config
+from cogtune.work.slices import how_read
+from cogtune.work.stages import STAGES, Stage
 
 REPO = Path(__file__).resolve().parents[3]
 CONFIGS = [

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cogtune.config.registry import build
+from cogtune.config.build import build
 from cogtune.data.dataset import CachedDataset, SFTDataset, settings_of
 from cogtune.data.store import ShardWriter
 from cogtune.errors import UserError

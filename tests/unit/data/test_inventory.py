@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from cogtune.__main__ import main
-from cogtune.config.runs import write_run
-from cogtune.config.slices import Slice
-from cogtune.config.stages import STAGES
-from cogtune.data.inventory import drop
+from cogtune.commands.store import drop
 from cogtune.errors import UserError
+from cogtune.work.runs import write_run
+from cogtune.work.slices import Slice
+from cogtune.work.stages import STAGES
 from tests.removal import only_below
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from cogtune.config.digest import digest
 from cogtune.data.listing import (
     ClipRow,
     Listed,
@@ -19,6 +18,7 @@ from cogtune.data.listing import (
 )
 from cogtune.data.walk import label_of
 from cogtune.errors import UserError
+from cogtune.runtime.digest import digest
 
 ROW = ClipRow(
     "c" * 64, "/data/videos/a.mp4", "videos/a.mp4", "train", "zwölf \u2028 Boote", "d" * 64, 49, 29.97, 720, 480

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cogtune.config.errors import ConfigError
-from cogtune.data.prompts import Line, read_prompts
+from cogtune.data.prompt_file import Line, read_prompts
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cogtune.config.digest import file_digest
 from cogtune.data import scan as module
 from cogtune.data.scan import CaptionError, Found, Memo, read_caption, scan
+from cogtune.runtime.digest import file_digest
 from tests.unit.data.footage import copy, damaged
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from cogtune.config.slices import Slice
 from cogtune.data.listing import fingerprint, list_videos, read_manifest
 from cogtune.stages import scan as stage
 from cogtune.stages.job import Job
+from cogtune.work.slices import Slice
 from tests.unit.data.strangers import Maker, outside_of
 
 PATIENCE_SECONDS = 300

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from cogtune.config.registry import build
+from cogtune.config.build import build
 from cogtune.errors import UserError
 from tests.unit.diffusion.nodes import denoiser, discretization
 

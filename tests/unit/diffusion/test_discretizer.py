@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from cogtune.config.registry import build
+from cogtune.config.build import build
 from cogtune.errors import UserError
 from tests.unit.diffusion.nodes import discretization
 

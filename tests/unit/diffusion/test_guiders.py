@@ -1,6 +1,6 @@
 import pytest
 
-from cogtune.config.registry import build
+from cogtune.config.build import build
 from cogtune.errors import UserError
 from tests.unit.diffusion.nodes import guider
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from cogtune.config.registry import build
+from cogtune.config.build import build
 from cogtune.diffusion.image import ImageCondition, image_condition, noised
 from cogtune.diffusion.loss import VideoDiffusionLoss
 from tests.unit.diffusion.nodes import loss

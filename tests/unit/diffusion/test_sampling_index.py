@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cogtune.config.registry import build
+from cogtune.config.build import build
 from cogtune.diffusion.sampling_index import DiscreteSampling
 from tests.unit.diffusion.nodes import discretization, sampling_index
 

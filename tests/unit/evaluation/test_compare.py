@@ -4,7 +4,7 @@ import csv
 import io
 
 from cogtune.evaluation.report.compare import Member, as_csv, render
-from cogtune.evaluation.report.evidence import Shown, Strip
+from cogtune.evaluation.report.report_data import Shown, Strip
 
 
 def member(name, value, psnr, tmp_path, caption="a <b>wave</b>"):

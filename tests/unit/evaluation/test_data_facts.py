@@ -8,8 +8,8 @@ from cogtune.data.clips import fit
 from cogtune.data.listing import ClipRow
 from cogtune.data.store import ShardReader, ShardWriter
 from cogtune.evaluation.report import page
-from cogtune.evaluation.report.evidence import DataFacts, Evidence
 from cogtune.evaluation.report.gather import data_facts
+from cogtune.evaluation.report.report_data import DataFacts, Evidence
 
 PARAMS = {"video_size": [64, 96], "max_num_frames": 9, "fps": 8.0}
 

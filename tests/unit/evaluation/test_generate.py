@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from cogtune.diffusion.image import ImageCondition
-from cogtune.evaluation import generate
-from cogtune.evaluation.generate import Generator
+from cogtune.sampling import generate
+from cogtune.sampling.generate import Generator
 
 DISCRETIZATION = {"target": "ZeroSNRDDPMDiscretization", "params": {"shift_scale": 3.0}}
 SAMPLER = {

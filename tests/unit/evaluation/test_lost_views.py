@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cogtune.evaluation.prompts import ID_DIGITS
 from cogtune.evaluation.report import page
 from cogtune.evaluation.report.compare import Member
 from cogtune.evaluation.report.compare import render as render_sweep
-from cogtune.evaluation.report.evidence import DataFacts, Evidence, Strip
 from cogtune.evaluation.report.gather import strips
-from cogtune.evaluation.video import write_mp4
+from cogtune.evaluation.report.report_data import DataFacts, Evidence, Strip
+from cogtune.sampling.prompts import ID_DIGITS
+from cogtune.sampling.video import write_mp4
 
 CLIP = "c" * 64
 ROW = {"prompt": "p", "variant": "tuned", "item": "p.tuned", "clip": CLIP, "caption": "words", "name": "a.mp4"}

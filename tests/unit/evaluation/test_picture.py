@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cogtune.evaluation.video import write_mp4
+from cogtune.sampling.video import write_mp4
 
 SCRIPT = Path(__file__).parents[3] / "demo" / "make_picture.py"
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 import pytest
 
 from cogtune.errors import UserError
-from cogtune.evaluation import prompts
-from cogtune.evaluation.prompts import Variant
+from cogtune.sampling import prompts
+from cogtune.sampling.prompts import Variant
 
 
 @dataclass(frozen=True)

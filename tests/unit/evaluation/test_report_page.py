@@ -5,8 +5,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from cogtune.evaluation.report import page, plots, sentences
-from cogtune.evaluation.report.evidence import DataFacts, Evidence, Exported, Shown, StageFacts, Strip
+from cogtune.evaluation.report import page, plots, summary_text
+from cogtune.evaluation.report.report_data import DataFacts, Evidence, Exported, Shown, StageFacts, Strip
 
 HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)>'
 METRICS = {
@@ -120,7 +120,7 @@ def test_videos_beyond_the_budget_are_counted(evidence, monkeypatch):
 
 
 def test_rows_only_for_what_was_measured():
-    rows = {row.variant: row for row in sentences.rows(METRICS)}
+    rows = {row.variant: row for row in summary_text.rows(METRICS)}
     assert list(rows) == ["tuned", "base"]
     assert (rows["base"].hits, rows["base"].ssim) == (1, None)
 
@@ -136,7 +136,7 @@ def test_headline(count, accuracy, base, expected):
     metrics = {"samples.count": count, "samples.retrieval_accuracy": accuracy}
     if base is not None:
         metrics["samples.retrieval_accuracy_base"] = base
-    assert sentences.headline(metrics) == expected
+    assert summary_text.headline(metrics) == expected
 
 
 def test_smoothing_keeps_constants_and_lines():

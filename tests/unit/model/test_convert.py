@@ -10,16 +10,16 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from cogtune.__main__ import main
-from cogtune.config.checkpoints import read_header
-from cogtune.config.merge import load_config
-from cogtune.config.registry import build
+from cogtune.checkpoints import read_header
+from cogtune.commands.weights_convert import convert
+from cogtune.config.build import build
 from cogtune.config.schema.args import EXPORT_FORMATS, WHOLE_FORMATS
 from cogtune.errors import UserError
 from cogtune.model.lora import merge_lora
 from cogtune.model.weights import load_weights
-from cogtune.model.weights.convert import convert
 from cogtune.model.weights.formats import FORMATS
 from cogtune.model.weights.lora_formats import Pairs, pairs_of, read_pairs, to_diffusers_lora
+from cogtune.work.load import load_config
 from tests.families import inputs, network_config, randomised
 from tests.layouts import one_safetensors, sat_folder, tensor_parallel
 

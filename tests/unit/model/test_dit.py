@@ -3,7 +3,7 @@ import re
 import pytest
 import torch
 
-from cogtune.config.registry import build
+from cogtune.config.build import build
 from cogtune.errors import UserError
 from tests.families import FAMILIES, TEXT, TEXT_WIDTH, full_size, inputs, network_config, randomised
 

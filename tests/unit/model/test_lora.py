@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from cogtune.config.registry import build
+from cogtune.config.build import build
 from cogtune.errors import UserError
 from cogtune.model.lora import merge_lora, set_trainable
 from tests.families import FAMILIES, inputs, network_config, randomised

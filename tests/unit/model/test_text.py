@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cogtune.config.registry import build
+from cogtune.config.build import build
 from cogtune.errors import UserError
 from cogtune.model.text import GeneralConditioner, T5Embedder
 from tests.workflow.weights import make_t5

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from cogtune.config.build import build
 from cogtune.config.errors import ConfigError
-from cogtune.config.merge import load_config
-from cogtune.config.registry import build
 from cogtune.errors import UserError
 from cogtune.model.vae.autoencoder import VideoAutoencoder
 from cogtune.model.vae.tiling import Tiles, blend, in_tiles, starts
+from cogtune.work.load import load_config
 
 REPO = Path(__file__).parents[3]
 DECODE = {"decode_tile_size": [64, 96], "decode_tile_overlap": 32}

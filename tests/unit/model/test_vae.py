@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cogtune.config.registry import build
+from cogtune.config.build import build
 from cogtune.errors import UserError
 from cogtune.model.vae.autoencoder import DECODE_CHUNK, VideoAutoencoder, split_frames
 from cogtune.model.vae.layers import CausalConv3d, Past, SpatialNorm3D, resize_latent

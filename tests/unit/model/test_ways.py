@@ -11,15 +11,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cogtune.config.checkpoints import inspect, kinds, read_header
-from cogtune.config.checkpoints.ways import place_of
+from cogtune.checkpoints import kinds, read_header
+from cogtune.checkpoints.locations import place_of
+from cogtune.commands import weights_inspect
+from cogtune.commands.weights_convert import convert
 from cogtune.config.errors import ConfigError
-from cogtune.config.merge import load_config
 from cogtune.errors import UserError
-from cogtune.model.weights.convert import convert
 from cogtune.model.weights.formats import FORMATS, Settings, Whole, write
 from cogtune.model.weights.lora_formats import pairs_of, read_pairs
 from cogtune.model.weights.read import read
+from cogtune.work.load import load_config
 from tests.families import network_config, randomised
 from tests.layouts import diffusers_folder, one_safetensors, sat_folder, tensor_parallel
 from tests.unit.model.test_convert import TINY, tiny
@@ -190,7 +191,9 @@ def test_a_config_hashes_all_of_the_weights_however_they_are_named(tmp_path: Pat
 
 
 def told(path: Path) -> str:
-    return "\n".join(inspect._lines(inspect.describe(path, {"tiny": {"network_config": tiny()}}), False))
+    return "\n".join(
+        weights_inspect._lines(weights_inspect.describe(path, {"tiny": {"network_config": tiny()}}), False)
+    )
 
 
 def test_whole_weights_are_no_lora(tmp_path: Path) -> None:
@@ -215,7 +218,7 @@ def test_a_lora_beyond_the_attention_is_described(tmp_path: Path) -> None:
 def test_another_rank_says_what_to_set(tmp_path: Path) -> None:
     pairs = pairs_of(randomised(tiny({"r": 8})).state_dict(), 1.0)
     write("diffusers_lora", tmp_path / "lora.safetensors", pairs, Settings(None))
-    found = inspect.describe(tmp_path / "lora.safetensors", {"tiny": {"network_config": tiny({"r": 2})}})
+    found = weights_inspect.describe(tmp_path / "lora.safetensors", {"tiny": {"network_config": tiny({"r": 2})}})
     assert found["advice"] == "The LoRA has rank 8, the YAML r: 2. Set modules.lora_config.params.r: 8"
 
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from cogtune.config.registry import build, params_of
+from cogtune.config.build import build, params_of
 from cogtune.errors import UserError
 from cogtune.model.weights import load_weights
 from cogtune.model.weights.diffusers import config_json, from_diffusers, to_diffusers

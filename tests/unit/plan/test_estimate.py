@@ -2,9 +2,9 @@
 
 import pytest
 
-from cogtune.plan.cost.machines import Device, Machine
 from cogtune.plan.cost.work import variants
 from cogtune.plan.estimate import Estimate
+from cogtune.runtime.machines import Device, Machine
 from tests.unit.plan.world import GPU, World
 
 WIDER = ("hidden_size: 32", "hidden_size: 64")
@@ -80,7 +80,7 @@ def test_a_device_that_is_too_small_or_unknown(world: World) -> None:
 
 
 def test_variants_are_those_that_are_sampled() -> None:
-    from cogtune.evaluation.prompts import variants as sampled
+    from cogtune.sampling.prompts import variants as sampled
 
     for guided in (True, False):
         for prompts in (1, 2):

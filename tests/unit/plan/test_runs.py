@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from cogtune.commands.store import drop
 from cogtune.config.errors import ConfigError
-from cogtune.config.slices import Slice, read_slice
-from cogtune.data.inventory import drop
-from cogtune.plan.experiments import Workspace
 from cogtune.runtime.atomic import write_json
 from cogtune.stages.job import Job
+from cogtune.work.slices import Slice, read_slice
+from cogtune.work.workspace import Workspace
 from tests.unit.plan.world import World
 
 

@@ -6,15 +6,15 @@ import shutil
 import pytest
 
 from cogtune.__main__ import main
-from cogtune.config.batches import BatchMemo
-from cogtune.config.digest import key_of
+from cogtune.commands import store_verify
 from cogtune.config.errors import ConfigError
-from cogtune.config.stages import STAGES
 from cogtune.errors import UserError
-from cogtune.plan.here import has_gpu, refused_here
 from cogtune.plan.survey import COMPLETE, HALF_DONE, STALE, UP_TO_DATE
 from cogtune.runtime.atomic import write_json
-from cogtune.stages import verify
+from cogtune.runtime.digest import key_of
+from cogtune.work.batches import BatchMemo
+from cogtune.work.machine_limits import has_gpu, refused_here
+from cogtune.work.stages import STAGES
 from tests.unit.plan.world import GPU, World
 
 WORKED = [name for name, stage in STAGES.items() if name not in ("scan", "report") and not stage.when]
@@ -293,7 +293,7 @@ def test_never_run_but_another_experiment_was(world: World) -> None:
 
 
 def test_a_config_that_cannot_be_planned_leaves_the_others(world: World) -> None:
-    from cogtune.plan.overview import survey_all
+    from cogtune.commands.plan import survey_all
     from tests.unit.plan.world import CPU
 
     world.experiments("tiny", bad="args.sede=1")
@@ -322,11 +322,11 @@ def test_a_scan_that_is_gone_is_named_and_the_advice_works(world: World, whole: 
     with pytest.raises(UserError, match=rf"digests\.json: not there; `cogtune store verify {folder.name} --repair"):
         world.slices()
     for key in (folder.name, None):
-        assert verify.run(world.store, key, False, world.results) == 1
-    assert verify.run(world.store, folder.name, True, world.results) == 0
+        assert store_verify.run(world.store, key, False, world.results) == 1
+    assert store_verify.run(world.store, folder.name, True, world.results) == 0
     assert not list(world.results.glob(".receipts/scan-*"))
     assert {name: part.key for name, part in world.slices().items()} == keys
-    assert verify.run(world.store, None, False, world.results) == 0
+    assert store_verify.run(world.store, None, False, world.results) == 0
 
 
 def test_fp16_on_a_cpu_is_found_before_anything_is_cached(world: World, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cogtune.config.errors import ConfigError, ConfigErrors
-from cogtune.plan.experiment import Experiment
-from cogtune.plan.experiments import Workspace
-from cogtune.plan.sweeps import expand_sweep
+from cogtune.work.experiment import Experiment
+from cogtune.work.sweeps import expand_sweep
+from cogtune.work.workspace import Workspace
 
 START = {"demo": Experiment("demo", ("a.yaml",), ("args.seed=1",), ranks=2)}
 VALUES = st.lists(st.integers(0, 999), min_size=1, max_size=4, unique=True)

@@ -5,15 +5,15 @@ import json
 import pytest
 
 from cogtune.__main__ import main
-from cogtune.plan.table import duration, size
-from cogtune.stages import by_hand
+from cogtune.commands import stage
+from cogtune.commands.plan_table import duration, size
 from tests.unit.plan.world import World
 
 
 @pytest.fixture(autouse=True)
 def scanned(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Clips of a made-up world cannot be decoded, so its own scan stands in for the stage."""
-    monkeypatch.setattr(by_hand, "scan_first", lambda workspace, name, plain: world.scan(workspace, name))
+    monkeypatch.setattr(stage, "scan_first", lambda workspace, name, plain: world.scan(workspace, name))
 
 
 def told(world: World, capsys: pytest.CaptureFixture[str], *words: str) -> str:

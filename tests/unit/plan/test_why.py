@@ -8,11 +8,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cogtune.config.merge import Config, load_config
-from cogtune.config.slices import cut, leaves_of
-from cogtune.config.stages import STAGES
+from cogtune.config.leaves import leaves_of
+from cogtune.config.merge import Config
 from cogtune.data.listing import Columns
 from cogtune.plan.why import changed_keys, changed_upstream, data_changes, differences, shown
+from cogtune.work.load import load_config
+from cogtune.work.slices import cut
+from cogtune.work.stages import STAGES
 from tests.unit.plan.world import TINY
 
 CONFIG: Config = load_config([TINY], check_files=False)

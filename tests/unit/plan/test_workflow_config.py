@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from cogtune.config.errors import ConfigError
-from cogtune.plan.workflow_config import workflow_values
+from cogtune.work.workflow_config import workflow_values
 
 REPO = Path(__file__).parents[3]
 

@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from cogtune.config.digest import data_digests
-from cogtune.config.slices import Slice
-from cogtune.config.stages import STAGES
+from cogtune.commands.plan import survey_all
 from cogtune.data.listing import ClipRow, write_manifest
 from cogtune.data.shards import UNCHECKED as FORMAT
-from cogtune.plan.cost.machines import Device, Machine
-from cogtune.plan.experiments import Workspace
-from cogtune.plan.overview import survey_all
 from cogtune.plan.survey import Step, Survey
 from cogtune.runtime.atomic import write_json
+from cogtune.runtime.digest import data_digests
+from cogtune.runtime.machines import Device, Machine
+from cogtune.work.slices import Slice
+from cogtune.work.stages import STAGES
+from cogtune.work.workspace import Workspace
 from tests.workflow.weights import make_vae
 
 TINY = Path(__file__).parents[2] / "workflow" / "tiny.yaml"

@@ -5,11 +5,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from cogtune.config.files import ContentHashes
-from cogtune.config.merge import load_config
-from cogtune.plan.resolve import Place, Resolver
 from cogtune.stages import images, latents, preprocess, scan, text
 from cogtune.stages.job import Job
+from cogtune.work.content_hashes import ContentHashes
+from cogtune.work.load import load_config
+from cogtune.work.resolve import Place, Resolver
 from tests.unit.data.footage import write_video
 from tests.workflow.weights import make_t5, make_vae
 

@@ -7,20 +7,20 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from cogtune.config.digest import data_digests
-from cogtune.config.files import ContentHashes
-from cogtune.config.merge import load_config
-from cogtune.config.registry import build
-from cogtune.config.slices import Slice
+from cogtune.config.build import build
 from cogtune.data.clips import ClipSettings, describe_clip
 from cogtune.data.decoder import Decoder
 from cogtune.data.listing import ClipRow, write_manifest
 from cogtune.data.store import ShardWriter
-from cogtune.plan.resolve import Place, Resolver
+from cogtune.model.start import initial_model
+from cogtune.runtime.digest import data_digests
 from cogtune.stages import images
 from cogtune.stages.job import Job
 from cogtune.stages.train import start_of
-from cogtune.train.start import initial_model
+from cogtune.work.content_hashes import ContentHashes
+from cogtune.work.load import load_config
+from cogtune.work.resolve import Place, Resolver
+from cogtune.work.slices import Slice
 from tests.workflow.project import make_clip
 from tests.workflow.weights import make_vae
 

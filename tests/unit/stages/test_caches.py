@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cogtune.config.registry import build
+from cogtune.config.build import build
 from cogtune.data.clips import load_clip
 from cogtune.data.dataset import CachedDataset
 from cogtune.data.store import ShardReader, ShardWriter

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from cogtune.config.slices import FORMAT, Slice
 from cogtune.errors import UserError
 from cogtune.stages import execute, scan
 from cogtune.stages.job import Job
+from cogtune.work.slices import FORMAT, Slice
 
 
 @pytest.fixture

@@ -10,15 +10,15 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from cogtune.config.checkpoints import read_header
+from cogtune.checkpoints import read_header
 from cogtune.errors import UserError
 from cogtune.model.lora import is_adapter
+from cogtune.model.start import initial_model
 from cogtune.model.weights import foreign, formats, load_weights, lora_formats
 from cogtune.stages import export
 from cogtune.stages.job import Job
 from cogtune.stages.train import start_of
 from cogtune.train.result import write_tensors
-from cogtune.train.start import initial_model
 from tests.unit.stages.finished import Finished
 
 LORA = (
@@ -191,7 +191,7 @@ def test_a_library_that_is_not_there_is_said(root: Path, monkeypatch: pytest.Mon
 def test_the_foreign_loader_is_believed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that we read well and diffusers reads otherwise fails the stage: here, one whose strength it cannot see."""
     monkeypatch.setattr(lora_formats, "METADATA_KEY", "somewhere_else")
-    monkeypatch.setattr("cogtune.config.checkpoints.lora.METADATA_KEY", "somewhere_else")
+    monkeypatch.setattr("cogtune.checkpoints.lora.METADATA_KEY", "somewhere_else")
     job = trained(root, *ONLY_LORA, "args.seed=9").job("export")
     with pytest.raises(UserError, match="change the output"):
         export.run(job)

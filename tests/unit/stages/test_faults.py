@@ -13,7 +13,7 @@ from cogtune.data.decode import VideoError
 from cogtune.data.decoder import Decoder
 from cogtune.data.images import load_image
 from cogtune.data.pipeline import confirmed
-from cogtune.data.prompts import read_prompts
+from cogtune.data.prompt_file import read_prompts
 from cogtune.data.store import ShardReader
 from cogtune.errors import UserError
 from cogtune.runtime.failures import is_environment_error

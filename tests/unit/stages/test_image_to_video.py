@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 
+from cogtune.config.build import build
 from cogtune.config.errors import ConfigError
-from cogtune.config.registry import build
 from cogtune.data.clips import first_frame, load_clip
 from cogtune.data.dataset import CachedDataset
 from cogtune.data.store import ShardReader
 from cogtune.diffusion.image import image_condition
-from cogtune.evaluation import generate
-from cogtune.evaluation.generate import encode_image
+from cogtune.sampling import generate
+from cogtune.sampling.generate import encode_image
 from cogtune.stages import evaluate, export, report, sample, train
 from cogtune.stages.images import noised_copies
 from cogtune.train.feed import Feed

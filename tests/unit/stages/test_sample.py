@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from cogtune.data.store import ShardReader, ShardWriter
-from cogtune.evaluation import generate
-from cogtune.evaluation.prompts import of_file
+from cogtune.sampling import generate
+from cogtune.sampling.prompts import of_file
 from cogtune.stages import evaluate, export, report, sample
 from tests.unit.stages.finished import Finished
 from tests.workflow.weights import make_t5

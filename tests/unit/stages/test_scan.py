@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from cogtune.config.digest import data_digests
-from cogtune.config.slices import Slice
 from cogtune.data.listing import read_manifest
 from cogtune.errors import UserError
+from cogtune.runtime.digest import data_digests
 from cogtune.runtime.saved import read_sealed
 from cogtune.stages import scan
 from cogtune.stages.job import Job
+from cogtune.work.slices import Slice
 from tests.unit.data.footage import damaged, write_video
 
 

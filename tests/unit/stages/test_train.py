@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from cogtune.config.batches import BatchMemo
 from cogtune.data.store import ShardWriter
 from cogtune.errors import UserError
 from cogtune.stages import train
+from cogtune.work.batches import BatchMemo
 from tests.unit.stages.finished import Finished
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from cogtune.config.batches import BatchPlan
 from cogtune.train.engine import RankInfo, build_engine, connect, deepspeed_config, make_optimizer, take_step
+from cogtune.work.batches import BatchPlan
 
 GPU_ONLY = torch.device("cuda")
 """What `deepspeed_config` is told, so that it lets fp16 pass."""

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cogtune.config.batches import BatchPlan
 from cogtune.train.engine import (
     RankInfo,
     build_engine,
@@ -19,6 +18,7 @@ from cogtune.train.engine import (
     take_step,
     whole_tensors,
 )
+from cogtune.work.batches import BatchPlan
 from tests.unit.train.deepspeed_steps import GPU_ONLY
 
 

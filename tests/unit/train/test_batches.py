@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cogtune.config.batches import BatchPlan, plan_batches, total_steps
 from cogtune.errors import UserError
-from cogtune.train.batches import DataOrder
+from cogtune.train.data_order import DataOrder
+from cogtune.work.batches import BatchPlan, plan_batches, total_steps
 
 
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 8))

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from cogtune.config.batches import BatchPlan
 from cogtune.errors import UserError
 from cogtune.train.engine import deepspeed_config, make_optimizer
 from cogtune.train.optim import AdamWEma
+from cogtune.work.batches import BatchPlan
 
 CPU = torch.device("cpu")
 # The section of upstream's sft.yaml, where the last four keys stand one level too high.

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from cogtune.config.batches import BatchPlan
-from cogtune.config.registry import build
+from cogtune.config.build import build
 from cogtune.diffusion.image import ImageCondition
 from cogtune.diffusion.noise import normal
 from cogtune.train.feed import Draws, Feed, Prefetch, StepFeed, pad_front
+from cogtune.work.batches import BatchPlan
 
 
 class Clips:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cogtune.evaluation.report.gather import history as log_of
-from cogtune.train.history import History, figures, read
+from cogtune.train.training_log import History, figures, read
 
 
 def test_history_is_cut_back_and_survives_a_torn_line(tmp_path: Path) -> None:

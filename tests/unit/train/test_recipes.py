@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cogtune.config.merge import load_config
+from cogtune.work.load import load_config
 from tests.unit.train.toy import Recipe, Toy
 
 ROOT = Path(__file__).parents[3]

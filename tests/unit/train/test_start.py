@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cogtune.config.merge import load_config
 from cogtune.errors import UserError
 from cogtune.model.lora import is_adapter
+from cogtune.model.start import Start, initial_model, trained_model
 from cogtune.model.weights.formats import Settings, Whole, write
 from cogtune.train.result import write_tensors
-from cogtune.train.start import Start, initial_model, trained_model
+from cogtune.work.load import load_config
 
 TINY = Path(__file__).parents[2] / "workflow/tiny.yaml"
 

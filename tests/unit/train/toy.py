@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cogtune.config.registry import build
+from cogtune.config.build import build
 from cogtune.model.dit import DiffusionTransformer
 from cogtune.model.lora import draw_adapters, set_trainable
 from cogtune.train.engine import make_optimizer

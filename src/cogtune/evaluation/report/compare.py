@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cogtune.evaluation.report import plots
-from cogtune.evaluation.report.evidence import Shown, Strip
 from cogtune.evaluation.report.gather import CLIP, SHOWN
+from cogtune.evaluation.report.report_data import Shown, Strip
 from cogtune.evaluation.report.sweep_plot import shades, sweep_plot
 
 _CAPTIONS = 3

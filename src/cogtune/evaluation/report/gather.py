@@ -6,15 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cogtune.config.stages import STAGES
 from cogtune.data.container import is_whole
 from cogtune.data.listing import ClipRow
 from cogtune.data.store import ShardReader
-from cogtune.evaluation.prompts import ID_DIGITS
-from cogtune.evaluation.report.evidence import DataFacts, Exported, Shown, StageFacts, Strip
+from cogtune.evaluation.report.report_data import DataFacts, Exported, Shown, StageFacts, Strip
 from cogtune.runtime.paths import inside
 from cogtune.runtime.records import read_record
 from cogtune.runtime.saved import DamagedError, check_sums, how_to_repair, read_sealed
+from cogtune.sampling.prompts import ID_DIGITS
+from cogtune.work.stages import STAGES
 
 CLIP = "Training clip"
 SHOWN = {"base": "Before training", "tuned": "After training", "guided": "After, guided"}

@@ -7,8 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cogtune.evaluation.report import plots, sentences
-from cogtune.evaluation.report.evidence import Evidence, Shown, Strip
+from cogtune.evaluation.report import plots, summary_text
+from cogtune.evaluation.report.report_data import Evidence, Shown, Strip
 
 MOST_VIDEO_BYTES = 48_000_000
 """Videos are embedded until this much is used up (4/3 of it in base64); the page says how many were left out."""
@@ -34,10 +34,10 @@ def render(evidence: Evidence) -> str:
         .get_template("report.html.j2")
         .render(
             evidence=evidence,
-            headline=sentences.headline(evidence.metrics, trained=evidence.data is not None),
-            summary=sentences.summary(evidence.metrics),
-            rows=sentences.rows(evidence.metrics),
-            training=sentences.training(evidence.metrics, evidence.timings),
+            headline=summary_text.headline(evidence.metrics, trained=evidence.data is not None),
+            summary=summary_text.summary(evidence.metrics),
+            rows=summary_text.rows(evidence.metrics),
+            training=summary_text.training(evidence.metrics, evidence.timings),
             strips=[
                 (strip, [_Embedded(shown, "" if shown.lack else data_uri(shown.path)) for shown in strip.videos])
                 for strip in strips

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from cogtune.config.registry import build
+from cogtune.config.build import build
 from cogtune.config.schema.vae import VideoAutoencoderParams
 from cogtune.model.vae.decoder import Decoder3D
 from cogtune.model.vae.encoder import Encoder3D, latent_frames

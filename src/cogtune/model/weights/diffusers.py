@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from cogtune.config.checkpoints.names import POSITIONS, UNUSED, in_diffusers, our_name
-from cogtune.config.registry import params_of
+from cogtune.checkpoints.names import POSITIONS, UNUSED, in_diffusers, our_name
+from cogtune.config.build import params_of
 from cogtune.config.schema.dit import (
     Basic3DPositionEmbeddingParams,
     DiffusionTransformerParams,

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cogtune.config.checkpoints.shapes import PREFIXES
-from cogtune.config.registry import params_of
+from cogtune.checkpoints.shapes import PREFIXES
+from cogtune.config.build import params_of
 from cogtune.config.schema.dit import DiffusionTransformerParams
 from cogtune.errors import UserError
 from cogtune.model.lora import is_adapter, merge_lora

@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from cogtune.config.checkpoints import Header, Source, fit, kinds, read_header
-from cogtune.config.checkpoints.lora import Lora, our_name, read_lora
-from cogtune.config.checkpoints.shapes import Shape
+from cogtune.checkpoints import Header, Source, fit, kinds, read_header
+from cogtune.checkpoints.lora import Lora, our_name, read_lora
+from cogtune.checkpoints.shapes import Shape
 from cogtune.errors import UserError
 from cogtune.model.dit import DiffusionTransformer
 from cogtune.model.lora import AdaptedLinear, is_adapter

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cogtune.config.checkpoints import Header
-from cogtune.config.checkpoints.lora import COMFY, METADATA_KEY, PROJECTIONS, our_name, read_lora
-from cogtune.config.checkpoints.shapes import PREFIXES
+from cogtune.checkpoints import Header
+from cogtune.checkpoints.lora import COMFY, METADATA_KEY, PROJECTIONS, our_name, read_lora
+from cogtune.checkpoints.shapes import PREFIXES
 from cogtune.errors import UserError
 from cogtune.model.weights.read import read
 

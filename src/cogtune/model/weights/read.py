@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from cogtune.config.checkpoints.source import SIZES, Source, Stored
+from cogtune.checkpoints.header import SIZES, Source, Stored
 from cogtune.errors import UserError
 
 DTYPES = {

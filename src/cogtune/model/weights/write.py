@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cogtune.config.checkpoints.source import SIZES
+from cogtune.checkpoints.header import SIZES
 from cogtune.model.weights.read import DTYPES
 from cogtune.runtime.atomic import replacing, write_json, write_text
 

@@ -20,7 +20,7 @@ _FP32 = 4
 _INFERENCE_UNITS = 12
 """Tensors of (batch, tokens, D) that one block holds at once without a backward pass: MLP's 4 + 4, h, its norm, branch."""
 _EVALUATED_AT_ONCE, _LATENTS_AT_ONCE = 4, 1200
-"""Clips, and latent positions, that are decoded in one call (stages/evaluate.py, evaluation/generate.py)."""
+"""Clips, and latent positions, that are decoded in one call (stages/evaluate.py, sampling/generate.py)."""
 _THUMBNAIL = 20_000
 _MODULES = {
     "pos_embed_config": ("Basic3DPositionEmbedding", "Rotary3DPositionEmbedding"),
@@ -266,7 +266,7 @@ def _ours(node: Mapping[str, Any], *names: str) -> None:
 
 
 def variants(args: Mapping[str, Any], prompts: int = 2) -> list[bool]:
-    """Whether each variant that is sampled is guided (evaluation/prompts.py makes them): tuned first, then controls."""
+    """Whether each variant that is sampled is guided (sampling/prompts.py makes them): tuned first, then controls."""
     guided = bool(args.get("sampling_guided", True))
     found = [guided]
     for name in dict.fromkeys(args.get("sampling_controls") or []):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.profiler import ProfilerActivity, profile
 
-from cogtune.config.registry import build
+from cogtune.config.build import build
 from cogtune.model.dit import DiffusionTransformer
 from cogtune.model.lora import set_trainable
 from cogtune.plan.cost.activations import Activations, activations

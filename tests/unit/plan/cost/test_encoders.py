@@ -11,10 +11,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode
 
-from cogtune.config.merge import load_config
-from cogtune.config.registry import build
+from cogtune.config.build import build
 from cogtune.plan.cost.autoencoder import Autoencoder
 from cogtune.plan.cost.text_encoder import XXL, TextEncoder
+from cogtune.work.load import load_config
 
 CONFIG = Path(__file__).parents[4] / "config"
 TINY_T5 = {"vocab_size": 48, "d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 2}

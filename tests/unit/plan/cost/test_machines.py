@@ -2,8 +2,8 @@
 
 import pytest
 
-from cogtune.plan.cost import machines
-from cogtune.plan.cost.machines import find, here
+from cogtune.runtime import machines
+from cogtune.runtime.machines import find, here
 
 
 @pytest.mark.parametrize(

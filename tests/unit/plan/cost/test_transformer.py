@@ -8,10 +8,10 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from cogtune.config.merge import load_config
-from cogtune.config.registry import build
+from cogtune.config.build import build
 from cogtune.model.lora import set_trainable
 from cogtune.plan.cost.transformer import Network
+from cogtune.work.load import load_config
 from tests.families import FAMILIES, inputs, network_config
 
 CONFIG = Path(__file__).parents[4] / "config"

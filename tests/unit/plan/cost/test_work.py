@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from cogtune.config.batches import plan_batches
-from cogtune.config.merge import load_config
-from cogtune.plan.cost.machines import find
 from cogtune.plan.cost.work import Costs, Unmodelled
+from cogtune.runtime.machines import find
+from cogtune.work.batches import plan_batches
+from cogtune.work.load import load_config
 
 CONFIG = Path(__file__).parents[4] / "config"
 LARGE = ["data.params.video_size=[768,1360]", "data.params.max_num_frames=81", "data.params.fps=16"]

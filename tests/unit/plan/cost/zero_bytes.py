@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from cogtune.config.batches import BatchPlan
-from cogtune.config.registry import build
+from cogtune.config.build import build
 from cogtune.model.lora import set_trainable
 from cogtune.train.engine import RankInfo, build_engine, connect, deepspeed_config, make_optimizer, take_step
+from cogtune.work.batches import BatchPlan
 from tests.families import inputs, network_config
 
 # (ZeRO stage, bf16, optimizer, LoRA); "low" is bf16 with masters and optimizer states in bf16 too

@@ -1,0 +1,248 @@
+"""Whether weights belong to what a config describes, from headers alone; nothing is half loaded."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from cogtune.checkpoints import kinds
+from cogtune.checkpoints.folders import read_header
+from cogtune.checkpoints.header import Header, Source
+from cogtune.checkpoints.lora import our_name, read_lora
+from cogtune.checkpoints.shapes import PREFIXES, Shape, derived_names, shapes_of
+from cogtune.config.build import params_of
+from cogtune.config.registry import find
+from cogtune.config.schema.dit import (
+    DiffusionTransformerParams,
+    PatchEmbeddingParams,
+    Rotary3DPositionEmbeddingParams,
+)
+from cogtune.errors import UserError
+
+_MODEL_DIR = "model.conditioner_config.params.emb_models.0.params.model_dir"
+_TRANSFORMER = "CogVideoXTransformer3DModel"
+SHOWN = 8
+"""Names per list in a message."""
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """What does not belong together: names that the file lacks, that the config does not have, other shapes, and what
+    config.json beside the weights says otherwise."""
+
+    missing: list[str]
+    unexpected: list[str]
+    reshaped: list[str]
+    contradicted: list[str] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return any(self.lists().values())
+
+    def lists(self) -> dict[str, list[str]]:
+        """Each list by its title."""
+        return {
+            "missing": self.missing, "unexpected": self.unexpected, "of another shape": self.reshaped,
+            "contradicted by config.json": self.contradicted,
+        }  # fmt: skip
+
+    def listed(self, most: int | None = SHOWN) -> str:
+        """The lists, each cut after ``most`` names."""
+        lists = self.lists()
+        return "\n".join(_listed(title, found, most) for title, found in lists.items() if found)
+
+
+def compare(expected: Mapping[str, Shape], given: Mapping[str, Source], optional: Iterable[str] = ()) -> Misfit:
+    """``expected``: name -> shape of every weight; ``optional``: those that a file may leave out."""
+    missing = [name for name in expected if name not in given and name not in set(optional)]
+    unexpected = [name for name in given if name not in expected]
+    reshaped = [
+        f"{name}: {given[name].shape} in the file, {shape} in the model"
+        for name, shape in expected.items()
+        if name in given and not same_shape(name, given[name].shape, shape)
+    ]
+    return Misfit(missing, unexpected, reshaped)
+
+
+def contradictions(params: Any, config: Mapping[str, Any] | None) -> list[str]:
+    """Where config.json of a diffusers transformer contradicts a network's ``params`` in what no tensor shows."""
+    if not isinstance(params, DiffusionTransformerParams) or (config or {}).get("_class_name") != _TRANSFORMER:
+        return []
+    rotary = isinstance(params_of(params.modules["pos_embed_config"]), Rotary3DPositionEmbeddingParams)
+    ours = {"use_rotary_positional_embeddings": rotary, "num_attention_heads": params.num_attention_heads}
+    said = {name: config[name] for name in ours if config and name in config}
+    return [
+        f"{name}: {said[name]} in config.json, {ours[name]} by the YAML" for name in said if said[name] != ours[name]
+    ]
+
+
+def same_shape(name: str, given: Shape, wanted: Shape) -> bool:
+    """Equal, or the convolution that 1.0 checkpoints hold where we have a matrix."""
+    if name.endswith("patch_embed.proj.weight") and len(given) == 4:
+        given = (given[0], math.prod(given[1:]))
+    return given == wanted
+
+
+def under_adapters(tensors: Mapping[str, Source], own: Iterable[str]) -> dict[str, Source]:
+    """Renames `….query_key_value.weight` to `….query_key_value.original.weight` where ``own`` names have it so."""
+    wrapped = {name.replace(".original.", "."): name for name in own if ".original." in name}
+    return {wrapped.get(name, name): tensor for name, tensor in tensors.items()}
+
+
+def is_adapter(name: str) -> bool:
+    return "matrix_A" in name or "matrix_B" in name
+
+
+def fit(node: dict[str, Any], header: Header) -> Misfit | None:
+    """Weights against a ``{target, params}`` node; None where the node's weights are not known without building it.
+
+    A base checkpoint fits a network with adapters, which then keep their initial values; a LoRA fits if its pairs do.
+    Raises: UserError when the path holds no weights of such a component.
+    """
+    expected = shapes_of(node)
+    if expected is None:
+        return None
+    role = find(node["target"]).role
+    inside = kinds.roles(header)
+    if role == "network" and inside == ["lora"]:
+        return _fit_lora(expected, header)
+    if role not in inside:
+        found = " and ".join(kinds.WORDS[each] for each in inside) or "unknown tensors"
+        raise UserError(f"{header.path}: holds {found}; expected weights of the {kinds.WORDS[role]}")
+    given = kinds.component(header, PREFIXES[role])
+    optional: set[str] = set()
+    if role == "network":
+        if kinds.spelling(header) == "diffusers":
+            optional |= derived_names(node)
+        if not any(map(is_adapter, given)):
+            given = under_adapters(given, expected)
+            optional |= {name for name in expected if is_adapter(name)}
+    else:
+        ignored = tuple(params_of(node).ignore_keys)
+        given = {name: tensor for name, tensor in given.items() if not name.startswith(ignored)}
+    found = compare(expected, given, optional)
+    return replace(found, contradicted=contradictions(params_of(node), header.config))
+
+
+def adapters_of(header: Header) -> dict[str, Source]:
+    """The matrices of a LoRA in our names. Raises UserError as `lora.read_lora`."""
+    return {
+        our_name(*place, side): getattr(adapter, side)
+        for place, adapter in read_lora(header).adapters.items()
+        for side in ("A", "B")
+    }
+
+
+def _fit_lora(expected: dict[str, Shape], header: Header) -> Misfit:
+    given = adapters_of(header)
+    wanted = {name: shape for name, shape in expected.items() if is_adapter(name)}
+    if not wanted:
+        raise UserError(f"{header.path}: a LoRA, but the model has no adapters; add modules.lora_config to the YAML")
+    return compare(wanted, given)
+
+
+def refusal(path: str | Path, misfit: Misfit, expected: Mapping[str, Shape], given: Mapping[str, Source]) -> str:
+    """What a user is told of weights that do not fit."""
+    named, words = advice(path, misfit, expected, given)
+    return (
+        f"{path}: these weights do not belong to the configured model.{named}\n{misfit.listed()}\n"
+        f"{words}; everything that differs:\n  cogtune weights inspect {path} --full --base YOUR.yaml"
+    )
+
+
+def advice(
+    path: str | Path, misfit: Misfit, expected: Mapping[str, Shape], given: Mapping[str, Source]
+) -> tuple[str, str]:
+    """(what was found out, or nothing; what to do) about weights that do not fit."""
+    if ranks := _other_rank(misfit, expected, given):
+        theirs, ours = ranks
+        return "", f"The LoRA has rank {theirs}, the YAML r: {ours}. Set modules.lora_config.params.r: {theirs}"
+    words, named = "Use weights that belong to this config", ""
+    if "mixins.patch_embed.proj.weight" in expected:
+        ours, theirs = kinds.family(expected), kinds.family({name: tensor.shape for name, tensor in given.items()})
+        if ours != theirs and "custom" not in (ours, theirs):
+            named = f" These are weights of the {theirs}; the YAML describes the {ours}."
+        words = f"Use the YAML of the same family ({', '.join(kinds.FAMILIES)}), or other weights"
+    if any(map(is_adapter, misfit.unexpected)):
+        words = (
+            "They hold LoRA adapters: add modules.lora_config with their rank to the YAML, or fold them in with\n"
+            f"  cogtune weights convert {path} --to merged\n{words}"
+        )
+    return named, words
+
+
+def _other_rank(misfit: Misfit, expected: Mapping[str, Shape], given: Mapping[str, Source]) -> tuple[int, int] | None:
+    """(theirs, ours) if another rank of all adapters is the only thing that differs."""
+    if misfit.missing or misfit.unexpected or misfit.contradicted:
+        return None
+    differ = [name for name, shape in expected.items() if name in given and given[name].shape != shape]
+    sides = {name: 0 if "matrix_A" in name else 1 for name in differ if is_adapter(name)}
+    theirs = {given[name].shape[side] for name, side in sides.items()}
+    ours = {expected[name][side] for name, side in sides.items()}
+    widths = all(given[name].shape[1 - side] == expected[name][1 - side] for name, side in sides.items())
+    if not widths or len(sides) != len(misfit.reshaped) or len(theirs) != 1 or len(ours) != 1:
+        return None
+    return theirs.pop(), ours.pop()
+
+
+def weight_problems(values: Mapping[str, Any], files: Mapping[str, str]) -> list[tuple[str, str]]:
+    """(key, message) for each path in a config that does not hold the weights which its config describes.
+
+    ``values``: canonical config. ``files``: dotted key -> absolute path of the files that it names; those that are not
+    there are passed over, since that is another check's to say. Reads headers only: a second for the largest models.
+    """
+    model = values.get("model") or {}
+    named = {
+        "args.load": model.get("network_config"),
+        "model.first_stage_config.params.ckpt_path": model.get("first_stage_config"),
+    }
+    problems = []
+    for key, node in named.items():
+        if node and key in files and Path(files[key]).exists() and (said := _problem(files[key], node)):
+            problems.append((key, said))
+    if (said := _text_encoder(values, files)) is not None:
+        problems.append((_MODEL_DIR, said))
+    return problems
+
+
+def _text_encoder(values: Mapping[str, Any], files: Mapping[str, str]) -> str | None:
+    """Whether the T5's states are as wide as the network takes them; its own config.json says it."""
+    network = (values.get("model") or {}).get("network_config")
+    if not network or _MODEL_DIR not in files:
+        return None
+    folder = Path(files[_MODEL_DIR])
+    config = next(
+        (file for file in (folder / "text_encoder/config.json", folder / "config.json") if file.is_file()), None
+    )
+    try:
+        width = json.loads(config.read_text()).get("d_model") if config else None
+    except (ValueError, AttributeError) as error:
+        return f"{config}: does not read ({error}); copy the folder again"
+    patch = params_of(network["params"]["modules"]["patch_embed_config"])
+    if width is None or not isinstance(patch, PatchEmbeddingParams) or width == patch.text_hidden_size:
+        return None
+    return f"{folder}: a T5 of width {width}; the network takes {patch.text_hidden_size} (patch_embed_config)"
+
+
+def _problem(path: str, node: dict[str, Any]) -> str | None:
+    role = find(node["target"]).role
+    try:
+        header = read_header(path, component="vae" if role == "autoencoder" else "transformer")
+        if role == "network" and kinds.roles(header) == ["lora"]:
+            return (
+                f"{path}: a LoRA alone, without the weights under it; put them together first:\n"
+                f"  cogtune weights convert BASE_WEIGHTS --lora {path} --to sat"
+            )
+        misfit = fit(node, header)
+    except UserError as error:
+        return str(error)
+    if not misfit:
+        return None
+    return refusal(path, misfit, shapes_of(node) or {}, kinds.component(header, PREFIXES[role]))
+
+
+def _listed(title: str, found: list[str], most: int | None) -> str:
+    most = len(found) if most is None else most
+    more = f", and {len(found) - most} more" if len(found) > most else ""
+    return f"  {title} ({len(found)}): {', '.join(found[:most])}{more}"

@@ -1,0 +1,169 @@
+"""What a path is: one file, a folder of SAT, of diffusers, of PEFT. Seen by looking inside, never by its name."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cogtune.checkpoints import safetensors_file, torch_file
+from cogtune.checkpoints.header import Header, Joined, Source
+from cogtune.checkpoints.locations import SHARD, beside, place_of, shards_like, usual_name
+from cogtune.errors import UserError
+from cogtune.runtime.paths import inside
+
+_RANKS = "mp_rank_*_model_states.pt"
+PEFT_PREFIX = "base_model."
+COMPONENTS = ("transformer", "vae", "text_encoder")
+
+
+def read_header(path: str | Path, component: str = "transformer") -> Header:
+    """The header of a SAT folder (with `latest`), an iteration folder, a diffusers pipeline (its ``component``) or
+    component folder, a PEFT folder, a folder with one weight file, a safetensors file, or a torch file. What stands for
+    one of them is read as it: an index, a shard, one of several ranks, a link (`ways.py`).
+
+    Raises: UserError when the path is none of these, is damaged, or asks for more than tensors.
+    """
+    path = place_of(Path(path))
+    if path.is_dir():
+        return _folder(path, component)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file or folder; expected weights")
+    shards_like(path)
+    return _with_what_is_beside(path, _file(path))
+
+
+def _with_what_is_beside(path: Path, header: Header) -> Header:
+    """adapter_config.json of a PEFT file says its strength, config.json of a diffusers file what no tensor shows."""
+    ours = usual_name(path)
+    peft = ours or any(name.startswith(PEFT_PREFIX) for name in header.tensors)
+    adapter = beside(path, "adapter_config.json") if peft else None
+    config = beside(path, "config.json") if ours else None
+    return replace(header, adapter=_json(adapter) if adapter else None, config=_json(config) if config else None)
+
+
+def components(path: str | Path) -> list[str]:
+    """The folders with weights of a diffusers pipeline; empty for anything else."""
+    path = Path(path)
+    if not (path / "model_index.json").is_file():
+        return []
+    return [name for name in COMPONENTS if _weight_files(path / name)]
+
+
+def _file(path: Path) -> Header:
+    return safetensors_file.read(path) if safetensors_file.is_safetensors(path) else torch_file.read(path)
+
+
+def _folder(folder: Path, component: str) -> Header:
+    if (folder / "latest").is_file():
+        iteration = (folder / "latest").read_text(encoding="utf-8", errors="replace").strip()
+        return _ranks(inside(folder, iteration, folder / "latest"), f"SAT folder, iteration {iteration}")
+    if any(folder.glob(_RANKS)):
+        return _ranks(folder, "SAT iteration folder")
+    if (folder / "model_index.json").is_file():
+        if not (folder / component).is_dir():
+            raise UserError(f"{folder}: a diffusers pipeline without a {component} folder")
+        return _component(folder / component, f"{component} of a diffusers pipeline")
+    return _component(folder, "")
+
+
+def _ranks(folder: Path, layout: str) -> Header:
+    files = sorted(folder.glob(_RANKS))
+    if not files:
+        raise UserError(f"{folder}: no mp_rank_00_model_states.pt; the file `latest` beside it names this iteration")
+    expected = [folder / f"mp_rank_{rank:02d}_model_states.pt" for rank in range(len(files))]
+    if files != expected:
+        lacking = next(path for path in expected if path not in files)
+        raise UserError(f"{folder}: {lacking.name} is missing among {len(files)} tensor-parallel ranks")
+    headers = [torch_file.read(file) for file in files]
+    ranks = [header.tensors for header in headers]
+    if len(ranks) == 1:
+        return Header(folder, layout, ranks[0], headers[0].metadata)
+    for file, rank in zip(files, ranks, strict=True):
+        if rank.keys() != ranks[0].keys():
+            name = next(iter(rank.keys() ^ ranks[0].keys()))
+            raise UserError(f"{file}: holds other tensors than rank 0, such as {name}; the ranks are of one checkpoint")
+    merged = {name: _merged(name, tuple(rank[name] for rank in ranks)) for name in ranks[0]}
+    return Header(folder, f"{layout}, {len(ranks)} tensor-parallel ranks merged", merged)
+
+
+def _merged(name: str, pieces: tuple[Source, ...]) -> Source:
+    """Rows of query_key_value are split within each of q, k, v; rows of dense_h_to_4h as they are; columns of dense
+    and dense_4h_to_h. Of an adapter, matrix_B is split as the rows of its layer, matrix_A of dense by columns.
+    Everything else, biases of the latter two included, is replicated."""
+    layer, _, kind = name.replace(".original.", ".").rpartition(".")
+    if layer.endswith(".attention.query_key_value"):
+        return Joined("thirds", pieces)
+    if layer.endswith((".mlp.dense_h_to_4h", ".attention.query_key_value.matrix_B")):
+        return Joined("rows", pieces)
+    if layer.endswith((".attention.dense", ".mlp.dense_4h_to_h")) and kind == "weight":
+        return Joined("columns", pieces)
+    if layer.endswith(".attention.dense.matrix_A"):
+        return Joined("columns", pieces)
+    return pieces[0]
+
+
+def _component(folder: Path, layout: str) -> Header:
+    files = _weight_files(folder)
+    if not files:
+        raise UserError(
+            f"{folder}: no weights found; expected a SAT folder (with a file `latest`), a diffusers folder, or "
+            "a folder with one weight file"
+        )
+    adapter, config = _json(folder / "adapter_config.json"), _json(folder / "config.json")
+    if not layout:
+        layout = "PEFT folder" if adapter else f"{_library(config)} folder" if config else f"folder of {files[0].name}"
+    tensors: dict[str, Source] = {}
+    metadata: dict[str, str] = {}
+    for file in files:
+        shard = _file(file)
+        if twice := next((name for name in shard.tensors if name in tensors), None):
+            raise UserError(f"{folder}: {twice} stands in two of its files; remove the older ones")
+        tensors |= shard.tensors
+        metadata |= shard.metadata
+    shards = f", {len(files)} shards" if len(files) > 1 else ""
+    return Header(folder, layout + shards, tensors, metadata, adapter, config)
+
+
+def _library(config: dict[str, Any]) -> str:
+    return "diffusers" if "_class_name" in config else "transformers"
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The weight file of a folder, or the shards that its index lists. Raises UserError where that is not clear."""
+    for ending in ("safetensors", "bin", "pt"):
+        indexes = sorted(folder.glob(f"*.{ending}.index.json"))
+        if len(indexes) == 1:
+            return _shards(indexes[0])
+        files = sorted(folder.glob(f"*.{ending}"))
+        if files and SHARD.fullmatch(files[0].name) and not set(files) - set(shards_like(files[0])):
+            return files
+        if len(files) > 1:
+            names = ", ".join(file.name for file in files)
+            raise UserError(f"{folder}: holds several weight files ({names}); name one of them")
+        if files:
+            return files
+    return []
+
+
+def _shards(index: Path) -> list[Path]:
+    listed = (_json(index) or {}).get("weight_map")
+    if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
+        raise UserError(f"{index}: expected `weight_map` with the file of each tensor")
+    files = [inside(index.parent, name, index) for name in sorted(set(listed.values()))]
+    for file in files:
+        if file.parent != index.parent or not os.path.isfile(file):
+            raise UserError(f"{index}: lists {file.name}, which is not beside it; fetch the folder again")
+    return files
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path}: is not JSON ({error}); fetch it again") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: expected a JSON mapping")
+    return found

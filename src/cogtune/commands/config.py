@@ -1,0 +1,81 @@
+"""`cogtune config show|check|diff|explain`."""
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from cogtune.commands import config_show
+from cogtune.config.errors import ConfigError, ConfigErrors
+from cogtune.config.merge import Config
+from cogtune.data.prompt_file import read_prompts
+from cogtune.work.experiment import Experiment
+from cogtune.work.machine_limits import has_gpu, needs_gpu
+from cogtune.work.workspace import Workspace
+
+
+def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
+    """Print what was asked for; returns the exit code. Raises ConfigErrors for a config that is wrong."""
+    if arguments.action == "explain":
+        print(config_show.explain(arguments.key))
+    elif arguments.action == "diff":
+        before, after = (_partial(arguments, [file], overrides) for file in arguments.files)
+        print("\n".join(config_show.diff(before, after)) or "no key differs")
+    elif arguments.action == "show":
+        config = _partial(arguments, arguments.base, overrides)
+        _tell(config.notices)
+        render = config_show.as_json if arguments.format == "json" else config_show.as_yaml
+        sys.stdout.write(render(config, arguments.stage))
+    else:
+        _check(arguments, overrides)
+    return 0
+
+
+def _partial(arguments: argparse.Namespace, files: Sequence[str], overrides: Sequence[str]) -> Config:
+    workspace = Workspace.by_hand(arguments.workflow)
+    return workspace.load_config(Experiment("config", tuple(files), tuple(overrides)), check_files=False, partial=True)
+
+
+def _check(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """One config, or every experiment of the workflow's; all errors of all of them."""
+    if arguments.base:
+        workspace = Workspace.by_hand(arguments.workflow)
+        experiments = {"config": Experiment("config", tuple(arguments.base), tuple(overrides))}
+    else:
+        workspace = Workspace.load(arguments.workflow)
+        experiments = {
+            name: replace(known, set=(*known.set, *overrides)) for name, known in workspace.experiments.items()
+        }
+    errors: list[ConfigError] = []
+    notices: dict[str, None] = {}
+    for name, experiment in experiments.items():
+        try:
+            config = workspace.load_config(experiment, check_files=not arguments.no_files)
+            if not arguments.no_files:
+                _check_prompts(config)
+                if (parent := workspace.parent(config)) is not None:
+                    workspace.chain(parent)
+        except ConfigError as error:
+            errors += error.errors if isinstance(error, ConfigErrors) else [error]
+            continue
+        notices.update(dict.fromkeys(config.notices))
+        if (problem := needs_gpu(config.values)) and not has_gpu():
+            notices[f"{problem}. This machine has no GPU"] = None
+        print(f"{name}: ok")
+    _tell(notices)
+    if errors:
+        raise ConfigErrors(list({str(error): error for error in errors}.values()))
+
+
+def _check_prompts(config: Config) -> None:
+    """The lines of the prompt file, and the pictures that they name. Raises ConfigErrors."""
+    if "args.input_file" in config.files:
+        try:
+            read_prompts(config.files["args.input_file"], config.values["args"]["image2video"])
+        except ConfigError as error:
+            raise ConfigErrors([error]) from None
+
+
+def _tell(notices: Iterable[str]) -> None:
+    for notice in notices:
+        print(f"note: {notice}", file=sys.stderr)

@@ -1,0 +1,91 @@
+"""`config/schema.json`: the keys as a JSON schema, so that editors complete and check the YAML."""
+
+import dataclasses
+import typing
+from typing import Any
+
+from cogtune.config import registry
+from cogtune.config.hints import Sections
+from cogtune.config.key_types import members
+from cogtune.config.schema.common import Field, fields_of
+from cogtune.config.schema.deepspeed import Optimizer
+from cogtune.config.schema.text import EmbedderKeys
+
+_NAMES = {int: "integer", float: "number", str: "string", bool: "boolean", type(None): "null"}
+_REFERENCE = {"type": "string", "pattern": r"^\$\{.*\}$"}
+
+
+def json_schema() -> dict[str, Any]:
+    """A JSON schema (draft 7) for editors: completes and describes keys, and marks unknown ones.
+
+    Nothing is required in it, because a file may be an overlay.
+    """
+    definitions: dict[str, Any] = {}
+    sections = {name: _property(field, definitions) for name, field in fields_of(Sections).items()}
+    base = {"type": ["array", "string"], "items": {"type": "string"}, "description": "files merged before this one"}
+    return {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": "cogtune",
+        "type": "object",
+        "properties": {"base": base, **sections},
+        "additionalProperties": False,
+        "definitions": definitions,
+    }
+
+
+def _object(schema: type, definitions: dict[str, Any]) -> dict[str, Any]:
+    name = schema.__name__
+    if name not in definitions:
+        definitions[name] = {}
+        properties = {key: _property(field, definitions) for key, field in fields_of(schema).items()}
+        if schema is Optimizer:
+            kinds = [entry.schema for entry in registry.ENTRIES if entry.role == "optimizer"]
+            properties["params"] |= {"anyOf": [_object(kind, definitions) for kind in kinds] + [_REFERENCE]}
+        definitions[name] |= {"type": "object", "properties": properties, "additionalProperties": False}
+    return {"$ref": f"#/definitions/{name}"}
+
+
+def _property(field: Field, definitions: dict[str, Any]) -> dict[str, Any]:
+    key = field.key
+    fate = f" Without effect: {key.without_effect}." if key.without_effect else ""
+    about: dict[str, Any] = {"description": f"{key.doc}.{fate}" + (f" Unit: {key.unit}." if key.unit else "")}
+    if not field.required and isinstance(field.default(), bool | int | float | str):
+        about["default"] = field.default()
+    shapes = [_shape(kind, field, definitions) for kind in members(field.type)]
+    return about | {"anyOf": [shape for shape in shapes if shape] + [_REFERENCE]}
+
+
+def _shape(kind: Any, field: Field, definitions: dict[str, Any]) -> dict[str, Any]:
+    key = field.key
+    if kind in _NAMES:
+        if key.choices and kind is not type(None):
+            return {"enum": list(key.choices)}
+        return {"type": _NAMES[kind]} | (_limits(field) if kind in (int, float) else {})
+    if typing.get_origin(kind) is list:
+        item = typing.get_args(kind)[0]
+        items = _component(key.node, definitions) if key.node else {"type": _NAMES[item]} | _limits(field)
+        return {"type": "array", "items": items}
+    if dataclasses.is_dataclass(kind):
+        return _object(typing.cast(type, kind), definitions)
+    if key.keys is not None:
+        return _object(key.keys, definitions)
+    return _component(key.node, definitions) if key.node else {"type": "object"}
+
+
+def _limits(field: Field) -> dict[str, Any]:
+    found = field.key.range
+    return {"minimum": found.least, "maximum": found.most} if found else {}
+
+
+def _component(role: str, definitions: dict[str, Any]) -> dict[str, Any]:
+    name = f"target: {role}"
+    if name not in definitions:
+        definitions[name] = {}
+        entries = [entry for entry in registry.ENTRIES if entry.role == role]
+        targets = [alias for entry in entries for alias in (*entry.aliases, entry.name)]
+        params = [_object(entry.schema, definitions) for entry in entries] + [{"type": "null"}]
+        beside = _object(EmbedderKeys, definitions) if role == "embedder" else {}
+        extra = definitions["EmbedderKeys"]["properties"] if beside else {}
+        properties = {"target": {"enum": targets}, "params": {"anyOf": params}, **extra}
+        definitions[name] |= {"type": "object", "properties": properties, "additionalProperties": False}
+    return {"$ref": f"#/definitions/{name}"}

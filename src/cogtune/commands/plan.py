@@ -1,0 +1,122 @@
+"""`cogtune plan`: what would run, why, and what it costs. Nothing is computed but the scans, which decide the keys."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+from cogtune.commands.plan_table import distinct, draw
+from cogtune.errors import UserError
+from cogtune.plan.counts import Counts
+from cogtune.plan.estimate import Estimator
+from cogtune.plan.history import History
+from cogtune.plan.survey import Survey, Surveyor
+from cogtune.runtime import machines
+from cogtune.runtime.machines import Machine
+from cogtune.work.workspace import Workspace
+
+WIDTH = 100
+
+
+def run(arguments: argparse.Namespace, workspace: Workspace, scan: Callable[[Workspace, str], None]) -> int:
+    """Print the plan of ``arguments.experiments``, or of all; returns the exit code.
+
+    ``scan`` runs the scans that an experiment still lacks. An experiment that cannot be planned is told last, and the
+    exit code is then 1.
+    """
+    names = chosen(workspace, arguments.experiments)
+    machine = machine_of(arguments.device, max(workspace.experiments[name].ranks for name in names))
+    surveys, failed = survey_all(workspace, names, machine, scan)
+    if arguments.format == "json":
+        print(json.dumps(as_dict(surveys, machine, failed), indent=2, ensure_ascii=False))
+    else:
+        from rich.console import Console
+
+        console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
+        if surveys or not failed:  # "nothing to do" is said only of what could be planned
+            draw(surveys, machine, console)
+    for name, error in failed.items():
+        print(f"cogtune: {name} cannot be planned: {error}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _waiting(text: str) -> AbstractContextManager[object]:
+    """A sign of life on a terminal: what a million clips have left takes seconds to read."""
+    if not sys.stderr.isatty():
+        return nullcontext()
+    from rich.console import Console
+
+    return Console(stderr=True).status(text)
+
+
+def survey_all(
+    workspace: Workspace, names: Iterable[str], machine: Machine, scan: Callable[[Workspace, str], None]
+) -> tuple[list[Survey], dict[str, UserError]]:
+    """Surveys in order, after the experiments that they start from; and what went wrong, by experiment."""
+    history = History(workspace.store, workspace.results)
+    surveyor = Surveyor(workspace, history, Counts(history))
+    workspace.looks_only = True
+    asked, surveys = list(names), dict[str, Survey]()
+    failed: dict[str, UserError] = {}
+    for name in asked:
+        try:
+            with _waiting("listing the data"):
+                workspace.scan_receipts(name)
+            for link in workspace.chain(name):
+                scan(workspace, link)  # all of them first: what a parent is wanted for is known after its child's scan
+            for link in workspace.chain(name):
+                if link not in surveys:
+                    with _waiting("looking at what the store holds"):
+                        estimator = _estimator(workspace, link, machine, history)
+                        surveys[link] = surveyor.survey(link, estimator, None if link in asked else name)
+        except UserError as error:
+            failed[name] = error
+    return list(surveys.values()), failed
+
+
+def _estimator(workspace: Workspace, name: str, machine: Machine, history: History) -> Estimator:
+    """For one experiment, with the global batch that its training would run with."""
+    config, train = workspace.config(name), workspace.slices(name).get("train")
+    values = config.values
+    if train is not None:
+        batch = train.identity["values"]["args"]["global_batch_size"]
+        values = values | {"args": values["args"] | {"global_batch_size": batch}}
+    return Estimator(values, config.files, workspace.experiments[name].ranks, machine, history)
+
+
+def chosen(workspace: Workspace, wanted: Sequence[str]) -> list[str]:
+    """The experiments asked for. Raises UserError for a name that does not exist."""
+    for name in wanted:
+        if name not in workspace.experiments:
+            raise UserError(f"no experiment named {name!r}; there are: {', '.join(workspace.experiments)}")
+    return list(wanted) or list(workspace.experiments)
+
+
+def machine_of(device: str | None, count: int) -> Machine:
+    """This machine, or ``count`` of the named device. Raises UserError for an unknown name."""
+    if device is None:
+        return machines.here()
+    known = machines.find(device)
+    if known is None:
+        names = ", ".join(one.name for one in machines.KNOWN)
+        raise UserError(f"--device {device}: not a GPU that is known here; expected one of {names}")
+    return Machine(known, count)
+
+
+def as_dict(surveys: Sequence[Survey], machine: Machine, failed: dict[str, UserError]) -> dict:
+    """For JSON."""
+    steps = distinct(surveys)
+    known = [step.estimate for step in steps if step.estimate]
+    return {
+        "experiments": [survey.to_dict() for survey in surveys],
+        "total": {
+            "jobs": len(steps),
+            "seconds": sum(one.seconds or 0.0 for one in known),
+            "disk": sum(one.disk for one in known),
+            "memory": max((one.memory for one in known), default=0.0),
+            "devices": max((one.devices for one in known), default=0),
+        },
+        "device": {"name": machine.device.name, "count": machine.count, "memory": machine.device.memory},
+        "failed": {name: str(error) for name, error in failed.items()},
+    }

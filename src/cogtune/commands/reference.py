@@ -1,0 +1,190 @@
+"""`config/README.md` and `config/schema.json`, generated from the schema.
+
+`python -m cogtune.commands.reference config` writes both; a test compares them with what is committed.
+"""
+
+import dataclasses
+import json
+import sys
+import typing
+from collections.abc import Iterable
+from pathlib import Path
+
+from cogtune.commands.jsonschema import json_schema
+from cogtune.config import registry
+from cogtune.config.annotate import flow
+from cogtune.config.hints import Sections
+from cogtune.config.key_types import describe, members
+from cogtune.config.schema.common import Field, fields_of
+from cogtune.config.schema.deepspeed import REFUSED
+from cogtune.config.schema.text import EmbedderKeys
+
+_HEAD = """\
+# Configuration
+
+<!-- Generated: `python -m cogtune.commands.reference config`. -->
+
+Files here: `cogvideox*.yaml` say what a model is, `lora.yaml` turns full tuning into LoRA, `sft.yaml` says how to train,
+`inference.yaml` how to sample. `config.yaml` lists the experiments of the workflow. `tiny/` is the demo, for a CPU.
+
+    cogtune config show    --base config/cogvideox_2b_lora.yaml config/sft.yaml -- args.load=weights/transformer --seed 7
+    cogtune config check   --base config/cogvideox_2b_lora.yaml config/sft.yaml
+    cogtune config explain deepspeed.optimizer.params.lr
+
+- **Who wins**, last one first: the command line, the last `--base` file, …, the first one, defaults. Mappings merge,
+  lists are replaced whole (OmegaConf.merge).
+- **Parents.** `base: [other.yaml, lora.yaml]` in a file merges those before it; relative to the file.
+- **References.** `${a.b}` is the value of another key, looked up after merging. `${oc.env:HOME}` and other resolvers are
+  refused, since merged configs are published.
+- **Command line.** `a.b.c=value`, or SAT's `--train-iters 10` for `args.train_iters=10`. Numbers, true, false, null and
+  `[lists]` are read as YAML; a value with a brace or a colon is text.
+- **Targets.** Upstream's names and ours mean the same. No string of a file is ever imported.
+- **Unknown keys**, wrong types and values that cannot be honoured are errors, all at once, with file, line and column.
+
+`—` stands for no default: the key must be set. *(ours)* marks keys that upstream does not have.
+"""
+
+
+def markdown() -> str:
+    """All of config/README.md."""
+    parts = [_HEAD]
+    for name, section in fields_of(Sections).items():
+        parts.append(f"## {name}\n\n{section.key.doc[0].upper()}{section.key.doc[1:]}.\n")
+        if name == "data":
+            parts.append("`target` and `params` of:\n")
+            parts += _targets("dataset", "###")
+            continue
+        parts.append(_table(section.type))
+        parts += _inner(section.type, name)
+        if name == "model":
+            for role in _roles():
+                parts += _targets(role, "###")
+    parts.append(
+        "## Accepted, without effect\n\nFiles with these keys run unmodified; `config check` names them once.\n"
+    )
+    parts.append(_by_reason((field.key.without_effect, where) for where, field in _all()))
+    parts.append("## Refused\n\nThe default is accepted, any other value is an error.\n")
+    refused = [(field.key.refused, where) for where, field in _all()]
+    parts.append(_by_reason(refused + [(why, f"deepspeed.{name}") for name, why in REFUSED.items()]))
+    return "\n".join(parts)
+
+
+def _roles() -> list[str]:
+    """Roles of targets in the order of the registry, without the two that have a section of their own."""
+    roles = dict.fromkeys(entry.role for entry in registry.ENTRIES)
+    return [role for role in roles if role not in ("dataset", "optimizer", "identity", "weighting")]
+
+
+def _targets(role: str, level: str) -> list[str]:
+    parts = []
+    for entry in registry.ENTRIES:
+        if entry.role == role:
+            aliases = ", ".join(f"`{alias}`" for alias in entry.aliases[:1])
+            doc = (entry.schema.__doc__ or "").partition("\n")[0].partition(" Upstream:")[0]
+            parts.append(f"{level} {entry.name}\n\n{doc} Target: {aliases} or `{entry.name}`.\n")
+            parts.append(_table(entry.schema))
+            parts += _inner(entry.schema, entry.name)
+            if role == "embedder":
+                parts.append("Beside `target` and `params`:\n")
+                parts.append(_table(EmbedderKeys))
+    return [part for part in parts if part]
+
+
+def _inner(schema: type, path: str) -> list[str]:
+    """Tables of the mappings below ``schema`` that have a schema of their own."""
+    parts = []
+    for name, field in fields_of(schema).items():
+        inner = [kind for kind in members(field.type) if dataclasses.is_dataclass(kind)]
+        inner += [field.key.keys] if field.key.keys else []
+        for kind in inner:
+            table = _table(typing.cast(type, kind))
+            if table:
+                parts.append(f"#### {path}.{name}\n\n{table}")
+        if schema.__name__ == "DeepSpeedSection" and name == "optimizer":
+            for entry in registry.ENTRIES:
+                if entry.role == "optimizer":
+                    parts.append(f"#### deepspeed.optimizer.params of {entry.name}\n\n{_table(entry.schema)}")
+    return parts
+
+
+def _table(schema: type) -> str:
+    rows = [
+        (f"`{name}`", field.key.doc, _kind(field), _default(field))
+        for name, field in fields_of(schema).items()
+        if field.key.honoured
+    ]
+    return _rows(("key", "meaning", "type", "default"), rows) if rows else ""
+
+
+def _by_reason(keys: Iterable[tuple[str, str]]) -> str:
+    """A table of (reason, key), keys of one reason together; keys without reason are left out."""
+    grouped: dict[str, list[str]] = {}
+    for reason, where in keys:
+        if reason:
+            grouped.setdefault(reason, []).append(f"`{where}`")
+    return _rows(("keys", "because"), [(", ".join(keys), reason) for reason, keys in grouped.items()])
+
+
+def _rows(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in lines)
+
+
+def _kind(field: Field) -> str:
+    key = field.key
+    if key.node and field.name != "type":
+        return " or ".join(f"`{name}`" for name in registry.names(key.node))
+    words = [", ".join(f"`{flow(choice)}`" for choice in key.choices) if key.choices else describe(field.type)]
+    words += [f"[{key.items}]"] if key.items else []
+    words += [key.unit] if key.unit else []
+    words += [str(key.range)] if key.range else []
+    return ", ".join(words)
+
+
+def _default(field: Field) -> str:
+    if field.required:
+        return "—"
+    value = field.default()
+    if dataclasses.is_dataclass(value) or (isinstance(value, dict) and not value):
+        return ""
+    return f"`{value['target'] if isinstance(value, dict) else flow(value)}`"
+
+
+def _all() -> list[tuple[str, Field]]:
+    """Every key once, named by its section or target."""
+    found: dict[str, Field] = {}
+
+    def walk(schema: type, path: str) -> None:
+        for name, field in fields_of(schema).items():
+            found.setdefault(f"{path}.{name}", field)
+            for kind in members(field.type):
+                if dataclasses.is_dataclass(kind):
+                    walk(typing.cast(type, kind), f"{path}.{name}")
+
+    for name, section in fields_of(Sections).items():
+        if name != "data":
+            walk(section.type, name)
+    for entry in registry.ENTRIES:
+        walk(entry.schema, entry.name)
+    walk(EmbedderKeys, "emb_models.*")
+    return list(found.items())
+
+
+def schema_text() -> str:
+    """All of config/schema.json; a definition a line, so that a diff shows what changed."""
+    schema = json_schema()
+    definitions = schema.pop("definitions")
+    lines = ",\n".join(
+        f"{json.dumps(name)}: {json.dumps(body, ensure_ascii=False)}" for name, body in definitions.items()
+    )
+    return f'{json.dumps(schema)[:-1]},\n"definitions": {{\n{lines}\n}}}}\n'
+
+
+def write(folder: Path) -> None:
+    """Both files, into ``folder``."""
+    (folder / "README.md").write_text(markdown(), encoding="utf-8")
+    (folder / "schema.json").write_text(schema_text(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]))

@@ -1,0 +1,136 @@
+"""What the store holds, and how to take something out of it so that Snakemake makes it again."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cogtune.errors import UserError
+from cogtune.runtime.locks import hold_lock
+from cogtune.runtime.paths import check_removable, key_folder, remove_folder
+from cogtune.runtime.records import read_record
+from cogtune.work.runs import known_parts
+from cogtune.work.slices import Slice, read_slice
+from cogtune.work.stages import STAGES
+
+
+def run(action: str, store: Path, key: str | None, results: Path) -> int:
+    """`cogtune store list` and `cogtune store drop KEY`."""
+    if not store.is_dir():
+        raise UserError(f"{store}: no store here; name it with --store DIR")
+    if action == "list":
+        _print_table(store)
+        return 0
+    if not key:
+        raise UserError("store drop needs a key: 12 hex digits, as `cogtune store list` shows them")
+    for path in drop(store, key, results):
+        print(f"removed {path}")
+    return 0
+
+
+def drop(store: Path, key: str, results: Path) -> list[Path]:
+    """Remove the folder named ``key``, and every receipt that it stands behind; returns what was removed.
+
+    Raises UserError, before anything is removed, unless ``key`` is 12 hex digits and names real folders of the store:
+    nothing is removed through a symbolic link.
+
+    Snakemake does not make a missing receipt again while those after it are there, so the receipts of all downstream
+    jobs go too. Their work stays: run again, they find it complete. Receipts are named by job key and item folders by
+    item key, so both are looked up through the slices.
+    """
+    named = [key_folder(store / stage, key, "store drop") for stage in STAGES]
+    folders = [folder for folder in named if os.path.lexists(folder)]
+    if not folders:
+        raise UserError(f"{store}: nothing has the key {key}; `cogtune store list` shows the keys")
+    for folder in folders:
+        check_removable(folder, store)
+    removed: list[Path] = []
+    for folder in folders:
+        stage = folder.parent.name
+        with hold_lock(store / "locks" / f"{stage}-{key}.lock"):
+            remove_folder(folder, store)
+        for name in _jobs(folder, list(_slices(store))):
+            (store / "records" / f"{stage}-{name}.json").unlink(missing_ok=True)
+        removed += [folder, *remove_receipts(store, folder, results)]
+    return removed
+
+
+def finished_folders(store: Path, results: Path) -> set[Path]:
+    """The folders of all jobs that a receipt says are finished."""
+    receipts = {path.stem for path in (results / ".receipts").glob("*-*.json")}
+    done = [part for part in _slices(store) if f"{part.stage}-{part.key}" in receipts]
+    return {store / part.stage / (part.items_key if STAGES[part.stage].items else part.key) for part in done}
+
+
+def remove_receipts(store: Path, folder: Path, results: Path) -> list[Path]:
+    """Remove the receipts of the jobs that work in ``folder``, and of all that stand on them; returns what was removed."""
+    jobs = _with_downstream(_jobs(folder, list(_slices(store))), list(_links(store, results)))
+    receipts = [path for name in jobs for path in _receipts(results, name)]
+    for path in receipts:
+        path.unlink()
+    return receipts
+
+
+def _jobs(folder: Path, slices: list[Slice]) -> set[str]:
+    """Keys of the jobs that work in a folder: the one that it is named by, or all that share its rows."""
+    stage, key = folder.parent.name, folder.name
+    return {part.key for part in slices if part.stage == stage and key in (part.key, part.items_key)}
+
+
+def _with_downstream(keys: set[str], links: list[tuple[str, set[str]]]) -> set[str]:
+    """Job keys, and those of all jobs that stand on them."""
+    reached = set(keys)
+    while True:
+        more = {key for key, upstream in links if reached & upstream}
+        if more <= reached:
+            return reached
+        reached |= more
+
+
+def _links(store: Path, results: Path) -> Iterator[tuple[str, set[str]]]:
+    """(job key, keys of the jobs that it stands on), from all that tells it: the runs of this results folder, the records
+    of finished jobs, and what versions that kept the runs in the store have left there."""
+    told = list(known_parts(results))
+    told += [(path.stem.rpartition("-")[2], _read(path).get("run")) for path in (store / "records").glob("*.json")]
+    told += [(path.name.partition(".")[0], _read(path)) for path in (store / "slices").glob("*.volatile.json")]
+    for key, part in told:
+        jobs = part.get("jobs") if isinstance(part, dict) else None
+        if isinstance(jobs, dict):
+            yield key, {job["key"] for job in jobs.values() if isinstance(job, dict) and "key" in job}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _receipts(results: Path, key: str) -> list[Path]:
+    found = [*(results / ".receipts").glob(f"*-{key}.json"), *results.glob(f"*/.published-{key}")]
+    return sorted(path for path in found if not path.parent.is_symlink())
+
+
+def _slices(store: Path) -> Iterator[Slice]:
+    for path in sorted((store / "slices").glob("*.json")):
+        if path.stem.isalnum():
+            yield read_slice(path)
+
+
+def _print_table(store: Path) -> None:
+    from rich.console import Console
+    from rich.filesize import decimal
+    from rich.table import Table
+
+    table = Table("stage", "key", "size", "files", "seconds", title=str(store), title_justify="left")
+    for stage in STAGES:
+        for folder in sorted((store / stage).glob("*/")):
+            files = [path for path in folder.rglob("*") if path.is_file()]
+            record = read_record(store / "records" / f"{stage}-{folder.name}.json")
+            seconds = f"{record['seconds']:.1f}" if record else ""
+            table.add_row(
+                stage, folder.name, decimal(sum(path.stat().st_size for path in files)), str(len(files)), seconds
+            )
+    Console().print(table)

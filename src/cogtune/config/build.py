@@ -1,0 +1,46 @@
+"""From a ``{target, params}`` node to the object that it describes."""
+
+import typing
+from dataclasses import is_dataclass
+from typing import Any
+
+from cogtune.config.check import Checker
+from cogtune.config.errors import ConfigError, ConfigErrors
+from cogtune.config.key_types import members, shown
+from cogtune.config.registry import find
+from cogtune.config.schema.common import fields_of
+from cogtune.config.tree import from_plain
+
+
+def build(node: dict[str, Any], **runtime: Any) -> Any:
+    """The object that a ``{target, params}`` node describes: ``Class(params, **runtime)``. Raises ConfigError."""
+    return find(node["target"]).make(params_of(node), **runtime)
+
+
+def params_of(node: dict[str, Any]) -> Any:
+    """The params dataclass of a plain ``{target, params}`` mapping, checked. Raises ConfigErrors."""
+    if not isinstance(node, dict) or not isinstance(node.get("target"), str):
+        raise ConfigError(f"expected a mapping with `target` and `params`; found {shown(node)}")
+    entry = find(node["target"])
+    given = node.get("params") or {}
+    checker = Checker()
+    values = checker.section(from_plain(given), entry.schema, entry.name)
+    if checker.errors:
+        raise ConfigErrors(checker.errors)
+    return instance(entry.schema, values, given)
+
+
+def instance(schema: type, values: dict[str, Any], given: dict[str, Any] | None = None) -> Any:
+    """A schema dataclass of canonical values; nested sections become dataclasses, components stay dicts.
+
+    Keys that are not in ``values`` because they have no effect are taken from ``given``.
+    """
+    merged = {name: value for name, value in (given or {}).items() if name in fields_of(schema)} | values
+    arguments = {}
+    for name, value in merged.items():
+        kinds = [kind for kind in members(fields_of(schema)[name].type) if is_dataclass(kind)]
+        if kinds and isinstance(value, dict):
+            inner = (given or {}).get(name)
+            value = instance(typing.cast(type, kinds[0]), value, inner if isinstance(inner, dict) else None)
+        arguments[name] = value
+    return schema(**arguments)

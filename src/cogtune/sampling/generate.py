@@ -1,0 +1,136 @@
+"""From captions to videos: noise, sampler, decoder."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from cogtune.config.build import build
+from cogtune.data.clips import to_unit_range
+from cogtune.diffusion.image import ImageCondition
+from cogtune.diffusion.noise import generator
+
+_DECODED_AT_ONCE = 1200
+"""Latent positions (T x h x w) that are decoded in one batch: 4 clips of 9 x 64 x 96 pixels."""
+
+Denoise = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], Tensor]
+
+
+class Decoder(Protocol):
+    """The part of the VAE that sampling needs."""
+
+    def decode(self, latent_BCTHW: Tensor) -> Tensor: ...
+
+
+class ImageEncoder(Protocol):
+    """What turns an image into a latent."""
+
+    regularizer: Any
+
+    def encode(self, video_BCTHW: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Generator:
+    """Makes videos with one set of weights.
+
+    ``denoise(x_BTCHW, a_B, index_B, context_BLD, concat_BTCHW)`` is the network behind its denoiser. ``shape``: (T, C, H, W) of a
+    latent as the decoder takes it. ``frame_multiple``: the network's temporal patch; where it does not divide T, that
+    many more latent frames are sampled in front and dropped, as the trainer pads and diffusers' 1.5 pipeline does.
+    ``scale_factor``: latents of the network are this times those of the VAE.
+    """
+
+    denoise: Denoise
+    vae: Decoder
+    shape: tuple[int, int, int, int]
+    scale_factor: float
+    seed: int
+    device: torch.device
+    frame_multiple: int = 1
+    image: ImageCondition | None = None
+
+    @torch.no_grad()
+    def videos(
+        self,
+        ids: Sequence[str],
+        context_BLD: Tensor,
+        sampler: Any,
+        images_BCHW: Tensor | None = None,
+        on_step: Callable[[int, Tensor], None] | None = None,
+    ) -> list[Tensor]:
+        """One uint8 (F, 3, H, W) video on the CPU for each id. ``images``: unscaled latents, from `encode_image`, of what
+        an image-to-video model starts from; the guided batch sees them on both sides.
+
+        The initial noise and that of every step depend on the seed and the id alone: not on the rest of the batch, on
+        what was sampled before, or on the weights, so all variants of one clip start from the same noise.
+        """
+        frames, *inner = self.shape
+        padding = -frames % self.frame_multiple
+        shape = (frames + padding, *inner)
+        initial = [torch.randn(shape, generator=generator(self.seed, "sample", name, "initial")) for name in ids]
+        streams = [generator(self.seed, "sample", name, "steps") for name in ids]
+        context_BLD = context_BLD.to(self.device)
+        concat = None
+        if self.image is not None and images_BCHW is not None:
+            concat = self.image(images_BCHW.to(self.device), shape[0])
+        x0_BTCHW = sampler(
+            lambda x, a, index, context: self.denoise(x, a, index, context, concat),
+            torch.stack(initial).to(self.device),
+            context_BLD,
+            torch.zeros_like(context_BLD),
+            noise=lambda: torch.stack([torch.randn(shape, generator=stream) for stream in streams]),
+            on_step=on_step,
+        )
+        latent_BCTHW = (x0_BTCHW[:, padding:] / self.scale_factor).transpose(1, 2)
+        return decode(self.vae, latent_BCTHW)
+
+
+@torch.no_grad()
+def encode_image(vae: ImageEncoder, pixels_CHW: Tensor, seed: int, name: str) -> Tensor:
+    """Unscaled latent (C, h, w) of a uint8 (3, H, W) image: no noise is added to the pixels, and the posterior is sampled
+    as training does it, with a draw that depends on the seed and the sample's id alone."""
+    moments_BCHW = vae.encode(to_unit_range(pixels_CHW)[None, :, None])[:, :, 0].float().cpu()
+    channels, *grid = moments_BCHW.shape[1:]
+    noise = torch.randn((1, channels // 2, *grid), generator=generator(seed, "sample", name, "image"))
+    return vae.regularizer.sample(moments_BCHW, noise)[0]
+
+
+@torch.no_grad()
+def decode(vae: Decoder, latent_BCTHW: Tensor) -> list[Tensor]:
+    """The uint8 (F, 3, H, W) video of each unscaled latent, on the CPU.
+
+    Decoding takes the most memory of all, so videos of a real size go one by one. Small ones share a batch: PyTorch's
+    CPU convolution takes a path that is 2 to 4 times slower for a single small sample.
+    """
+    size = max(1, _DECODED_AT_ONCE // latent_BCTHW[0, 0].numel())
+    return [to_uint8(video_CFHW) for part in latent_BCTHW.split(size) for video_CFHW in vae.decode(part)]
+
+
+def to_uint8(video_CFHW: Tensor) -> Tensor:
+    """(3, F, H, W) in [-1, 1] to uint8 (F, 3, H, W) on the CPU, clamped, rounded (upstream cuts the fraction off)."""
+    return ((video_CFHW.float() + 1) * 127.5).clamp(0, 255).round().to(torch.uint8).transpose(0, 1).contiguous().cpu()
+
+
+def samplers(sampler_config: dict[str, Any], steps: int | None) -> dict[bool, Any]:
+    """The configured sampler with its guider (True) and without guidance (False); ``steps`` overrides its number."""
+    params = dict(sampler_config.get("params") or {})
+    if steps:
+        params["num_steps"] = steps
+    node = {"target": sampler_config["target"], "params": params}
+    # A class of the user's own may have no such param; then it is told nothing of guidance.
+    plain = params | ({"guider_config": None} if "guider_config" in params else {})
+    return {True: build(node), False: build(node | {"params": plain})}
+
+
+def latent_shape(
+    decoder: dict[str, Any], frames: int, video_size: Sequence[int], time_rate: int
+) -> tuple[int, int, int, int]:
+    """(T, C, H, W) of the latent that decodes to ``frames`` frames of ``video_size`` (height, width).
+
+    ``decoder``: params of the VAE's decoder, which halves the size once for each level but one.
+    """
+    shrink = 2 ** (len(decoder["ch_mult"]) - 1)
+    height, width = video_size
+    return (frames - 1) // time_rate + 1, decoder["z_channels"], height // shrink, width // shrink

@@ -1,0 +1,134 @@
+"""What is sampled: which captions, and under which conditions."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from cogtune.data.prompt_file import read_prompts
+from cogtune.errors import UserError
+
+ID_DIGITS = 16
+"""Hex digits of a clip's and a caption's digest in the id of a sample: 64 bits each."""
+
+
+class Pair(Protocol):
+    """What is needed of a manifest row."""
+
+    @property
+    def clip(self) -> str: ...
+    @property
+    def caption(self) -> str: ...
+    @property
+    def caption_id(self) -> str: ...
+    @property
+    def split(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One caption to sample. ``id`` names its files and its noise; ``clip`` is the sha256 of the clip that the caption
+    describes, or None for a prompt of the user's own; ``caption_id`` is the sha256 of the caption; ``image`` is the
+    picture to start from that a prompt file names."""
+
+    id: str
+    caption: str
+    caption_id: str
+    clip: str | None = None
+    image: Path | None = None
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to sample all prompts. ``context``: "own" caption, the "next" prompt's, or "none" (zeros).
+
+    ``guided`` runs the sampler's guider; otherwise the network's conditional output is used as it is (scale 1).
+    """
+
+    name: str
+    weights: str = "tuned"
+    context: str = "own"
+    guided: bool = False
+
+
+TUNED = "tuned"
+CONTROLS: dict[str, dict[str, str]] = {
+    "base": {"weights": "base"},
+    "shuffled": {"context": "next"},
+    "null": {"context": "none"},
+}
+
+
+def variants(controls: Sequence[str], guided: bool, prompts: int) -> list[Variant]:
+    """The tuned model's samples first, then the controls asked for, each under the same guidance as the tuned ones.
+
+    Two controls can say nothing and are left out: "guided" when the measured samples are guided already, "shuffled"
+    when there is one prompt only. Raises UserError for an unknown control.
+    """
+    found = [Variant(TUNED, guided=guided)]
+    for name in dict.fromkeys(controls):
+        if name == "guided":
+            if not guided:
+                found.append(Variant("guided", guided=True))
+        elif name in CONTROLS:
+            if name != "shuffled" or prompts > 1:
+                found.append(Variant(name, guided=guided, **CONTROLS[name]))
+        else:
+            known = ", ".join([*CONTROLS, "guided"])
+            raise UserError(f"args.sampling_controls: unknown control {name!r}; expected a list of: {known}")
+    return found
+
+
+def of_data_set(pairs: Sequence[Pair], count: int | None) -> list[Prompt]:
+    """The first ``count`` (None: all) different training pairs in manifest order."""
+    training = {(row.clip, row.caption_id): row for row in pairs if row.split == "train"}
+    prompts = [
+        Prompt(f"{row.clip[:ID_DIGITS]}-{row.caption_id[:ID_DIGITS]}", row.caption, row.caption_id, row.clip)
+        for row in training.values()
+    ]
+    return prompts if count is None else prompts[:count]
+
+
+def of_file(path: str | Path, with_images: bool = False) -> list[Prompt]:
+    """The lines of a prompt file; ``with_images``: each of them ``caption@@image``. Raises UserError."""
+    import hashlib
+
+    return [
+        Prompt(f"prompt-{i:05d}", line.caption, hashlib.sha256(line.caption.encode()).hexdigest(), image=line.image)
+        for i, line in enumerate(read_prompts(path, with_images))
+    ]
+
+
+def context_id(prompts: Sequence[Prompt], index: int, variant: Variant) -> str | None:
+    """Which caption the network is shown for prompt ``index``; None: the zero context."""
+    if variant.context == "none":
+        return None
+    return prompts[(index + (variant.context == "next")) % len(prompts)].caption_id
+
+
+def item_id(prompt: Prompt, variant: Variant) -> str:
+    """The name of a sample in the store."""
+    return f"{prompt.id}.{variant.name}"
+
+
+def batches(prompts: Sequence[Prompt], size: int) -> Iterator[list[int]]:
+    """Indices of the prompts that share a batch.
+
+    They do not depend on what is finished already: arithmetic can differ in the last bit with the batch's make-up, and
+    a resumed run shall give the same bytes.
+    """
+    for start in range(0, len(prompts), max(1, size)):
+        yield list(range(start, min(start + max(1, size), len(prompts))))
+
+
+def read_args(args: dict[str, Any], pairs: Sequence[Pair]) -> list[Prompt]:
+    """The prompts that ``args`` asks for: those of the data set, or with ``input_type: txt`` those of ``input_file``.
+
+    Raises UserError when there are none.
+    """
+    if args.get("input_type") == "txt":
+        return of_file(args["input_file"], args.get("image2video") or False)
+    prompts = of_data_set(pairs, args.get("sampling_count"))
+    if not prompts:
+        raise UserError("args.sampling_count: no caption to sample; expected at least 1, or null for all of them")
+    return prompts

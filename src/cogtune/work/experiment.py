@@ -1,0 +1,52 @@
+"""One named run, as config/config.yaml declares it."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cogtune.config.errors import ConfigError
+from cogtune.config.key_types import nearest
+from cogtune.config.schema.common import RANKS
+from cogtune.runtime.paths import check_name
+
+_KEYS = {"base", "set", "ranks"}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """SAT files merged in order, then dotlist overrides; ``ranks``: processes that train together."""
+
+    name: str
+    base: tuple[str, ...]
+    set: tuple[str, ...] = ()
+    ranks: int = 1
+
+
+def parse_experiment(name: str, body: Any, ranks: int, where: str) -> Experiment:
+    """The experiment that a mapping describes. Raises ConfigError, which begins with ``where``."""
+    if not isinstance(body, dict) or not body.get("base"):
+        raise ConfigError(f"{where}: expected a mapping with `base: [file.yaml, …]`")
+    if problem := check_name(name):
+        raise ConfigError(f"{where}: {problem}")
+    refuse_unknown(body, _KEYS, where)
+    base = _texts(body["base"], f"{where}.base")
+    own = body.get("ranks", ranks)
+    if not isinstance(own, int) or isinstance(own, bool) or own not in RANKS:
+        raise ConfigError(f"{where}.ranks: expected a whole number from {RANKS}; found {own!r}")
+    return Experiment(name, base, _texts(body.get("set") or [], f"{where}.set"), own)
+
+
+def refuse_unknown(body: Mapping[str, Any], known: Collection[str], where: str) -> None:
+    """Raise ConfigError for a key that is none of ``known``."""
+    for name in body:
+        if name not in known:
+            near = nearest(name, known)
+            hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(sorted(known))}"
+            raise ConfigError(f"{where}: unknown key {name!r}; {hint}")
+
+
+def _texts(value: Any, where: str) -> tuple[str, ...]:
+    found = [value] if isinstance(value, str) else value
+    if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
+        raise ConfigError(f"{where}: expected a list of texts; found {value!r}")
+    return tuple(found)

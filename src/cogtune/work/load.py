@@ -1,0 +1,50 @@
+"""`load_config`: files and command line in, a checked config out. Everybody uses it."""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from cogtune.checkpoints.fit import weight_problems
+from cogtune.checkpoints.locations import place_of
+from cogtune.config.errors import ConfigError, ConfigErrors
+from cogtune.config.merge import Config, check, mark_of, order_of, read
+from cogtune.config.tree import Node
+from cogtune.errors import UserError
+
+_WEIGHTS = ("args.load", "model.first_stage_config.params.ckpt_path")
+
+
+def load_config(
+    paths: Iterable[str | Path] | str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    check_files: bool = True,
+    partial: bool = False,
+    resolvers: Collection[str] = (),
+) -> Config:
+    """Merge SAT-style YAML files, left to right, then ``overrides``; check everything; fill in defaults.
+
+    ``overrides``: `a.b.c=value` or SAT's `--train-iters 10`. ``check_files``: the files that the config names must exist,
+    and weights must belong to what the config describes. ``partial``: the model or the data section may be missing.
+    ``resolvers``: OmegaConf's that values may use (`${oc.env:HOME}`), see `interpolate.RESOLVERS`. Raises ConfigErrors,
+    which holds every error with file, line, column and key.
+    """
+    root = read(paths, overrides, resolvers)
+    return _with_weights(check(root, check_files, partial), root, check_files)
+
+
+def _with_weights(config: Config, root: Node, check_files: bool) -> Config:
+    """The config with each set of weights under one path, whichever of its files was named: its hash covers all of them."""
+    files, problems = dict(config.files), []
+    for key in _WEIGHTS:
+        if key in files and Path(files[key]).exists():
+            try:
+                files[key] = str(place_of(Path(files[key])))
+            except UserError as error:
+                problems.append((key, str(error)))
+    if check_files and not problems:
+        problems = weight_problems(config.values, files)
+    if problems:
+        errors = [ConfigError(text, key=key, mark=mark_of(root, key)) for key, text in problems]
+        raise ConfigErrors(sorted(errors, key=order_of))
+    return replace(config, files=files)

@@ -1,0 +1,219 @@
+"""The slices of every stage of one experiment, cut in order of the table."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from cogtune.config.annotate import annotated
+from cogtune.config.errors import ConfigError
+from cogtune.config.merge import Config
+from cogtune.config.plugins import source_of, used_by
+from cogtune.data.listing import fingerprint
+from cogtune.data.prompt_file import read_prompts
+from cogtune.runtime.digest import DIGESTS, digest
+from cogtune.runtime.saved import how_to_repair, read_sealed
+from cogtune.work.batches import BatchMemo, plan_batches
+from cogtune.work.content_hashes import ContentHashes, Source
+from cogtune.work.runs import write_run
+from cogtune.work.slices import Slice, cut, reads_identity
+from cogtune.work.stages import STAGES, Stage, stages_of
+
+_PROMPTS = "args.input_file"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an experiment runs: its store, its results, and the machine facts that are not identity."""
+
+    store: Path
+    results: Path
+    ranks: int = 1
+    experiment: str = "by-hand"
+
+    def receipt(self, part: Slice) -> Path:
+        """The one file that Snakemake knows of this job."""
+        return self.results / ".receipts" / f"{part.stage}-{part.key}.json"
+
+
+def check_batch(config: Config, ranks: int, remembered: tuple[int, str] | None = None) -> None:
+    """Raise ConfigError if the global batch cannot be shared out over the ranks. ``remembered``: that of a training which
+    began without `args.global_batch_size`, and where it comes from."""
+    args = config.values["args"]
+    if args.get("mode") == "inference":
+        return
+    try:
+        asked = args | ({"global_batch_size": remembered[0]} if remembered else {})
+        plan_batches(config.values.get("deepspeed") or {}, asked, ranks)
+    except ConfigError as error:
+        where = remembered[1] if remembered else f"set by {config.origin_of(error.key)}"
+        raise ConfigError(f"{error.message} ({where})", key=error.key) from None
+
+
+@dataclass
+class Resolver:
+    """Cuts slices for one merged config. ``loaded`` is the train slice of the experiment that ``args.load`` names."""
+
+    config: Config
+    place: Place
+    hashes: ContentHashes
+    loaded: Slice | None = None
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    """By folders; shared by experiments of one `Workspace`, since each costs two calls to the file system per clip."""
+    looks_only: bool = False
+    """Writes no slice: a plan leaves no trace that a later run would follow."""
+    batch_from: str = ""
+    """Why a step has as many clips as it has; known once `all` was called."""
+    _memo: BatchMemo | None = None
+    _cut: dict[str, Slice] = field(default_factory=dict)
+
+    @property
+    def stages(self) -> dict[str, Stage]:
+        """The stages that this experiment can have."""
+        return stages_of(self.config.values)
+
+    @property
+    def scans(self) -> bool:
+        """Whether it reads a data set; its other keys are known only after the scan then."""
+        return "scan" in self.stages
+
+    def scan(self) -> Slice:
+        """The scan slice; its key holds the fingerprint of the data folders (paths, sizes, mtimes)."""
+        if "scan" not in self._cut:
+            args = self.config.values["args"]
+            if not args["train_data"]:
+                raise ConfigError("not set; expected a list of folders with videos/ and labels/", key="args.train_data")
+            roots = {
+                name: [str(Path(root).resolve()) for root in args[name] or []] for name in ("train_data", "valid_data")
+            }
+            follow = ((self.config.values.get("data") or {}).get("params") or {}).get("follow_links", True)
+            known = json.dumps([roots, follow])
+            if known not in self.fingerprints:
+                folders = {"train": roots["train_data"], "valid": roots["valid_data"]}
+                self.fingerprints[known] = fingerprint(folders, follow)
+            found = self.fingerprints[known]
+            self._put("scan", {}, found, {"values": {f"args.{name}": folders for name, folders in roots.items()}})
+            self._cut |= self._told({"scan": self._cut["scan"]})
+        return self._cut["scan"]
+
+    def digests(self) -> dict[str, str]:
+        """The data digests that the finished scan left. Raises UserError where they are not there, or damaged."""
+        folder = self.place.store / "scan" / self.scan().key
+        return read_sealed(folder / "digests.json", dict.fromkeys(DIGESTS, str), how_to_repair(folder))
+
+    def all(self) -> dict[str, Slice]:
+        """Every stage's slice, written to the store, and what this run tells them. Needs the scan, if any, to be done."""
+        digests = self.digests() if self.scans else {}
+        digests |= {"formats": digest(sorted(self.config.values["args"]["export_formats"]))}
+        for name, stage in self.stages.items():
+            if name == "scan":
+                self.scan()
+                continue
+            if stage.when is not None and not self._switched_on(stage.when):
+                continue
+            upstream = {part: self._cut[part] for part in stage.upstream if part != "scan" and part in self._cut}
+            if self.loaded is not None and (name == "train" or "load" in stage.upstream):
+                upstream["load"] = self.loaded
+            self._put(name, upstream, digests.get(stage.data) if stage.data else None, self._extra(name))
+        self.hashes.save()
+        return self._told(self._cut)
+
+    def _told(self, parts: Mapping[str, Slice]) -> dict[str, Slice]:
+        """The slices with the file that tells them what belongs to this run."""
+        if self.looks_only:
+            return dict(parts)
+        volatile = {part.key: part.volatile for part in parts.values()}
+        run = write_run(self.place.results, self.place.experiment, volatile)
+        return {name: replace(part, run=run) for name, part in parts.items()}
+
+    def _switched_on(self, key: str) -> bool:
+        section, name = key.split(".")
+        return bool(self.config.values[section].get(name))
+
+    def _put(self, name: str, upstream: dict[str, Slice], data: str | None, extra: dict[str, Any]) -> None:
+        stage = self.stages[name]
+        values, files = self._values(name, upstream), self.config.files
+        sources = {
+            path: [self.hashes.source(file, path)]
+            for path, file in files.items()
+            if name != "report" and reads_identity(stage, path)
+        }
+        hashes = {path: source.content for path, (source,) in sources.items()}
+        if name == "sample" and values["args"]["image2video"] and _PROMPTS in hashes:
+            sources[_PROMPTS] += self._images_of(Path(files[_PROMPTS]))
+            hashes[_PROMPTS] = "sha256:" + digest([source.content for source in sources[_PROMPTS]])
+        part = self._with_plugins(cut(stage, values, hashes, files, upstream, data), sources)
+        told = {key: [astuple(source)[:-1] for source in found] for key, found in sources.items()}
+        extra = extra | {"sources": json.loads(json.dumps(told))}
+        merged = part.volatile | {
+            kind: part.volatile.get(kind, {}) | extra[kind] if isinstance(extra[kind], dict) else extra[kind]
+            for kind in extra
+        }
+        if name == "train" and self._memo:
+            merged["batch_memo"] = self._memo.name
+            if not (self.place.store / "train" / part.key / "final").is_dir():  # a finished one asks for no ranks
+                batch = part.identity["values"]["args"]["global_batch_size"]
+                check_batch(self.config, self.place.ranks, (batch, self.batch_from))
+        part = Slice(name, part.identity, merged)
+        if not self.looks_only:
+            part.write(self.place.store)
+        self._cut[name] = part
+
+    def _with_plugins(self, part: Slice, sources: dict[str, list[Source]]) -> Slice:
+        """The slice with the packages that its targets lie in: their source is identity, their place is not. They are
+        added to ``sources``."""
+        used = used_by(part.config())
+        if not used:
+            return part
+        named = used_by(part.identity["values"])
+        found = {name: self.hashes.source(source_of(name), "plugins") for name in sorted(named)}
+        sources |= {f"plugins.{name}": [source] for name, source in found.items()}
+        contents = {name: source.content for name, source in found.items()}
+        identity = part.identity | ({"plugins": contents} if contents else {})
+        return Slice(part.stage, identity, part.volatile | {"plugins": used})
+
+    def _images_of(self, prompts: Path) -> list[Source]:
+        """The images that a prompt file names: its hash covers them. Raises ConfigError for a wrong line."""
+        return [self.hashes.source(line.image, _PROMPTS) for line in read_prompts(prompts, True) if line.image]
+
+    def _values(self, name: str, upstream: dict[str, Slice]) -> dict[str, Any]:
+        values = self.config.values
+        if name == "report":
+            return values | {"experiment": self.place.experiment, "as_written": self.config.raw}
+        args = dict(values["args"])
+        if isinstance(args.get("load"), dict):
+            args["load"] = None  # the other experiment's train key stands among the upstream identities
+        if name == "train":
+            args["global_batch_size"] = self._global_batch(values | {"args": args}, upstream)
+        return values | {"args": args}
+
+    def _extra(self, name: str) -> dict[str, Any]:
+        place = self.place
+        extra: dict[str, Any] = {"machine": {"ranks": place.ranks}}
+        if self.scans:
+            scan = self.scan()
+            extra["jobs"] = {"scan": {"stage": "scan", "key": scan.key, "items": scan.items_key}}
+        if name == "report":
+            extra["report"] = {
+                "experiment": place.experiment,
+                "config_yaml": annotated(self.config.values, self.config),
+                "files": self.config.files,
+            }
+        return extra
+
+    def _global_batch(self, values: dict[str, Any], upstream: dict[str, Slice]) -> int:
+        """Clips per optimizer step. Without ``args.global_batch_size`` it is what an earlier training began with, and
+        otherwise what micro batch, accumulation and ranks give now."""
+        asked = values["args"].get("global_batch_size")
+        if asked:
+            self.batch_from = "args.global_batch_size"
+            return asked
+        self._memo = BatchMemo(self.place.store, cut(STAGES["train"], values, {}, {}, upstream, None).key)
+        if (found := self._memo.read()) is None:
+            self.batch_from = "args.global_batch_size is not set, so the ranks decide when the training starts"
+            deepspeed = values.get("deepspeed") or {}
+            return plan_batches(deepspeed, values["args"], self.place.ranks).global_batch
+        clips, train = found
+        self.batch_from = f"as training {train or 'of this config'} began; args.global_batch_size would set it"
+        return clips

@@ -1,0 +1,156 @@
+"""Slices: the part of a merged config that one stage receives, and the key that names its work.
+
+The main process cuts them once, from the merged config and the table in `stages.py`:
+
+``store/slices/<key>.json``   identity: values (files as content hashes), upstream identities, data digest. Written once.
+``results/.runs/….json``      everything that may change without changing the work, by job key (`runs.py`): paths, volatile
+                              keys, the upstream *job* keys, machine facts. It belongs to the run, not to the store.
+
+A stage is given both, recomputes the key, and refuses a mismatch.
+"""
+
+import fnmatch
+import json
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from cogtune.config.leaves import KeyPath, leaves_of, nest, parse_path
+from cogtune.errors import UserError
+from cogtune.runtime.digest import has_key, key_of
+from cogtune.work.runs import read_part
+from cogtune.work.stages import STAGES, Stage
+
+FORMAT = "cogtune-slice-1"
+_AGAIN = "delete it and run snakemake again, which writes the slices that it needs"
+
+
+@dataclass(frozen=True)
+class Slice:
+    """What one job of one stage is given. ``identity`` is exactly what ``key`` digests; ``run``: the file that holds
+    ``volatile``, and that of the jobs upstream; None for a plan, which writes nothing."""
+
+    stage: str
+    identity: dict[str, Any]
+    volatile: dict[str, Any] = field(default_factory=dict)
+    run: Path | None = field(default=None, compare=False)
+
+    @property
+    def key(self) -> str:
+        """Names the job: slice file, receipt, and the folder of stages that keep one result per job."""
+        return key_of(self.identity)
+
+    @property
+    def items_key(self) -> str:
+        """Names the folder of rows: what one clip's or caption's row depends on, so the data set is left out."""
+        return key_of({name: value for name, value in self.identity.items() if name != "data"})
+
+    @property
+    def upstream_identity(self) -> str:
+        """What a downstream stage digests of this one: rows do not change when the data set grows."""
+        return self.items_key if STAGES[self.stage].items else self.key
+
+    def config(self) -> dict[str, Any]:
+        """The nested config that the stage sees: identity and volatile keys, with real paths in place of hashes."""
+        leaves = dict(leaves_of(self.identity["values"])) | {
+            parse_path(path): value for path, value in self.volatile.get("values", {}).items()
+        }
+        leaves |= {parse_path(path): value for path, value in self.volatile.get("files", {}).items()}
+        return nest(leaves)
+
+    def write(self, store: Path) -> Path:
+        """Put the identity into the store, if it is not there yet, or damaged there."""
+        from cogtune.runtime.atomic import write_json
+
+        path = store / "slices" / f"{self.key}.json"
+        if not has_key(path, self.key):
+            write_json(path, self.identity)
+        return path
+
+
+def read_slice(path: Path, run: Path | None = None) -> Slice:
+    """Load a slice and prove that its content has the key that its name says; ``run`` tells its volatile part.
+
+    Raises UserError for files that do not fit or cannot be read.
+    """
+    try:
+        identity = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: no readable slice ({error}); {_AGAIN}") from None
+    format_found = identity.get("format") if isinstance(identity, dict) else None
+    if format_found != FORMAT:
+        raise UserError(f"{path}: format {format_found!r}, this version reads {FORMAT!r}; {_AGAIN}")
+    if (key := key_of(identity)) != path.stem:
+        raise UserError(f"{path}: its content has key {key}, so the file was changed; {_AGAIN}")
+    return Slice(identity["stage"], identity, read_part(run, path.stem) if run else {}, run)
+
+
+def cut(
+    stage: Stage,
+    values: dict[str, Any],
+    hashes: dict[str, str],
+    files: dict[str, str],
+    upstream: dict[str, Slice],
+    data: str | None = None,
+    extra: dict[str, Any] | None = None,
+) -> Slice:
+    """Cut the slice of ``stage`` out of canonical config ``values``.
+
+    ``hashes`` and ``files`` map dotted paths of file keys to content hashes and to absolute paths. ``extra`` joins the
+    volatile part (manifest path, machine, experiment name).
+    """
+    identity_leaves: dict[KeyPath, Any] = {}
+    volatile_leaves: dict[str, Any] = {}
+    named_files: dict[str, str] = {}
+    for path, value in leaves_of(values):
+        dotted = ".".join(map(str, path))
+        kind = _kind(stage, path)
+        if kind is None:
+            continue
+        if kind == "volatile":
+            volatile_leaves[dotted] = files.get(dotted, value)
+        elif dotted in hashes:
+            identity_leaves[path], named_files[dotted] = hashes[dotted], files[dotted]
+        else:
+            identity_leaves[path] = value
+    identity: dict[str, Any] = {
+        "format": FORMAT,
+        "stage": stage.name,
+        "version": stage.version,
+        "values": nest(identity_leaves),
+        "upstream": {name: part.upstream_identity for name, part in upstream.items()},
+    }
+    if data is not None:
+        identity["data"] = data
+    jobs = {
+        name: {"stage": part.stage, "key": part.key, "items": part.items_key}
+        | ({"run": part.run.name} if part.run else {})  # another experiment's job; others are told in the same file
+        for name, part in upstream.items()
+    }
+    volatile = {"values": volatile_leaves, "files": named_files, "jobs": jobs} | (extra or {})
+    return Slice(stage.name, identity, volatile)
+
+
+def reads_identity(stage: Stage, dotted: str) -> bool:
+    """Whether the key at ``dotted`` enters the digest of ``stage``."""
+    return _kind(stage, tuple(dotted.split("."))) == "keys"
+
+
+def how_read(stage: Stage, dotted: str) -> str | None:
+    """Say "keys" if the key enters the digest of ``stage``, "volatile" if it reaches the stage only, None if it does not."""
+    return _kind(stage, tuple(dotted.split(".")))
+
+
+@cache
+def _kind(stage: Stage, path: KeyPath) -> str | None:
+    best: tuple[int, str] | None = None
+    for kind in ("keys", "volatile"):
+        for pattern in getattr(stage, kind):
+            segments = pattern.split(".")
+            fits = len(segments) <= len(path) and all(
+                fnmatch.fnmatchcase(str(part), segment) for part, segment in zip(path, segments, strict=False)
+            )
+            if fits and (best is None or len(segments) >= best[0]):
+                best = (len(segments), kind)
+    return best[1] if best else None

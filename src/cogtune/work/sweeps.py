@@ -1,0 +1,100 @@
+"""`sweep:` in config/config.yaml: a grid over keys, each point an experiment of its own, all compared in one report."""
+
+import itertools
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cogtune.config.errors import ConfigError
+from cogtune.runtime.paths import check_name, shown
+from cogtune.work.experiment import Experiment, parse_experiment, refuse_unknown
+
+_KEYS = {"experiment", "base", "set", "ranks", "grid"}
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """``points``: experiment name -> {swept key: value}, in the order of the grid, the last key varying fastest."""
+
+    name: str
+    points: dict[str, dict[str, Any]]
+
+
+def expand_sweep(
+    name: str, body: Any, experiments: Mapping[str, Experiment], ranks: int, where: str
+) -> tuple[Sweep, dict[str, Experiment]]:
+    """The sweep and its experiments. It starts from a named ``experiment`` or from ``base`` and ``set`` of its own.
+
+    Raises ConfigError, which begins with ``where``.
+    """
+    if not isinstance(body, dict) or not isinstance(body.get("grid"), dict) or not body["grid"]:
+        raise ConfigError(f"{where}: expected a mapping with `grid: {{key: [value, …]}}` and `experiment:` or `base:`")
+    refuse_unknown(body, _KEYS, where)
+    start = _start(name, body, experiments, ranks, where)
+    grid = {key: _values(key, values, f"{where}.grid.{key}") for key, values in body["grid"].items()}
+    short = _short_names(grid)
+    members, points = {}, {}
+    for values in itertools.product(*grid.values()):
+        point = dict(zip(grid, values, strict=True))
+        member = "-".join([name, *(f"{short[key]}_{_in_a_name(value)}" for key, value in point.items())])
+        if member in points:
+            raise ConfigError(f"{where}.grid: two points would both be named {member!r}; their values must differ more")
+        if problem := check_name(member):
+            raise ConfigError(f"{where}.grid: {shown(member)}: {problem}")
+        points[member] = point
+        members[member] = replace(start, name=member, set=(*start.set, *(_override(*item) for item in point.items())))
+    return Sweep(name, points), members
+
+
+def _start(
+    name: str, body: dict[str, Any], experiments: Mapping[str, Experiment], ranks: int, where: str
+) -> Experiment:
+    own = {key: value for key, value in body.items() if key not in ("grid", "experiment")}
+    if "experiment" not in body:
+        return parse_experiment(name, own, ranks, where)
+    if "base" in own:
+        raise ConfigError(f"{where}: `experiment` and `base` both say what to start from; keep one of them")
+    if body["experiment"] not in experiments:
+        raise ConfigError(f"{where}.experiment: no {body['experiment']!r}; there are: {', '.join(experiments)}")
+    start = experiments[body["experiment"]]
+    more = parse_experiment(name, own | {"base": list(start.base)}, start.ranks, where)
+    return replace(more, set=(*start.set, *more.set))
+
+
+def _values(key: str, values: Any, where: str) -> list[Any]:
+    if not isinstance(values, list) or not values:
+        raise ConfigError(f"{where}: expected a list of values to try")
+    if any(isinstance(value, dict) for value in values):
+        raise ConfigError(
+            f"{where}: expected single values or lists; a mapping has no short name, sweep its keys instead"
+        )
+    return values
+
+
+def _short_names(grid: Mapping[str, Any]) -> dict[str, str]:
+    """The last part of each key, or as many parts as tell it from the others."""
+    found = {}
+    for key in grid:
+        parts = key.split(".")
+        for count in range(1, len(parts) + 1):
+            tail = parts[-count:]
+            if sum(other.split(".")[-count:] == tail for other in grid) == 1:
+                break
+        found[key] = _in_a_name("_".join(tail))
+    return found
+
+
+def _in_a_name(value: Any) -> str:
+    """A value as part of a folder's name: 0.0001 is "0.0001", [480, 720] is "480x720"."""
+    text = "x".join(map(str, value)) if isinstance(value, list) else _text(value)
+    return re.sub(r"[^A-Za-z0-9_.]+", "_", text).strip("_") or "empty"
+
+
+def _override(key: str, value: Any) -> str:
+    return f"{key}={_text(value)}"
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,194 @@
+"""config/config.yaml: which experiments there are, where the store is, what this machine has."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from cogtune.config.errors import ConfigError
+from cogtune.config.interpolate import RESOLVERS
+from cogtune.config.merge import Config
+from cogtune.config.plugins import allow_plugins
+from cogtune.work.content_hashes import ContentHashes
+from cogtune.work.experiment import Experiment, parse_experiment
+from cogtune.work.load import load_config
+from cogtune.work.resolve import Place, Resolver, check_batch
+from cogtune.work.runs import write_run
+from cogtune.work.slices import Slice, cut
+from cogtune.work.stages import SWEEP
+from cogtune.work.sweeps import Sweep, expand_sweep
+from cogtune.work.workflow_config import workflow_values
+
+
+@dataclass
+class Workspace:
+    """All experiments of one config.yaml and what they share: the store, the results folder, the content hashes.
+
+    ``targets``: the experiments that are asked for. The members of a sweep are experiments like any other.
+    ``resolvers``: what `${…:…}` may use in their files.
+    """
+
+    store: Path
+    results: Path
+    experiments: dict[str, Experiment]
+    targets: tuple[str, ...] = ()
+    demo_data: bool = False
+    sweeps: dict[str, Sweep] = field(default_factory=dict)
+    resolvers: tuple[str, ...] = ()
+    looks_only: bool = False
+    _resolvers: dict[str, Resolver] = field(default_factory=dict)
+    _hashes: ContentHashes | None = None
+    _fingerprints: dict[str, str] = field(default_factory=dict)
+    _jobs: dict[str, Slice] = field(default_factory=dict)
+    """By key: the first slice that was cut of each job, so that a job is told one thing for the life of this process."""
+
+    @classmethod
+    def load(cls, path: str | Path = "config/config.yaml", overrides: Mapping[str, Any] | None = None) -> "Workspace":
+        """Read the workflow config; ``overrides`` is what Snakemake's ``--config`` gave.
+
+        ``run=NAME base="a.yaml b.yaml" set="k=v k=v"`` there stands for a one-off experiment. The plugins that it lists
+        may be imported from then on. Raises ConfigError.
+        """
+        values = workflow_values(path, overrides or {})
+        allow_plugins(values["plugins"] or [])
+        ranks = values["ranks"]
+        experiments = {
+            name: parse_experiment(name, body, ranks, f"{path}: experiments.{name}")
+            for name, body in (values["experiments"] or {}).items()
+        }
+        sweeps = {}
+        for name, body in (values["sweep"] or {}).items():
+            where = f"{path}: sweep.{name}"
+            sweeps[name], members = expand_sweep(name, body, experiments, ranks, where)
+            if taken := [known for known in (name, *members) if known in experiments]:
+                raise ConfigError(f"{where}: an experiment is named {taken[0]!r} already; rename one of them")
+            experiments |= members
+        if (name := values["run"]) is not None:
+            if name in experiments:
+                raise ConfigError(f"--config: run: {path} has an experiment {name!r} already; choose another name")
+            body = {"base": values["base"], "set": values["set"]}
+            sweeps = {}
+            experiments[name] = parse_experiment(name, body, ranks, "--config run")
+        if not experiments:
+            raise ConfigError(f"{path}: experiments: none; expected names with `base: [file.yaml, …]`")
+        resolvers = tuple(values["resolvers"] or [])
+        if unknown := [name for name in resolvers if name not in RESOLVERS]:
+            raise ConfigError(f"{path}: resolvers: no {unknown[0]!r}; expected some of {', '.join(RESOLVERS)}")
+        targets = (values["run"],) if values["run"] is not None else tuple(experiments)
+        store, results = Path(values["store_dir"]), Path(values["results_dir"])
+        return cls(store, results, experiments, targets, values["demo_data"], sweeps, resolvers)
+
+    @classmethod
+    def by_hand(cls, path: Path) -> "Workspace":
+        """The workspace of a command that names its own files: a workflow config is used if there is one. Raises ConfigError."""
+        return cls.load(path) if path.exists() else cls(Path("store"), Path("results"), {})
+
+    def load_config(self, experiment: Experiment, **options: Any) -> Config:
+        """The merged config of any experiment, with what this workspace allows; ``options`` as for `load_config`.
+
+        Raises ConfigErrors, also when the batch does not go with the experiment's ranks.
+        """
+        config = load_config(experiment.base, experiment.set, resolvers=self.resolvers, **options)
+        check_batch(config, experiment.ranks)
+        return config
+
+    def config(self, name: str) -> Config:
+        """The merged, checked config of an experiment."""
+        return self.resolver(name).config
+
+    def resolver(self, name: str) -> Resolver:
+        """The resolver of an experiment (cached): the config is merged once in a process."""
+        if name not in self._resolvers:
+            if name not in self.experiments:
+                raise ConfigError(f"no experiment named {name!r}; there are: {', '.join(self.experiments)}")
+            experiment = self.experiments[name]
+            self._hashes = self._hashes or ContentHashes(self.store / "hashes.json")
+            place = Place(self.store, self.results, experiment.ranks, name)
+            shared = {"fingerprints": self._fingerprints, "looks_only": self.looks_only}
+            self._resolvers[name] = Resolver(self.load_config(experiment), place, self._hashes, **shared)
+        return self._resolvers[name]
+
+    def chain(self, name: str) -> list[str]:
+        """The experiment and those that its weights come from, oldest first. Refuses a cycle."""
+        names = [name]
+        while (parent := self.parent(self.config(names[0]))) is not None:
+            if parent in names:
+                raise ConfigError(f"args.load: experiments start from each other: {' -> '.join([parent, *names])}")
+            names.insert(0, parent)
+        return names
+
+    def parent(self, config: Config) -> str | None:
+        """The experiment that a config starts from. Raises ConfigError where there is none of that name, or it trains nothing."""
+        load = config.values["args"].get("load")
+        if not isinstance(load, dict):
+            return None
+        name, key = load["experiment"], "args.load.experiment"
+        if name not in self.experiments:
+            raise ConfigError(f"no experiment named {name!r}; there are: {', '.join(self.experiments)}", key=key)
+        if not self.resolver(name).scans:
+            raise ConfigError(
+                f"{name} only samples (args.mode: inference), so there is no training result of it; expected an "
+                "experiment that trains",
+                key=key,
+            )
+        return name
+
+    def scan_receipts(self, name: str) -> list[Path]:
+        """Receipts that must exist before `slices` can be asked for."""
+        receipts = set()
+        for resolver in map(self.resolver, self.chain(name)):
+            if resolver.scans:
+                part = resolver.scan()
+                self._jobs.setdefault(part.key, part)
+                receipts.add(resolver.place.receipt(part))
+        return sorted(receipts)
+
+    def slices(self, name: str) -> dict[str, Slice]:
+        """Every stage's slice of the experiment; the scans of its chain must be done."""
+        loaded: Slice | None = None
+        parts: dict[str, Slice] = {}
+        for link in self.chain(name):
+            resolver = self.resolver(link)
+            resolver.loaded = loaded
+            parts = resolver.all()
+            loaded = parts.get("train")
+            for part in parts.values():
+                self._jobs.setdefault(part.key, part)
+        return parts
+
+    def job(self, key: str) -> Slice:
+        """The slice of a job of these experiments, with what this run tells it. Raises ConfigError if none has it.
+
+        Experiments that share a job share its content, so any of their paths will do; the first that was cut counts.
+        """
+        if key not in self._jobs:  # a process that runs a single job has asked for no target
+            for name in self.experiments:
+                if all(receipt.exists() for receipt in self.scan_receipts(name)):
+                    self.slices(name)
+            for name, sweep in self.sweeps.items():
+                if all(receipt.exists() for member in sweep.points for receipt in self.scan_receipts(member)):
+                    self.sweep_slice(name)
+        if key not in self._jobs:
+            raise ConfigError(
+                f"no experiment has a job {key} now: the config or the data changed since it was planned; run again"
+            )
+        return self._jobs[key]
+
+    def published(self, name: str) -> Path:
+        """The marker that the report of the current config writes: the one target of an experiment."""
+        return self.results / name / f".published-{self.slices(name)['report'].key}"
+
+    def sweep_slice(self, name: str) -> Slice:
+        """The slice of a sweep's report; the scans of all members must be done."""
+        if name not in self.sweeps:
+            raise ConfigError(f"no sweep named {name!r}; there are: {', '.join(self.sweeps) or 'none'}")
+        points = self.sweeps[name].points
+        reports = {member: self.slices(member)["report"] for member in points}
+        part = cut(SWEEP, {"sweep": {"name": name, "points": points}}, {}, {}, reports, extra={"sweep": {"name": name}})
+        part.write(self.store)
+        part = replace(part, run=write_run(self.results, name, {part.key: part.volatile}))
+        return self._jobs.setdefault(part.key, part)
+
+    def compared(self, name: str) -> Path:
+        """The marker that the report of a sweep writes."""
+        return self.results / name / f".compared-{self.sweep_slice(name).key}"

@@ -6,12 +6,35 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from cogtune.commands import config_show
+from cogtune.commands.options import Subcommands, add_workflow
 from cogtune.config.errors import ConfigError, ConfigErrors
 from cogtune.config.merge import Config
 from cogtune.data.prompt_file import read_prompts
 from cogtune.work.experiment import Experiment
 from cogtune.work.machine_limits import has_gpu, needs_gpu
+from cogtune.work.stages import STAGES
 from cogtune.work.workspace import Workspace
+
+
+def add_to(commands: Subcommands) -> None:
+    """The subcommand and its actions."""
+    text = "show, check, compare and explain configs"
+    command = commands.add_parser("config", help=text, description=text)
+    command.set_defaults(run_command=run)
+    actions = command.add_subparsers(dest="action", required=True, metavar="ACTION")
+    show = actions.add_parser("show", help="the merged config; at each key, who set it")
+    show.add_argument("--format", choices=["yaml", "json"], default="yaml")
+    show.add_argument("--stage", choices=list(STAGES), help="only what this stage reads")
+    check = actions.add_parser("check", help="exit 0 or 2; without --base, all experiments of the workflow config")
+    check.add_argument("--no-files", action="store_true", help="do not look whether files exist")
+    for action in (show, check):
+        action.add_argument("--base", nargs="+", metavar="FILE", required=action is show)
+    diff = actions.add_parser("diff", help="the keys in which two configs differ")
+    diff.add_argument("files", nargs=2, metavar="FILE")
+    for action in (show, check, diff):
+        add_workflow(action, "experiments, plugins")
+    explain = actions.add_parser("explain", help="what a key means, its type, default, and the stages that read it")
+    explain.add_argument("key")
 
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:

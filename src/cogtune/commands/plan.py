@@ -2,10 +2,14 @@
 
 import argparse
 import json
+import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 
+from cogtune.commands import stage
+from cogtune.commands.options import Subcommands, add_ranks, add_workflow
 from cogtune.commands.plan_table import distinct, draw
 from cogtune.errors import UserError
 from cogtune.plan.counts import Counts
@@ -19,7 +23,46 @@ from cogtune.work.workspace import Workspace
 WIDTH = 100
 
 
-def run(arguments: argparse.Namespace, workspace: Workspace, scan: Callable[[Workspace, str], None]) -> int:
+def add_to(commands: Subcommands) -> None:
+    """The subcommand."""
+    told = "what would run, why, and what it costs; runs nothing but the scans"
+    plan = commands.add_parser("plan", help=told, description=told, epilog="example: cogtune plan demo --device H100")
+    plan.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="of the workflow config (default: all)")
+    plan.add_argument(
+        "--base", nargs="+", metavar="FILE", help="plan one config instead; overrides follow `--` in either case"
+    )
+    add_workflow(plan, "experiments, store, results")
+    plan.add_argument("--format", choices=["table", "json"], default="table")
+    plan.add_argument(
+        "--device", metavar="NAME", help="estimate for this GPU (H100, A100, 4090, …), not for this machine"
+    )
+    add_ranks(plan)
+    plan.add_argument("--name", default="by-hand", help="with --base: experiment name (default: by-hand)")
+    plan.add_argument("--plain", action="store_true", help="progress of a scan as lines")
+    plan.set_defaults(run_command=run)
+
+
+def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
+    """`cogtune plan`: of one config, or of the experiments of the workflow's, all with ``overrides`` on top."""
+    if arguments.base:
+        workspace = stage.open_workspace(arguments, overrides)
+        arguments.experiments = [arguments.name]
+    else:
+        workspace = Workspace.load(arguments.workflow)
+        make_demo_data(workspace)
+        for name, known in workspace.experiments.items():
+            ranks = arguments.ranks or known.ranks
+            workspace.experiments[name] = replace(known, set=(*known.set, *overrides), ranks=ranks)
+    return show(arguments, workspace, lambda space, name: stage.scan_first(space, name, arguments.plain))
+
+
+def make_demo_data(workspace: Workspace) -> None:
+    """What the Snakefile does first where ``demo_data`` is set: nothing can be planned without clips."""
+    if workspace.demo_data and subprocess.run([sys.executable, "demo/make_data.py"], stdout=sys.stderr).returncode:
+        raise UserError("demo/make_data.py failed; see above")
+
+
+def show(arguments: argparse.Namespace, workspace: Workspace, scan: Callable[[Workspace, str], None]) -> int:
     """Print the plan of ``arguments.experiments``, or of all; returns the exit code.
 
     ``scan`` runs the scans that an experiment still lacks. An experiment that cannot be planned is told last, and the

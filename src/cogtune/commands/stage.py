@@ -1,20 +1,54 @@
-"""The same jobs without Snakemake: `cogtune <stage> --base …` cuts the same slices, so either finds the other's work."""
+"""`cogtune <stage>`: one job, of Snakemake's or by hand. `--base` cuts the same slices, so either finds the other's work."""
 
 import argparse
-import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
+from cogtune.commands.job import run_job
+from cogtune.commands.options import Subcommands, add_job, add_ranks
 from cogtune.config.errors import ConfigError
 from cogtune.errors import UserError
 from cogtune.runtime.paths import check_name, shown
 from cogtune.work.experiment import Experiment
 from cogtune.work.machine_limits import has_gpu, needs_gpu
+from cogtune.work.resolve import Place
 from cogtune.work.slices import Slice
 from cogtune.work.stages import STAGES
 from cogtune.work.workspace import Workspace
+
+_STAGE_HELP = {
+    "scan": "find videos and captions, reject what cannot be used, write the data report",
+    "preprocess": "choose the frames of every clip and prove that they decode",
+    "latents": "encode every clip with the 3D VAE into the latent cache",
+    "images": "image-to-video: encode the noised first frame of every clip",
+    "text": "encode every caption with T5 into the text cache",
+    "train": "train the diffusion transformer (LoRA or full) with DeepSpeed; resumes by itself",
+    "export": "write the trained weights in the format that other tools load, and prove that they load",
+    "sample": "make videos from captions, before and after training",
+    "evaluate": "measure samples and reconstruction, write metrics.json",
+    "report": "publish results/<experiment>/: report.html, metrics, config, links",
+}
+
+
+def add_to(commands: Subcommands) -> None:
+    """A subcommand for each stage."""
+    for stage in STAGES:
+        epilog = f"example: cogtune {stage} --base config/tiny/demo.yaml -- args.seed=7"
+        command = commands.add_parser(stage, help=_STAGE_HELP[stage], description=_STAGE_HELP[stage], epilog=epilog)
+        source = command.add_mutually_exclusive_group(required=True)
+        source.add_argument(
+            "--base", nargs="+", metavar="FILE", help="SAT-style YAML files, later ones win; overrides follow `--`"
+        )
+        add_job(command, source)
+        command.add_argument("--name", default="by-hand", help="experiment name, for results/<name> (default: by-hand)")
+        add_ranks(command)
+        command.set_defaults(run_command=run)
+
+
+def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
+    """Run the job; returns the exit code."""
+    return run_job(arguments, overrides, _prepare)
 
 
 def open_workspace(arguments: argparse.Namespace, overrides: Sequence[str]) -> Workspace:
@@ -45,29 +79,7 @@ def scan_first(workspace: Workspace, name: str, plain: bool = False) -> None:
             execute(Job(resolver.scan(), workspace.store, plain=plain), receipt)
 
 
-def plan(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
-    """`cogtune plan`: of one config, or of the experiments of the workflow's, all with ``overrides`` on top."""
-    from cogtune.commands import plan as plan_command
-
-    if arguments.base:
-        workspace = open_workspace(arguments, overrides)
-        arguments.experiments = [arguments.name]
-    else:
-        workspace = Workspace.load(arguments.workflow)
-        make_demo_data(workspace)
-        for name, known in workspace.experiments.items():
-            ranks = arguments.ranks or known.ranks
-            workspace.experiments[name] = replace(known, set=(*known.set, *overrides), ranks=ranks)
-    return plan_command.run(arguments, workspace, lambda space, name: scan_first(space, name, arguments.plain))
-
-
-def make_demo_data(workspace: Workspace) -> None:
-    """What the Snakefile does first where ``demo_data`` is set: nothing can be planned without clips."""
-    if workspace.demo_data and subprocess.run([sys.executable, "demo/make_data.py"], stdout=sys.stderr).returncode:
-        raise UserError("demo/make_data.py failed; see above")
-
-
-def prepare(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple[Slice, Path, Path]:
+def _prepare(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple[Slice, Path, Path]:
     """(slice, receipt, store) of the stage asked for. Scans inline, since keys are known only after it.
 
     Raises UserError with the command to run first when an upstream stage has not left its receipt.
@@ -103,23 +115,7 @@ def prepare(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple[Sl
     return part, _receipt(arguments, place, part), workspace.store
 
 
-def prepare_sweep(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple[Slice, Path, Path]:
-    """(slice, receipt, store) of a sweep's report. Raises UserError when a member is not done."""
-    if overrides:
-        raise UserError(f"a sweep takes no overrides; its keys stand in {arguments.workflow}")
-    workspace = Workspace.load(arguments.workflow)
-    sweep = workspace.sweeps.get(arguments.name)
-    for member in sweep.points if sweep else ():
-        if (
-            not all(scan.exists() for scan in workspace.scan_receipts(member))
-            or not workspace.published(member).exists()
-        ):
-            raise UserError(f"{member} is not done; run first:\n  snakemake --cores all sweep_{arguments.name}")
-    part = workspace.sweep_slice(arguments.name)
-    return part, arguments.receipt or workspace.compared(arguments.name), workspace.store
-
-
-def _receipt(arguments: argparse.Namespace, place, part: Slice) -> Path:
+def _receipt(arguments: argparse.Namespace, place: Place, part: Slice) -> Path:
     if arguments.receipt:
         return arguments.receipt
     if part.stage == "report":

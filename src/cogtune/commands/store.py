@@ -1,11 +1,13 @@
 """What the store holds, and how to take something out of it so that Snakemake makes it again."""
 
+import argparse
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from cogtune.commands.options import Subcommands, add_workflow
 from cogtune.errors import UserError
 from cogtune.runtime.locks import hold_lock
 from cogtune.runtime.paths import check_removable, key_folder, remove_folder
@@ -13,20 +15,49 @@ from cogtune.runtime.records import read_record
 from cogtune.work.runs import known_parts
 from cogtune.work.slices import Slice, read_slice
 from cogtune.work.stages import STAGES
+from cogtune.work.workflow_config import workflow_values
 
 
-def run(action: str, store: Path, key: str | None, results: Path) -> int:
-    """`cogtune store list` and `cogtune store drop KEY`."""
+def add_to(commands: Subcommands) -> None:
+    """The subcommand."""
+    store = commands.add_parser(
+        "store", help="look into the store, drop a key from it, verify that it holds what was written"
+    )
+    store.add_argument("action", choices=["list", "drop", "verify"])
+    store.add_argument("key", nargs="?", help="12 hex digits, as in the folder's name (verify: default all)")
+    store.add_argument("--repair", action="store_true", help="verify: take out what is damaged; the next run makes it")
+    store.add_argument("--store", type=Path, metavar="DIR", help="default: store_dir of --workflow")
+    store.add_argument("--results", type=Path, metavar="DIR", help="whose receipts to remove (default: results_dir)")
+    add_workflow(store, "store_dir, results_dir")
+    store.set_defaults(run_command=run)
+
+
+def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
+    """`cogtune store list`, `drop KEY` and `verify`; returns the exit code. Raises UserError."""
+    if overrides:
+        raise UserError(f"store takes no overrides; found {' '.join(overrides)} behind `--`")
+    store, results = _places(arguments)
+    if arguments.action == "verify":
+        from cogtune.commands import store_verify
+
+        return store_verify.run(store, arguments.key, arguments.repair, results)
     if not store.is_dir():
         raise UserError(f"{store}: no store here; name it with --store DIR")
-    if action == "list":
+    if arguments.action == "list":
         _print_table(store)
         return 0
-    if not key:
+    if not arguments.key:
         raise UserError("store drop needs a key: 12 hex digits, as `cogtune store list` shows them")
-    for path in drop(store, key, results):
+    for path in drop(store, arguments.key, results):
         print(f"removed {path}")
     return 0
+
+
+def _places(arguments: argparse.Namespace) -> tuple[Path, Path]:
+    """Store and results folder: as asked for, else those of the workflow config, else the defaults."""
+    named = workflow_values(arguments.workflow, {}) if arguments.workflow.exists() else {}
+    store = arguments.store or Path(named.get("store_dir", "store"))
+    return store, arguments.results or Path(named.get("results_dir", "results"))
 
 
 def drop(store: Path, key: str, results: Path) -> list[Path]:

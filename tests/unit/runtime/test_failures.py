@@ -102,7 +102,7 @@ def test_the_command_ends_with_one_sentence_and_code_1(
     def fail(*given: Any) -> int:
         raise PermissionError(errno.EACCES, "Permission denied", "store/slices/x.json")
 
-    monkeypatch.setattr(main, "run", fail)
+    monkeypatch.setattr(main.config, "run", fail)
     assert main.main(["config", "explain", "args.seed"]) == 1
     said = capsys.readouterr().err
     assert said.startswith("cogtune: store/slices/x.json: no permission")

@@ -1,0 +1,43 @@
+"""`cogtune sweep`: the report that compares the members of a sweep."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from cogtune.commands.job import run_job
+from cogtune.commands.options import Subcommands, add_job
+from cogtune.errors import UserError
+from cogtune.work.slices import Slice
+from cogtune.work.workspace import Workspace
+
+
+def add_to(commands: Subcommands) -> None:
+    """The subcommand."""
+    text = "compare the members of a sweep in one report, results/<sweep>/report.html"
+    epilog = "example: cogtune sweep lr    (once its members are done; snakemake sweep_lr makes them, too)"
+    command = commands.add_parser("sweep", help=text, description=text, epilog=epilog)
+    source = command.add_mutually_exclusive_group(required=True)
+    source.add_argument("name", nargs="?", help="as under sweep: in the workflow config")
+    add_job(command, source)
+    command.set_defaults(run_command=run)
+
+
+def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
+    """Run the job; returns the exit code."""
+    return run_job(arguments, overrides, _prepare)
+
+
+def _prepare(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple[Slice, Path, Path]:
+    """(slice, receipt, store) of a sweep's report. Raises UserError when a member is not done."""
+    if overrides:
+        raise UserError(f"a sweep takes no overrides; its keys stand in {arguments.workflow}")
+    workspace = Workspace.load(arguments.workflow)
+    sweep = workspace.sweeps.get(arguments.name)
+    for member in sweep.points if sweep else ():
+        if (
+            not all(scan.exists() for scan in workspace.scan_receipts(member))
+            or not workspace.published(member).exists()
+        ):
+            raise UserError(f"{member} is not done; run first:\n  snakemake --cores all sweep_{arguments.name}")
+    part = workspace.sweep_slice(arguments.name)
+    return part, arguments.receipt or workspace.compared(arguments.name), workspace.store

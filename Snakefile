@@ -33,6 +33,7 @@ for name in WORKSPACE.sweeps:
             compared(name),
 
 
+include: "workflow/rules/demo.smk"
 include: "workflow/rules/scan.smk"
 include: "workflow/rules/preprocess.smk"
 include: "workflow/rules/latents.smk"

@@ -104,7 +104,8 @@ def test_what_is_not_in_it_is_said(mine: Project, tmp_path: Path) -> None:
     data = (mine.root / "data").resolve()
     (mine.root / "data").unlink()
     shutil.copytree(data, mine.root / "data")
-    for command in (f"{COGTUNE} plan", f"{SNAKEMAKE} -n", f"{COGTUNE} train --base config/tiny.yaml"):
+    assert run(f"{SNAKEMAKE} -n", mine.root, tmp_path / "theirs").returncode == 0, "a dry run writes nothing"
+    for command in (f"{COGTUNE} plan", SNAKEMAKE, f"{COGTUNE} train --base config/tiny.yaml"):
         line = sentence(run(command, mine.root, tmp_path / "theirs"))
         assert f"{tmp_path}/theirs/" in line, line
         assert "store_dir" in line, line
@@ -113,7 +114,7 @@ def test_what_is_not_in_it_is_said(mine: Project, tmp_path: Path) -> None:
 
 def test_a_results_folder_is_named_as_one(mine: Project, tmp_path: Path) -> None:
     (mine.root / "results").mkdir()
-    line = sentence(run(f"{SNAKEMAKE} -n", mine.root, mine.root / "results"))
+    line = sentence(run(SNAKEMAKE, mine.root, mine.root / "results"))
     assert "results/" in line, line
     assert "results_dir" in line, line
     assert "store_dir" not in line, line

@@ -99,7 +99,7 @@ def survey_all(
     """Surveys in order, after the experiments that they start from; and what went wrong, by experiment."""
     history = History(workspace.store, workspace.results)
     surveyor = Surveyor(workspace, history, Counts(history))
-    workspace.looks_only = True
+    workspace.writes.held = True
     asked, surveys = list(names), dict[str, Survey]()
     failed: dict[str, UserError] = {}
     for name in asked:
@@ -115,6 +115,7 @@ def survey_all(
                         surveys[link] = surveyor.survey(link, estimator, None if link in asked else name)
         except UserError as error:
             failed[name] = error
+    workspace.save_hashes()
     return list(surveys.values()), failed
 
 

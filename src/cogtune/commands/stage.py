@@ -73,7 +73,7 @@ def scan_first(workspace: Workspace, name: str, plain: bool = False) -> None:
         if not resolver.scans:
             continue
         receipt = resolver.place.receipt(resolver.scan())
-        known = workspace.looks_only and (workspace.store / "scan" / resolver.scan().key / "digests.json").exists()
+        known = workspace.writes.held and (workspace.store / "scan" / resolver.scan().key / "digests.json").exists()
         if not receipt.exists() and not known:
             resolver.scan().write(workspace.store)
             execute(Job(resolver.scan(), workspace.store, plain=plain), receipt)

@@ -12,11 +12,12 @@ from cogtune.config.merge import Config
 from cogtune.config.plugins import source_of, used_by
 from cogtune.data.listing import fingerprint
 from cogtune.data.prompt_file import read_prompts
+from cogtune.runtime.deferred import DeferredWrites
 from cogtune.runtime.digest import DIGESTS, digest
 from cogtune.runtime.saved import how_to_repair, read_sealed
 from cogtune.work.batches import BatchMemo, plan_batches
 from cogtune.work.content_hashes import ContentHashes, Source
-from cogtune.work.runs import write_run
+from cogtune.work.runs import run_path, write_run
 from cogtune.work.slices import Slice, cut, reads_identity
 from cogtune.work.stages import STAGES, Stage, stages_of
 
@@ -61,8 +62,8 @@ class Resolver:
     loaded: Slice | None = None
     fingerprints: dict[str, str] = field(default_factory=dict)
     """By folders; shared by experiments of one `Workspace`, since each costs two calls to the file system per clip."""
-    looks_only: bool = False
-    """Writes no slice: a plan leaves no trace that a later run would follow."""
+    writes: DeferredWrites = field(default_factory=DeferredWrites)
+    """Writes slices and runs; shared by experiments of one `Workspace`, which holds them back until a run starts."""
     batch_from: str = ""
     """Why a step has as many clips as it has; known once `all` was called."""
     _memo: BatchMemo | None = None
@@ -103,7 +104,7 @@ class Resolver:
         return read_sealed(folder / "digests.json", dict.fromkeys(DIGESTS, str), how_to_repair(folder))
 
     def all(self) -> dict[str, Slice]:
-        """Every stage's slice, written to the store, and what this run tells them. Needs the scan, if any, to be done."""
+        """Every stage's slice, and the file in which this run tells them the rest. Needs the scan, if any, to be done."""
         digests = self.digests() if self.scans else {}
         digests |= {"formats": digest(sorted(self.config.values["args"]["export_formats"]))}
         for name, stage in self.stages.items():
@@ -116,15 +117,14 @@ class Resolver:
             if self.loaded is not None and (name == "train" or "load" in stage.upstream):
                 upstream["load"] = self.loaded
             self._put(name, upstream, digests.get(stage.data) if stage.data else None, self._extra(name))
-        self.hashes.save()
+        self.writes.do(self.place.store / "hashes.json", self.hashes.save)
         return self._told(self._cut)
 
     def _told(self, parts: Mapping[str, Slice]) -> dict[str, Slice]:
         """The slices with the file that tells them what belongs to this run."""
-        if self.looks_only:
-            return dict(parts)
-        volatile = {part.key: part.volatile for part in parts.values()}
-        run = write_run(self.place.results, self.place.experiment, volatile)
+        told = (self.place.results, self.place.experiment, {part.key: part.volatile for part in parts.values()})
+        run = run_path(*told)
+        self.writes.do(run, lambda: write_run(*told))
         return {name: replace(part, run=run) for name, part in parts.items()}
 
     def _switched_on(self, key: str) -> bool:
@@ -156,8 +156,7 @@ class Resolver:
                 batch = part.identity["values"]["args"]["global_batch_size"]
                 check_batch(self.config, self.place.ranks, (batch, self.batch_from))
         part = Slice(name, part.identity, merged)
-        if not self.looks_only:
-            part.write(self.place.store)
+        self.writes.do(part.path(self.place.store), lambda: part.write(self.place.store))
         self._cut[name] = part
 
     def _with_plugins(self, part: Slice, sources: dict[str, list[Source]]) -> Slice:

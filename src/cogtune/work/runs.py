@@ -20,15 +20,23 @@ FORMAT = "cogtune-run-1"
 FOLDER = ".runs"
 
 
+def run_path(results: Path, experiment: str, parts: Mapping[str, Mapping[str, Any]]) -> Path:
+    """Where `write_run` writes, absolute."""
+    return results.resolve() / FOLDER / f"{experiment}-{key_of(_content(experiment, parts))}.json"
+
+
 def write_run(results: Path, experiment: str, parts: Mapping[str, Mapping[str, Any]]) -> Path:
     """Write the file that tells jobs by key what they need, unless it is there and whole; returns its path, absolute."""
     from cogtune.runtime.atomic import write_json
 
-    content = {"format": FORMAT, "experiment": experiment, "parts": dict(parts)}
-    path = results.resolve() / FOLDER / f"{experiment}-{key_of(content)}.json"
+    content, path = _content(experiment, parts), run_path(results, experiment, parts)
     if not has_key(path, key_of(content)):
         write_json(path, content)
     return path
+
+
+def _content(experiment: str, parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    return {"format": FORMAT, "experiment": experiment, "parts": dict(parts)}
 
 
 def read_part(run: Path, key: str) -> dict[str, Any]:

@@ -29,7 +29,7 @@ _AGAIN = "delete it and run snakemake again, which writes the slices that it nee
 @dataclass(frozen=True)
 class Slice:
     """What one job of one stage is given. ``identity`` is exactly what ``key`` digests; ``run``: the file that holds
-    ``volatile``, and that of the jobs upstream; None for a plan, which writes nothing."""
+    ``volatile``, and that of the jobs upstream; it is there once the run has started."""
 
     stage: str
     identity: dict[str, Any]
@@ -59,11 +59,15 @@ class Slice:
         leaves |= {parse_path(path): value for path, value in self.volatile.get("files", {}).items()}
         return nest(leaves)
 
+    def path(self, store: Path) -> Path:
+        """Where the identity lies in the store."""
+        return store / "slices" / f"{self.key}.json"
+
     def write(self, store: Path) -> Path:
         """Put the identity into the store, if it is not there yet, or damaged there."""
         from cogtune.runtime.atomic import write_json
 
-        path = store / "slices" / f"{self.key}.json"
+        path = self.path(store)
         if not has_key(path, self.key):
             write_json(path, self.identity)
         return path

@@ -9,11 +9,12 @@ from cogtune.config.errors import ConfigError
 from cogtune.config.interpolate import RESOLVERS
 from cogtune.config.merge import Config
 from cogtune.config.plugins import allow_plugins
+from cogtune.runtime.deferred import DeferredWrites
 from cogtune.work.content_hashes import ContentHashes
 from cogtune.work.experiment import Experiment, parse_experiment
 from cogtune.work.load import load_config
 from cogtune.work.resolve import Place, Resolver, check_batch
-from cogtune.work.runs import write_run
+from cogtune.work.runs import run_path, write_run
 from cogtune.work.slices import Slice, cut
 from cogtune.work.stages import SWEEP
 from cogtune.work.sweeps import Sweep, expand_sweep
@@ -35,12 +36,13 @@ class Workspace:
     demo_data: bool = False
     sweeps: dict[str, Sweep] = field(default_factory=dict)
     resolvers: tuple[str, ...] = ()
-    looks_only: bool = False
+    writes: DeferredWrites = field(default_factory=DeferredWrites)
+    """Hold them (`writes.held = True`) to look only; `writes.release()` writes what jobs need, when a run starts."""
     _resolvers: dict[str, Resolver] = field(default_factory=dict)
     _hashes: ContentHashes | None = None
     _fingerprints: dict[str, str] = field(default_factory=dict)
-    _jobs: dict[str, Slice] = field(default_factory=dict)
-    """By key: the first slice that was cut of each job, so that a job is told one thing for the life of this process."""
+    _jobs: dict[str, dict[Path | None, Slice]] = field(default_factory=dict)
+    """By key: the slices of each job, one for each run's file that tells it; the first that was cut comes first."""
 
     @classmethod
     def load(cls, path: str | Path = "config/config.yaml", overrides: Mapping[str, Any] | None = None) -> "Workspace":
@@ -104,9 +106,14 @@ class Workspace:
             experiment = self.experiments[name]
             self._hashes = self._hashes or ContentHashes(self.store / "hashes.json")
             place = Place(self.store, self.results, experiment.ranks, name)
-            shared = {"fingerprints": self._fingerprints, "looks_only": self.looks_only}
+            shared = {"fingerprints": self._fingerprints, "writes": self.writes}
             self._resolvers[name] = Resolver(self.load_config(experiment), place, self._hashes, **shared)
         return self._resolvers[name]
+
+    def save_hashes(self) -> None:
+        """Keep what was hashed, also while writes are held: a plan need not read 20 GB of weights each time."""
+        if self._hashes is not None:
+            self._hashes.save()
 
     def chain(self, name: str) -> list[str]:
         """The experiment and those that its weights come from, oldest first. Refuses a cycle."""
@@ -139,7 +146,7 @@ class Workspace:
         for resolver in map(self.resolver, self.chain(name)):
             if resolver.scans:
                 part = resolver.scan()
-                self._jobs.setdefault(part.key, part)
+                self._know(part)
                 receipts.add(resolver.place.receipt(part))
         return sorted(receipts)
 
@@ -153,26 +160,63 @@ class Workspace:
             parts = resolver.all()
             loaded = parts.get("train")
             for part in parts.values():
-                self._jobs.setdefault(part.key, part)
+                self._know(part)
         return parts
+
+    def _know(self, part: Slice) -> None:
+        self._jobs.setdefault(part.key, {}).setdefault(part.run, part)
+
+    def knows(self, key: str) -> bool:
+        """Whether a job of this key was cut, or can be now: some keys are known only after the scans."""
+        if key not in self._jobs:
+            self._cut_all()
+        return key in self._jobs
 
     def job(self, key: str) -> Slice:
         """The slice of a job of these experiments, with what this run tells it. Raises ConfigError if none has it.
 
-        Experiments that share a job share its content, so any of their paths will do; the first that was cut counts.
+        Experiments that share a job share its content, so any of their paths will do; the first that was cut counts, for
+        the life of this process.
         """
-        if key not in self._jobs:  # a process that runs a single job has asked for no target
-            for name in self.experiments:
-                if all(receipt.exists() for receipt in self.scan_receipts(name)):
-                    self.slices(name)
-            for name, sweep in self.sweeps.items():
-                if all(receipt.exists() for member in sweep.points for receipt in self.scan_receipts(member)):
-                    self.sweep_slice(name)
-        if key not in self._jobs:
+        if not self.knows(key):
             raise ConfigError(
                 f"no experiment has a job {key} now: the config or the data changed since it was planned; run again"
             )
-        return self._jobs[key]
+        return next(iter(self._jobs[key].values()))
+
+    def started_job(self, key: str) -> Slice:
+        """The slice of a job that another process started, for one that runs this job alone: of the experiments that share
+        the job, that process may have written the file of only one. Raises ConfigError where it wrote none.
+        """
+        self._cut_all()
+        started = [part for part in self._jobs.get(key, {}).values() if part.run and part.run.exists()]
+        if not started:
+            raise ConfigError(
+                f"no run that was started has a job {key}: the config or the data changed since; run again"
+            )
+        return next((part for part in started if all(path.exists() for path in self.upstream(part))), started[0])
+
+    def upstream(self, part: Slice) -> list[Path]:
+        """The receipts that a job waits for; a sweep waits for the markers of its members' reports."""
+        return sorted(
+            self.results / name / f".published-{job['key']}"
+            if job["stage"] == "report"
+            else self.results / ".receipts" / f"{job['stage']}-{job['key']}.json"
+            for name, job in part.volatile["jobs"].items()
+        )
+
+    def _cut_all(self) -> None:
+        """Every job that can be known now: those of the experiments whose scans are done."""
+        for name in self.experiments:
+            if all(receipt.exists() for receipt in self.scan_receipts(name)):
+                self.slices(name)
+        for name, sweep in self.sweeps.items():
+            if all(receipt.exists() for member in sweep.points for receipt in self.scan_receipts(member)):
+                self.sweep_slice(name)
+
+    def check(self, name: str) -> None:
+        """Raise ConfigErrors for a config that is wrong, as far as that can be told before the files that it names exist."""
+        self.load_config(self.experiments[name], check_files=False)
 
     def published(self, name: str) -> Path:
         """The marker that the report of the current config writes: the one target of an experiment."""
@@ -185,9 +229,11 @@ class Workspace:
         points = self.sweeps[name].points
         reports = {member: self.slices(member)["report"] for member in points}
         part = cut(SWEEP, {"sweep": {"name": name, "points": points}}, {}, {}, reports, extra={"sweep": {"name": name}})
-        part.write(self.store)
-        part = replace(part, run=write_run(self.results, name, {part.key: part.volatile}))
-        return self._jobs.setdefault(part.key, part)
+        run = run_path(self.results, name, {part.key: part.volatile})
+        self.writes.do(part.path(self.store), lambda: part.write(self.store))
+        self.writes.do(run, lambda: write_run(self.results, name, {part.key: part.volatile}))
+        self._know(told := replace(part, run=run))
+        return told
 
     def compared(self, name: str) -> Path:
         """The marker that the report of a sweep writes."""

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from cogtune.runtime.deferred import DeferredWrites
 from cogtune.runtime.digest import DIGESTS, digest, key_of
 from cogtune.runtime.saved import write_sealed
 from cogtune.work.content_hashes import ContentHashes, Source
@@ -76,7 +77,9 @@ def slices(case: Sequence[str], store: Path) -> dict[str, Slice]:
     files, overrides = [REPO / word for word in case if "=" not in word], [word for word in case if "=" in word]
     config = load_config(files, overrides, check_files=False)
     place = Place(store, store, ranks=2, experiment="recorded")
-    resolver = Resolver(config, place, MadeUp(store / "hashes.json"), fingerprints=AnyFolder(), looks_only=True)
+    resolver = Resolver(
+        config, place, MadeUp(store / "hashes.json"), fingerprints=AnyFolder(), writes=DeferredWrites(held=True)
+    )
     if resolver.scans:
         write_sealed(store / "scan" / resolver.scan().key / "digests.json", {name: digest(name) for name in DIGESTS})
     return resolver.all()

@@ -82,6 +82,46 @@ def test_experiments_that_share_a_job_are_told_of_it_by_the_first(world: World) 
     assert workspace.job(first.key).run == first.run
 
 
+def files(world: World) -> set[Path]:
+    return {path for path in world.root.rglob("*") if path.is_file()}
+
+
+def test_nothing_is_written_before_a_run_starts(world: World) -> None:
+    """The same keys and the same run are known, and `release` writes both."""
+    world.experiments("tiny", more="args.load.experiment=tiny")
+    workspace = world.open()
+    workspace.writes.held = True
+    scan = workspace.resolver("tiny").scan()
+    before = files(world)
+    workspace.scan_receipts("more")
+    assert files(world) == before
+    world.scan(workspace, "tiny")
+    before = files(world)
+    parts = [*workspace.slices("tiny").values(), *workspace.slices("more").values(), scan]
+    assert files(world) == before
+    workspace.writes.release()
+    assert {part.path(world.store) for part in parts} <= files(world)
+    for part in parts:
+        assert told(world, part).slice == part
+    assert (world.store / "hashes.json").exists()
+
+
+def test_a_process_that_runs_one_job_takes_what_the_main_process_wrote(world: World) -> None:
+    """Of two experiments that share a job, only the second one was started."""
+    world.experiments("tiny", quick="args.flush_seconds=7")
+    main, node = world.open(), world.open()
+    main.writes.held = node.writes.held = True
+    world.scan(main, "tiny")
+    part = main.slices("quick")["text"]
+    with pytest.raises(ConfigError, match=f"no run that was started has a job {part.key}"):
+        node.started_job(part.key)
+    main.writes.release()
+    assert node.job(part.key).run != part.run, "the first experiment's, which nobody wrote"
+    before = files(world)
+    assert node.started_job(part.key).run == part.run
+    assert files(world) == before
+
+
 @pytest.mark.parametrize("left", ["runs", "records", "volatile of an earlier version"])
 def test_a_dropped_key_takes_every_receipt_behind_it(world: World, left: str) -> None:
     """Whatever is left that tells who stands on whom is enough."""

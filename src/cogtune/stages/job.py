@@ -3,10 +3,10 @@
 import shlex
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from cogtune.config.plugins import allow_plugins
 from cogtune.data.listing import ClipRow, read_manifest
@@ -17,21 +17,30 @@ from cogtune.runtime.paths import inside, key_folder, shown
 from cogtune.runtime.progress import Progress, progress
 from cogtune.work.content_hashes import Source, proven
 from cogtune.work.slices import Slice, read_slice
-from cogtune.work.stages import STAGES
+from cogtune.work.stage_input import read_input
+from cogtune.work.stages import STAGES, row_of
+
+Input = TypeVar("Input")
+Other = TypeVar("Other")
 
 
 @dataclass(frozen=True)
-class Job:
+class Job(Generic[Input]):
     """One run of one stage. Everything that the stage may read is reachable from here, and nothing else is."""
 
     slice: Slice
     store: Path
     log_path: Path | None = None
     plain: bool = True
-    extra: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         allow_plugins(self.slice.volatile.get("plugins", {}))
+
+    @cached_property
+    def input(self) -> Input:
+        """What the stage declares to read (work/inputs.py), with real paths. Raises UserError for a value that must be
+        set and is not in the slice."""
+        return read_input(row_of(self.slice.identity).input, self.slice.config())
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -81,12 +90,16 @@ class Job:
         command = shlex.join(["cogtune", job["stage"], "--slice", str(slice_file), "--run", str(run)])
         return ShardReader(folder, f"`{command}` makes what is missing there; then run this again")
 
-    def upstream_job(self, stage: str) -> "Job":
-        """The upstream job itself, as this run or the one that it starts from tells it: its config, its own upstream."""
+    def upstream_job(self, stage: str, kind: type[Other] = object) -> "Job[Other]":
+        """The upstream job itself, as this run or the one that it starts from tells it: its input, which must be a
+        ``kind``, and its own upstream. Raises UserError for the job of another stage."""
         job = self._upstream(stage)
         run = self._run_of(job)
         path = key_folder(self.store / "slices", job["key"], self._named_by).with_suffix(".json")
-        return Job(read_slice(path, run), self.store, self.log_path, self.plain)
+        found: Job[Any] = Job(read_slice(path, run), self.store, self.log_path, self.plain)
+        if not issubclass(row_of(found.slice.identity).input, kind):
+            raise UserError(f"{self._named_by}: {job['key']} is not a job of {stage}; run snakemake again")
+        return found
 
     def _run_of(self, job: Mapping[str, str]) -> Path:
         """The file that tells an upstream job what belongs to the run."""

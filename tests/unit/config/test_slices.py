@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from cogtune.errors import UserError
 from cogtune.runtime.digest import canonical, data_digests
 from cogtune.work.runs import write_run
 from cogtune.work.slices import Slice, cut, read_slice
+from cogtune.work.stage_input import Node, identity, volatile
 from cogtune.work.stages import STAGES, Stage
 
 NAMES = st.text("abcdefgh_", min_size=1, max_size=6)
@@ -37,7 +39,14 @@ def test_canonical_json_does_not_depend_on_key_order(items: list) -> None:
     assert canonical(dict(items)) == canonical({"a": 1, "b": {"y": [1, 2], "x": 1.5}, "c": None, "d": "é"})
 
 
-STAGE = Stage("train", 1, keys=("model", "args.seed"), volatile=("model.speed", "args.ranks"))
+@dataclass(frozen=True)
+class TrainInput:
+    model: Node = identity("model", volatile=("speed",))
+    seed: int = identity("args.seed")
+    ranks: int = volatile("args.ranks")
+
+
+STAGE = Stage("train", 1, TrainInput)
 
 
 @given(seed=st.integers(), speed=SCALARS, other=SCALARS, ranks=SCALARS)

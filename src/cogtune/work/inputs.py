@@ -1,0 +1,250 @@
+"""What each stage reads of the config, and how: see `stage_input.py`. The rows of the stages are in `stages.py`.
+
+A new key is a field here, and a row in `tests/workflow/test_invalidation.py`, in one commit.
+"""
+
+from dataclasses import dataclass
+
+from cogtune.work.stage_input import WHOLE, Node, Unread, identity, parts, unread, volatile
+
+_VAE = "model.first_stage_config"
+_T5 = "model.conditioner_config"
+_CLIPS = "data.params"
+_WEIGHTS = ("target", "params.ckpt_path", "params.ignore_keys")
+_ENCODER = (*_WEIGHTS, "params.encoder_config", "params.encode_tile_size", "params.encode_tile_overlap")
+# The other half comes along because the checkpoint is loaded strictly; it does not touch a result.
+_BESIDE_ENCODER = ("params.decoder_config", "params.regularizer_config", "params.slicing")
+_BESIDE_DECODER = (
+    "params.encoder_config",
+    "params.encode_tile_size",
+    "params.encode_tile_overlap",
+    "params.regularizer_config",
+    "params.slicing",
+)
+_RECOMPUTATION = "params.transformer_args.checkpoint_activations"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flushed:
+    """Of a stage that keeps rows: when they reach the disk."""
+
+    flush_seconds: float = volatile("args.flush_seconds")
+    flush_megabytes: float = volatile("args.flush_megabytes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanInput:
+    """Which files are clips."""
+
+    dataset: Unread = unread(
+        "data.target", because="it names what the two keys below mean; there is one data set so far"
+    )
+    allow_missing_caption: bool = identity(f"{_CLIPS}.allow_missing_caption")
+    follow_links: bool = identity(f"{_CLIPS}.follow_links")
+    max_reject_share: float = identity("args.max_reject_share")
+    train_data: list[str] | None = volatile("args.train_data")
+    valid_data: list[str] | None = volatile("args.valid_data")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreprocessInput(Flushed):
+    """Which frames of a clip, and at what size."""
+
+    video_size: list[int] = identity(f"{_CLIPS}.video_size")
+    fps: float = identity(f"{_CLIPS}.fps")
+    max_num_frames: int = identity(f"{_CLIPS}.max_num_frames")
+    skip_frms_num: float = identity(f"{_CLIPS}.skip_frms_num")
+    frame_selection: str = identity(f"{_CLIPS}.frame_selection")
+    workers: int = volatile("args.num_workers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodingInput(Flushed):
+    """What the two stages with the VAE's encoder have in common."""
+
+    precision: str = identity("args.encoder_precision")
+    video_size: list[int] = volatile(f"{_CLIPS}.video_size")  # preprocess, upstream, has it in its key
+    threads: int = volatile("args.threads_per_rank")
+    workers: int = volatile("args.num_workers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentsInput(EncodingInput):
+    """The VAE's encoder, for whole clips."""
+
+    vae: Node = parts(_VAE, identity=(*_ENCODER, "params.encode_batch_frames"), volatile=_BESIDE_ENCODER)
+    batch: int = volatile("args.encode_batch")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagesInput(EncodingInput):
+    """The VAE's encoder, for first frames."""
+
+    vae: Node = parts(_VAE, identity=_ENCODER, volatile=_BESIDE_ENCODER)
+    draws: int = identity("args.image_noise_draws")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextInput(Flushed):
+    """The text encoder."""
+
+    conditioner: Node = parts(_T5, identity=("target", "params.emb_models.*.target", "params.emb_models.*.params"))
+    precision: str = identity("args.encoder_precision")
+    batch: int = volatile("args.text_batch")
+    threads: int = volatile("args.threads_per_rank")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainInput:
+    """The network, the loss, the optimizer and the schedule; sampling rebuilds the model from it."""
+
+    network: Node = identity("model.network_config", volatile=(_RECOMPUTATION,))
+    denoiser: Node = identity("model.denoiser_config")
+    loss: Node = identity("model.loss_fn_config")
+    regularizer: Node = identity(f"{_VAE}.params.regularizer_config")
+    scale_factor: float = identity("model.scale_factor")
+    caption_dropout: float = identity(f"{_T5}.params.emb_models.*.ucg_rate")
+    image_input: bool = identity("model.noised_image_input")
+    image_everywhere: bool = identity("model.noised_image_all_concat")
+    image_dropout: float = identity("model.noised_image_dropout")
+    image_scale_factor: float | None = identity("model.image_scale_factor")
+    frozen_prefixes: list[str] = identity("model.not_trainable_prefixes")
+    lora_train: Unread = unread("model.lora_train", because="not_trainable_prefixes says it; without it, all keys move")
+    mode: Unread = unread("args.mode", because="finetune and pretrain train alike; without it, all keys move")
+    load: str | None = identity("args.load")
+    seed: int = identity("args.seed")
+    steps: int | None = identity("args.train_iters")
+    epochs: int | None = identity("args.epochs")
+    lr: float = identity("args.lr")
+    lr_decay_iters: int | None = identity("args.lr_decay_iters")
+    lr_decay_style: str = identity("args.lr_decay_style")
+    lr_decay_ratio: float = identity("args.lr_decay_ratio")
+    warmup: float = identity("args.warmup")
+    auto_warmup: bool = identity("args.auto_warmup")
+    weight_decay: float = identity("args.weight_decay")
+    global_batch: int = identity("args.global_batch_size")
+    precisions: Unread = unread(
+        "args.bf16", "args.fp16", because="the deepspeed section says it; without it, all keys move"
+    )
+    deepspeed: Node = identity(
+        "deepspeed",
+        volatile=(
+            "steps_per_print",
+            "wall_clock_breakdown",
+            "train_micro_batch_size_per_gpu",
+            "gradient_accumulation_steps",
+            "tensorboard",
+            "wandb",
+            "csv_monitor",
+        ),
+    )
+    micro_batch: int = volatile("args.batch_size")
+    checkpoint_activations: bool = volatile("args.checkpoint_activations")
+    log_interval: int = volatile("args.log_interval")
+    save_interval: int = volatile("args.save_interval")
+    keep_checkpoints: int = volatile("args.keep_checkpoints")
+    max_skipped_steps: int = volatile("args.max_skipped_steps")
+    eval_interval: int | None = volatile("args.eval_interval")
+    eval_iters: int = volatile("args.eval_iters")
+    eval_batch_size: int | None = volatile("args.eval_batch_size")
+    threads: int = volatile("args.threads_per_rank")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportInput:
+    """Which weights, and how they are written. The formats belong to the job, as clips do."""
+
+    average: bool = identity("args.ema_sampling")
+    precision: str = identity("args.export_precision")
+    shard_gigabytes: float = identity("args.export_shard_gigabytes")
+    license: str | None = identity("args.export_license")
+    formats: list[str] = volatile("args.export_formats")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleInput(Flushed):
+    """The sampler, the VAE's decoder, and which prompts. Of the model, train has the rest."""
+
+    sampler: Node = identity("model.sampler_config")
+    scale_factor: float = identity("model.scale_factor")
+    vae: Node = parts(
+        _VAE,
+        identity=(*_WEIGHTS, "params.decoder_config", "params.decode_tile_size", "params.decode_tile_overlap"),
+        volatile=_BESIDE_DECODER,
+    )
+    conditioner: Node = volatile(_T5)  # for prompts of a file; text, upstream, has it in its key
+    video_size: list[int] = identity(f"{_CLIPS}.video_size")
+    max_num_frames: int = identity(f"{_CLIPS}.max_num_frames")
+    fps: float = identity(f"{_CLIPS}.fps")
+    seed: int = identity("args.seed")
+    bf16: bool = identity("args.bf16")
+    fp16: bool = identity("args.fp16")
+    input_type: str = identity("args.input_type")
+    input_file: str | None = identity("args.input_file")
+    file_has_images: bool = identity("args.image2video")
+    count: int | None = identity("args.sampling_count")
+    guided: bool = identity("args.sampling_guided")
+    controls: list[str] = identity("args.sampling_controls")
+    steps: int | None = identity("args.sampling_steps")
+    average: bool = identity("args.ema_sampling")
+    encoder_precision: str = identity("args.encoder_precision")
+    batch: int = volatile("args.sampling_batch")
+    threads: int = volatile("args.threads_per_rank")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedSampleInput(SampleInput):
+    """With ``args.mode: inference`` nothing is upstream: what train, text and images say of the model stands here itself."""
+
+    network: Node = identity("model.network_config", volatile=(_RECOMPUTATION,))
+    denoiser: Node = identity("model.denoiser_config")
+    image_input: bool = identity("model.noised_image_input")
+    image_everywhere: bool = identity("model.noised_image_all_concat")
+    image_scale_factor: float | None = identity("model.image_scale_factor")
+    conditioner: Node = parts(
+        _T5,
+        identity=(
+            "target",
+            "params.emb_models.*.target",
+            "params.emb_models.*.params.model_dir",
+            "params.emb_models.*.params.max_length",
+        ),
+        volatile=(WHOLE,),
+    )
+    mode: Unread = unread("args.mode", because="it keeps these jobs apart from those after a training")
+    load: str | None = identity("args.load")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateInput(Flushed):
+    """The VAE, for reconstructions."""
+
+    vae: Node = identity(_VAE, volatile=("params.slicing",))
+    video_size: list[int] = identity(f"{_CLIPS}.video_size")
+    precision: str = identity("args.encoder_precision")
+    seed: Unread = unread("args.seed", because="nothing is drawn any more; without it, all keys move")
+    fps: float = volatile(f"{_CLIPS}.fps")
+    threads: int = volatile("args.threads_per_rank")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportInput:
+    """The whole config, which is published beside the results."""
+
+    data: Node = identity("data")
+    published: Unread = unread(
+        "model",
+        "args",
+        "deepspeed",
+        "experiment",
+        "as_written",
+        because="the published config is the user's whole config; as_written also holds the keys without effect",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepInput:
+    """Name and members of a sweep, which the workflow's config says."""
+
+    points: dict[str, Node] = identity("sweep.points")
+    name: Unread = unread("sweep", because="the page is headed by it")

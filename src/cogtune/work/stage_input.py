@@ -1,0 +1,113 @@
+"""How a stage declares what it reads: one frozen dataclass, one field for each key of the config.
+
+    class LatentsInput(Flushed):
+        vae: Node = parts("model.first_stage_config", identity=("target", …), volatile=("params.slicing",))
+        precision: str = identity("args.encoder_precision")
+        batch: int = volatile("args.encode_batch")
+
+*Identity* keys enter the digest of the stage's work. *Volatile* keys reach the stage without entering it: they change how
+fast or how talkative it is, never what it writes. A key is a dotted path and covers everything below it; ``*`` stands for
+one segment, a list index or a name. The longest key that fits decides; what none fits does not reach the stage.
+
+A value that is not in a slice (null keys of DeepSpeed are left out, older versions knew fewer keys) is the schema's default,
+the only place where defaults are.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, TypeVar
+
+from cogtune.config.hints import Declared, all_keys, with_stars
+from cogtune.errors import UserError
+
+Node = dict[str, Any]
+"""A ``{target, params}`` mapping, for `build` and `params_of`; or a section that goes to a library as it is."""
+WHOLE = ""
+"""Among the parts of a node: all that no other part names."""
+
+_READS = "reads"
+Input = TypeVar("Input")
+
+
+class Unread:
+    """The type of a field whose keys are identity though the stage does not read them. It has nothing to read."""
+
+
+_UNREAD = Unread()
+
+
+@dataclass(frozen=True)
+class Reads:
+    """Of one field: ``key`` is where its value stands; ``identity`` and ``volatile`` are patterns of keys; ``because`` says
+    why they are identity where nobody reads them."""
+
+    key: str
+    identity: tuple[str, ...] = ()
+    volatile: tuple[str, ...] = ()
+    because: str = ""
+
+
+def _field(reads: Reads) -> Any:
+    return dataclasses.field(metadata={_READS: reads})
+
+
+def identity(key: str, *, volatile: tuple[str, ...] = ()) -> Any:
+    """A key, and all below it, that the result depends on, but for the parts that are ``volatile``."""
+    return parts(key, identity=(WHOLE,), volatile=volatile)
+
+
+def volatile(key: str) -> Any:
+    """A key that the result does not depend on."""
+    return parts(key, volatile=(WHOLE,))
+
+
+def parts(key: str, *, identity: tuple[str, ...] = (), volatile: tuple[str, ...] = ()) -> Any:
+    """A mapping of which the stage gets these parts only, named by their paths in it."""
+
+    def below(names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(f"{key}.{name}" if name else key for name in names)
+
+    return _field(Reads(key, below(identity), below(volatile)))
+
+
+def unread(*keys: str, because: str) -> Any:
+    """Keys that are identity, or must not become another's, though the stage reads none of them."""
+    return _field(Reads(keys[0], keys, because=because))
+
+
+def reads_of(kind: type) -> dict[str, Reads]:
+    """What each field of an input reads, by name."""
+    return {field.name: field.metadata[_READS] for field in dataclasses.fields(kind)}
+
+
+def read_input(kind: type[Input], config: Mapping[str, Any]) -> Input:
+    """The input of a stage from the nested config of its slice. Raises UserError for a key that must be set and is not."""
+    found = reads_of(kind).items()
+    return kind(**{name: _UNREAD if reads.because else _value(config, reads.key) for name, reads in found})
+
+
+def _value(config: Mapping[str, Any], key: str) -> Any:
+    value: Any = config
+    for segment in key.split("."):
+        try:
+            value = value[0 if segment == "*" else int(segment)] if isinstance(value, list) else value[segment]
+        except (KeyError, IndexError, TypeError):
+            return default_of(key)
+    return value
+
+
+def default_of(key: str) -> Any:
+    """The schema's default of a key, a section as a mapping. Raises UserError where there is none."""
+    declared = _declared().get(with_stars(key))
+    if declared is None or declared.field.required:
+        raise UserError(f"{key}: not in the slice of this job, and it has no default; run snakemake again")
+    default = declared.field.default()
+    return {} if dataclasses.is_dataclass(default) else default
+
+
+@cache
+def _declared() -> dict[str, Declared]:
+    """Every key at every place; of several components that may stand at one place, the first one's."""
+    return {declared.path: declared for declared in reversed(all_keys())}

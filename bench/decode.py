@@ -66,7 +66,7 @@ def serve(side: str, folder: Path) -> None:
                 if side != "cogtune":
                     return upstream_clip(path, settings, threads=0 if "threads" in side else 1)
                 row, pixels = describe_clip(path, settings, decoder)
-                reader = row["reader"]
+                reader = row.reader
                 return pixels
 
             if known is None:

@@ -71,7 +71,7 @@ def measure(root: Path, name: str, ranks: int, threads: int, bf16: bool, steps: 
         "folder": str(folder),
         "latents": str(root / "latents"),
         "text": str(root / "text"),
-        "pairs": [[f"clip{i}", f"text{i}"] for i in range(CLIPS)],
+        "pairs": [{"clip": f"clip{i}", "caption_id": f"text{i}"} for i in range(CLIPS)],
         "validation_pairs": [],
         "threads": threads,
     }

@@ -10,13 +10,13 @@ import sys
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from cogtune.data.clips import ClipSettings, describe_clip, load_clip
 from cogtune.data.decoder import Decoder
+from cogtune.data.rows import FramePlan
 from cogtune.data.video import VideoError
 from tests.frames.corpus import SIZE, Corpus, Truth, decode
 from tests.frames.upstream import upstream_window
@@ -59,11 +59,11 @@ def check(path: Path, truth: Truth, settings: ClipSettings, decoder: Decoder) ->
         if re.search("too short|has no step", str(error)) and asked_moments(truth, settings, truth.fps) is None:
             return Outcome()
         return Outcome(rejected=str(error))
-    moments = asked_moments(truth, settings, row["source"]["fps"])
+    moments = asked_moments(truth, settings, row.source.fps)
     if moments is None:
         return Outcome(wrong="used, although ffmpeg shows too few frames")
     loaded = load_clip(path, row, settings.video_size, decoder)
-    reader = str(row.get("reader") or row["source"].get("reader") or "")
+    reader = row.reader
     wrong, worst = compare(truth, moments, row, pixels, settings)
     if not wrong and not torch.equal(loaded, pixels):
         wrong = f"load_clip differs from describe_clip in {(loaded != pixels).flatten(1).any(1).sum()} frames"
@@ -88,7 +88,7 @@ def check_probe(path: Path, truth: Truth, decoder: Decoder) -> Outcome:
 
 
 def compare(
-    truth: Truth, moments: np.ndarray, row: dict[str, Any], pixels: torch.Tensor, settings: ClipSettings
+    truth: Truth, moments: np.ndarray, plan: FramePlan, pixels: torch.Tensor, settings: ClipSettings
 ) -> tuple[str, float]:
     """What is wrong with ``pixels`` (F, 3, H, W), not resized, asked for at ``moments`` (F), and the lowest PSNR to the right frame."""
     shown = torch.from_numpy(truth.frames.copy()).permute(0, 3, 1, 2)
@@ -111,10 +111,8 @@ def compare(
         )
     if worst < LIKE_DB:
         return f"{(decibels < LIKE_DB).sum()} of {len(moments)} frames differ: {worst:.1f} dB", worst
-    stamps = np.array(row["timestamps"])
-    drift = np.abs((stamps - stamps[0]) - (truth.times[nearest] - truth.times[nearest[0]]))[
-        : len(stamps) - row["padded"]
-    ]
+    stamps = np.array(plan.timestamps)
+    drift = np.abs((stamps - stamps[0]) - (truth.times[nearest] - truth.times[nearest[0]]))[: len(stamps) - plan.padded]
     if drift.max() > 2 * _TICK:
         return f"the row's time stamps are {drift.max():.3f} s off", worst
     return "", worst

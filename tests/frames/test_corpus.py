@@ -10,6 +10,7 @@ import torch
 
 from cogtune.data.clips import describe_clip
 from cogtune.data.decoder import Decoder
+from cogtune.data.rows import FramePlan
 from tests.frames.compare import ALL_SETTINGS, asked_moments, check, check_damaged, checked, compare
 from tests.frames.corpus import Corpus, Stream, Truth, flip_bits
 from tests.frames.streams import STREAMS
@@ -45,9 +46,9 @@ SPARSE = replace(ALL_SETTINGS[0], fps=0.25, max_num_frames=3, skip_frms_num=0.0)
 def test_both_readers_decode_the_same_bytes(name: str, corpus: Corpus, patient: Decoder) -> None:
     decord = pytest.importorskip("decord")
     row, pixels = describe_clip(corpus.path(name), ALL_SETTINGS[0], patient)
-    assert row["reader"] == "pyav"
+    assert row.reader == "pyav"
     everything = decord.VideoReader(str(corpus.path(name)), num_threads=1)
-    frames = everything.get_batch(list(range(max(row["indices"]) + 1))).asnumpy()[row["indices"]]
+    frames = everything.get_batch(list(range(max(row.indices) + 1))).asnumpy()[row.indices]
     assert torch.equal(pixels, torch.from_numpy(frames).permute(0, 3, 1, 2))
 
 
@@ -58,9 +59,9 @@ def test_without_decord_a_sparse_clip_is_the_same(
     pytest.importorskip("decord")
     row, pixels = describe_clip(corpus.path(name), SPARSE, patient)
     other_row, other_pixels = describe_clip(corpus.path(name), SPARSE, without_decord)
-    assert (row["reader"], other_row["reader"]) == ("decord", "pyav")
+    assert (row.reader, other_row.reader) == ("decord", "pyav")
     assert torch.equal(pixels, other_pixels)
-    assert row | {"reader": ""} == other_row | {"reader": ""}
+    assert replace(row, reader="") == replace(other_row, reader="")
     assert check(corpus.path(name), corpus.truth(name), SPARSE, patient).wrong == ""
 
 
@@ -104,7 +105,7 @@ def test_the_comparison_can_fail(corpus: Corpus) -> None:
     shown = torch.from_numpy(truth.frames.copy()).permute(0, 3, 1, 2)
 
     def says(indices: np.ndarray, pixels: torch.Tensor | None = None) -> str:
-        row = {"timestamps": [truth.times[index] for index in indices], "padded": 0}
+        row = FramePlan([], [truth.times[index] for index in indices], 8.0, 0, padded=0)
         return compare(truth, moments, row, shown[indices] if pixels is None else pixels, settings)[0]
 
     assert says(right) == ""
@@ -113,7 +114,7 @@ def test_the_comparison_can_fail(corpus: Corpus) -> None:
     repeated[5] = repeated[4]
     assert "1 of 9 frames" in says(repeated)
     assert "frames differ" in says(right, shown[right] // 2 + 60)
-    stamps = {"timestamps": [truth.times[index] * 1.01 for index in right], "padded": 0}
+    stamps = FramePlan([], [truth.times[index] * 1.01 for index in right], 8.0, 0, padded=0)
     assert "time stamps" in compare(truth, moments, stamps, shown[right], settings)[0]
 
 

@@ -23,4 +23,4 @@ def test_stride_is_upstream_to_the_bit(name: str, corpus: Corpus, patient: Decod
     pytest.importorskip("decord")
     for asked in ASKED:
         row, pixels = describe_clip(corpus.path(name), asked, patient)
-        assert torch.equal(pixels, upstream_clip(corpus.path(name), asked)), (name, asked, row["indices"])
+        assert torch.equal(pixels, upstream_clip(corpus.path(name), asked)), (name, asked, row.indices)

@@ -75,7 +75,7 @@ class Training:
             [Path(__file__).parent / "tiny.yaml"], [f"{k}={v}" for k, v in self.changes.items()], check_files=False
         )
         values = config.values
-        pairs = [[f"clip{i}", f"text{i}"] for i in range(5)]
+        pairs = [{"clip": f"clip{i}", "caption_id": f"text{i}"} for i in range(5)]
         return {
             "key": "0123456789ab",
             "config": values,

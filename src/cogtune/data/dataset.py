@@ -12,42 +12,43 @@ from cogtune.config.schema.data import SFTDatasetParams
 from cogtune.data.clips import ClipSettings, describe_clip
 from cogtune.data.decoder import Decoder
 from cogtune.data.listing import list_videos
+from cogtune.data.rows import ImageRow, LatentRow, Pair, TextRow
 from cogtune.data.scan import read_caption
 from cogtune.data.store import ShardReader
 
 
 class CachedDataset:
-    """(clip, caption) pairs out of the latent and text caches, memory mapped: what is not asked for is not read.
+    """Pairs out of the latent and text caches, memory mapped: what is not asked for is not read.
 
     ``images_dir``: the cache of noised first frames, for image-to-video. Raises UserError when a pair has no row: the
     stage that makes it was not run to its end, or rejected the clip.
     """
 
     def __init__(
-        self, latents_dir: Path, text_dir: Path, pairs: Sequence[tuple[str, str]], images_dir: Path | None = None
+        self, latents_dir: Path, text_dir: Path, pairs: Sequence[Pair], images_dir: Path | None = None
     ) -> None:
         self.pairs = list(pairs)
         self._latents, self._text = ShardReader(latents_dir), ShardReader(text_dir)
-        self._latents.require(clip for clip, _ in self.pairs)
-        self._text.require(caption for _, caption in self.pairs)
+        self._latents.require(pair.clip for pair in self.pairs)
+        self._text.require(pair.caption_id for pair in self.pairs)
         if images_dir is not None:
             self._images = ShardReader(images_dir)
-            self._images.require(clip for clip, _ in self.pairs)
+            self._images.require(pair.clip for pair in self.pairs)
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def moments(self, index: int) -> Tensor:
         """(2C, T, h, w) in the encoder's precision: mean and log-variance, unscaled, unclamped."""
-        return self._latents.tensors(self.pairs[index][0])["moments"]
+        return LatentRow.read(self._latents, self.pairs[index].clip).moments_CTHW
 
     def image(self, index: int) -> Tensor:
         """(K, 2C, h, w): moments of K noised copies of the clip's first frame, as `moments` are."""
-        return self._images.tensors(self.pairs[index][0])["moments"]
+        return ImageRow.read(self._images, self.pairs[index].clip).moments_KCHW
 
     def context(self, index: int) -> Tensor:
         """(L, D) in the encoder's precision: T5 states of the padded caption."""
-        return self._text.tensors(self.pairs[index][1])["context"]
+        return TextRow.context(self._text, self.pairs[index].caption_id)
 
 
 def settings_of(params: Any) -> ClipSettings:
@@ -74,11 +75,11 @@ class SFTDataset:
     def __getitem__(self, index: int) -> dict[str, Any]:
         """``mp4``: float32 (F, 3, H, W) in [-1, 1]; ``txt``: the caption; ``num_frames``; ``fps``, as asked for."""
         video = self._videos[index]
-        row, pixels_FCHW = describe_clip(video.path, settings_of(self.params), self._decoder)
+        plan, pixels_FCHW = describe_clip(video.path, settings_of(self.params), self._decoder)
         return {
             "mp4": pixels_FCHW.float() / 127.5 - 1,
             "txt": read_caption(video.label, self.params.allow_missing_caption),
-            "num_frames": len(row["indices"]) - row["padded"],
+            "num_frames": plan.used_frames,
             "fps": self.params.fps,
         }
 

@@ -12,10 +12,10 @@ import time
 import uuid
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cogtune.data.shards import FORMAT, Shard, checksums
 from cogtune.errors import UserError
@@ -24,6 +24,8 @@ from cogtune.runtime.saved import DamagedError, say_unchecked
 
 if TYPE_CHECKING:  # torch takes seconds to import, and what was said of rows can be read without it
     from torch import Tensor
+
+Row = TypeVar("Row")
 
 INDEX = "index.json"
 _INDEX = '{"format": "cogtune-index-2", "crc32": %d, "shards": '
@@ -148,6 +150,33 @@ class ShardReader:
         self.require(wanted)
         for item_id in sorted(wanted, key=self._shard_of.__getitem__):
             yield item_id, self.meta(item_id)
+
+    def row(self, item_id: str, parse: Callable[[dict[str, Any]], Row]) -> Row:
+        """What ``parse`` makes of a row's meta. Its ValueError says that the row is not as it was declared; it is raised
+        as DamagedError. `rows.py` has the types."""
+        return self._parsed(item_id, self.meta(item_id), parse)
+
+    def rows(self, item_ids: Iterable[str], parse: Callable[[dict[str, Any]], Row]) -> Iterator[tuple[str, Row]]:
+        """(name, what ``parse`` makes of its meta) of many rows, shard by shard: each is opened once."""
+        for item_id, meta in self.metas(item_ids):
+            yield item_id, self._parsed(item_id, meta, parse)
+
+    def tensor(self, item_id: str, name: str, dimensions: int) -> Tensor:
+        """One tensor of a row, of so many dimensions. It looks into the file: copy before changing it. Raises
+        DamagedError if the row has no such tensor."""
+        tensor = self.tensors(item_id).get(name)
+        if tensor is None or tensor.ndim != dimensions:
+            given = "none" if tensor is None else f"{tensor.ndim}"
+            raise self._shard(item_id).damaged(
+                f"expected a tensor {name!r} of {dimensions} dimensions, found {given}", item_id
+            )
+        return tensor
+
+    def _parsed(self, item_id: str, meta: dict[str, Any], parse: Callable[[dict[str, Any]], Row]) -> Row:
+        try:
+            return parse(meta)
+        except ValueError as error:
+            raise self._shard(item_id).damaged(str(error), item_id) from None
 
     def _shard(self, item_id: str) -> Shard:
         self.require([item_id])

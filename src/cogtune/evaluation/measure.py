@@ -1,11 +1,12 @@
 """From pixels to metrics.json: what is measured of each clip, and how it is summed up."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
+from cogtune.data.rows import EvaluationRow
 from cogtune.evaluation import metrics
 from cogtune.sampling.prompts import TUNED
 
@@ -23,25 +24,12 @@ class Sample:
     clip: str | None = None
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What one look at a clip's pixels gives.
-
-    ``distances``: sum of squared differences to every sample, training clips only. ``own``: PSNR (dB) and SSIM of the
-    samples that were made for this clip. All of it fits into JSON.
-    """
-
-    vae_psnr_db: float
-    distances: dict[str, int] = field(default_factory=dict)
-    own: dict[str, dict[str, float]] = field(default_factory=dict)
-
-
 def measure(
     pixels_FCHW: Tensor, reconstruction_FCHW: Tensor, samples: Mapping[str, Tensor], own: Sequence[str]
-) -> Measured:
+) -> EvaluationRow:
     """Compare one clip with its reconstruction and with ``samples`` (empty for a clip that was not trained on)."""
     distances = metrics.squared_distances(list(samples.values()), pixels_FCHW).tolist()
-    return Measured(
+    return EvaluationRow(
         metrics.psnr_db(reconstruction_FCHW, pixels_FCHW),
         dict(zip(samples, distances, strict=True)),
         {
@@ -54,7 +42,7 @@ def measure(
     )
 
 
-def per_sample(samples: Sequence[Sample], measured: Mapping[str, Measured]) -> list[dict[str, Any]]:
+def per_sample(samples: Sequence[Sample], measured: Mapping[str, EvaluationRow]) -> list[dict[str, Any]]:
     """One row for each sample; those whose clip was measured say how near it is and which training clip is nearest."""
     rows = []
     for sample in samples:
@@ -70,7 +58,7 @@ def per_sample(samples: Sequence[Sample], measured: Mapping[str, Measured]) -> l
 
 
 def flat_metrics(
-    rows: Sequence[Mapping[str, Any]], measured: Mapping[str, Measured], splits: Mapping[str, str]
+    rows: Sequence[Mapping[str, Any]], measured: Mapping[str, EvaluationRow], splits: Mapping[str, str]
 ) -> dict[str, float | int]:
     """The keys of metrics.json that come from pixels, sorted. A key that nothing was measured for is absent.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cogtune.data.listing import Columns
+from cogtune.data.rows import Rejected, prepared_rows
 from cogtune.data.store import ShardReader, row_ids
 from cogtune.plan.cost.work import variants
 from cogtune.plan.history import History
@@ -139,7 +140,7 @@ class Counts:
             return min(len(lacking), receipt.get("rejected") or 0)
         known = lacking & self._rows(self.folder(preprocess))
         reader = ShardReader(self.folder(preprocess)) if known else None
-        return sum("rejected" in meta for _, meta in reader.metas(known)) if reader else 0
+        return sum(isinstance(row, Rejected) for _, row in prepared_rows(reader, known)) if reader else 0
 
     def _text(self, part: Slice, parts: Mapping[str, Slice], args: Mapping[str, Any]) -> tuple[int, int, int]:
         captions = self._distinct(parts["scan"].key)[1]

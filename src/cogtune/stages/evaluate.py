@@ -10,10 +10,11 @@ from cogtune.config.build import build
 from cogtune.data.clips import load_clip
 from cogtune.data.decoder import Decoder
 from cogtune.data.listing import ClipRow
+from cogtune.data.rows import ClipPlan, EvaluationRow, LatentRow, SampleRow, clip_plan
 from cogtune.data.store import ShardReader, ShardWriter
 from cogtune.data.video import VideoError
 from cogtune.errors import UserError
-from cogtune.evaluation.measure import Measured, Sample, flat_metrics, measure, per_sample
+from cogtune.evaluation.measure import Sample, flat_metrics, measure, per_sample
 from cogtune.evaluation.report.gather import read_summary
 from cogtune.evaluation.report.publish import to_json
 from cogtune.runtime.atomic import write_changed
@@ -47,7 +48,7 @@ def run(job: Job) -> dict[str, Any]:
     lacking = set(missing(clips, job.rows().ids()))
     if lacking:
         _measure(job, list(clips.values()), lacking, samples)
-    measured = {clip: Measured(**meta) for clip, meta in job.rows().metas(clips)}
+    measured = dict(EvaluationRow.read_all(job.rows(), clips))
     rows = per_sample(samples, measured)
     found = flat_metrics(rows, measured, {clip: row.split for clip, row in clips.items()}) | _losses(job)
     write_changed(folder / PER_SAMPLE, to_json(rows))
@@ -67,10 +68,8 @@ def _clips(job: Job) -> dict[str, ClipRow]:
 
 def read_samples(reader: ShardReader, wanted: Iterable[str]) -> list[Sample]:
     """What the sample stage made of ``wanted``, in order of ids."""
-    metas = dict(sorted(reader.metas(wanted)))
-    return [
-        Sample(item, meta["prompt"], meta["variant"], meta["caption"], meta["clip"]) for item, meta in metas.items()
-    ]
+    rows = dict(SampleRow.read_all(reader, wanted))
+    return [Sample(item, row.prompt, row.variant, row.caption, row.clip) for item, row in sorted(rows.items())]
 
 
 def _measure(job: Job, rows: list[ClipRow], lacking: set[str], samples: list[Sample]) -> None:
@@ -81,7 +80,7 @@ def _measure(job: Job, rows: list[ClipRow], lacking: set[str], samples: list[Sam
     """
     args, folder = job.config["args"], job.job_dir()
     reader = job.rows("sample")
-    videos = {sample.item: reader.tensors(sample.item)["video"] for sample in samples if sample.clip is not None}
+    videos = {sample.item: SampleRow.video(reader, sample.item) for sample in samples if sample.clip is not None}
     sampled = {sample.clip for sample in samples}
     data = job.config["data"]["params"]
     writer = ShardWriter(folder, args.get("flush_megabytes", 256), args.get("flush_seconds", 30.0))
@@ -89,13 +88,12 @@ def _measure(job: Job, rows: list[ClipRow], lacking: set[str], samples: list[Sam
         for row, pixels_FCHW, reconstruction_FCHW in _reconstructions(job, rows, lacking):
             trained = row.split == "train"
             own = [sample.item for sample in samples if sample.clip == row.clip]
-            found = measure(pixels_FCHW, reconstruction_FCHW, videos if trained else {}, own if trained else [])
+            evaluated = measure(pixels_FCHW, reconstruction_FCHW, videos if trained else {}, own if trained else [])
             if row.clip in sampled:
                 write_mp4(
                     folder / CLIPS / f"{row.clip[:ID_DIGITS]}.mp4", pixels_FCHW.permute(0, 2, 3, 1).numpy(), data["fps"]
                 )
-            psnr = torch.tensor(found.vae_psnr_db, dtype=torch.float64)
-            writer.add(row.clip, {"vae_psnr_db": psnr}, vars(found))
+            evaluated.add(writer, row.clip)
             bar.advance(1)
 
 
@@ -111,17 +109,17 @@ def _reconstructions(job: Job, rows: list[ClipRow], lacking: set[str]) -> Iterat
             batch = rows[start : start + _BATCH]
             if not lacking & {row.clip for row in batch}:
                 continue
-            moments_BCTHW = torch.stack([latents.tensors(row.clip)["moments"] for row in batch])
+            moments_BCTHW = torch.stack([LatentRow.read(latents, row.clip).moments_CTHW for row in batch])
             mean_BCTHW = vae.regularizer.mode(moments_BCTHW.to(device, dtype))
             for row, reconstruction_FCHW in zip(batch, decode(vae, mean_BCTHW), strict=True):
                 if row.clip in lacking:
-                    yield row, _pixels(row, prepared.meta(row.clip), size, decoder), reconstruction_FCHW
+                    yield row, _pixels(row, clip_plan(prepared, row.clip), size, decoder), reconstruction_FCHW
 
 
-def _pixels(row: ClipRow, meta: dict[str, Any], size: list[int], decoder: Decoder) -> Tensor:
+def _pixels(row: ClipRow, plan: ClipPlan, size: list[int], decoder: Decoder) -> Tensor:
     try:
         with proven([source_of(row)]):
-            return load_clip(row.path, meta, size, decoder)
+            return load_clip(row.path, plan, size, decoder)
     except (VideoError, OSError) as error:
         gone = f"{row.path}: it was encoded, and now cannot be read again: {error}"
         raise UserError(told_of_environment(error, row.path) or gone) from None

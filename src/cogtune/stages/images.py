@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from cogtune.config.build import build
-from cogtune.data.clips import first_frame, to_unit_range
+from cogtune.data.clips import to_unit_range
 from cogtune.data.listing import ClipRow
 from cogtune.data.pipeline import on_all
+from cogtune.data.rows import ImageRow, clip_plans
 from cogtune.data.store import ShardReader, ShardWriter
 from cogtune.diffusion.image import noised
 from cogtune.diffusion.noise import generator
@@ -41,7 +42,7 @@ def run(job: Job) -> dict[str, Any]:
 def _encode(job: Job, rows: list[ClipRow], prepared: ShardReader) -> None:
     args = job.config["args"]
     set_threads(job.machine["ranks"] * (args.get("threads_per_rank") or 1))
-    plans = {clip: first_frame(meta) for clip, meta in prepared.metas(row.clip for row in rows)}
+    plans = {clip: plan.first_frame() for clip, plan in clip_plans(prepared, (row.clip for row in rows)).items()}
     with job.proven("model.first_stage_config"):
         encoders = [_encoder(job.config, device) for device in devices()]
     with (
@@ -50,7 +51,7 @@ def _encode(job: Job, rows: list[ClipRow], prepared: ShardReader) -> None:
     ):
         for row, moments_KCHW in on_all(decoded(job, rows, plans), encoders):
             check_finite(row, moments_KCHW, args["encoder_precision"])
-            writer.add(row.clip, {"moments": moments_KCHW})
+            ImageRow(moments_KCHW).add(writer, row.clip)
             bar.advance()
 
 

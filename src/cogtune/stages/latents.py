@@ -11,6 +11,7 @@ from cogtune.data.clips import load_clip, to_unit_range
 from cogtune.data.decoder import Decoder
 from cogtune.data.listing import ClipRow
 from cogtune.data.pipeline import decode_ahead, in_batches, on_all
+from cogtune.data.rows import ClipPlan, LatentRow, Rejected, clip_plans, prepared_rows
 from cogtune.data.store import ShardReader, ShardWriter
 from cogtune.data.video import VideoError
 from cogtune.errors import UserError
@@ -45,7 +46,7 @@ def _encode(job: Job, rows: list[ClipRow], prepared: ShardReader) -> None:
     size = args.get("encode_batch") or 1
     with job.proven("model.first_stage_config"):
         encoders = [_encoder(job.config, device, size) for device in devices()]
-    plans = dict(prepared.metas(row.clip for row in rows))
+    plans = clip_plans(prepared, (row.clip for row in rows))
     batches = in_batches(decoded(job, rows, plans), size)
     with (
         ShardWriter(job.items_dir(), args["flush_megabytes"], args["flush_seconds"]) as writer,
@@ -54,13 +55,13 @@ def _encode(job: Job, rows: list[ClipRow], prepared: ShardReader) -> None:
         for done in on_all(batches, encoders):
             for row, moments_CTHW in done:
                 check_finite(row, moments_CTHW, args["encoder_precision"])
-                writer.add(row.clip, {"moments": moments_CTHW})
+                LatentRow(moments_CTHW).add(writer, row.clip)
                 bar.advance()
 
 
 def accepted(clips: Mapping[str, ClipRow], prepared: ShardReader) -> list[str]:
     """The clips that preprocess did not reject, in their order."""
-    rejected = {clip for clip, meta in prepared.metas(clips) if "rejected" in meta}
+    rejected = {clip for clip, row in prepared_rows(prepared, clips) if isinstance(row, Rejected)}
     return [clip for clip in clips if clip not in rejected]
 
 
@@ -72,7 +73,7 @@ def check_finite(row: ClipRow, moments: Tensor, precision: str) -> None:
         )
 
 
-def decoded(job: Job, rows: list[ClipRow], plans: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[ClipRow, Tensor]]:
+def decoded(job: Job, rows: list[ClipRow], plans: Mapping[str, ClipPlan]) -> Iterator[tuple[ClipRow, Tensor]]:
     """Each clip and its pixels, uint8 (F, 3, H, W), decoded ahead; ``plans``: rows of preprocess. Raises UserError."""
     size, workers = job.config["data"]["params"]["video_size"], job.config["args"].get("num_workers") or 1
 

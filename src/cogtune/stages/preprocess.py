@@ -11,6 +11,7 @@ from cogtune.data.dataset import settings_of
 from cogtune.data.decoder import Decoder
 from cogtune.data.listing import ClipRow
 from cogtune.data.pipeline import confirmed, decode_ahead
+from cogtune.data.rows import ClipPlan, Rejected, prepared_rows
 from cogtune.data.store import ShardWriter
 from cogtune.data.video import VideoError
 from cogtune.errors import UserError
@@ -23,7 +24,7 @@ _SHOWN = 5
 
 
 def run(job: Job) -> dict[str, Any]:
-    """One row for every clip of the manifest: its frame plan and fit, or ``{"rejected": reason}``.
+    """One row for every clip of the manifest: its ClipPlan, or Rejected.
 
     A clip that fails to decode is a row, so that it fails once; a file that cannot be reached ends the stage (UserError).
     """
@@ -34,11 +35,11 @@ def run(job: Job) -> dict[str, Any]:
     if lacking:
         _make(job, [clips[clip] for clip in lacking])
     rejected, rates = dict[str, str](), list[float]()
-    for clip, meta in job.rows().metas(clips):
-        if "rejected" in meta:
-            rejected[clip] = meta["rejected"]
+    for clip, prepared in prepared_rows(job.rows(), clips):
+        if isinstance(prepared, Rejected):
+            rejected[clip] = prepared.reason
         else:
-            rates.append(meta["effective_fps"])
+            rates.append(prepared.effective_fps)
     if len(rejected) == len(clips):
         reasons = "\n".join(f"  {clips[clip].path}: {why}" for clip, why in sorted(rejected.items())[:_SHOWN])
         raise UserError(f"no clip can be used with these data.params; the first reasons:\n{reasons}")
@@ -70,11 +71,11 @@ def unreachable(row: ClipRow, error: Exception) -> UserError:
 def _make(job: Job, rows: list[ClipRow]) -> None:
     args, settings = job.config["args"], settings_of(job.config["data"]["params"])
 
-    def describe(row: ClipRow, decoder: Decoder) -> tuple[dict[str, Any], Tensor]:
+    def describe(row: ClipRow, decoder: Decoder) -> tuple[ClipPlan, Tensor]:
         path = Path(row.path)
         with proven([source_of(row)]):
-            meta, pixels_FCHW = confirmed(path, lambda: describe_clip(path, settings, decoder))
-        return meta, thumbnail(pixels_FCHW)
+            plan, pixels_FCHW = confirmed(path, lambda: describe_clip(path, settings, decoder))
+        return plan, thumbnail(pixels_FCHW)
 
     with (
         ShardWriter(job.items_dir(), args["flush_megabytes"], args["flush_seconds"]) as writer,
@@ -82,11 +83,12 @@ def _make(job: Job, rows: list[ClipRow]) -> None:
     ):
         for row, result in decode_ahead(rows, describe, args.get("num_workers") or 1):
             if isinstance(result, VideoError):
-                writer.add(row.clip, {}, {"rejected": str(result)})
+                Rejected(str(result)).add(writer, row.clip)
             elif isinstance(result, OSError):
                 raise unreachable(row, result)
             elif isinstance(result, Exception):
                 raise result
             else:
-                writer.add(row.clip, {"thumbnail": result[1]}, result[0])
+                plan, thumbnail_HWC = result
+                plan.add(writer, row.clip, thumbnail_HWC)
             bar.advance()

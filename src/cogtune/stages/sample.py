@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from cogtune.config.build import build
-from cogtune.data.clips import first_frame, load_clip
+from cogtune.data.clips import load_clip
 from cogtune.data.container import is_whole
 from cogtune.data.decoder import Decoder
 from cogtune.data.images import load_image
+from cogtune.data.rows import SampleRow, TextRow, clip_plan
 from cogtune.data.store import ShardReader, ShardWriter
 from cogtune.data.video import VideoError
 from cogtune.diffusion.image import image_condition
@@ -121,9 +122,8 @@ class _Work:
         for prompt, caption_id, video_FCHW in zip(chosen, seen, videos, strict=True):
             item = plan.item_id(prompt, variant)
             if item in self.lacking:
-                meta = {"prompt": prompt.id, "variant": variant.name, "caption": prompt.caption, "clip": prompt.clip}
-                image = {"image": self.images[prompt.id]} if self.images else {}
-                writer.add(item, {"video": video_FCHW, **image}, meta | {"context": caption_id})
+                row = SampleRow(prompt.id, variant.name, prompt.caption, prompt.clip, caption_id)
+                row.add(writer, item, video_FCHW, self.images[prompt.id] if self.images else None)
 
     def _generator(self, weights: str, vae: "_InPrecision") -> Generator:
         source, dtype = self.trained or self.job, _precision(self.args)
@@ -200,7 +200,7 @@ def _contexts(job: Job, prompts: list[Prompt]) -> dict[str, Tensor]:
         cached = job.rows("text")
         known = {row.caption_id for row in job.manifest()} & {prompt.caption_id for prompt in prompts}
         cached.require(known)
-        found = {caption: cached.tensors(caption)["context"] for caption in sorted(known)}
+        found = {caption: TextRow.context(cached, caption) for caption in sorted(known)}
     own = [p for p in {p.caption_id: p for p in prompts}.values() if p.caption_id not in known]
     if own:
         precision = dtype_of(job.config["args"].get("encoder_precision") or "fp32")
@@ -226,10 +226,10 @@ def _images(job: Job, prompts: list[Prompt]) -> dict[str, Tensor]:
                 with job.proven("args.input_file"):
                     found[prompt.id] = load_image(prompt.image, size)
             elif prompt.clip is not None:
-                plan = first_frame(prepared.meta(prompt.clip))
+                first_frame = clip_plan(prepared, prompt.clip).first_frame()
                 try:
                     with proven([Source(paths[prompt.clip], f"sha256:{prompt.clip}")]):
-                        found[prompt.id] = load_clip(paths[prompt.clip], plan, size, decoder)[0]
+                        found[prompt.id] = load_clip(paths[prompt.clip], first_frame, size, decoder)[0]
                 except (VideoError, OSError) as error:
                     gone = f"{paths[prompt.clip]}: its first frame cannot be read now: {error}"
                     raise UserError(told_of_environment(error, paths[prompt.clip]) or gone) from None
@@ -243,7 +243,7 @@ def _write_views(folder: Path, wanted: set[str], fps: float) -> None:
 
     def write(item: str) -> None:
         with lock:  # a reader is not made for threads
-            video_FCHW = reader.tensors(item)["video"]
+            video_FCHW = SampleRow.video(reader, item)
         write_mp4(folder / VIDEOS / f"{item}.mp4", video_FCHW.permute(0, 2, 3, 1).numpy(), fps)
 
     with ThreadPoolExecutor(2) as pool:  # each waits for an ffmpeg process most of the time
@@ -254,7 +254,7 @@ def _write_views(folder: Path, wanted: set[str], fps: float) -> None:
 def _write_images(folder: Path, wanted: set[str]) -> None:
     """A png of the image of each prompt that has none yet, under the prompt's id."""
     reader = ShardReader(folder)
-    for item in sorted(wanted):
-        path = folder / IMAGES / f"{reader.meta(item)['prompt']}.png"
+    for item, row in sorted(SampleRow.read_all(reader, wanted), key=lambda item_and_row: item_and_row[0]):
+        path = folder / IMAGES / f"{row.prompt}.png"
         if not path.exists():
-            write_png(path, reader.tensors(item)["image"].permute(1, 2, 0).numpy())
+            write_png(path, SampleRow.image(reader, item).permute(1, 2, 0).numpy())

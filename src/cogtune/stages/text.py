@@ -8,13 +8,14 @@ from torch import Tensor
 
 from cogtune.config.build import build
 from cogtune.data.pipeline import in_batches, on_all
+from cogtune.data.rows import TextRow
 from cogtune.data.store import ShardWriter
 from cogtune.errors import UserError
 from cogtune.runtime.devices import devices, dtype_of, set_threads
 from cogtune.stages.job import Job, missing
 
-Encoded = tuple[str, Tensor, int, bool]
-"""Caption id, context (L, D), tokens, whether it was cut."""
+Encoded = tuple[str, Tensor, TextRow]
+"""Caption id, context (L, D), what is said of it."""
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def run(job: Job) -> dict[str, Any]:
     return {
         "made": len(lacking),
         "reused": len(captions) - len(lacking),
-        "truncated": sum(meta["truncated"] for _, meta in job.rows().metas(captions)),
+        "truncated": sum(row.truncated for _, row in TextRow.read_all(job.rows(), captions)),
     }
 
 
@@ -45,13 +46,13 @@ def _encode(job: Job, captions: dict[str, str]) -> None:
         encoders = [_encoder(job.config, device, size) for device in devices()]
         for done in on_all(in_batches(captions.items(), size), encoders):
             check()  # on a CPU the weights are mapped from their file, which may be read at any time
-            for caption_id, context_LD, tokens, truncated in done:
+            for caption_id, context_LD, row in done:
                 if not torch.isfinite(context_LD).all():
                     raise UserError(
                         f"T5 gives NaN or infinity in {args['encoder_precision']} for the caption "
                         f"{captions[caption_id][:60]!r}; set args.encoder_precision to bf16 or fp32"
                     )
-                writer.add(caption_id, {"context": context_LD}, {"tokens": tokens, "truncated": truncated})
+                row.add(writer, caption_id, context_LD)
                 bar.advance()
 
 
@@ -72,7 +73,7 @@ def _encoder(
         context_BLD = embedder.encode([caption for _, caption in batch] + padding).cpu()
         counts = [embedder.tokens(caption) for _, caption in batch]
         return [
-            (caption_id, context_LD, count, count > length)
+            (caption_id, context_LD, TextRow(count, truncated=count > length))
             for (caption_id, _), context_LD, count in zip(batch, context_BLD, counts, strict=False)
         ]
 

@@ -3,10 +3,11 @@
 import json
 import sys
 from contextlib import AbstractContextManager
-from dataclasses import astuple
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
 
+from cogtune.data.rows import Pair
 from cogtune.errors import UserError
 from cogtune.evaluation.report.gather import read_summary
 from cogtune.model.start import Start
@@ -68,7 +69,9 @@ def plan_of(job: Job) -> Plan:
         if stage in job.upstream:
             job.rows(stage).require(usable)
     job.rows("text").require(row.caption_id for row in rows)
-    pairs = {split: [[row.clip, row.caption_id] for row in rows if row.split == split] for split in ("train", "valid")}
+    pairs = {
+        split: [Pair(row.clip, row.caption_id) for row in rows if row.split == split] for split in ("train", "valid")
+    }
     if not pairs["train"]:
         raise UserError(f"args.train_data: no accepted clip in it; see {job.job_dir('scan') / 'rejects.jsonl'}")
     return Plan(
@@ -83,7 +86,7 @@ def plan_of(job: Job) -> Plan:
         threads=job.config["args"].get("threads_per_rank") or 1,
         names={row.clip: row.path for row in rows},
         plugins=job.slice.volatile.get("plugins", {}),
-        sources=[astuple(source) for source in restamped(start_sources(job))],
+        sources=[list(astuple(source)) for source in restamped(start_sources(job))],
         images=str(job.items_dir("images")) if "images" in job.upstream else None,
     )
 
@@ -97,7 +100,7 @@ def _train(job: Job) -> None:
     plan = plan_of(job)
     with _Reports(job) as reports:
         log = job.log_path or folder / "ranks.log"
-        done = run_ranks(vars(plan), job.machine["ranks"], plan.threads, Path(log), reports.line)
+        done = run_ranks(asdict(plan), job.machine["ranks"], plan.threads, Path(log), reports.line)
     if not done:
         raise SystemExit(STOPPED)
 

@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from cogtune.data.rows import Pair
 from cogtune.diffusion.image import ImageCondition
 from cogtune.diffusion.noise import normal, uniform
 from cogtune.diffusion.sampling_index import DiscreteSampling
@@ -19,7 +20,7 @@ from cogtune.work.batches import BatchPlan
 class Cached(Protocol):
     """What the feed reads: `cogtune.data.dataset.CachedDataset`, or anything like it."""
 
-    pairs: list[tuple[str, str]]
+    pairs: list[Pair]
 
     def __len__(self) -> int: ...
     def moments(self, index: int) -> Tensor: ...
@@ -169,7 +170,7 @@ class StepFeed:
         """The clips at these positions of the global batch of ``step``, of all ranks. Safe beside the thread that
         prefetches."""
         order, total = DataOrder(len(self.feed.data), self.feed.seed), self.plan.global_batch
-        return [self.feed.data.pairs[order.item(step * total + position)][0] for position in positions]
+        return [self.feed.data.pairs[order.item(step * total + position)].clip for position in positions]
 
 
 T = TypeVar("T")

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -14,6 +14,7 @@ from cogtune.checkpoints.shapes import shapes_of
 from cogtune.config.build import build
 from cogtune.config.plugins import allow_plugins, load_used
 from cogtune.data.dataset import CachedDataset
+from cogtune.data.rows import Pair
 from cogtune.diffusion.image import image_condition
 from cogtune.diffusion.loss import VideoDiffusionLoss
 from cogtune.errors import UserError
@@ -21,6 +22,7 @@ from cogtune.model.lora import set_trainable
 from cogtune.model.start import Start, initial_model
 from cogtune.runtime.devices import set_threads
 from cogtune.runtime.saved import write_sealed
+from cogtune.runtime.typed_json import from_json
 from cogtune.train import checkpoint, result
 from cogtune.train.engine import RankInfo, build_engine, connect, deepspeed_config, engine_dtype, make_optimizer
 from cogtune.train.feed import Feed
@@ -35,7 +37,7 @@ from cogtune.work.content_hashes import Source, proven
 @dataclass(frozen=True)
 class Plan:
     """What a rank is told. ``config``: the train slice; ``start``: see `start.Start`; ``folder``: the job's folder;
-    ``latents``, ``text``, ``images``: the caches, the last one for image-to-video only; ``pairs``: (clip, caption id) of
+    ``latents``, ``text``, ``images``: the caches, the last one for image-to-video only; ``pairs`` of
     the training and of the validation split; ``threads`` per rank; ``names``: clip -> its file, for messages."""
 
     key: str
@@ -44,19 +46,19 @@ class Plan:
     folder: str
     latents: str
     text: str
-    pairs: list[list[str]]
-    validation_pairs: list[list[str]]
+    pairs: list[Pair]
+    validation_pairs: list[Pair]
     threads: int
     images: str | None = None
     names: dict[str, str] = field(default_factory=dict)
     plugins: dict[str, str] = field(default_factory=dict)
-    sources: Sequence[Sequence[str]] = ()
+    sources: list[list[str]] = field(default_factory=list)
     """`files.Source` of what the model starts from and of the plugins, as rows: each rank reads them."""
 
 
 def train(plan_dict: dict[str, Any], report: TextIO, stopping: Callable[[], bool]) -> bool:
     """Train to the end and write final/; False if asked to stop before. Collective over all ranks."""
-    plan = Plan(**plan_dict)
+    plan = from_json(Plan, plan_dict)
     here = RankInfo(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
     set_threads(plan.threads)
     allow_plugins(plan.plugins)
@@ -136,7 +138,7 @@ def _check_tensors(module: nn.Module, node: dict[str, Any]) -> None:
         )
 
 
-def _feed(plan: Plan, pairs: list[list[str]], loss: VideoDiffusionLoss) -> Feed:
+def _feed(plan: Plan, pairs: list[Pair], loss: VideoDiffusionLoss) -> Feed:
     model = plan.config["model"]
     embedders = (model.get("conditioner_config") or {}).get("params", {}).get("emb_models") or [{}]
     regularizer = (model.get("first_stage_config") or {}).get("params", {}).get("regularizer_config")
@@ -145,7 +147,7 @@ def _feed(plan: Plan, pairs: list[list[str]], loss: VideoDiffusionLoss) -> Feed:
         data=CachedDataset(
             Path(plan.latents),
             Path(plan.text),
-            [(clip, caption) for clip, caption in pairs],
+            pairs,
             Path(plan.images) if plan.images else None,
         ),
         regularizer=build(regularizer or {"target": "DiagonalGaussian", "params": {}}),

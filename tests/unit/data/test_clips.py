@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from cogtune.data.clips import ClipSettings, Fit, describe_clip, fit, load_clip, plan_frames, resize_and_crop, thumbnail
 from cogtune.data.decoder import Decoder
+from cogtune.data.rows import SourceVideo
 from cogtune.data.video import VideoError
 from tests.unit.data.footage import frame_numbers, write_video
 
@@ -167,9 +168,9 @@ SETTINGS = ClipSettings([32, 48], 8.0, 9, 0, "timestamp")
 def test_load_clip_gives_the_described_pixels(footage: Path, decoder: Decoder) -> None:
     row, pixels = describe_clip(footage / "plain.mp4", replace(SETTINGS, fps=4.0), decoder)
     assert pixels.shape == (9, 3, 32, 48)
-    assert frame_numbers(pixels.permute(0, 2, 3, 1).numpy()) == list(range(0, 18, 2)) == row["indices"]
-    assert row["source"] == {"frames": 24, "fps": 8.0, "height": 32, "width": 48, "sample_aspect": "1:1"}
-    assert row["reader"] == "pyav"
+    assert frame_numbers(pixels.permute(0, 2, 3, 1).numpy()) == list(range(0, 18, 2)) == row.indices
+    assert row.source == SourceVideo(frames=24, fps=8.0, height=32, width=48, sample_aspect="1:1")
+    assert row.reader == "pyav"
     assert torch.equal(load_clip(footage / "plain.mp4", row, [32, 48], decoder), pixels)
     assert torch.equal(load_clip(str(footage / "plain.mp4"), row, [32, 48]), pixels)
 
@@ -177,7 +178,7 @@ def test_load_clip_gives_the_described_pixels(footage: Path, decoder: Decoder) -
 def test_padding_repeats_the_last_frame(tmp_path: Path, decoder: Decoder) -> None:
     path = write_video(tmp_path / "short.mp4", frames=6, size=(48, 64))
     row, pixels = describe_clip(path, replace(SETTINGS, frame_selection="stride"), decoder)
-    assert row["padded"] == 4
+    assert row.padded == 4
     assert pixels.shape == (9, 3, 32, 48)
     assert (pixels[5:] == pixels[4]).all()
     with pytest.raises(VideoError, match="too short"):

@@ -8,6 +8,7 @@ import torch
 
 from cogtune.config.build import build
 from cogtune.data.dataset import CachedDataset, SFTDataset, settings_of
+from cogtune.data.rows import Pair
 from cogtune.data.store import ShardWriter
 from cogtune.errors import UserError
 from tests.unit.data.footage import copy, frame_numbers
@@ -24,7 +25,7 @@ def caches(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_pairs(caches: tuple[Path, Path]) -> None:
-    data = CachedDataset(*caches, [("clip2", "caption"), ("clip0", "caption"), ("clip2", "caption")])
+    data = CachedDataset(*caches, [Pair(clip, "caption") for clip in ("clip2", "clip0", "clip2")])
     assert len(data) == 3
     assert [float(data.moments(index).float().mean()) for index in range(3)] == [2, 0, 2]
     assert data.moments(0).dtype == torch.bfloat16
@@ -32,17 +33,17 @@ def test_pairs(caches: tuple[Path, Path]) -> None:
 
 
 def test_what_was_read_outlives_the_data_set(caches: tuple[Path, Path]) -> None:
-    data = CachedDataset(*caches, [("clip1", "caption")])
+    data = CachedDataset(*caches, [Pair("clip1", "caption")])
     moments = data.moments(0)
     del data
     gc.collect()
     assert (moments == 1).all()
 
 
-@pytest.mark.parametrize(("pair", "what"), [(("none", "caption"), "latents"), (("clip0", "none"), "text")])
-def test_a_missing_row(caches: tuple[Path, Path], pair: tuple[str, str], what: str) -> None:
+@pytest.mark.parametrize(("pair", "what"), [(Pair("none", "caption"), "latents"), (Pair("clip0", "none"), "text")])
+def test_a_missing_row(caches: tuple[Path, Path], pair: Pair, what: str) -> None:
     with pytest.raises(UserError, match=f"{what}: no row none"):
-        CachedDataset(*caches, [("clip0", "caption"), pair])
+        CachedDataset(*caches, [Pair("clip0", "caption"), pair])
 
 
 def test_the_folder_itself(footage: Path, tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def test_times_that_packets_do_not_tell_are_found_by_decoding(groups: Path, deco
     assert numbers == list(range(numbers[0], numbers[0] + 18, 2))
     assert load_clip(path, row, [64, 96], decoder).equal(pixels)
     with pytest.raises(VideoError, match="is not shown at"):
-        load_clip(path, {**row, "timestamps": [time + 0.1 for time in row["timestamps"]]}, [64, 96], decoder)
+        load_clip(path, replace(row, timestamps=[time + 0.1 for time in row.timestamps]), [64, 96], decoder)
 
 
 def test_a_codec_without_a_decoder_is_not_damage(groups: Path, tmp_path: Path, decoder: Decoder) -> None:
@@ -227,7 +227,7 @@ def test_pixels_that_are_not_square_are_counted(groups: Path, tmp_path: Path, de
     info = decoder.probe(tmp_path / "wide.mp4")
     assert (info.width, info.height, info.sample_aspect) == (96, 64, "2:1")
     row, _ = describe_clip(tmp_path / "wide.mp4", replace(SETTINGS, video_size=[64, 96]), decoder)
-    assert row["source"]["sample_aspect"] == "2:1"
+    assert row.source.sample_aspect == "2:1"
 
 
 SETTINGS = ClipSettings([32, 48], 8.0, 9, 0, "timestamp")

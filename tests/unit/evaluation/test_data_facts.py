@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from cogtune.data.clips import fit
 from cogtune.data.listing import ClipRow
+from cogtune.data.rows import ClipPlan, FramePlan, Rejected, SourceVideo, TextRow
 from cogtune.data.store import ShardReader, ShardWriter
 from cogtune.evaluation.report import page
 from cogtune.evaluation.report.gather import data_facts
@@ -23,12 +25,13 @@ def facts(tmp_path: Path) -> DataFacts:
     manifest = [row("a", "train"), row("b", "train"), row("short", "train"), row("b", "valid"), row("c", "valid")]
     with ShardWriter(tmp_path / "frames") as writer:
         for name, size, aspect in (("a", (64, 96), "1:1"), ("b", (1280, 720), "1:1"), ("c", (32, 48), "4:3")):
-            source = {"height": size[0], "width": size[1], "sample_aspect": aspect}
-            how = fit(size, PARAMS["video_size"])
-            writer.add(f"clip {name}", {}, {"effective_fps": 8.0, "source": source, "resize": how.resize})
-        writer.add("clip short", {}, {"rejected": "too short"})
+            frames, scale_and_crop = FramePlan([0], [0.0], 8.0, 0, 0), fit(size, PARAMS["video_size"])
+            source = SourceVideo(12, 8.0, *size, aspect)
+            plan = ClipPlan(**vars(frames), **vars(scale_and_crop), source=source)
+            plan.add(writer, f"clip {name}", torch.zeros(2, 3, 3, dtype=torch.uint8))
+        Rejected("too short").add(writer, "clip short")
     with ShardWriter(tmp_path / "text") as writer:
-        writer.add("caption", {}, {"truncated": False})
+        TextRow(tokens=3, truncated=False).add(writer, "caption", torch.zeros(4, 6))
     readers = (ShardReader(tmp_path / "frames"), ShardReader(tmp_path / "text"))
     return data_facts(manifest, tmp_path / "rejects.jsonl", *readers, PARAMS)
 

@@ -3,9 +3,11 @@ import json
 import pytest
 import torch
 
+from cogtune.data.rows import EvaluationRow
 from cogtune.evaluation import measure
-from cogtune.evaluation.measure import Measured, Sample
+from cogtune.evaluation.measure import Sample
 from cogtune.evaluation.metrics import PSNR_CAP_DB
+from cogtune.runtime.typed_json import from_json, to_json
 
 CLIPS = {
     name: torch.randint(0, 200, (2, 3, 16, 16), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
@@ -65,7 +67,7 @@ def test_metrics_are_sorted_and_what_was_measured_survives_json():
     _, found = evaluated({("aa", "tuned"): CLIPS["aa"]})
     assert list(found) == sorted(found)
     kept = measure.measure(CLIPS["aa"], CLIPS["bb"], {"x": CLIPS["cc"]}, ["x"])
-    assert Measured(**json.loads(json.dumps(vars(kept)))) == kept
+    assert from_json(EvaluationRow, json.loads(json.dumps(to_json(kept)))) == kept
 
 
 def test_prompts_without_a_clip_are_listed_and_not_measured():

@@ -11,6 +11,7 @@ from cogtune.config.build import build
 from cogtune.data.clips import ClipSettings, describe_clip
 from cogtune.data.decoder import Decoder
 from cogtune.data.listing import ClipRow, write_manifest
+from cogtune.data.rows import LatentRow, TextRow
 from cogtune.data.store import ShardWriter
 from cogtune.model.start import initial_model
 from cogtune.runtime.digest import data_digests
@@ -53,7 +54,7 @@ class Finished:
             for i, row in enumerate(self.rows):
                 draw = torch.Generator().manual_seed(i)
                 context = torch.randn(8, 32, generator=draw)
-                writer.add(row.caption_id, {"context": context}, {"tokens": 3, "truncated": i == 1})
+                TextRow(tokens=3, truncated=i == 1).add(writer, row.caption_id, context)
         train = self.job("train")
         final = train.job_dir() / "final"
         final.mkdir(parents=True, exist_ok=True)
@@ -104,9 +105,9 @@ class Finished:
             Decoder() as decoder,
         ):
             for row in self.rows:
-                meta, pixels_FCHW = describe_clip(Path(row.path), settings, decoder)
-                prepared.add(row.clip, {"thumbnail": pixels_FCHW[0]}, meta)
+                plan, pixels_FCHW = describe_clip(Path(row.path), settings, decoder)
+                plan.add(prepared, row.clip, pixels_FCHW[0])
                 video_BCTHW = pixels_FCHW.transpose(0, 1)[None] / 127.5 - 1
-                encoded.add(row.clip, {"moments": vae.encode(video_BCTHW)[0]})
+                LatentRow(vae.encode(video_BCTHW)[0]).add(encoded, row.clip)
         if "images" in self.slices:
             images.run(self.job("images"))

@@ -9,6 +9,7 @@ import torch
 from cogtune.config.build import build
 from cogtune.data.clips import load_clip
 from cogtune.data.dataset import CachedDataset
+from cogtune.data.rows import Pair, clip_plan
 from cogtune.data.store import ShardReader, ShardWriter
 from cogtune.errors import UserError
 from cogtune.stages import latents, text
@@ -66,7 +67,7 @@ def test_moments_are_the_encoders_own(made: Caching) -> None:
     rows = [row for row in job.manifest() if row.clip in cached]
     assert {row.name for row in rows} == {"videos/wave.mp4", "videos/stripes.mp4", "videos/held.mp4"}
     for row in rows:
-        pixels_FCHW = load_clip(row.path, prepared.meta(row.clip), [32, 48])
+        pixels_FCHW = load_clip(row.path, clip_plan(prepared, row.clip), [32, 48])
         video_BCTHW = (pixels_FCHW.transpose(0, 1)[None].float() - 127.5) / 127.5
         moments = cached.tensors(row.clip)["moments"]
         assert moments.shape == (8, 2, 4, 6)
@@ -87,7 +88,7 @@ def test_contexts_are_t5s_own(made: Caching) -> None:
 def test_the_caches_serve_training(made: Caching) -> None:
     job = made.job("train")
     encoded = ShardReader(job.items_dir("latents")).ids()
-    pairs = [(row.clip, row.caption_id) for row in job.manifest() if row.split == "train" and row.clip in encoded]
+    pairs = [Pair(row.clip, row.caption_id) for row in job.manifest() if row.split == "train" and row.clip in encoded]
     data = CachedDataset(job.items_dir("latents"), job.items_dir("text"), pairs)
     assert len(data) == 2
     assert data.moments(0).dtype == data.context(0).dtype == torch.float32

@@ -13,8 +13,9 @@ import torch
 
 from cogtune.config.build import build
 from cogtune.config.errors import ConfigError
-from cogtune.data.clips import first_frame, load_clip
+from cogtune.data.clips import load_clip
 from cogtune.data.dataset import CachedDataset
+from cogtune.data.rows import Pair, clip_plan
 from cogtune.data.store import ShardReader
 from cogtune.diffusion.image import image_condition
 from cogtune.sampling import generate
@@ -67,7 +68,7 @@ def test_noised_pixels_are_encoded_and_the_noise_is_upstreams(made: Caching) -> 
     """Row k is the encoder's view of the first frame, noised by draw k: log-normal in size, the same for every seed."""
     job = made.job("images")
     row = next(row for row in job.manifest() if row.name == "videos/wave.mp4")
-    plan = first_frame(ShardReader(job.items_dir("preprocess")).meta(row.clip))
+    plan = clip_plan(ShardReader(job.items_dir("preprocess")), row.clip).first_frame()
     pixels_1CHW = load_clip(row.path, plan, job.config["data"]["params"]["video_size"])
     copies = noised_copies(pixels_1CHW[0].float() / 127.5 - 1, row.clip, 4)
     vae = build(job.config["model"]["first_stage_config"])
@@ -129,7 +130,7 @@ def test_sampling_sees_what_training_saw(project: Caching, yaml: Path) -> None:
     project.run("images")
     job = project.job("train")
     config, row = job.config, next(row for row in job.manifest() if row.name == "videos/wave.mp4")
-    dirs = (job.items_dir("latents"), job.items_dir("text"), [(row.clip, row.caption_id)], job.items_dir("images"))
+    dirs = (job.items_dir("latents"), job.items_dir("text"), [Pair(row.clip, row.caption_id)], job.items_dir("images"))
     loss = build(config["model"]["loss_fn_config"])
     regularizer = build(config["model"]["first_stage_config"]["params"]["regularizer_config"])
     patch = config["model"]["network_config"]["params"]["patch_size"][0]

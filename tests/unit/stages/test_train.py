@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cogtune.data.store import ShardWriter
+from cogtune.data.rows import Pair, Rejected
+from cogtune.data.store import ShardReader, ShardWriter
 from cogtune.errors import UserError
 from cogtune.stages import train
 from cogtune.work.batches import BatchMemo
@@ -26,9 +27,12 @@ def test_finished_work_is_reused(finished: Finished) -> None:
 
 def test_the_ranks_are_told_the_pairs_of_each_split(finished: Finished) -> None:
     plan = train.plan_of(finished.job("train"))
-    ids = {split: [[r.clip, r.caption_id] for r in finished.rows if r.split == split] for split in ("train", "valid")}
-    assert sorted(plan.pairs) == sorted(ids["train"])
-    assert plan.validation_pairs == ids["valid"]
+    pairs = {
+        split: {Pair(row.clip, row.caption_id) for row in finished.rows if row.split == split}
+        for split in ("train", "valid")
+    }
+    assert set(plan.pairs) == pairs["train"]
+    assert set(plan.validation_pairs) == pairs["valid"]
     assert plan.folder == str(finished.job("train").job_dir())
 
 
@@ -56,17 +60,21 @@ def test_a_missing_row_stops_it_with_the_command(finished: Finished, stage: str)
 
 def test_clips_that_preprocess_rejected_are_left_out(finished: Finished) -> None:
     job, folder = finished.job("train"), finished.job("preprocess").items_dir()
+    plan = ShardReader(folder).meta(finished.rows[0].clip)
     for chosen in ([finished.rows[0]], finished.rows):
         with without_rows(folder):
             with ShardWriter(folder) as writer:
                 for row in finished.rows:
-                    writer.add(row.clip, {}, {"rejected": "too short"} if row in chosen else {"effective_fps": 8.0})
+                    if row in chosen:
+                        Rejected("too short").add(writer, row.clip)
+                    else:
+                        writer.add(row.clip, {}, plan)
             try:
                 if chosen == finished.rows:
                     with pytest.raises(UserError, match="no accepted clip"):
                         train.plan_of(job)
                 else:
-                    assert finished.rows[0].clip not in {clip for clip, _ in train.plan_of(job).pairs}
+                    assert finished.rows[0].clip not in {pair.clip for pair in train.plan_of(job).pairs}
             finally:
                 next(folder.glob("*.safetensors")).unlink()
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from cogtune.config.build import build
+from cogtune.data.rows import Pair
 from cogtune.diffusion.image import ImageCondition
 from cogtune.diffusion.noise import normal
 from cogtune.train.feed import Draws, Feed, Prefetch, StepFeed, pad_front
@@ -17,7 +18,7 @@ class Clips:
     """Five clips of three latent frames, in memory."""
 
     def __init__(self) -> None:
-        self.pairs = [(f"clip{i}", f"text{i}") for i in range(5)]
+        self.pairs = [Pair(f"clip{i}", f"text{i}") for i in range(5)]
         draw = torch.Generator().manual_seed(3)
         self.moments_NCTHW = torch.randn(5, 8, 3, 4, 6, generator=draw)
         self.contexts_NLD = torch.randn(5, 7, 16, generator=draw).bfloat16()

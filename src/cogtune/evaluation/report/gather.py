@@ -8,6 +8,7 @@ from typing import Any
 
 from cogtune.data.container import is_whole
 from cogtune.data.listing import ClipRow
+from cogtune.data.rows import ClipPlan, Rejected, TextRow, prepared_rows
 from cogtune.data.store import ShardReader
 from cogtune.evaluation.report.report_data import DataFacts, Exported, Shown, StageFacts, Strip
 from cogtune.runtime.paths import inside
@@ -180,17 +181,17 @@ def data_facts(
 ) -> DataFacts:
     """What is said about the data. ``frames`` and ``encoded``: the rows of preprocess and text. Raises DamagedError."""
     check_sums(rejects)
-    rates, looks, lines = [], [], _read_rejects(rejects)
+    plans, lines = list[ClipPlan](), _read_rejects(rejects)
     refused = [(row["name"], row["reason"]) for row in lines if not row.get("files")]
     used: set[str] = set()
     rows = {row.clip: row for row in manifest}
-    for clip, meta in frames.metas(rows):
-        if "rejected" in meta:
-            refused.append((rows[clip].name, meta["rejected"]))
+    for clip, prepared in prepared_rows(frames, rows):
+        if isinstance(prepared, Rejected):
+            refused.append((rows[clip].name, prepared.reason))
         else:
-            rates.append(meta["effective_fps"])
             used.add(clip)
-            looks.append(meta)
+            plans.append(prepared)
+    rates = [plan.effective_fps for plan in plans]
     captions = {row.caption_id: row.caption for row in manifest}
     height, width = params["video_size"]
     splits = {split: {row.clip for row in manifest if row.split == split} & used for split in ("train", "valid")}
@@ -205,10 +206,10 @@ def data_facts(
         rejects=sorted(refused),
         others=[(row["name"], row["reason"]) for row in lines if row.get("files")],
         links=[(row.path, row.target) for row in manifest if row.target],
-        stretched=sum(meta["source"]["sample_aspect"] != "1:1" for meta in looks),
-        enlarged=sum(meta["resize"][0] > meta["source"]["height"] for meta in looks),
-        least_kept=min((height * width / math.prod(meta["resize"]) for meta in looks), default=1.0),
-        truncated=sorted(captions[caption] for caption, meta in encoded.metas(captions) if meta["truncated"]),
+        stretched=sum(plan.source.sample_aspect != "1:1" for plan in plans),
+        enlarged=sum(plan.resize[0] > plan.source.height for plan in plans),
+        least_kept=min((height * width / math.prod(plan.resize) for plan in plans), default=1.0),
+        truncated=sorted(captions[caption] for caption, row in TextRow.read_all(encoded, captions) if row.truncated),
     )
 
 

@@ -10,6 +10,7 @@ from cogtune.config.errors import ConfigError, ConfigErrors
 from cogtune.config.schema.args import ArgsSection
 from cogtune.errors import UserError
 from cogtune.runtime.failures import explained
+from cogtune.runtime.log import log_to_terminal
 
 _EXAMPLES = """examples:
   cogtune config check --base config/cogvideox_2b_lora.yaml config/sft.yaml -- args.load=CogVideoX-2b-sat/transformer
@@ -47,6 +48,7 @@ def _unknown_words(unknown: Sequence[str], words: Sequence[str]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. Exit codes: 0 done, 2 usage or config, 1 anything else."""
+    log_to_terminal()
     words = list(sys.argv[1:] if argv is None else argv)
     cut = words.index("--") if "--" in words else len(words)
     parser = build_parser()

@@ -1,6 +1,7 @@
 """`cogtune config show|check|diff|explain`."""
 
 import argparse
+import logging
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -14,6 +15,8 @@ from cogtune.work.experiment import Experiment
 from cogtune.work.machine_limits import has_gpu, needs_gpu
 from cogtune.work.stages import STAGES
 from cogtune.work.workspace import Workspace
+
+_log = logging.getLogger(__name__)
 
 
 def add_to(commands: Subcommands) -> None:
@@ -101,4 +104,4 @@ def _check_prompts(config: Config) -> None:
 
 def _tell(notices: Iterable[str]) -> None:
     for notice in notices:
-        print(f"note: {notice}", file=sys.stderr)
+        _log.info("note: %s", notice)

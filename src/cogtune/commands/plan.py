@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -19,6 +20,8 @@ from cogtune.plan.survey import Survey, Surveyor
 from cogtune.runtime import machines
 from cogtune.runtime.machines import Machine
 from cogtune.work.workspace import Workspace
+
+_log = logging.getLogger(__name__)
 
 WIDTH = 100
 
@@ -80,7 +83,7 @@ def show(arguments: argparse.Namespace, workspace: Workspace, scan: Callable[[Wo
         if surveys or not failed:  # "nothing to do" is said only of what could be planned
             draw(surveys, machine, console)
     for name, error in failed.items():
-        print(f"cogtune: {name} cannot be planned: {error}", file=sys.stderr)
+        _log.error("cogtune: %s cannot be planned: %s", name, error)
     return 1 if failed else 0
 
 

@@ -1,7 +1,7 @@
 """`cogtune <stage>`: one job, of Snakemake's or by hand. `--base` cuts the same slices, so either finds the other's work."""
 
 import argparse
-import sys
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +16,8 @@ from cogtune.work.resolve import Place
 from cogtune.work.slices import Slice
 from cogtune.work.stages import STAGES
 from cogtune.work.workspace import Workspace
+
+_log = logging.getLogger(__name__)
 
 _STAGE_HELP = {
     "scan": "find videos and captions, reject what cannot be used, write the data report",
@@ -92,7 +94,7 @@ def _prepare(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple[S
     if (problem := needs_gpu(resolver.config.values)) and not has_gpu():
         if arguments.command == "train":
             raise UserError(problem)
-        print(f"note: {problem}, or train on another machine; this one has no GPU", file=sys.stderr)
+        _log.warning("%s, or train on another machine; this one has no GPU", problem)
     if arguments.command == "scan":
         part = workspace.resolver(arguments.name).scan()
         return part, _receipt(arguments, place, part), workspace.store

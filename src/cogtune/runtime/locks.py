@@ -10,9 +10,9 @@ clusters' shared file systems often lack.
 
 import errno
 import json
+import logging
 import os
 import socket
-import sys
 import threading
 import time
 import uuid
@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from cogtune.runtime.atomic import write_json
+
+_log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.2
 
@@ -90,11 +92,7 @@ def _acquire(folder: Path, timing: Timing) -> _Claim:
             continue
         if now >= say_at:
             say_at = now + timing.say
-            print(
-                f"waiting for {_name(newest)}, which holds {folder.stem} ({now - started:.0f} s)",
-                file=sys.stderr,
-                flush=True,
-            )
+            _log.info("waiting for %s, which holds %s (%.0f s)", _name(newest), folder.stem, now - started)
         time.sleep(_POLL_SECONDS)
 
 
@@ -111,7 +109,7 @@ def _take(folder: Path, before: _Claim | None) -> _Claim | None:
         path.unlink()
         return None
     if before is not None and not before.owner.get("released"):
-        print(f"{_name(before)} is dead; took {folder.stem} over", file=sys.stderr, flush=True)
+        _log.info("%s is dead; took %s over", _name(before), folder.stem)
     for older in _numbers(folder):
         # The one before stays: whoever lists the folder just now meets that one or this one.
         if older < number - 1:
@@ -152,8 +150,7 @@ def _beat(claim: _Claim, ended: threading.Event, timing: Timing) -> None:
             newest = _newest(claim.path.parent)
         if newest is not None and newest.number > claim.number and not ended.is_set():
             silence = f"as this process gave no sign of life for {timing.stale:.0f} s; ending"
-            message = f"{_name(newest)} took {claim.path.parent.stem} over {silence}"
-            print(message, file=sys.stderr, flush=True)
+            _log.error("%s took %s over %s", _name(newest), claim.path.parent.stem, silence)
             os._exit(1)
 
 

@@ -1,85 +1,90 @@
-"""One log file per job: what goes to the terminal goes there too, at once, so that a kill loses no line."""
+"""Messages: each module logs to a logger of its name; handlers on the root logger write to the terminal and to a job's log."""
 
 import io
+import logging
 import sys
-import threading
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime
 from pathlib import Path
 from typing import TextIO
 
 from cogtune.errors import UserError
 
+FILE_ONLY = {"file_only": True}
+"""``extra`` of a message that the terminal shows in another way."""
+
 _TAIL_BYTES = 1 << 16
+_log = logging.getLogger(__name__)
 
 
-class Tee(io.TextIOBase):
-    """A text stream that passes everything to ``terminal`` and to ``log``.
+class _Formatter(logging.Formatter):
+    """The message; a warning says that it is one."""
 
-    It is a terminal if ``terminal`` is; what is drawn there over and over (a bar) is written to ``terminal`` alone, and
-    a plain account of it to ``log``.
-    """
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        if record.levelno == logging.WARNING:
+            record.message = f"warning: {record.message}"
+        return super().formatMessage(record)
 
-    def __init__(self, terminal: TextIO, log: TextIO) -> None:
-        self.terminal, self.log = terminal, log
-        self._lock = threading.RLock()
 
-    def write(self, text: str) -> int:
-        with self._lock:
-            self.terminal.write(text)
-            self.log.write(text)
-            if "\n" in text:
-                self.flush()
-        return len(text)
+class TerminalHandler(logging.StreamHandler[TextIO]):
+    """Writes to what `sys.stderr` is at that moment: a progress bar replaces it while it is drawn."""
 
-    def flush(self) -> None:
-        with self._lock:
-            self.terminal.flush()
-            self.log.flush()
-
-    def isatty(self) -> bool:
-        return self.terminal.isatty()
-
-    def fileno(self) -> int:
-        return self.terminal.fileno()
-
-    def writable(self) -> bool:
-        return True
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+        self.setFormatter(_Formatter())
+        self.addFilter(lambda record: not hasattr(record, "file_only"))
 
     @property
-    def encoding(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.terminal.encoding
+    def stream(self) -> TextIO:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return sys.stderr
+
+
+class _FileHandler(logging.FileHandler):
+    """A log that cannot be written (a full disk) is given up with one warning; the work goes on, or fails by itself."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        logging.getLogger().removeHandler(self)
+        _log.warning("%s: cannot be written from here on (%s)", self.baseFilename, sys.exc_info()[1])
+
+
+def log_to_terminal() -> None:
+    """Show the messages of this process on stderr: from INFO on cogtune's own, from WARNING on those of libraries. For
+    commands; who uses cogtune from Python configures logging themselves."""
+    root = logging.getLogger()
+    if not any(isinstance(handler, TerminalHandler) for handler in root.handlers):
+        root.addHandler(TerminalHandler())
+    logging.getLogger("cogtune").setLevel(logging.INFO)
+    logging.captureWarnings(True)
 
 
 @contextmanager
-def tee_to(path: Path) -> Iterator[None]:
-    """Inside the block, everything that Python code prints, logs or warns also goes to the end of ``path``.
+def log_to_file(path: Path) -> Iterator[None]:
+    """Inside the block, messages and Python warnings also go to the end of ``path``, each with its time, at once, so that
+    a kill loses no line.
 
     An error that leaves the block is written there too, with its traceback unless the user is meant to read it. What
-    child processes print does not pass through here: give them the file, or read their pipes.
+    child processes write, and what plugins print, does not pass through here.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    out, err = sys.stdout, sys.stderr
-    with path.open("a", encoding="utf-8") as log:
-        log.write(f"--- {datetime.now().astimezone().isoformat(timespec='seconds')}\n")
-        sys.stdout, sys.stderr = Tee(out, log), Tee(err, log)
-        try:
-            yield
-        except (KeyboardInterrupt, SystemExit) as error:
-            log.write(f"{type(error).__name__}: {error}\n")
-            raise
-        except UserError as error:
-            log.write(f"{error}\n")
-            raise
-        except BaseException:
-            log.write(traceback.format_exc())
-            raise
-        finally:
-            with suppress(ValueError):  # a terminal that was closed meanwhile
-                sys.stdout.flush()
-            sys.stdout, sys.stderr = out, err
+    handler = _FileHandler(path, encoding="utf-8")
+    handler.setFormatter(_Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    logging.getLogger("cogtune").setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    try:
+        yield
+    except UserError as error:
+        _log.error("%s", error, extra=FILE_ONLY)
+        raise
+    except BaseException as error:
+        expected = isinstance(error, KeyboardInterrupt | SystemExit)
+        _log.error("%s: %s", type(error).__name__, error, exc_info=not expected, extra=FILE_ONLY)
+        raise
+    finally:
+        root.removeHandler(handler)
+        with suppress(OSError):  # what a full disk did not take is still in its buffer
+            handler.close()
 
 
 def last_lines(path: Path, n: int) -> list[str]:

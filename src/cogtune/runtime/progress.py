@@ -1,5 +1,6 @@
 """How far a stage is, how fast, and how long it will take: a bar on a terminal, a line now and then elsewhere."""
 
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -7,7 +8,9 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TextIO
 
-from cogtune.runtime.log import Tee
+from cogtune.runtime.log import FILE_ONLY
+
+_log = logging.getLogger(__name__)
 
 LINE_SECONDS = 5.0
 """The least time between two plain lines."""
@@ -56,33 +59,23 @@ class Progress:
 
 @contextmanager
 def progress(total: int, label: str, unit: str = "items", plain: bool = False) -> Iterator[Progress]:
-    """A `Progress` on stderr: a bar with rate and ETA if stderr is a terminal and not ``plain``, lines otherwise.
+    """A `Progress`: a bar with rate and ETA if stderr is a terminal and not ``plain``, logged lines otherwise.
 
-    Under `log.tee_to` the bar is drawn on the terminal, and the lines go to the log file.
+    While the bar is drawn, the lines go to the log file of the job alone.
     """
-    stream = sys.stderr
-    if plain or not stream.isatty():
-        bar = Progress(total, label, unit, say=_writer(stream))
+    if plain or not sys.stderr.isatty():
+        bar = Progress(total, label, unit, say=lambda line: _log.info("%s", line))
         try:
             yield bar
         finally:
             bar.close()
         return
-    terminal, log = (stream.terminal, stream.log) if isinstance(stream, Tee) else (stream, None)
-    with _drawn(terminal, total, label, unit) as draw:
-        bar = Progress(total, label, unit, say=_writer(log) if log else lambda line: None, draw=draw)
+    with _drawn(sys.stderr, total, label, unit) as draw:
+        bar = Progress(total, label, unit, say=lambda line: _log.info("%s", line, extra=FILE_ONLY), draw=draw)
         try:
             yield bar
         finally:
             bar.close()
-
-
-def _writer(stream: TextIO) -> Callable[[str], None]:
-    def write(line: str) -> None:
-        stream.write(f"{line}\n")
-        stream.flush()
-
-    return write
 
 
 @contextmanager
@@ -103,8 +96,8 @@ def _drawn(terminal: TextIO, total: int, label: str, unit: str) -> Iterator[Call
         Rate(),
         TimeRemainingColumn(elapsed_when_finished=True),
     )
-    # Redirecting would put what is printed meanwhile above the bar, but past the log: the log matters more.
-    with Bars(*columns, console=Console(file=terminal), redirect_stdout=False, redirect_stderr=False) as bars:
+    # What is printed or logged meanwhile appears above the bar.
+    with Bars(*columns, console=Console(file=terminal)) as bars:
         task = bars.add_task(label, total=total)
         yield lambda count: bars.update(task, completed=count)
 

@@ -6,9 +6,9 @@ it as well. Files that an earlier version wrote have neither; they are used as t
 
 import hashlib
 import json
+import logging
 import re
 import shlex
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from typing import Any
 from cogtune.errors import UserError
 from cogtune.runtime.atomic import write_changed
 from cogtune.runtime.paths import inside, is_key
+
+_log = logging.getLogger(__name__)
 
 SUMS = "SHA256SUMS"
 _CHECKSUM = "checksum"
@@ -113,8 +115,7 @@ def say_unchecked(path: Path) -> None:
     """Tell, once in a process for each path, that it was written before there were checksums."""
     if path not in _TOLD:
         _TOLD.add(path)
-        said = "written by an earlier version, which kept no checksums; used as it is"
-        print(f"notice: {path}: {said}", file=sys.stderr, flush=True)
+        _log.warning("%s: written by an earlier version, which kept no checksums; used as it is", path)
 
 
 _TOLD: set[Path] = set()

@@ -1,6 +1,7 @@
 """Runs one job: lock, log, work, record, receipt, in this order."""
 
 import importlib
+import logging
 import os
 import resource
 import sys
@@ -15,12 +16,14 @@ from cogtune.errors import UserError
 from cogtune.runtime.atomic import write_json
 from cogtune.runtime.failures import explained, is_not_writable
 from cogtune.runtime.locks import hold_lock
-from cogtune.runtime.log import last_lines, tee_to
+from cogtune.runtime.log import last_lines, log_to_file
 from cogtune.runtime.machines import device_names
 from cogtune.runtime.records import read_record
 from cogtune.stages.job import Job
 from cogtune.train.launch import STOPPED
 from cogtune.work.stages import STAGES
+
+_log = logging.getLogger(__name__)
 
 
 def execute(job: Job, receipt: Path | None) -> dict[str, Any]:
@@ -42,7 +45,7 @@ def execute(job: Job, receipt: Path | None) -> dict[str, Any]:
     found = {"stage": name, "key": job.key, **counts, "seconds": round(seconds, 3)}
     if receipt is not None:
         write_json(receipt, found)
-    print(f"[{name}] {_summary(counts)} in {seconds:.1f} s", file=sys.stderr)
+    _log.info("[%s] %s in %.1f s", name, _summary(counts), seconds)
     return found
 
 
@@ -80,18 +83,18 @@ def _lock(path: Path, folder: Path) -> Iterator[bool]:
 
 
 def execute_logged(job: Job, receipt: Path | None, command: str) -> dict[str, Any]:
-    """`execute` with everything printed also in ``job.log_path``; a failure says how to repeat it by hand."""
+    """`execute` with its messages also in ``job.log_path``; a failure says how to repeat it by hand."""
     if job.log_path is None:
         return execute(job, receipt)
     try:
-        with tee_to(job.log_path), explained():
-            print(f"[{job.slice.stage}] key {job.key}: {command}", file=sys.stderr)
+        with log_to_file(job.log_path), explained():
+            _log.info("[%s] key %s: %s", job.slice.stage, job.key, command)
             return execute(job, receipt)
     except BaseException as error:
         if not isinstance(error, KeyboardInterrupt | SystemExit | UserError):
-            print(f"\nstage {job.slice.stage!r} failed; the end of {job.log_path}:", file=sys.stderr)
-            print("\n".join(last_lines(job.log_path, 15)), file=sys.stderr)
-        print(f"\nto repeat this job by hand:\n  {command}", file=sys.stderr)
+            tail = "\n".join(last_lines(job.log_path, 15))
+            _log.error("\nstage %r failed; the end of %s:\n%s", job.slice.stage, job.log_path, tail)
+        _log.error("\nto repeat this job by hand:\n  %s", command)
         raise
 
 

@@ -1,7 +1,7 @@
 """Stage `train`: tunes the diffusion transformer on the cached latents and texts; resumes by itself."""
 
 import json
-import sys
+import logging
 from contextlib import AbstractContextManager
 from dataclasses import asdict, astuple
 from pathlib import Path
@@ -20,6 +20,8 @@ from cogtune.train.launch import STOPPED, run_ranks
 from cogtune.train.session import Plan
 from cogtune.work.batches import BatchMemo
 from cogtune.work.content_hashes import Source, restamped
+
+_log = logging.getLogger(__name__)
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -123,7 +125,7 @@ class _Reports:
     def line(self, text: str) -> None:
         report = json.loads(text)
         if "notice" in report:
-            print(f"[train] {report['notice']}", file=sys.stderr, flush=True)
+            _log.warning("[train] %s", report["notice"])
         elif "start" in report:
             label = f"train from step {report['start']}" if report["start"] else "train"
             self._context = self._job.progress(report["steps"] - report["start"], label, "steps")

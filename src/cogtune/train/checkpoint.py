@@ -7,6 +7,7 @@
 DeepSpeed unpickles its files without restriction, so nothing reaches it whose checksum the record does not have.
 """
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from cogtune.runtime.atomic import sync
 from cogtune.runtime.digest import file_digest
 from cogtune.runtime.paths import remove_own
 from cogtune.runtime.saved import DamagedError, read_sealed, write_sealed
+
+_log = logging.getLogger(__name__)
 
 FORMAT = "cogtune-checkpoint-2"
 UNSEALED = "cogtune-checkpoint-1"
@@ -65,7 +68,7 @@ def save(engine: Any, folder: Path, step: int, keep: int, skipped: Sequence[dict
     return target
 
 
-def load_newest(engine: Any, folder: Path, tell: Callable[[str], object] = print) -> Found | None:
+def load_newest(engine: Any, folder: Path, tell: Callable[[str], object] = _log.warning) -> Found | None:
     """Load the newest whole checkpoint into ``engine`` and return it; None if there is none. Collective.
 
     Raises UserError if it was written by another number of ranks: ZeRO cuts a checkpoint for one number.
@@ -86,7 +89,7 @@ def load_newest(engine: Any, folder: Path, tell: Callable[[str], object] = print
     return found
 
 
-def newest(folder: Path, tell: Callable[[str], object] = print) -> Found | None:
+def newest(folder: Path, tell: Callable[[str], object] = _log.warning) -> Found | None:
     """The newest checkpoint in ``folder`` with all its bytes; ``tell`` is told of damaged ones, which are passed over."""
     damaged = list[str]()
     for path in sorted(folder.glob("step-*"), reverse=True):

@@ -1,5 +1,6 @@
 """The training loop."""
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from cogtune.train.schedule import Schedule
 from cogtune.train.skipped import Skipped, Skips
 from cogtune.train.training_log import History
 from cogtune.work.batches import BatchPlan
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -161,7 +164,7 @@ class Loop:
         if one.skipped is not None:
             row |= {"skipped": one.skipped.why, "clips": one.skipped.clips}
             named = self.skips.called(one.skipped.clips)
-            print(f"step {one.number} is skipped, since {one.skipped.why}; its clips: {named}", flush=True)
+            _log.warning("step %d is skipped, since %s; its clips: %s", one.number, one.skipped.why, named)
         else:
             row |= {"loss": one.loss} | ({"overflow": True} if one.overflowed else {})
         timing = {"seconds": round(seconds, 6), "data_wait": round(waited, 6)}
@@ -169,7 +172,7 @@ class Loop:
         self.on_step(one.number, one.loss if math.isfinite(one.loss) else None)
         if self.intervals.log and one.number % self.intervals.log == 0:
             figures = f"loss {one.loss:.5f}  lr {one.rate:.3g}  grad norm {one.norm:.4g}  {seconds:.3f} s"
-            print(f"step {one.number}/{self.steps}  {figures}", flush=True)
+            _log.info("step %d/%d  %s", one.number, self.steps, figures)
 
     def _evaluate(self, step: int) -> None:
         if self.validation is None or not self.intervals.evaluate or step % self.intervals.evaluate:
@@ -178,7 +181,7 @@ class Loop:
         if self.history is not None and math.isfinite(loss):
             self.history.add(step=step, validation_loss=loss)
         elif self.history is not None:
-            print(f"step {step}: the validation loss is {loss}, and is left out of the log", flush=True)
+            _log.warning("step %d: the validation loss is %s, and is left out of the log", step, loss)
 
     @torch.no_grad()
     def validation_loss(self, feed: Feed) -> float:

@@ -1,6 +1,7 @@
 """From a training plan to the finished result: everything that one rank sets up around the loop."""
 
 import json
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -32,6 +33,8 @@ from cogtune.train.skipped import Skips
 from cogtune.train.training_log import History
 from cogtune.work.batches import plan_batches, total_steps
 from cogtune.work.content_hashes import Source, proven
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def train(plan_dict: dict[str, Any], report: TextIO, stopping: Callable[[], bool
     start = found.step if found else 0
     loop.skips.restore(found.skipped if found else [])
     if here.rank == 0:
-        print(f"{'resuming after' if start else 'starting at'} step {start} of {loop.steps}", flush=True)
+        _log.info("%s step %d of %d", "resuming after" if start else "starting at", start, loop.steps)
         loop.history = History(Path(plan.folder) / "log.jsonl", start)
         print(json.dumps({"start": start, "steps": loop.steps}), file=report)
     finished = loop.run(start)
@@ -94,7 +97,7 @@ def _set_up(plan: Plan, here: RankInfo, report: TextIO, stopping: Callable[[], b
     optimizer = make_optimizer(module, optimizer_node, args.get("weight_decay") or 0.0)
     engine = build_engine(module, optimizer, deepspeed_config(section, batches, here.device))
     if here.rank == 0 and (section.get("zero_optimization") or {}).get("load_from_fp32_weights") is False:
-        print("notice: load_from_fp32_weights is true for exact resume, though the config says false", flush=True)
+        _log.warning("load_from_fp32_weights is true for exact resume, though the config says false")
     loop = Loop(
         engine=engine,
         loss=loss,

@@ -1,14 +1,16 @@
 """log.jsonl: one row per step, and rows of validation; what a resumed run keeps of it."""
 
 import json
+import logging
 import math
 import os
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TextIO
 
 from cogtune.runtime.atomic import write_text
+
+_log = logging.getLogger(__name__)
 
 AVERAGED = 20
 """Steps over which the first and the last loss of a summary are averaged."""
@@ -61,7 +63,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     if damaged:
         first = f"line {damaged[0]}" + (f" and {len(damaged) - 1} more" if len(damaged) > 1 else "")
         told = "damaged and left out: the loss curve has a gap, and the weights are as they were"
-        print(f"notice: {path}: {first}: {told}", file=sys.stderr, flush=True)
+        _log.warning("%s: %s: %s", path, first, told)
     return rows
 
 

@@ -26,6 +26,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _remember_stop)  # before the slow imports
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the starting process decides
     from cogtune.runtime.children import die_with_parent
+    from cogtune.runtime.log import log_to_terminal
 
     if parent := os.environ.get("COGTUNE_PARENT"):
         die_with_parent(int(parent))
@@ -33,6 +34,7 @@ def main() -> None:
     parser.add_argument("plan", type=Path)
     parser.add_argument("--errors", type=Path, default=None, help="folder for error-<rank>.json")
     arguments = parser.parse_args()
+    log_to_terminal()
     try:
         from cogtune.train.session import train
 

@@ -1,15 +1,17 @@
-"""What a job prints reaches the terminal and its log; a bar reaches the terminal alone."""
+"""A job's messages reach the terminal and its log; a bar reaches the terminal alone."""
 
 import io
+import logging
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from cogtune.errors import UserError
 from cogtune.runtime import progress as module
-from cogtune.runtime.log import last_lines, tee_to
+from cogtune.runtime.log import last_lines, log_to_file, log_to_terminal
 from cogtune.runtime.progress import Progress, progress
 
 
@@ -18,23 +20,46 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_everything_goes_to_both(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with tee_to(tmp_path / "logs/job.log"):
-        print("to out")
-        print("to err", file=sys.stderr)
-    print("outside")
-    captured = capsys.readouterr()
-    assert captured.out == "to out\noutside\n"
-    assert captured.err == "to err\n"
-    assert last_lines(tmp_path / "logs/job.log", 2) == ["to out", "to err"]
+@pytest.fixture(autouse=True)
+def terminal_log() -> Iterator[None]:
+    """Messages reach the terminal, as they do in a command."""
+    log_to_terminal()
+    yield
+    logging.captureWarnings(False)
+
+
+def messages(path: Path) -> list[str]:
+    """The lines of a log without their times."""
+    return [re.sub(r"^[\d-]+ [\d:]+ ", "", line) for line in path.read_text().splitlines()]
+
+
+def test_a_message_goes_to_terminal_and_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    logger = logging.getLogger("cogtune.somewhere")
+    with log_to_file(tmp_path / "logs/job.log"):
+        logger.info("begun")
+        logger.warning("odd")
+        logging.getLogger("py.warnings").warning("a library says so")
+    logger.info("outside")
+    shown = capsys.readouterr().err
+    assert shown.splitlines()[:2] == ["begun", "warning: odd"]
+    assert "a library says so" in shown
+    assert shown.endswith("outside\n")
+    assert messages(tmp_path / "logs/job.log")[:2] == ["begun", "warning: odd"]
+    assert "a library says so" in (tmp_path / "logs/job.log").read_text()
+    assert "outside" not in (tmp_path / "logs/job.log").read_text()
 
 
 def test_a_second_run_appends(tmp_path: Path) -> None:
     for text in ("first", "second"):
-        with tee_to(tmp_path / "job.log"):
-            print(text)
-    lines = last_lines(tmp_path / "job.log", 10)
-    assert [line for line in lines if not line.startswith("---")] == ["first", "second"]
+        with log_to_file(tmp_path / "job.log"):
+            logging.getLogger("cogtune.somewhere").info(text)
+    assert messages(tmp_path / "job.log") == ["first", "second"]
+
+
+def test_a_terminal_is_added_once(capsys: pytest.CaptureFixture[str]) -> None:
+    log_to_terminal()
+    logging.getLogger("cogtune.somewhere").info("once")
+    assert capsys.readouterr().err == "once\n"
 
 
 @pytest.mark.parametrize(
@@ -42,11 +67,24 @@ def test_a_second_run_appends(tmp_path: Path) -> None:
     [(ValueError("boom"), "ValueError: boom", True), (UserError("no such thing"), "no such thing", False)],
 )
 def test_an_error_is_in_the_log(tmp_path: Path, error: Exception, end: str, traced: bool) -> None:
-    with pytest.raises(type(error)), tee_to(tmp_path / "job.log"):
+    with pytest.raises(type(error)), log_to_file(tmp_path / "job.log"):
         raise error
-    lines = last_lines(tmp_path / "job.log", 30)
+    lines = messages(tmp_path / "job.log")
     assert lines[-1] == end
     assert any("Traceback" in line for line in lines) == traced
+
+
+def test_a_full_disk_costs_the_log_and_not_the_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("no /dev/full on this system")
+    (tmp_path / "job.log").symlink_to(full)
+    with log_to_file(tmp_path / "job.log"):
+        logging.getLogger("cogtune.somewhere").info("first")
+        logging.getLogger("cogtune.somewhere").info("second")
+    first, warning, second = capsys.readouterr().err.splitlines()
+    assert (first, second) == ("first", "second")
+    assert "job.log: cannot be written from here on" in warning
 
 
 def test_last_lines(tmp_path: Path) -> None:
@@ -94,12 +132,12 @@ def test_nothing_to_do_says_nothing(plain: bool, capsys: pytest.CaptureFixture[s
 def test_a_bar_on_the_terminal_and_lines_in_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    with tee_to(tmp_path / "job.log"), progress(3, "text", "captions") as bar:
+    with log_to_file(tmp_path / "job.log"), progress(3, "text", "captions") as bar:
         bar.advance(3)
     log = (tmp_path / "job.log").read_text()
     assert re.search(r"3/3", terminal.getvalue())
     assert "\x1b" not in log
-    assert last_lines(tmp_path / "job.log", 1)[0].startswith("[text] 3/3 captions (100 %)")
+    assert messages(tmp_path / "job.log")[-1].startswith("[text] 3/3 captions (100 %)")
 
 
 def test_plain_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

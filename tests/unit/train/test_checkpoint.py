@@ -38,13 +38,13 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture, damage: str) -> None:
+def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str) -> None:
     write_checkpoint(tmp_path, 1)
     DAMAGES[damage](write_checkpoint(tmp_path, 2))
     found = newest(tmp_path)
     assert found is not None
     assert (found.step, found.ranks) == (1, 2)
-    assert "step-00000002: this checkpoint is damaged" in capsys.readouterr().out
+    assert "step-00000002: this checkpoint is damaged" in caplog.text
 
 
 def test_the_newest_whole_one_is_found(tmp_path: Path) -> None:

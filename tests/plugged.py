@@ -13,8 +13,6 @@ from cogtune.config.registry import ENTRIES, NOT_PLUGGED, Entry, find
 
 PACKAGE = "own_parts"
 TINY = Path(__file__).parent / "workflow/tiny.yaml"
-IDLE = {"identity", "weighting"}
-"""Roles of keys that are accepted without effect, and say so."""
 MARK = "as written in the config"
 
 HEAD = """from dataclasses import dataclass

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from cogtune.config.registry import NOT_PLUGGED
-from tests.plugged import IDLE, MARK, PACKAGE, all_roles, plug, source, tiny
+from tests.plugged import MARK, PACKAGE, all_roles, plug, source, tiny
 from tests.workflow.project import lay_out
 
 pytestmark = pytest.mark.workflow
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.workflow
 def test_every_role_is_built_from_what_the_config_names(tmp_path: Path) -> None:
     project = lay_out(tmp_path)
     (project.root / f"{PACKAGE}.py").write_text(source())
-    tree, plugged = tiny(), all_roles() - IDLE - set(NOT_PLUGGED)
+    tree, plugged = tiny(), all_roles() - set(NOT_PLUGGED)
     for role in sorted(plugged):
         plug(tree, role)
     tree["args"] |= {"train_iters": 2, "valid_data": None, "sampling_controls": []}

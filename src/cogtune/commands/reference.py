@@ -72,7 +72,7 @@ def markdown() -> str:
 def _roles() -> list[str]:
     """Roles of targets in the order of the registry, without the two that have a section of their own."""
     roles = dict.fromkeys(entry.role for entry in registry.ENTRIES)
-    return [role for role in roles if role not in ("dataset", "optimizer", "identity", "weighting")]
+    return [role for role in roles if role not in ("dataset", "optimizer", "autoencoder loss", "weighting")]
 
 
 def _targets(role: str, level: str) -> list[str]:

@@ -118,9 +118,19 @@ class Checker:
             self.unheard.append(f"{path}: {shown(node.plain())}, but {key.without_effect}; {key.request}")
         elif key.without_effect:
             self.ignored.setdefault(key.without_effect, []).append(path)
+            self._unused_plugin(node, key.node, path)
         if not key.honoured:
             return _OMIT
         return value if key.canonical is None else key.canonical(value)
+
+    def _unused_plugin(self, node: Node, role: str, path: str) -> None:
+        """An error for a class of the user's own where upstream's targets are accepted without effect."""
+        target = node.value.get("target") if role and node.is_map else None
+        if target is not None and isinstance(target.value, str):
+            try:
+                registry.refuse_plugin(target.value, role)
+            except ConfigError as error:
+                self._error(target, f"{path}.target", error.message)
 
     def _mismatch(self, node: Node, key: Key, message: str) -> str:
         if key.refused:

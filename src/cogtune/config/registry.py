@@ -89,7 +89,7 @@ ENTRIES = (
     _vae("Encoder3D", "encoder", "encoder", "cp_enc_dec.ContextParallelEncoder3D"),
     _vae("Decoder3D", "decoder", "decoder", "cp_enc_dec.ContextParallelDecoder3D"),
     _vae("DiagonalGaussian", "regularizer", "regularizer", "regularizers.DiagonalGaussianRegularizer"),
-    Entry("Identity", "identity", f"{_SCHEMA}.common:IdentityParams", "builtins:object", ("torch.nn.Identity",)),
+    Entry("Identity", "autoencoder loss", f"{_SCHEMA}.common:IdentityParams", "builtins:object", ("torch.nn.Identity",)),
     _process("DiscreteDenoiser", "denoiser", "denoiser"),
     _process("EpsWeighting", "weighting", "denoiser", "denoiser_weighting"),
     _process("VideoScaling", "scaling", "denoiser", "denoiser_scaling"),
@@ -130,6 +130,9 @@ NOT_PLUGGED = {
     "dataset": "clips are read from folders and cached by the stages scan, preprocess, latents and text, which make no "
     "dataset object; write your clips as videos/ and labels/, and use data_video.SFTDataset",
     "conditioner": "it holds one text encoder and does nothing else; name your class under emb_models",
+    "weighting": "the loss is plain v-MSE and never asks for a weighting; put yours into a loss of your own "
+    "(model.loss_fn_config), and remove this key",
+    "autoencoder loss": "the VAE is not trained here, so no loss of it is ever computed; remove this key",
 }
 """Roles that no plugin can fill: because …"""
 
@@ -158,10 +161,15 @@ def find(target: str, role: str = "") -> Entry:
     return entry
 
 
+def refuse_plugin(target: str, role: str) -> None:
+    """Raise ConfigError, with the reason, if ``target`` is a listed plugin's and no plugin can fill ``role``."""
+    if role in NOT_PLUGGED and plugins.is_listed(target):
+        raise ConfigError(f"target {target!r}: no class of your own can be the {role}: {NOT_PLUGGED[role]}")
+
+
 def _plugged(target: str, role: str) -> PluginEntry:
     """The entry of a plugin's class. Raises ConfigError where it cannot fill ``role``, with the reason."""
-    if role in NOT_PLUGGED:
-        raise ConfigError(f"target {target!r}: no class of your own can be the {role}: {NOT_PLUGGED[role]}")
+    refuse_plugin(target, role)
     cls = plugins.load_class(target, role)
     base = _base(cls)
     entry = PluginEntry(target, role or (base.role if base else ""), "", "")
@@ -186,7 +194,7 @@ def _plugged(target: str, role: str) -> PluginEntry:
 
 def _base(cls: type) -> Entry | None:
     """The entry of cogtune's own class that ``cls`` derives from, the nearest one."""
-    own = {entry.target: entry for entry in ENTRIES if entry.role != "identity"}
+    own = {entry.target: entry for entry in ENTRIES if entry.role != "autoencoder loss"}
     return next((own[name] for name in plugins.lineage(cls) if name in own), None)
 
 

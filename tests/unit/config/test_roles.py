@@ -10,13 +10,15 @@ from safetensors.torch import save_file
 import cogtune
 from cogtune.config import plugins
 from cogtune.config.errors import ConfigError
+from cogtune.config.hints import all_keys
 from cogtune.config.merge import Config
 from cogtune.config.plugins import used_by
 from cogtune.config.registry import DERIVED, NOT_PLUGGED, find, kind
 from cogtune.work.load import load_config
 from cogtune.work.slices import cut
 from cogtune.work.stages import STAGES
-from tests.plugged import IDLE, MARK, PACKAGE, all_roles, at, by_role, class_name, plug, source, tiny
+from tests.plugged import MARK, PACKAGE, all_roles, at, by_role, class_name, plug, source, tiny
+from tests.workflow.weights import make_t5
 
 WRONG = """
 
@@ -57,12 +59,6 @@ def test_every_role_has_a_place_in_the_config_of_these_tests() -> None:
 def test_a_class_of_ones_own_is_taken_or_refused(package, role) -> None:
     tree = tiny()
     plug(tree, role)
-    if role in IDLE:
-        assert any(
-            "accepted, without effect" in line and by_role()[role][0][-1] in line
-            for line in load(tree, package).notices
-        )
-        return
     if role in NOT_PLUGGED:
         with pytest.raises(ConfigError, match=f"no class of your own can be the {role}: "):
             load(tree, package)
@@ -74,7 +70,24 @@ def test_a_class_of_ones_own_is_taken_or_refused(package, role) -> None:
         assert role == "autoencoder" or node["params"]["mark"] == MARK
 
 
-@pytest.mark.parametrize("role", sorted(all_roles() - IDLE - set(NOT_PLUGGED)))
+IGNORED = [(key.path, key.field.key.node) for key in all_keys() if key.field.key.node and key.field.key.without_effect]
+
+
+def test_no_plugin_is_taken_where_nothing_would_build_it() -> None:
+    assert IGNORED
+    assert {role for _, role in IGNORED} <= set(NOT_PLUGGED)
+
+
+@pytest.mark.parametrize(("key", "role"), IGNORED)
+def test_a_target_of_upstream_is_accepted_where_nothing_builds_it(package, key, role) -> None:
+    tree = tiny()
+    at(tree, by_role()[role][0])["target"] = "sgm.modules.of_upstream.Anything"
+    assert any(
+        "accepted, without effect" in line and key.split(".")[-1] in line for line in load(tree, package).notices
+    )
+
+
+@pytest.mark.parametrize("role", sorted(all_roles() - set(NOT_PLUGGED)))
 def test_a_stage_that_gets_the_class_gets_its_params_and_its_package(package, role) -> None:
     """Else it would be built with defaults, or its source would not count."""
     tree = tiny()
@@ -118,7 +131,7 @@ def test_weights_are_held_against_a_network_with_parts_of_ones_own(package) -> N
     for role in ("network", "positions", "patch embedding", "modulation", "final layer", "lora"):
         plug(tree, role)
     del tree["model"]["first_stage_config"]["params"]["ckpt_path"]
-    (package / "t5").mkdir()
+    make_t5(package / "t5", seed=2)
     tree["model"]["conditioner_config"]["params"]["emb_models"][0]["params"]["model_dir"] = str(package / "t5")
     tree["args"] |= {"train_data": [str(package)], "valid_data": None, "load": str(package / "w.safetensors")}
     load(tree, package, files=True)

@@ -109,7 +109,7 @@ class VideoAutoencoderParams:
         64, "of two neighbouring tiles, a multiple of 8 (ours)", unit="pixels", range=_OVERLAP
     )
     slicing: bool = key(False, "encode and decode one video of a batch at a time: less memory, the same numbers (ours)")
-    loss_config: Node | None = key(None, "loss of VAE training", node="identity", without_effect=_NOT_TRAINED)
+    loss_config: Node | None = key(None, "loss of VAE training", node="autoencoder loss", without_effect=_NOT_TRAINED)
     cp_size: int = key(0, "ranks that share one video", without_effect=_NOT_SPLIT)
     context_parallel_size: int = key(0, "ranks that share one video", without_effect=_NOT_SPLIT)
     image_video_weights: list[float] = key([1, 1], "weights of image and video loss", without_effect=_NOT_TRAINED)

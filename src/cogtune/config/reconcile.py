@@ -1,6 +1,7 @@
 """Two keys for one thing: which of them decides, so that both say the same afterwards.
 
-Upstream: in training the `deepspeed` section decides over `args` (SwissArmyTransformer, arguments.py). Where that
+The command line wins over every file, whichever of the two keys it names; two that differ there are refused. Among files,
+as upstream: in training the `deepspeed` section decides over `args` (SwissArmyTransformer, arguments.py). Where that
 section is silent, `args` is asked here, and upstream's own default otherwise.
 """
 
@@ -8,6 +9,7 @@ from typing import Any
 
 from cogtune.config.check import Checker, FileKey
 from cogtune.config.interpolate import lookup
+from cogtune.config.pairs import Pairs, get_at, given
 from cogtune.config.tree import Node, from_plain
 
 _ITERATIONS = 10_000
@@ -24,75 +26,44 @@ _PAIRS = (
 
 def couple(values: dict[str, Any], root: Node, checker: Checker) -> list[str]:
     """Makes ``values`` agree with itself, in place; returns notices. ``root`` says which keys were given."""
-    origin, notices = checker.origin, []
+    pairs = Pairs(values, root, checker)
+    notices: list[str] = []
     for strong, weak in _PAIRS:
-        notices += _follow(values, root, origin, strong, weak)
+        notices += pairs.couple(strong, weak)
     if values["args"].get("mode") != "inference":
-        notices += _precision(values, root, origin)
-        notices += _length(values, origin)
+        notices += _precision(pairs)
+        notices += _length(values, checker.origin)
+        _accumulation(pairs)
     else:
-        notices += _sampling(values, root)
-    notices += _sample_size(values, root, origin)
-    _activations(values, origin)
-    _ramp(values, origin)
-    notices += _images(values, root, origin)
-    _prompts(values, root, checker)
-    if values.get("model", {}).get("lora_train"):
-        values["model"]["not_trainable_prefixes"] = ["all"]
-        origin["model.not_trainable_prefixes"] = "model.lora_train"
+        notices += _sampling(pairs)
+    notices += _sample_size(pairs)
+    _activations(pairs)
+    _steps(pairs)
+    notices += _images(values, root, checker.origin)
+    notices += _prompts(values, root, checker)
+    notices += _lora_mode(pairs)
     return notices
 
 
-def given(root: Node, key: str) -> bool:
-    """Whether somebody set the key, to something else than null."""
-    node = lookup(root, tuple(key.split(".")))
-    return node is not None and node.value is not None
-
-
-def _get(values: dict[str, Any], key: str) -> Any:
-    found: Any = values
-    for part in key.split("."):
-        if not isinstance(found, dict) or part not in found:
-            return None
-        found = found[part]
-    return found
-
-
-def _set(values: dict[str, Any], key: str, value: Any) -> None:
-    *path, last = key.split(".")
-    for part in path:
-        values = values.setdefault(part, {})
-    values[last] = value
-
-
-def _follow(values: dict[str, Any], root: Node, origin: dict[str, str], strong: str, weak: str) -> list[str]:
-    source, target = (strong, weak) if given(root, strong) else (weak, strong)
-    value = _get(values, source)
-    if value is None or not isinstance(_get(values, target.rpartition(".")[0]), dict):
-        return []
-    overruled = source == strong and given(root, weak) and _get(values, weak) != value
-    _set(values, target, value)
-    if origin.get(source, "default") != "default":
-        origin[target] = source
-    return [f"{weak}: accepted, without effect here, because {strong} decides"] if overruled else []
-
-
-def _precision(values: dict[str, Any], root: Node, origin: dict[str, str]) -> list[str]:
+def _precision(pairs: Pairs) -> list[str]:
     """bf16 and fp16: if the section speaks of either, it decides both."""
     names = ("bf16", "fp16")
-    strong = any(given(root, f"deepspeed.{name}.enabled") for name in names)
+    strong = any(given(pairs.root, f"deepspeed.{name}.enabled") for name in names)
     notices = []
     for name in names:
-        section, flag = values["deepspeed"].setdefault(name, {}), f"args.{name}"
-        if not strong:
-            section["enabled"] = values["args"].get(name, False)
+        switch, flag = f"deepspeed.{name}.enabled", f"args.{name}"
+        section, args = pairs.values["deepspeed"].setdefault(name, {}), pairs.values["args"]
+        if pairs.refuse_both(flag, switch):
             continue
-        if given(root, flag) and values["args"].get(name) != section.get("enabled"):
-            notices.append(
-                f"{flag}: accepted, without effect here, because deepspeed.{name}.enabled decides in training"
-            )
-        values["args"][name] = section.get("enabled", False)
-        origin[flag] = f"deepspeed.{name}.enabled"
+        if not strong or pairs.only_typed(flag, switch):
+            section["enabled"] = args.get(name, False)
+            if pairs.typed(flag):
+                pairs.checker.origin[switch] = flag
+            continue
+        if given(pairs.root, flag) and args.get(name) != section.get("enabled") and not pairs.typed(switch):
+            notices.append(f"{flag}: accepted, without effect here, because {switch} decides in training")
+        args[name] = section.get("enabled", False)
+        pairs.checker.origin[flag] = switch
     return notices
 
 
@@ -104,58 +75,125 @@ def _length(values: dict[str, Any], origin: dict[str, str]) -> list[str]:
     return []
 
 
-_TRAINING_KEYS = ("train_data", "valid_data", "train_iters", "epochs", "export_formats")
+def _accumulation(pairs: Pairs) -> None:
+    """The global batch says how many passes make a step; a number that is typed for them must not be lost to a file's."""
+    key, total = "deepspeed.gradient_accumulation_steps", "args.global_batch_size"
+    typed = key if pairs.typed(key) else "args.gradient_accumulation_steps"
+    if pairs.only_typed(typed, total) and given(pairs.root, total):
+        pairs.refuse(
+            typed, f"{pairs.get(typed)} is not used beside {total}, which is {pairs.get(total)}; set that to null"
+        )
 
 
-def _sampling(values: dict[str, Any], root: Node) -> list[str]:
-    """With mode inference nothing is trained: what only a training has is said to be without effect, once."""
-    args = values["args"]
-    unread = [f"args.{name}" for name in _TRAINING_KEYS if given(root, f"args.{name}")]
+_TRAINING_KEYS = (
+    "args.train_data",
+    "args.valid_data",
+    "args.train_iters",
+    "args.epochs",
+    "args.export_formats",
+    "deepspeed",
+)
+
+
+def _sampling(pairs: Pairs) -> list[str]:
+    """With mode inference nothing is trained: what only a training has is said to be without effect, once, and need not be
+    there."""
+    args, checker = pairs.values["args"], pairs.checker
+    unread = [key for key in _TRAINING_KEYS if given(pairs.root, key)]
+    checker.files = [
+        file for file in checker.files if not file.path.startswith(("args.train_data.", "args.valid_data."))
+    ]
     if "base" in (args.get("sampling_controls") or []):
         args["sampling_controls"] = [name for name in args["sampling_controls"] if name != "base"]
         unread.append("args.sampling_controls: base")
     return [f"{', '.join(unread)}: accepted, without effect here, because args.mode is inference"] if unread else []
 
 
-_SAMPLE_KEYS = ("sampling_image_size", "sampling_num_frames", "sampling_fps")
+_SAMPLE_KEYS = {"sampling_image_size": "video_size", "sampling_num_frames": "max_num_frames", "sampling_fps": "fps"}
+"""Upstream's keys for the size of samples, and those of `data.params` for the size of clips."""
 
 
-def _sample_size(values: dict[str, Any], root: Node, origin: dict[str, str]) -> list[str]:
+def _sample_size(pairs: Pairs) -> list[str]:
     """`data.params` says how large clips and samples are; without that section upstream's sampling keys do."""
-    size, latents, fps = (values["args"].pop(name, None) for name in _SAMPLE_KEYS)
+    values, sizes = pairs.values, {name: pairs.values["args"].pop(name, None) for name in _SAMPLE_KEYS}
+    if sizes["sampling_num_frames"] is not None:
+        sizes["sampling_num_frames"] = _frames(values, sizes["sampling_num_frames"])
     if "data" in values:
-        set_keys = [f"args.{name}" for name in _SAMPLE_KEYS if given(root, f"args.{name}")]
-        reason = "samples have the size of the training clips (data.params)"
-        return [f"{', '.join(set_keys)}: accepted, without effect here, because {reason}"] if set_keys else []
-    if values["args"].get("mode") != "inference" or None in (size, latents, fps):
+        return _beside_data(pairs, sizes)
+    if values["args"].get("mode") != "inference" or None in sizes.values():
         return []
-    patch = (_get(values, "model.network_config.params.patch_size") or [1])[0]
-    # Upstream counts the latent that only pads to a multiple of the patch (1.5: 22 for 81 frames); no frame comes of it.
-    frames = 4 * (latents - (patch - 1 if latents % patch == 0 else 0) - 1) + 1
-    node = {"target": "SFTDataset", "params": {"video_size": size, "fps": fps, "max_num_frames": frames}}
+    params = {ours: sizes[name] for name, ours in _SAMPLE_KEYS.items()}
     checker = Checker()
-    values["data"] = checker.component(from_plain(node), "dataset", "data") or {}
-    origin.update(checker.origin)
-    for name, key in zip(("video_size", "max_num_frames", "fps"), _SAMPLE_KEYS, strict=True):
-        origin[f"data.params.{name}"] = f"args.{key}"
+    values["data"] = checker.component(from_plain({"target": "SFTDataset", "params": params}), "dataset", "data") or {}
+    pairs.checker.origin.update(checker.origin)
+    for name, ours in _SAMPLE_KEYS.items():
+        pairs.checker.origin[f"data.params.{ours}"] = f"args.{name}"
     return []
 
 
-def _activations(values: dict[str, Any], origin: dict[str, str]) -> None:
-    """Upstream has the switch twice, and either one turns it on."""
-    inner = "model.network_config.params.transformer_args.checkpoint_activations"
-    if _get(values, "args.checkpoint_activations") and _get(values, inner) is False:
-        _set(values, inner, True)
-        origin[inner] = "args.checkpoint_activations"
+def _frames(values: dict[str, Any], latents: int) -> int:
+    """Frames of so many latents. Upstream counts the latent that only pads to a multiple of the patch (1.5: 22 for 81
+    frames); no frame comes of it."""
+    patch = (get_at(values, "model.network_config.params.patch_size") or [1])[0]
+    return 4 * (latents - (patch - 1 if latents % patch == 0 else 0) - 1) + 1
 
 
-def _ramp(values: dict[str, Any], origin: dict[str, str]) -> None:
+def _beside_data(pairs: Pairs, sizes: dict[str, Any]) -> list[str]:
+    """Sampling keys beside a data section: typed ones set it where nothing is trained, and are refused elsewhere."""
+    reason, idle = "samples have the size of the training clips (data.params)", []
+    inference = pairs.values["args"].get("mode") == "inference"
+    for name, ours in _SAMPLE_KEYS.items():
+        key, target = f"args.{name}", f"data.params.{ours}"
+        if not given(pairs.root, key):
+            continue
+        if not pairs.typed(key):
+            idle.append(key)
+        elif not inference:
+            pairs.refuse(key, f"{reason}; set {target}")
+        elif pairs.typed(target) and pairs.get(target) != sizes[name]:
+            pairs.refuse(key, f"{target} is {pairs.get(target)}, and they are one setting; give one of them")
+        elif isinstance(pairs.get("data.params"), dict) and sizes[name] is not None:
+            pairs.follow(target, sizes[name], key)
+    return [f"{', '.join(idle)}: accepted, without effect here, because {reason}"] if idle else []
+
+
+def _activations(pairs: Pairs) -> None:
+    """Upstream has the switch twice, and either one turns it on; the command line can also turn it off."""
+    key, inner = "args.checkpoint_activations", "model.network_config.params.transformer_args.checkpoint_activations"
+    if pairs.get(inner) is None or pairs.refuse_both(key, inner):
+        return
+    if pairs.only_typed(inner, key):
+        pairs.follow(key, pairs.get(inner), inner)
+    elif (pairs.only_typed(key, inner) or pairs.get(key)) and pairs.get(inner) != pairs.get(key):
+        pairs.follow(inner, pairs.get(key), key)
+
+
+def _steps(pairs: Pairs) -> None:
     """`args.sampling_steps` stands for the number of steps, so for the guider's ramp as well, which is as long."""
-    sampler = _get(values, "model.sampler_config.params") or {}
-    guider, steps = _get(sampler, "guider_config.params") or {}, values["args"].get("sampling_steps")
-    if steps and "num_steps" in guider and guider["num_steps"] == sampler.get("num_steps"):
-        guider["num_steps"] = steps
-        origin["model.sampler_config.params.guider_config.params.num_steps"] = "args.sampling_steps"
+    key, own = "args.sampling_steps", "model.sampler_config.params.num_steps"
+    ramp = "model.sampler_config.params.guider_config.params.num_steps"
+    if not pairs.get(key) or pairs.refuse_both(key, own):
+        return
+    if pairs.only_typed(own, key):
+        pairs.follow(key, None, own)
+    elif pairs.get(ramp) is not None and pairs.get(ramp) == pairs.get(own) and not pairs.typed(ramp):
+        pairs.follow(ramp, pairs.get(key), key)
+
+
+def _lora_mode(pairs: Pairs) -> list[str]:
+    """`model.lora_train: true` is `not_trainable_prefixes: [all]`."""
+    key, prefixes = "model.lora_train", "model.not_trainable_prefixes"
+    if not pairs.get(key) or pairs.get(prefixes) == ["all"]:
+        return []
+    if pairs.only_typed(prefixes, key):
+        pairs.follow(key, False, prefixes)
+        return []
+    if pairs.typed(key) and pairs.typed(prefixes):
+        pairs.refuse(prefixes, f"{pairs.get(prefixes)}, but {key} is true, which means [all]; give one of them")
+        return []
+    overruled = given(pairs.root, prefixes) and not pairs.typed(key)
+    pairs.follow(prefixes, ["all"], key)
+    return [f"{prefixes}: accepted, without effect here, because {key} decides"] if overruled else []
 
 
 _IMAGE_KEYS = (
@@ -179,7 +217,7 @@ def _images(values: dict[str, Any], root: Node, origin: dict[str, str]) -> list[
         )
     if model.get("image_scale_factor", 0) is None:
         scale = model.get("scale_factor") or 1.0
-        inverted = _get(values, "model.network_config.params.ofs_embed_dim") is not None
+        inverted = get_at(values, "model.network_config.params.ofs_embed_dim") is not None
         model["image_scale_factor"] = 1 / scale if inverted else scale
         origin["model.image_scale_factor"] = "model.scale_factor"
     if values["args"].get("input_type") == "txt" and not given(root, "args.image2video"):
@@ -188,12 +226,15 @@ def _images(values: dict[str, Any], root: Node, origin: dict[str, str]) -> list[
     return []
 
 
-def _prompts(values: dict[str, Any], root: Node, checker: Checker) -> None:
+def _prompts(values: dict[str, Any], root: Node, checker: Checker) -> list[str]:
     """The prompt file counts only where prompts come from a file."""
-    path, asked = "args.input_file", lookup(root, ("args", "input_type"))
-    if values["args"].get("input_type") != "txt" or asked is None:
+    path, kind = "args.input_file", lookup(root, ("args", "input_type"))
+    if values["args"].get("input_type") != "txt" or kind is None:
         values["args"]["input_file"] = None
         checker.files = [key for key in checker.files if key.path != path]
-    elif not given(root, path):
+        reason = "prompts are read from it with args.input_type: txt only"
+        return [f"{path}: accepted, without effect here, because {reason}"] if given(root, path) else []
+    if not given(root, path):
         # The default name is asked for by the key that says there is such a file.
-        checker.files.append(FileKey(path, values["args"]["input_file"], asked))
+        checker.files.append(FileKey(path, values["args"]["input_file"], kind))
+    return []

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cogtune.config.errors import ConfigError
+from cogtune.config.errors import ConfigError, ConfigErrors
 from cogtune.work.load import load_config
 
 CONFIG = Path(__file__).parents[3] / "config"
@@ -94,6 +94,43 @@ def test_the_guiders_ramp_follows_args_sampling_steps():
     assert params["guider_config"]["params"]["num_steps"] == 25
 
 
+@pytest.mark.parametrize("section", ["deepspeed", "args", "model", "data"])
+@pytest.mark.parametrize("value", ["null", "5", "[1]"])
+def test_a_section_that_is_no_mapping_is_the_only_error(section, value):
+    with pytest.raises(ConfigError) as caught:
+        load("cogvideox_5b", f"{section}={value}", "args.global_batch_size=2" if section != "args" else "args=7")
+    errors = caught.value.errors if isinstance(caught.value, ConfigErrors) else [caught.value]
+    assert [error.key for error in errors] == [section]
+
+
+def test_inference_does_not_ask_for_data_that_it_does_not_read(tmp_path):
+    size = "data.target=SFTDataset data.params.video_size=[480,720] data.params.fps=8 data.params.max_num_frames=49"
+    words = [
+        "args.train_data=[/nowhere/train]",
+        "args.valid_data=[/nowhere/valid]",
+        "args.input_type=txt",
+        *size.split(),
+    ]
+    (tmp_path / "prompts.txt").write_text("a cat\n")
+    words += [f"args.input_file={tmp_path}/prompts.txt", "args.load={experiment}", "args.mode=inference"]
+    with pytest.raises(ConfigError) as caught:
+        load_config(CONFIG / "cogvideox_5b.yaml", words)
+    assert "nowhere" not in str(caught.value)
+    config = load_config(CONFIG / "cogvideox_5b.yaml", words, check_files=False)
+    assert not any("data" in key for key in config.files)
+    (notice,) = (notice for notice in config.notices if "args.mode is inference" in notice)
+    assert notice.startswith("args.train_data, args.valid_data: accepted, without effect")
+    with pytest.raises(ConfigError, match=r"args\.train_data\.0: no such file or folder: '/nowhere/train'"):
+        load_config(CONFIG / "cogvideox_5b.yaml", [*words, "args.mode=finetune"])
+
+
+@pytest.mark.parametrize("value", ["0", "1e-11", "-1"])
+@pytest.mark.parametrize("key", ["args.lr", "deepspeed.optimizer.params.lr"])
+def test_a_rate_that_moves_nothing_is_refused(key, value):
+    with pytest.raises(ConfigError, match=r"lr: expected 1e-10 to 1, because .*hardly any moves by less"):
+        load("cogvideox_5b", f"{key}={value}")
+
+
 @pytest.mark.parametrize("value", ["[]", "null"])
 def test_training_needs_folders(value):
     with pytest.raises(ConfigError, match=r"args\.train_data: not set; expected a list of folders with videos/"):
@@ -133,17 +170,6 @@ def test_training_needs_a_data_section():
         load("cogvideox1.5_5b", "args.mode=finetune", rest="inference.yaml")
 
 
-def test_the_deepspeed_section_decides_over_args():
-    config = load("cogvideox_5b", "args.lr=1", "args.batch_size=9", "args.bf16=false")
-    args, section = config.values["args"], config.values["deepspeed"]
-    assert args["lr"] == section["optimizer"]["params"]["lr"] == 1e-5
-    assert args["batch_size"] == section["train_micro_batch_size_per_gpu"] == 2
-    assert args["bf16"] is section["bf16"]["enabled"] is True
-    assert config.origin["args.lr"] == "deepspeed.optimizer.params.lr"
-    for name in ("args.lr", "args.batch_size", "args.bf16"):
-        assert any(notice.startswith(f"{name}: accepted, without effect") for notice in config.notices)
-
-
 def test_where_the_section_is_silent_args_decide():
     size = "data.target=SFTDataset data.params.video_size=[480,720] data.params.fps=8 data.params.max_num_frames=49"
     words = ["--lr", "1e-3", "--batch-size", "3", "--bf16", *size.split()]
@@ -156,26 +182,10 @@ def test_where_the_section_is_silent_args_decide():
     assert any("args.train_iters: not set" in notice for notice in config.notices)
 
 
-def test_lora_train_is_lora_mode():
-    plain, switch = (
-        load("cogvideox_5b_lora"),
-        load("cogvideox_5b_lora", "model.not_trainable_prefixes=[x]", "model.lora_train=true"),
-    )
-    assert (
-        switch.values["model"]["not_trainable_prefixes"] == plain.values["model"]["not_trainable_prefixes"] == ["all"]
-    )
-
-
-def test_checkpoint_activations_is_one_switch():
-    inner = f"{NET}.transformer_args.checkpoint_activations"
-    config = load("cogvideox_5b", f"{inner}=false")
-    assert config.values["model"]["network_config"]["params"]["transformer_args"]["checkpoint_activations"] is True
-    config = load("cogvideox_5b", f"{inner}=false", "args.checkpoint_activations=false")
-    assert config.values["model"]["network_config"]["params"]["transformer_args"]["checkpoint_activations"] is False
-
-
 def test_the_prompt_file_counts_only_with_input_type_txt():
-    assert load("cogvideox_5b", "args.input_file=x.txt").values["args"]["input_file"] is None
+    config = load("cogvideox_5b", "args.input_file=x.txt")
+    assert config.values["args"]["input_file"] is None
+    assert any(notice.startswith("args.input_file: accepted, without effect") for notice in config.notices)
     config = load("cogvideox_5b", "args.input_file=x.txt", "args.input_type=txt")
     assert config.values["args"]["input_file"] == "x.txt"
     assert config.files["args.input_file"].endswith("/x.txt")

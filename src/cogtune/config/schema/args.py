@@ -78,13 +78,18 @@ class TrainArgs:
         range=Range(1, 1_000_000, "no training in use has more than thousands"),
     )
     batch_size: int = key(
-        4, "clips of one rank in one pass; deepspeed.train_micro_batch_size_per_gpu wins", unit="clips", range=CLIPS
+        4,
+        "clips of one rank in one pass; deepspeed.train_micro_batch_size_per_gpu wins among files",
+        unit="clips",
+        range=CLIPS,
     )
     gradient_accumulation_steps: int = key(
-        1, "passes to one step; deepspeed.gradient_accumulation_steps wins", range=ACCUMULATION
+        1, "passes to one step; deepspeed.gradient_accumulation_steps wins among files", range=ACCUMULATION
     )
-    lr: float = key(1e-4, "peak learning rate; deepspeed.optimizer.params.lr wins", range=LR)
-    weight_decay: float = key(0.01, "decoupled decay; deepspeed.optimizer.params.weight_decay wins", range=DECAY)
+    lr: float = key(1e-4, "peak learning rate; deepspeed.optimizer.params.lr wins among files", range=LR)
+    weight_decay: float = key(
+        0.01, "decoupled decay; deepspeed.optimizer.params.weight_decay wins among files", range=DECAY
+    )
     lr_decay_style: str = key(
         "linear", "schedule after the warmup", choices=["constant", "linear", "cosine", "exponential"]
     )
@@ -93,7 +98,7 @@ class TrainArgs:
     warmup: float = key(0.01, "share of the steps in which the rate rises; 0 is legal", range=SHARE)
     fp16: bool = key(False, "half precision; in training the deepspeed section decides")
     bf16: bool = key(False, "bfloat16; in training the deepspeed section decides")
-    zero_stage: int = key(0, "ZeRO stage; deepspeed.zero_optimization.stage wins", choices=[0, 1, 2, 3])
+    zero_stage: int = key(0, "ZeRO stage; deepspeed.zero_optimization.stage wins among files", choices=[0, 1, 2, 3])
     checkpoint_activations: bool = key(
         False, "recompute activations in the backward pass (also transformer_args.checkpoint_activations)"
     )

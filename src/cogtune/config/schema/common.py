@@ -36,7 +36,11 @@ def number(value: float) -> str:
 
 SHARE = Range(0, 1, "it is a share")
 STEPS = Range(1, 100_000_000, "at a second each, 100 million steps take three years")
-LR = Range(0, 1, "Adam moves each weight by about lr in a step, and weights are smaller than 1")
+LR = Range(
+    1e-10,
+    1,
+    "Adam moves a weight by about lr in a step; weights are smaller than 1, and in fp32 hardly any moves by less than 1e-10",
+)
 DECAY = Range(0, 100, "a step multiplies weights by 1 - lr x decay, and 100 takes all of a weight at lr 0.01")
 CLIPS = Range(1, 4096, "no device holds more than a few clips at once")
 RANKS = Range(1, 1024, "ranks are the devices of one machine")

@@ -1,0 +1,86 @@
+"""Two keys of one setting: who set which of them, and how both come to say the same."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from cogtune.config.check import Checker
+from cogtune.config.errors import ConfigError
+from cogtune.config.interpolate import lookup
+from cogtune.config.overrides import COMMAND_LINE
+from cogtune.config.tree import Node
+
+
+def given(root: Node, key: str) -> bool:
+    """Whether somebody set the key, to something else than null."""
+    node = lookup(root, tuple(key.split(".")))
+    return node is not None and node.value is not None
+
+
+def get_at(values: dict[str, Any], key: str) -> Any:
+    found: Any = values
+    for part in key.split("."):
+        if not isinstance(found, dict) or part not in found:
+            return None
+        found = found[part]
+    return found
+
+
+def set_at(values: dict[str, Any], key: str, value: Any) -> None:
+    *path, last = key.split(".")
+    for part in path:
+        values = values.setdefault(part, {})
+    values[last] = value
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The canonical ``values``, changed in place, with what says who set a key."""
+
+    values: dict[str, Any]
+    root: Node
+    checker: Checker
+
+    def typed(self, key: str) -> bool:
+        """Whether the command line sets the key."""
+        node = lookup(self.root, tuple(key.split(".")))
+        return node is not None and node.value is not None and node.mark == COMMAND_LINE
+
+    def only_typed(self, key: str, other: str) -> bool:
+        """Whether the command line sets ``key`` and leaves ``other`` to the files, so that ``key`` decides."""
+        return self.typed(key) and not self.typed(other)
+
+    def refuse_both(self, key: str, other: str) -> bool:
+        """An error, and True, if the command line sets two keys of one thing to different values."""
+        if not (self.typed(key) and self.typed(other)) or self.get(key) == self.get(other):
+            return False
+        message = f"{self.get(key)}, but {other} is {self.get(other)}, and they are one setting; give one of them"
+        self.refuse(key, message)
+        return True
+
+    def refuse(self, key: str, message: str) -> None:
+        """An error at a key of the command line."""
+        self.checker.errors.append(ConfigError(message, key=key, mark=COMMAND_LINE))
+
+    def get(self, key: str) -> Any:
+        """The canonical value of a key; None where there is none."""
+        return get_at(self.values, key)
+
+    def follow(self, key: str, value: Any, source: str) -> None:
+        """Give ``key`` what ``source`` decides."""
+        set_at(self.values, key, value)
+        if self.checker.origin.get(source, "default") != "default":
+            self.checker.origin[key] = source
+
+    def couple(self, strong: str, weak: str) -> list[str]:
+        """Make two keys say the same; a notice where one that a file gives is overruled by another file."""
+        sections = [lookup(self.root, (key.split(".")[0],)) for key in (strong, weak)]
+        if any(node is not None and not node.is_map for node in sections) or self.refuse_both(weak, strong):
+            return []
+        decided_by_weak = self.only_typed(weak, strong) or not given(self.root, strong)
+        source, target = (weak, strong) if decided_by_weak else (strong, weak)
+        value = self.get(source)
+        if value is None or not isinstance(self.get(target.rpartition(".")[0]), dict):
+            return []
+        overruled = given(self.root, target) and self.get(target) != value and not self.typed(source)
+        self.follow(target, value, source)
+        return [f"{target}: accepted, without effect here, because {source} decides"] if overruled else []

@@ -1,6 +1,5 @@
 """Whether weights belong to what a config describes, from headers alone; nothing is half loaded."""
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -12,6 +11,7 @@ from cogtune.checkpoints.folders import read_header
 from cogtune.checkpoints.header import Header, Source
 from cogtune.checkpoints.lora import our_name, read_lora
 from cogtune.checkpoints.shapes import PREFIXES, Shape, derived_names, shapes_of
+from cogtune.checkpoints.text_encoder import read_text_encoder
 from cogtune.config.build import params_of
 from cogtune.config.registry import find
 from cogtune.config.schema.dit import (
@@ -19,9 +19,11 @@ from cogtune.config.schema.dit import (
     PatchEmbeddingParams,
     Rotary3DPositionEmbeddingParams,
 )
+from cogtune.config.values import Values
 from cogtune.errors import UserError
 
-_MODEL_DIR = "model.conditioner_config.params.emb_models.0.params.model_dir"
+_EMBEDDER = "model.conditioner_config.params.emb_models.0"
+_MODEL_DIR = f"{_EMBEDDER}.params.model_dir"
 _TRANSFORMER = "CogVideoXTransformer3DModel"
 SHOWN = 8
 """Names per list in a message."""
@@ -207,18 +209,17 @@ def weight_problems(values: Mapping[str, Any], files: Mapping[str, str]) -> list
 
 
 def _text_encoder(values: Mapping[str, Any], files: Mapping[str, str]) -> str | None:
-    """Whether the T5's states are as wide as the network takes them; its own config.json says it."""
+    """Why the folder is no T5, or one whose states are not as wide as the network takes them; its config.json says it."""
     network = (values.get("model") or {}).get("network_config")
     if not network or _MODEL_DIR not in files:
         return None
     folder = Path(files[_MODEL_DIR])
-    config = next(
-        (file for file in (folder / "text_encoder/config.json", folder / "config.json") if file.is_file()), None
-    )
+    if not folder.exists() or Values(dict(values)).get(f"{_EMBEDDER}.target") != "T5Embedder":
+        return None  # an encoder of the user's own reads its folder in its own way
     try:
-        width = json.loads(config.read_text()).get("d_model") if config else None
-    except (ValueError, AttributeError) as error:
-        return f"{config}: does not read ({error}); copy the folder again"
+        width = read_text_encoder(folder).config.get("d_model")
+    except UserError as error:
+        return str(error)
     patch = params_of(network["params"]["modules"]["patch_embed_config"])
     if width is None or not isinstance(patch, PatchEmbeddingParams) or width == patch.text_hidden_size:
         return None

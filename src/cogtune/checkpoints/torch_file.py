@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 from cogtune.checkpoints.header import SIZES, Header, Stored
 from cogtune.errors import UserError
+from cogtune.runtime import git_lfs
 
 _STORAGES = {
     "DoubleStorage": "F64", "FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16",
@@ -148,8 +149,10 @@ class _Reader(pickle.Unpickler):
 
 def read(path: Path) -> Header:
     """Names, types, shapes and places of the tensors of its state dict: below ``module`` (SAT, DeepSpeed), below
-    ``state_dict`` (VAE), or bare. Raises UserError for a damaged file, and for one that asks for more than tensors.
+    ``state_dict`` (VAE), or bare. Raises UserError for a damaged file, a Git LFS pointer, and one that asks for more than tensors.
     """
+    if git_lfs.is_pointer_file(path):
+        raise UserError(f"{path}: {git_lfs.advice(path)}")
     try:
         content, places = _zip(path) if _begins(path, b"PK") else _legacy(path)
     except UserError:

@@ -25,6 +25,7 @@ from cogtune.data.inorder import Shown, shown
 from cogtune.data.picture import Painter
 from cogtune.data.streams import read_packets
 from cogtune.data.video import TimesError, VideoError, VideoInfo
+from cogtune.runtime import git_lfs
 
 _SAME_SECONDS = 1e-5
 _BATCH = 16
@@ -168,6 +169,8 @@ def _check_file(path: Path) -> None:
     size = path.stat().st_size
     if not size:
         raise VideoError("empty file (0 bytes)")
+    if git_lfs.is_pointer_file(path):
+        raise VideoError(git_lfs.advice(path))
     found = declared(path)
     if found is not None and found.bytes > size:
         raise VideoError(f"cut short: it has {size:,} of the {found.bytes:,} bytes that its container declares")

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cogtune.data.clips import fit, resize_and_crop
 from cogtune.errors import UserError
+from cogtune.runtime import git_lfs
 from cogtune.runtime.failures import told_of_environment
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
@@ -26,6 +27,8 @@ def load_image(path: Path, size: Sequence[int]) -> Tensor:
         with Image.open(path, formats=FORMATS) as opened:
             picture_HWC = np.array(ImageOps.exif_transpose(opened).convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        unread = f"{path}: cannot be read as a picture ({', '.join(FORMATS)}): {error}"
+        pointer = path.is_file() and git_lfs.is_pointer_file(path)
+        why = git_lfs.advice(path) if pointer else f"cannot be read as a picture ({', '.join(FORMATS)}): {error}"
+        unread = f"{path}: {why}"
         raise UserError(told_of_environment(error, path) or unread) from None
     return resize_and_crop(torch.from_numpy(picture_HWC), fit(picture_HWC.shape[:2], size), size)

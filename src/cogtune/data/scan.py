@@ -18,6 +18,7 @@ from cogtune.data.pipeline import confirmed, decode_ahead
 from cogtune.data.video import READER_VERSION, VideoError, VideoInfo
 from cogtune.data.walk import escaped
 from cogtune.errors import UserError
+from cogtune.runtime import git_lfs
 from cogtune.runtime.digest import file_digest
 from cogtune.runtime.failures import told_of_environment
 
@@ -199,6 +200,8 @@ def _text_of(label: Path | None) -> str | None:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise CaptionError(f"its caption {label} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    if git_lfs.is_pointer(content):
+        raise CaptionError(f"its caption {label} is {git_lfs.advice(label)}")
     if "\0" in text:
         raise CaptionError(f"its caption {label} holds NUL characters, as UTF-16 does; save it as UTF-8")
     return text

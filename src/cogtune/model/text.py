@@ -1,6 +1,5 @@
 """Captions to what the transformer attends to: the states of a frozen T5 encoder."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -8,11 +7,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from cogtune.checkpoints.text_encoder import read_text_encoder
 from cogtune.config.build import build
 from cogtune.config.schema.text import GeneralConditionerParams, T5EmbedderParams
 from cogtune.errors import UserError
-
-_VOCABULARIES = ("tokenizer.json", "spiece.model")
 
 
 class T5Embedder:
@@ -61,19 +59,17 @@ class GeneralConditioner:
 
 
 def _load(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
-    weights = folder / "text_encoder" if (folder / "text_encoder").is_dir() else folder
-    words = folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder
-    _check_folder(folder, weights / "config.json", words)
+    named = read_text_encoder(folder)
     from transformers import AutoTokenizer, T5EncoderModel
     from transformers.utils import logging
 
     logging.set_verbosity_error()  # a full T5 has a decoder, and every unused weight of it would get a line
     logging.disable_progress_bar()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(words, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(named.tokenizer, local_files_only=True)
         model, report = cast(
             "tuple[Any, dict[str, Any]]",
-            T5EncoderModel.from_pretrained(weights, local_files_only=True, dtype=dtype, output_loading_info=True),
+            T5EncoderModel.from_pretrained(named.weights, local_files_only=True, dtype=dtype, output_loading_info=True),
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -85,18 +81,3 @@ def _load(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
         sizes = f"the tokenizer has {len(tokenizer)} tokens, the weights have {model.config.vocab_size}"
         raise UserError(f"{folder}: tokenizer and weights are not of one model: {sizes}")
     return tokenizer, model.eval().requires_grad_(False)
-
-
-def _check_folder(folder: Path, config: Path, words: Path) -> None:
-    try:
-        kind = json.loads(config.read_text()).get("model_type")
-    except (OSError, ValueError, AttributeError):
-        kind = None
-    if kind != "t5":
-        raise UserError(
-            f"{folder}: not a T5 folder: {config} has model_type {kind!r}; expected tokenizer and weights of T5 in "
-            f"transformers' format, as in CogVideoX's t5-v1_1-xxl folder"
-        )
-    if not any((words / name).exists() for name in _VOCABULARIES):
-        # transformers would make a tokenizer without a vocabulary, to which every word is unknown.
-        raise UserError(f"{folder}: no tokenizer in it; expected one of {', '.join(_VOCABULARIES)} in {words}")

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 import zipfile
@@ -24,10 +25,11 @@ from cogtune.model.weights.diffusers import config_json, to_diffusers
 from cogtune.work.load import load_config
 from tests.families import FAMILIES, full_size, network_config, randomised
 from tests.layouts import diffusers_folder, legacy_pickle, one_safetensors, sat_folder, state_dict_file
-from tests.workflow.weights import make_vae
+from tests.workflow.weights import make_t5, make_vae
 
 CONFIGS = Path(__file__).resolve().parents[3] / "config"
 MODELS = sorted(path.name for path in CONFIGS.glob("cogvideox*_*b*.yaml"))
+POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 123456\n"
 TABLE = {"2b": "2B", "5b": "5B", "5b_i2v": "5B-I2V", "1.5_5b": "1.5-5B", "1.5_5b_i2v": "1.5-5B-I2V"}
 
 
@@ -240,12 +242,55 @@ def test_a_t5_of_another_width_is_a_problem(tmp_path: Path) -> None:
     key = "model.conditioner_config.params.emb_models.0.params.model_dir"
     values = load_config([CONFIGS / "cogvideox_2b.yaml"], check_files=False, partial=True).values
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "t5", "d_model": 2048}))
+    for name in ("spiece.model", "model.safetensors"):
+        (tmp_path / name).touch()
     assert fit.weight_problems(values, {key: str(tmp_path)}) == [
         (key, f"{tmp_path}: a T5 of width 2048; the network takes 4096 (patch_embed_config)")
     ]
     (tmp_path / "text_encoder").mkdir()
-    (tmp_path / "text_encoder" / "config.json").write_text(json.dumps({"d_model": 4096}))
+    (tmp_path / "text_encoder" / "config.json").write_text(json.dumps({"model_type": "t5", "d_model": 4096}))
+    (tmp_path / "text_encoder" / "model.safetensors").touch()
     assert fit.weight_problems(values, {key: str(tmp_path)}) == []
+
+
+BROKEN_T5 = {
+    "empty": ([], r"not a T5 folder: no config\.json in "),
+    "another model": (['config.json: {"model_type": "clip"}'], r"config\.json has model_type 'clip'; expected"),
+    "no JSON": (["config.json: nothing"], r"config\.json has model_type None; expected"),
+    "no tokenizer": (["config.json", "model.safetensors"], r"no tokenizer in it; expected one of tokenizer\.json"),
+    "no weights": (["config.json", "spiece.model"], r"no weights in it; expected one of model\.safetensors"),
+    "a shard short": (
+        ["config.json", "spiece.model", 'model.safetensors.index.json: {"weight_map": {"a": "b.safetensors"}}'],
+        r"index\.json: lists b\.safetensors, which is not beside it",
+    ),
+    "no list of shards": (
+        ["config.json", "spiece.model", "pytorch_model.bin.index.json: []"],
+        "expected `weight_map` with the file of each tensor",
+    ),
+    "Git LFS": (
+        ["config.json", "spiece.model", f"model.safetensors: {POINTER}"],
+        r"model\.safetensors: a Git LFS pointer, .*run `git lfs pull` in ",
+    ),
+}
+
+
+@pytest.mark.parametrize(("files", "message"), BROKEN_T5.values(), ids=BROKEN_T5)
+def test_a_folder_without_a_t5_is_a_problem(tmp_path: Path, files: list[str], message: str) -> None:
+    key = "model.conditioner_config.params.emb_models.0.params.model_dir"
+    values = load_config([CONFIGS / "cogvideox_2b.yaml"], check_files=False, partial=True).values
+    for file in files:
+        name, _, content = file.partition(": ")
+        (tmp_path / name).write_text(content or '{"model_type": "t5", "d_model": 4096}')
+    ((_, said),) = fit.weight_problems(values, {key: str(tmp_path)})
+    assert re.search(message, said)
+
+
+@pytest.mark.parametrize("name", ["3d-vae.pt", "model.safetensors", "mp_rank_00_model_states.pt"])
+def test_weights_that_git_lfs_did_not_fetch_are_named_so(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text(POINTER)
+    for path in (tmp_path / name, tmp_path):
+        with pytest.raises(UserError, match=rf"{name}: a Git LFS pointer, .*run `git lfs pull` in {tmp_path}"):
+            read_header(path)
 
 
 def test_loading_a_config_compares_it_with_its_weights(tmp_path: Path) -> None:
@@ -254,6 +299,7 @@ def test_loading_a_config_compares_it_with_its_weights(tmp_path: Path) -> None:
         f"model.conditioner_config.params.emb_models.0.params.model_dir={tmp_path}",
     ]
     make_vae(tmp_path / "3d-vae.pt", seed=1)
+    make_t5(tmp_path, seed=2)
     tiny = Path(__file__).resolve().parents[2] / "workflow" / "tiny.yaml"
     (tmp_path / "model.yaml").write_text(tiny.read_text().partition("\ndata:")[0])
     load_config([tmp_path / "model.yaml"], overrides, partial=True)

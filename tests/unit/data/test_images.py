@@ -41,6 +41,12 @@ def test_a_photo_is_turned_upright(tmp_path: Path) -> None:
     assert torch.equal(load_image(tmp_path / "a.png", [48, 32]), torch.from_numpy(picture(48, 32)).permute(2, 0, 1))
 
 
+def test_a_picture_that_git_lfs_did_not_fetch(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n")
+    with pytest.raises(UserError, match=rf"a\.png: a Git LFS pointer, .*run `git lfs pull` in {tmp_path}"):
+        load_image(tmp_path / "a.png", [32, 48])
+
+
 @pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n truncated"])
 def test_what_is_no_picture(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.png").write_bytes(content)

@@ -42,6 +42,14 @@ def test_a_missing_caption(tmp_path: Path, content: str | None, says: str) -> No
     assert read_caption(label, allow_missing=True) == ""
 
 
+def test_a_caption_that_git_lfs_did_not_fetch_is_not_trained_on(tmp_path: Path) -> None:
+    label = put(tmp_path / "a.txt", "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n")
+    with pytest.raises(CaptionError, match=r"a\.txt is a Git LFS pointer, .*run `git lfs pull`"):
+        read_caption(label)
+    put(label, "version https://git-lfs is what a person writes on a white board" + 99 * " with a pen, slowly")
+    assert read_caption(label).startswith("version https")
+
+
 def test_a_caption_that_is_not_utf8(tmp_path: Path) -> None:
     label = put(tmp_path / "a.txt", b"caf\xe9")
     for allow in (False, True):
@@ -62,6 +70,8 @@ def data(footage: Path, tmp_path: Path) -> Path:
         put(root / f"labels/{kind}.txt", kind)
     for name in ("a", "b", "copy"):
         put(root / f"labels/{name}.txt", f"caption of {name}")
+    put(root / "videos/pointer.mp4", f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 9\n")
+    put(root / "labels/pointer.txt", "pointer")
     (root / "videos/link.mp4").symlink_to(footage / "plain.mp4")
     return root
 
@@ -76,11 +86,14 @@ def test_rejects_have_reasons_and_do_not_stop_the_scan(data: Path, tmp_path: Pat
     assert (row.frames, row.fps, row.width, row.height, row.split) == (24, 8.0, 48, 32, "train")
     assert row.clip == file_digest(data / "videos/a.mp4")
     reasons = {reject.name.removeprefix("videos/"): reject.reason for reject in found.rejects}
-    assert reasons.keys() == {f"{name}.mp4" for name in ("copy", "mute", "half", "empty", "text", "noise", "link")}
+    assert reasons.keys() == {
+        f"{name}.mp4" for name in ("copy", "mute", "half", "empty", "text", "noise", "link", "pointer")
+    }
     assert "same content as videos/a.mp4" in reasons["copy.mp4"]
     assert "no caption" in reasons["mute.mp4"]
     assert "cut short" in reasons["half.mp4"]
     assert "no caption" in reasons["link.mp4"]
+    assert "a Git LFS pointer, not the file itself; run `git lfs pull` in " in reasons["pointer.mp4"]
 
 
 def test_a_missing_caption_may_be_allowed(data: Path, tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def spoil(folder: Path, target: Path, kind: str) -> Path:
     [
         ("another model", "model_type 'bert'"),
         ("nothing", "not a T5 folder"),
-        ("no weights", "cannot be loaded"),
+        ("no weights", "no weights in it"),
         ("no tokenizer", "no tokenizer in it"),
         ("another tokenizer", "not of one model"),
         ("a weight is missing", "1 weights of T5 are missing, such as encoder.final_layer_norm.weight"),

@@ -1,0 +1,25 @@
+"""Files of a repository that were cloned without Git LFS: a text of 130 bytes stands where the content should be."""
+
+from pathlib import Path
+
+_BEGINNING = b"version https://git-lfs"  # https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
+_LARGEST = 1024
+"""Bytes; the specification allows no larger pointer."""
+
+
+def is_pointer(content: bytes) -> bool:
+    """Whether the content of a file is a Git LFS pointer."""
+    return len(content) <= _LARGEST and content.startswith(_BEGINNING)
+
+
+def is_pointer_file(path: Path) -> bool:
+    """Whether ``path`` is a Git LFS pointer. Raises OSError where it cannot be read."""
+    with path.open("rb") as file:
+        return is_pointer(file.read(_LARGEST + 1))
+
+
+def advice(path: Path) -> str:
+    """What a pointer is, and what to do."""
+    return (
+        f"a Git LFS pointer, not the file itself; run `git lfs pull` in {path.absolute().parent}, then the same command"
+    )

@@ -29,6 +29,7 @@ from cogtune.work.workspace import Workspace
 
 REPO = Path(__file__).parents[1]
 sys.path.insert(0, str(REPO))
+from tests.layouts import empty_t5  # noqa: E402
 from tests.workflow.weights import make_vae  # noqa: E402
 
 TINY = REPO / "tests/workflow/tiny.yaml"
@@ -39,10 +40,10 @@ WORDS = "a person walks along a street in the evening while the camera follows a
 
 def lay_out(root: Path, clips: int, real_files: bool) -> None:
     """A working directory with config, weights that fit it (the check reads their headers), and a data folder."""
-    for folder in ("assets/t5", "data/train/videos", "data/train/labels", "data/valid", "config"):
+    for folder in ("assets", "data/train/videos", "data/train/labels", "data/valid", "config"):
         (root / folder).mkdir(parents=True)
     make_vae(root / "assets/3d-vae.pt", seed=0)
-    (root / "assets/t5/config.json").write_text(json.dumps(T5))
+    empty_t5(root / "assets/t5", **T5)
     shutil.copy(TINY, root / "config/tiny.yaml")
     (root / "config/config.yaml").write_text("experiments:\n  tiny:\n    base: [config/tiny.yaml]\n")
     for i in range(clips if real_files else 1):

@@ -15,6 +15,15 @@ PREFIX = "model.diffusion_model."
 COLUMNS = ("attention.dense.weight", "dense.original.weight", "dense_4h_to_h.weight")
 
 
+def empty_t5(folder: Path, **config: Any) -> Path:
+    """What the check of a config asks of a text encoder's folder: config.json, and files of the right names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({"model_type": "t5"} | config))
+    for name in ("spiece.model", "model.safetensors"):
+        (folder / name).touch()
+    return folder
+
+
 def sat_folder(root: Path, state: State) -> Path:
     """As DeepSpeed writes it under SAT: the whole engine below `module`, random states beside it."""
     engine = {PREFIX + name: tensor for name, tensor in state.items()}

@@ -24,7 +24,7 @@ from cogtune.errors import UserError
 from cogtune.model.weights.diffusers import config_json, to_diffusers
 from cogtune.work.load import load_config
 from tests.families import FAMILIES, full_size, network_config, randomised
-from tests.layouts import diffusers_folder, legacy_pickle, one_safetensors, sat_folder, state_dict_file
+from tests.layouts import diffusers_folder, empty_t5, legacy_pickle, one_safetensors, sat_folder, state_dict_file
 from tests.workflow.weights import make_t5, make_vae
 
 CONFIGS = Path(__file__).resolve().parents[3] / "config"
@@ -241,15 +241,11 @@ def test_problems_of_a_config_name_key_family_and_command(tmp_path: Path) -> Non
 def test_a_t5_of_another_width_is_a_problem(tmp_path: Path) -> None:
     key = "model.conditioner_config.params.emb_models.0.params.model_dir"
     values = load_config([CONFIGS / "cogvideox_2b.yaml"], check_files=False, partial=True).values
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "t5", "d_model": 2048}))
-    for name in ("spiece.model", "model.safetensors"):
-        (tmp_path / name).touch()
+    empty_t5(tmp_path, d_model=2048)
     assert fit.weight_problems(values, {key: str(tmp_path)}) == [
         (key, f"{tmp_path}: a T5 of width 2048; the network takes 4096 (patch_embed_config)")
     ]
-    (tmp_path / "text_encoder").mkdir()
-    (tmp_path / "text_encoder" / "config.json").write_text(json.dumps({"model_type": "t5", "d_model": 4096}))
-    (tmp_path / "text_encoder" / "model.safetensors").touch()
+    empty_t5(tmp_path / "text_encoder", d_model=4096)
     assert fit.weight_problems(values, {key: str(tmp_path)}) == []
 
 

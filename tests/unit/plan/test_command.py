@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from cogtune.__main__ import main
+from tests.layouts import empty_t5
 
 CONFIG = Path(__file__).parents[3] / "config"
 FILES = [str(CONFIG / "cogvideox_2b_lora.yaml"), str(CONFIG / "sft.yaml")]
@@ -105,7 +106,7 @@ def test_check_reads_the_lines_of_a_prompt_file(world, capsys, tmp_path):
         "args.load.experiment=tiny",
         "model.first_stage_config.params.ckpt_path=null",
     ]
-    words += [f"model.conditioner_config.params.emb_models.0.params.model_dir={tmp_path}"]
+    words += [f"model.conditioner_config.params.emb_models.0.params.model_dir={empty_t5(tmp_path / 't5')}"]
     files = [str(CONFIG / "cogvideox1.5_5b_i2v.yaml"), str(CONFIG / "inference.yaml")]
     check = ["config", "check", "--workflow", str(world.workflow), "--base", *files, "--", *words]
     assert main(check) == 2

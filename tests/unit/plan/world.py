@@ -23,6 +23,7 @@ from cogtune.runtime.machines import Device, Machine
 from cogtune.work.slices import Slice
 from cogtune.work.stages import STAGES
 from cogtune.work.workspace import Workspace
+from tests.layouts import empty_t5
 from tests.workflow.weights import make_vae
 
 TINY = Path(__file__).parents[2] / "workflow" / "tiny.yaml"
@@ -46,7 +47,7 @@ class World:
         for folder in ("assets/t5", "data/train/videos", "data/train/labels", "data/valid/videos", "data/valid/labels"):
             (root / folder).mkdir(parents=True)
         self.weights(0)
-        (root / "assets/t5/config.json").write_text(json.dumps(T5))
+        empty_t5(root / "assets/t5", **T5)
         self.config = root / "tiny.yaml"
         shutil.copy(TINY, self.config)
         self.workflow = root / "config.yaml"

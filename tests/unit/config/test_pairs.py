@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cogtune.config import canonical
+from cogtune.config import reconcile
 from cogtune.config.errors import ConfigError
 from cogtune.config.merge import Config
 from cogtune.work.load import load_config
@@ -71,7 +71,7 @@ def overruled(config: Config, *keys: str) -> list[str]:
 
 
 def test_every_pair_is_in_the_table() -> None:
-    assert set(canonical._PAIRS) <= {(pair.strong, pair.weak) for pair in PAIRS}
+    assert set(reconcile._PAIRS) <= {(pair.strong, pair.weak) for pair in PAIRS}
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=IDS)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 SIZES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
@@ -87,5 +88,5 @@ class Header:
     layout: str
     tensors: dict[str, Source]
     metadata: dict[str, str] = field(default_factory=dict)
-    adapter: dict | None = None
-    config: dict | None = None
+    adapter: dict[str, Any] | None = None
+    config: dict[str, Any] | None = None

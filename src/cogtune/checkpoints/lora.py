@@ -121,7 +121,12 @@ def read_lora(header: Header) -> Lora:
 
 
 def _adapter(
-    header: Header, place: tuple[int, str], pair: dict[str, Source], alphas: dict, said: _Said, form: str
+    header: Header,
+    place: tuple[int, str],
+    pair: dict[str, Source],
+    alphas: dict[tuple[int, str], float],
+    said: _Said,
+    form: str,
 ) -> Adapter:
     where = f"layer {place[0]}, {place[1]}"
     if pair.keys() != {"A", "B"}:

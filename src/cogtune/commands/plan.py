@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from typing import Any
 
 from cogtune.commands import stage
 from cogtune.commands.options import Subcommands, add_ranks, add_workflow
@@ -151,7 +152,7 @@ def machine_of(device: str | None, count: int) -> Machine:
     return Machine(known, count)
 
 
-def as_dict(surveys: Sequence[Survey], machine: Machine, failed: dict[str, UserError]) -> dict:
+def as_dict(surveys: Sequence[Survey], machine: Machine, failed: dict[str, UserError]) -> dict[str, Any]:
     """For JSON."""
     steps = distinct(surveys)
     known = [step.estimate for step in steps if step.estimate]

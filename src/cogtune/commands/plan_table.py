@@ -140,9 +140,7 @@ def _draw_total(surveys: Sequence[Survey], machine: Machine, console: "Console")
     words += [f"{size(host)} of CPU memory"] if host > _WORTH_TELLING and device.gpu else []
     told = [f"estimated for {on}"]
     if unknown:
-        told.append(
-            f"the time of {unknown} of them is not known: no figures for {device.name}; `--device` names a like one"
-        )
+        told.append(f"the time of {unknown} of them is not known: {_why_unknown(known, device.name)}")
     if any(estimate.basis == "modelled" for estimate in known):
         told.append("~ modelled (docs/cost_model.md); without ~: scaled from an earlier run")
     _write(f"total  {', '.join(filter(None, words))}", console, "", _MARGIN)
@@ -150,10 +148,10 @@ def _draw_total(surveys: Sequence[Survey], machine: Machine, console: "Console")
         _write(line, console, _MARGIN, _MARGIN)
 
 
-def _unknown(estimates: Sequence[Estimate], device: str) -> str:
+def _why_unknown(estimates: Sequence[Estimate], device: str) -> str:
     if any(estimate.basis == "unknown" for estimate in estimates):
         return "they use components that are not cogtune's"
-    return f"there are no figures for {device}; `--device` names a like one"
+    return f"there are no figures for {device}; use --device to pick a similar GPU"
 
 
 def distinct(surveys: Iterable[Survey]) -> list[Step]:

@@ -23,7 +23,7 @@ MISSING = "???"
 """OmegaConf's sign for a value that has to come from another file; it never overrides a value."""
 
 
-class View(dict):
+class View(dict[str, Any]):
     """A dict whose keys are attributes too: ``config.model.network_config``."""
 
     def __getattr__(self, name: str) -> Any:

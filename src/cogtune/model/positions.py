@@ -82,7 +82,7 @@ class Rotary3DPositionEmbedding(nn.Module):
             self.pos_embedding = nn.Parameter(torch.zeros(1, rows, hidden_size))
         else:
             self.pos_embedding = None
-        self._cache: dict[tuple, Tensor] = {}
+        self._cache: dict[tuple[object, ...], Tensor] = {}
 
     def forward(self, h_BND: Tensor, grid: Grid) -> Tensor:
         if self.pos_embedding is None:

@@ -6,7 +6,7 @@ A temporary name in the same folder, fsync, rename, fsync of the folder.
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from cogtune.runtime.failures import NOTE
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str], suffix: str = ".tmp") -> Iterator[Path]:
+def replacing(path: str | os.PathLike[str], suffix: str = ".tmp") -> Generator[Path, None, None]:
     """Give a temporary name beside ``path``; what stands there when the block ends without an error becomes ``path``.
 
     Missing folders are made. A reader sees the old content or the new one, never a part of it. ``suffix``: of the

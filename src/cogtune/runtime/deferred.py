@@ -11,7 +11,7 @@ class DeferredWrites:
     earlier one that waits."""
 
     held: bool = False
-    _waiting: dict[Path, Callable[[], object]] = field(default_factory=dict)
+    _waiting: dict[Path, Callable[[], object]] = field(default_factory=dict[Path, Callable[[], object]])
 
     def do(self, path: Path, write: Callable[[], object]) -> None:
         """Call ``write``, which writes ``path``, now or when the writes are released."""

@@ -9,7 +9,7 @@ the machine, which ends the stage.
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -73,7 +73,7 @@ def explain(error: BaseException) -> UserError | None:
 
 
 @contextmanager
-def explained() -> Iterator[None]:
+def explained() -> Generator[None, None, None]:
     """Turns what `explain` knows into its UserError."""
     try:
         yield

@@ -16,11 +16,11 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from cogtune.runtime.atomic import write_json
 
@@ -55,7 +55,7 @@ class _Claim:
 
 
 @contextmanager
-def hold_lock(path: str | os.PathLike[str], timing: Timing = _DEFAULT) -> Iterator[None]:
+def hold_lock(path: str | os.PathLike[str], timing: Timing = _DEFAULT) -> Generator[None, None, None]:
     """Hold the lock ``path`` inside the block; while a live process holds it, wait and say for whom (stderr).
 
     An owner is dead when its process is gone (same host: pid and start time are compared) or, on another host, when
@@ -174,11 +174,12 @@ def _newest(folder: Path) -> _Claim | None:
 def _owner(text: str) -> dict[str, Any]:
     """What a claim says; empty if it says nothing that can be used."""
     try:
-        owner = json.loads(text)
+        owner: Any = json.loads(text)
     except (ValueError, RecursionError):
         return {}
     if not isinstance(owner, dict):
         return {}
+    owner = cast(dict[str, Any], owner)
     named = isinstance(owner.get("pid"), int) and isinstance(owner.get("machine"), str) and "start" in owner
     return owner if named or owner.get("released") is True else {}
 

@@ -3,7 +3,7 @@
 import io
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
@@ -58,7 +58,7 @@ def log_to_terminal() -> None:
 
 
 @contextmanager
-def log_to_file(path: Path) -> Iterator[None]:
+def log_to_file(path: Path) -> Generator[None, None, None]:
     """Inside the block, messages and Python warnings also go to the end of ``path``, each with its time, at once, so that
     a kill loses no line.
 

@@ -3,7 +3,7 @@
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -105,7 +105,7 @@ def device_names(environment: Mapping[str, str] | None = None) -> list[str]:
 
 def driver_names() -> list[str]:
     """Names of the GPUs of this machine, as its NVIDIA driver tells them."""
-    found = []
+    found = list[str]()
     for path in sorted(_DRIVER.glob("*/information")):
         lines = path.read_text(errors="replace").splitlines()
         found += [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
@@ -130,7 +130,7 @@ def cpu() -> Device:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def _one_thread() -> Generator[None, None, None]:
     """BLAS reads its number of threads when numpy is imported for the first time; on several, one that has to wait for
     its core slows all down tenfold."""
     before = {name: os.environ.get(name) for name in _THREADS}

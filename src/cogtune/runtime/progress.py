@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TextIO
@@ -58,7 +58,7 @@ class Progress:
 
 
 @contextmanager
-def progress(total: int, label: str, unit: str = "items", plain: bool = False) -> Iterator[Progress]:
+def progress(total: int, label: str, unit: str = "items", plain: bool = False) -> Generator[Progress, None, None]:
     """A `Progress`: a bar with rate and ETA if stderr is a terminal and not ``plain``, logged lines otherwise.
 
     While the bar is drawn, the lines go to the log file of the job alone.
@@ -79,7 +79,7 @@ def progress(total: int, label: str, unit: str = "items", plain: bool = False) -
 
 
 @contextmanager
-def _drawn(terminal: TextIO, total: int, label: str, unit: str) -> Iterator[Callable[[int], None]]:
+def _drawn(terminal: TextIO, total: int, label: str, unit: str) -> Generator[Callable[[int], None], None, None]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars

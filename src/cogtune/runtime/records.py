@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 _NUMBERS = ("runs", "seconds", "peak_memory_mib", "peak_gpu_mib", "made", "devices")
 _TEXTS = ("stage", "key", "device")
@@ -31,10 +31,10 @@ def read_receipt(path: Path) -> dict[str, Any]:
 def read_object(path: Path) -> dict[str, Any]:
     """A JSON object; empty where there is none to read."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return cast(dict[str, Any], found) if isinstance(found, dict) else {}
 
 
 def _is_number(value: Any) -> bool:

@@ -11,7 +11,7 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from cogtune.errors import UserError
 from cogtune.runtime.atomic import write_changed
@@ -43,7 +43,7 @@ def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
     write_changed(path, json.dumps(whole, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_sealed(path: Path, keys: Mapping[str, Any], what_to_do: str) -> dict[str, Any]:
+def read_sealed(path: Path, keys: Mapping[str, type | tuple[type, ...]], what_to_do: str) -> dict[str, Any]:
     """A JSON object that `write_sealed` wrote, without its checksum, or one that was written before there were any.
 
     ``keys``: those that must be there, with their types. Raises DamagedError that ends with ``what_to_do``.
@@ -54,16 +54,17 @@ def read_sealed(path: Path, keys: Mapping[str, Any], what_to_do: str) -> dict[st
     return found
 
 
-def read_json(path: Path, keys: Mapping[str, Any], what_to_do: str) -> dict[str, Any]:
+def read_json(path: Path, keys: Mapping[str, type | tuple[type, ...]], what_to_do: str) -> dict[str, Any]:
     """A JSON object with at least these ``keys`` of these types. Raises DamagedError, naming the file and the key."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found: Any = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DamagedError(f"{path}: not there; {what_to_do}") from None
     except (ValueError, RecursionError) as error:
         raise DamagedError(f"{path}: not complete JSON ({error}); {what_to_do}") from None
     if not isinstance(found, dict):
         raise DamagedError(f"{path}: expected a JSON object, found {_name(found)}; {what_to_do}")
+    found = cast(dict[str, Any], found)
     for key, kind in keys.items():
         kinds = kind if isinstance(kind, tuple) else (kind,)
         if key not in found:

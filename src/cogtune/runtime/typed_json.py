@@ -54,16 +54,17 @@ def _checked(value: Any, kind: Any, name: str) -> Any:
         return value
     if kind is float and _is_number(value):
         return value
-    if is_dataclass(kind) and isinstance(kind, type) and isinstance(value, dict):
+    if is_dataclass(kind) and isinstance(value, dict):
         try:
-            return from_json(kind, value)
+            return from_json(typing.cast(type[Any], kind), value)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is list and isinstance(value, list):
-        return [_checked(item, arguments[0], name) for item in value]
+        return [_checked(item, arguments[0], name) for item in typing.cast(list[Any], value)]
     if origin is dict and isinstance(value, Mapping):
-        return {key: _checked(item, arguments[1], f"{name}.{key}") for key, item in value.items()}
+        mapping = typing.cast(Mapping[str, Any], value)
+        return {key: _checked(item, arguments[1], f"{name}.{key}") for key, item in mapping.items()}
     if origin in (typing.Union, types.UnionType):
         for member in arguments:
             if _could_be(value, member):

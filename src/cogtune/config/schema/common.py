@@ -120,7 +120,7 @@ class Field:
     type: Any
     key: Key
     required: bool
-    _field: dataclasses.Field
+    _field: dataclasses.Field[Any]
 
     def default(self) -> Any:
         """A fresh default (None for a required key)."""

@@ -46,6 +46,18 @@ class ClipRow:
 
 
 @dataclass(frozen=True)
+class Reject:
+    """A file that is not used. ``name``: relative to its root. ``files``: where it sums up files of another kind, how
+    many they are; else 0."""
+
+    name: str
+    path: str
+    split: str
+    reason: str
+    files: int = 0
+
+
+@dataclass(frozen=True)
 class Listed:
     """One candidate below a data folder. ``refused`` says why it is not even opened. ``target``: the real path, where a
     link leads to it. ``files``: of a line that sums up files of another kind, how many they are; else 0."""

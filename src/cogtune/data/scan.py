@@ -13,7 +13,7 @@ from stat import S_ISREG
 from typing import Any
 
 from cogtune.data.decoder import Decoder
-from cogtune.data.listing import ClipRow, Listed, list_videos
+from cogtune.data.listing import ClipRow, Listed, Reject, list_videos
 from cogtune.data.pipeline import confirmed, decode_ahead
 from cogtune.data.video import READER_VERSION, VideoError, VideoInfo
 from cogtune.data.walk import escaped
@@ -28,18 +28,6 @@ _LONGEST_CAPTION = 1 << 20  # bytes; T5 sees 226 tokens of it
 
 class CaptionError(Exception):
     """This clip has no usable caption; the message says why."""
-
-
-@dataclass(frozen=True)
-class Reject:
-    """A file that is not used. ``name``: relative to its root. ``files``: where it sums up files of another kind, how
-    many they are; else 0."""
-
-    name: str
-    path: str
-    split: str
-    reason: str
-    files: int = 0
 
 
 @dataclass

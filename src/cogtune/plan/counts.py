@@ -1,6 +1,5 @@
 """How much of each stage's work is in the store already, and how much has to be made."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -182,17 +181,3 @@ class Counts:
         receipt = self._history.receipt("preprocess", parts["preprocess"].key)
         total = clips - (receipt.get("rejected") or 0)
         return total - len(self._rows(self.folder(part))), total, 0
-
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """The timed step rows of a training log; a torn last line is left out, and so is a damaged one."""
-    rows = []
-    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-    for line in text.splitlines():
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(row, dict) and "loss" in row and type(row.get("seconds")) in (int, float):
-            rows.append(row)
-    return rows

@@ -5,10 +5,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cogtune.plan.cost.work import Costs, Unmodelled
-from cogtune.plan.counts import Work, read_log
+from cogtune.plan.counts import Work
 from cogtune.plan.history import History
 from cogtune.runtime.machines import Device, Machine
+from cogtune.work import training_log
 from cogtune.work.slices import Slice
+from cogtune.work.training_log import StepRow
 
 _STARTUP = {
     "preprocess": 1.0,
@@ -155,8 +157,9 @@ class Estimator:
 
     def _own_rate(self, part: Slice) -> float | None:
         """Seconds a step of the run that is to be resumed, from its own log."""
-        rows = read_log(self._history.store / "train" / part.key / "log.jsonl")[-_LOG_ROWS:]
-        return sum(row["seconds"] for row in rows) / len(rows) if len(rows) > 1 else None
+        log = training_log.read(self._history.store / "train" / part.key / "log.jsonl", warn=False)
+        seconds = [row.seconds for row in log if isinstance(row, StepRow) and row.loss is not None][-_LOG_ROWS:]
+        return sum(seconds) / len(seconds) if len(seconds) > 1 else None
 
     def _rate(self, stage: str, key: str, record: Mapping[str, Any], earlier: Costs) -> float | None:
         """Seconds per unit of modelled work in an earlier run, start-up left out, as if on this many devices."""

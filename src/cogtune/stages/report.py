@@ -8,10 +8,10 @@ from typing import Any
 from cogtune.evaluation.report import gather, page
 from cogtune.evaluation.report.provenance import commit, versions, weights_of
 from cogtune.evaluation.report.publish import publish, to_json
-from cogtune.evaluation.report.report_data import Evidence, Strip
+from cogtune.evaluation.report.report_data import Evidence, LossPoint, Strip
 from cogtune.runtime.paths import named_folder
 from cogtune.stages.job import Job
-from cogtune.train.training_log import read
+from cogtune.work import training_log
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -60,8 +60,8 @@ class Figures:
     metrics: dict[str, Any]
     timings: dict[str, Any]
     strips: list[Strip]
-    training: list[dict[str, Any]]
-    validation: list[dict[str, Any]]
+    training: list[LossPoint]
+    validation: list[LossPoint]
 
     @classmethod
     def of(cls, report: Job) -> "Figures":
@@ -85,7 +85,7 @@ class Figures:
             gather.read_metrics(evaluate),
             gather.timings(gather.read_summary(train), stages),
             gather.strips(rows, sample / "videos", evaluate / "clips", sample / "images"),
-            **gather.history(read(train / "log.jsonl")),
+            *gather.loss_curves(training_log.read(train / "log.jsonl")),
         )
 
 
@@ -120,7 +120,7 @@ def _data(job: Job) -> Any:
     params = job.config["data"]["params"]
     return gather.data_facts(
         manifest=job.manifest(),
-        rejects=job.job_dir("scan") / "rejects.jsonl",
+        rejects_file=job.job_dir("scan") / "rejects.jsonl",
         frames=job.rows("preprocess"),
         encoded=job.rows("text"),
         params=params,

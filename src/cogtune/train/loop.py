@@ -20,8 +20,8 @@ from cogtune.train.engine import take_step
 from cogtune.train.feed import Draws, Feed, Prefetch, StepFeed
 from cogtune.train.schedule import Schedule
 from cogtune.train.skipped import Skipped, Skips
-from cogtune.train.training_log import History
 from cogtune.work.batches import BatchPlan
+from cogtune.work.training_log import StepRow, TrainingLog, ValidationRow
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class Step:
 
 @dataclass
 class Loop:
-    """One rank's view of training. ``history`` exists on the first rank only.
+    """One rank's view of training. ``training_log`` exists on the first rank only.
 
     ``on_step(step, loss)`` is called on the first rank after each step, with None for a loss that is no number;
     ``stopping()`` says whether this rank was asked to stop. What a step draws depends on (seed, step, position in the
@@ -72,7 +72,7 @@ class Loop:
     folder: Path
     rank: int
     device: torch.device
-    history: History | None = None
+    training_log: TrainingLog | None = None
     on_step: Callable[[int, float | None], None] = lambda step, loss: None
     stopping: Callable[[], bool] = lambda: False
     skips: Skips = field(default_factory=lambda: Skips(0))
@@ -158,17 +158,24 @@ class Loop:
         return losses_RKB.transpose(0, 1).flatten().tolist(), bool(whole[:, -1].any())
 
     def _record(self, one: Step, seconds: float, waited: float) -> None:
-        if self.history is None:
+        if self.training_log is None:
             return
-        row: dict[str, Any] = {"step": one.number}
-        if one.skipped is not None:
-            row |= {"skipped": one.skipped.why, "clips": one.skipped.clips}
-            named = self.skips.called(one.skipped.clips)
-            _log.warning("step %d is skipped, since %s; its clips: %s", one.number, one.skipped.why, named)
-        else:
-            row |= {"loss": one.loss} | ({"overflow": True} if one.overflowed else {})
-        timing = {"seconds": round(seconds, 6), "data_wait": round(waited, 6)}
-        self.history.add(**row, lr=one.rate, grad_norm=one.norm, **timing)
+        skipped = one.skipped
+        if skipped is not None:
+            named = self.skips.called(skipped.clips)
+            _log.warning("step %d is skipped, since %s; its clips: %s", one.number, skipped.why, named)
+        row = StepRow(
+            step=one.number,
+            skipped=skipped.why if skipped else None,
+            clips=skipped.clips if skipped else None,
+            loss=None if skipped else one.loss,
+            overflow=True if one.overflowed else None,
+            lr=one.rate,
+            grad_norm=one.norm,
+            seconds=round(seconds, 6),
+            data_wait=round(waited, 6),
+        )
+        self.training_log.add(row)
         self.on_step(one.number, one.loss if math.isfinite(one.loss) else None)
         if self.intervals.log and one.number % self.intervals.log == 0:
             figures = f"loss {one.loss:.5f}  lr {one.rate:.3g}  grad norm {one.norm:.4g}  {seconds:.3f} s"
@@ -178,9 +185,9 @@ class Loop:
         if self.validation is None or not self.intervals.evaluate or step % self.intervals.evaluate:
             return
         loss = self.validation_loss(self.validation)
-        if self.history is not None and math.isfinite(loss):
-            self.history.add(step=step, validation_loss=loss)
-        elif self.history is not None:
+        if self.training_log is not None and math.isfinite(loss):
+            self.training_log.add(ValidationRow(step, loss))
+        elif self.training_log is not None:
             _log.warning("step %d: the validation loss is %s, and is left out of the log", step, loss)
 
     @torch.no_grad()
@@ -202,7 +209,7 @@ class Loop:
         return float(sums[0] / sums[1])
 
     def _save(self, step: int) -> None:
-        if self.history is not None:
-            self.history.sync()
+        if self.training_log is not None:
+            self.training_log.sync()
         skipped = [one.to_dict() for one in self.skips.steps]
         checkpoint.save(self.engine, self.folder, step, self.intervals.keep, skipped)

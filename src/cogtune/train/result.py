@@ -13,7 +13,7 @@ from cogtune.runtime.atomic import replacing
 from cogtune.runtime.saved import write_sums
 from cogtune.train.engine import keeps_average, whole_tensors
 from cogtune.train.optim import SHADOW
-from cogtune.train.training_log import figures, read
+from cogtune.work.training_log import figures, read
 
 MODEL, AVERAGE, SUMMARY = "model.safetensors", "ema.safetensors", "summary.json"
 

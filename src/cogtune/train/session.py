@@ -30,9 +30,9 @@ from cogtune.train.feed import Feed
 from cogtune.train.loop import Intervals, Loop
 from cogtune.train.schedule import schedule_of
 from cogtune.train.skipped import Skips
-from cogtune.train.training_log import History
 from cogtune.work.batches import plan_batches, total_steps
 from cogtune.work.content_hashes import Source, proven
+from cogtune.work.training_log import TrainingLog
 
 _log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def train(plan_dict: dict[str, Any], report: TextIO, stopping: Callable[[], bool
     loop.skips.restore(found.skipped if found else [])
     if here.rank == 0:
         _log.info("%s step %d of %d", "resuming after" if start else "starting at", start, loop.steps)
-        loop.history = History(Path(plan.folder) / "log.jsonl", start)
+        loop.training_log = TrainingLog(Path(plan.folder) / "log.jsonl", start)
         print(json.dumps({"start": start, "steps": loop.steps}), file=report)
     finished = loop.run(start)
     if finished:

@@ -4,7 +4,7 @@ import csv
 import io
 
 from cogtune.evaluation.report.compare import Member, as_csv, render
-from cogtune.evaluation.report.report_data import Shown, Strip
+from cogtune.evaluation.report.report_data import LossPoint, Shown, Strip
 
 
 def member(name, value, psnr, tmp_path, caption="a <b>wave</b>"):
@@ -15,8 +15,8 @@ def member(name, value, psnr, tmp_path, caption="a <b>wave</b>"):
         point={"args.lr": value},
         metrics={"samples.psnr_db": psnr, "train.loss_last": 1 / psnr},
         timings={"seconds.train": 2.0},
-        training=[{"step": step, "loss": 1.0 / step, "lr": 1e-3} for step in range(1, 30)],
-        validation=[{"step": 20, "loss": 0.5}] if psnr > 10 else [],
+        training=[LossPoint(step, 1.0 / step, 1e-3) for step in range(1, 30)],
+        validation=[LossPoint(20, 0.5)] if psnr > 10 else [],
         strips=[Strip(caption, "wave", [Shown("Training clip", video), Shown("After training", video, psnr, True)])],
     )
 
@@ -35,8 +35,7 @@ def test_page(tmp_path):
 
 def test_words_in_place_of_numbers_and_nothing_measured(tmp_path):
     bare = [
-        Member(f"s-{word}", {"args.lr_decay_style": word}, {}, {}, [{"step": 1, "loss": 0.0}], [], [])
-        for word in ("a", "b")
+        Member(f"s-{word}", {"args.lr_decay_style": word}, {}, {}, [LossPoint(1, 0.0)], [], []) for word in ("a", "b")
     ]
     page = render("s", bare)
     assert "2 runs compared." in page

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import pytest
 
 from cogtune.evaluation.report import page, plots, summary_text
-from cogtune.evaluation.report.report_data import DataFacts, Evidence, Exported, Shown, StageFacts, Strip
+from cogtune.evaluation.report.report_data import DataFacts, Evidence, Exported, LossPoint, Shown, StageFacts, Strip
 
 HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)>'
 METRICS = {
@@ -44,14 +44,14 @@ def evidence(tmp_path):
     video = tmp_path / "v.mp4"
     video.write_bytes(b"not really a video")
     shown = [Shown("Training clip", video), Shown("After training", video, 8.5, False, HOSTILE)]
-    rows = [{"step": i, "loss": 1 / i, "lr": 1e-3} for i in range(1, 50)]
+    curve = [LossPoint(i, 1 / i, 1e-3) for i in range(1, 50)]
     return Evidence(
         experiment="demo",
         metrics=METRICS,
         timings={"train.steps_per_second": 5.0, "train.data_wait_fraction": 0.001},
         strips=[Strip(HOSTILE, HOSTILE, shown)],
-        training=rows,
-        validation=[{"step": 10, "loss": 0.5}],
+        training=curve,
+        validation=[LossPoint(10, 0.5)],
         data=DataFacts(
             {"train": 16},
             9,

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from cogtune.config.build import build
 from cogtune.data.clips import ClipSettings, describe_clip
 from cogtune.data.decoder import Decoder
-from cogtune.data.listing import ClipRow, write_manifest
+from cogtune.data.listing import ClipRow, Reject, write_manifest
 from cogtune.data.rows import LatentRow, TextRow
 from cogtune.data.store import ShardWriter
 from cogtune.model.start import initial_model
@@ -90,7 +90,9 @@ class Finished:
         write_manifest(scan / "manifest.jsonl", self.rows)
         digests = data_digests((row.clip, row.caption, row.split) for row in self.rows)
         (scan / "digests.json").write_text(json.dumps(digests))
-        (scan / "rejects.jsonl").write_text(json.dumps({"name": "videos/bad.mp4", "reason": "empty file"}) + "\n")
+        (scan / "rejects.jsonl").write_text(
+            json.dumps(vars(Reject("videos/bad.mp4", "/videos/bad.mp4", "train", "empty file"))) + "\n"
+        )
         return resolver.all()
 
     def _fill_clips(self) -> None:

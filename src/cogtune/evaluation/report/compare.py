@@ -8,7 +8,7 @@ from typing import Any
 
 from cogtune.evaluation.report import plots
 from cogtune.evaluation.report.gather import CLIP, SHOWN
-from cogtune.evaluation.report.report_data import Shown, Strip
+from cogtune.evaluation.report.report_data import LossPoint, Shown, Strip
 from cogtune.evaluation.report.sweep_plot import shades, sweep_plot
 
 _CAPTIONS = 3
@@ -26,20 +26,20 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class Member:
-    """One point of the grid. ``point``: {swept key: value}; ``training``, ``validation``: rows of step and loss."""
+    """One point of the grid. ``point``: {swept key: value}; ``training``, ``validation``: their loss curves."""
 
     name: str
     point: dict[str, Any]
     metrics: dict[str, Any]
     timings: dict[str, Any]
-    training: list[dict[str, Any]]
-    validation: list[dict[str, Any]]
+    training: list[LossPoint]
+    validation: list[LossPoint]
     strips: list[Strip]
 
     @property
     def figures(self) -> dict[str, Any]:
         """All figures by their names in metrics.json and timings.json, and the last held-out loss."""
-        last = {"validation.loss_last": self.validation[-1]["loss"]} if self.validation else {}
+        last = {"validation.loss_last": self.validation[-1].loss} if self.validation else {}
         return self.metrics | self.timings | last
 
 

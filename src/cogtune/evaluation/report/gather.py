@@ -3,19 +3,23 @@
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cogtune.data.container import is_whole
-from cogtune.data.listing import ClipRow
+from cogtune.data.listing import ClipRow, Reject
 from cogtune.data.rows import ClipPlan, Rejected, TextRow, prepared_rows
 from cogtune.data.store import ShardReader
-from cogtune.evaluation.report.report_data import DataFacts, Exported, Shown, StageFacts, Strip
+from cogtune.evaluation.report.report_data import DataFacts, Exported, LossPoint, Shown, StageFacts, Strip
+from cogtune.runtime.jsonl import read_lines
 from cogtune.runtime.paths import inside
 from cogtune.runtime.records import read_record
 from cogtune.runtime.saved import DamagedError, check_sums, how_to_repair, read_sealed
+from cogtune.runtime.typed_json import from_json
 from cogtune.sampling.prompts import ID_DIGITS
 from cogtune.work.stages import STAGES
+from cogtune.work.training_log import Row, ValidationRow
 
 CLIP = "Training clip"
 SHOWN = {"base": "Before training", "tuned": "After training", "guided": "After, guided"}
@@ -71,15 +75,15 @@ def _lack(video: Path) -> str:
     return f"{video.parent.name}/{video.name} {what}: {how_to_repair(video.parent.parent)}"
 
 
-def history(log: Iterable[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """The rows of a training's log as ``training`` and ``validation`` rows, each with step and loss."""
-    found: dict[str, list[dict[str, Any]]] = {"training": [], "validation": []}
+def loss_curves(log: Iterable[Row]) -> tuple[list[LossPoint], list[LossPoint]]:
+    """The losses of a training's log, and those of its validation clips."""
+    training, validation = list[LossPoint](), list[LossPoint]()
     for row in log:
-        if "loss" in row:
-            found["training"].append({name: row.get(name) for name in ("step", "loss", "lr")})
-        elif "validation_loss" in row:
-            found["validation"].append({"step": row["step"], "loss": row["validation_loss"]})
-    return found
+        if isinstance(row, ValidationRow):
+            validation.append(LossPoint(row.step, row.validation_loss))
+        elif row.loss is not None:
+            training.append(LossPoint(row.step, row.loss, row.lr))
+    return training, validation
 
 
 def stages(records: Path, upstream: Mapping[str, str]) -> list[StageFacts]:
@@ -177,12 +181,16 @@ def timings(summary: Mapping[str, Any], stages: Iterable[StageFacts]) -> dict[st
 
 
 def data_facts(
-    manifest: Sequence[ClipRow], rejects: Path, frames: ShardReader, encoded: ShardReader, params: Mapping[str, Any]
+    manifest: Sequence[ClipRow],
+    rejects_file: Path,
+    frames: ShardReader,
+    encoded: ShardReader,
+    params: Mapping[str, Any],
 ) -> DataFacts:
     """What is said about the data. ``frames`` and ``encoded``: the rows of preprocess and text. Raises DamagedError."""
-    check_sums(rejects)
-    plans, lines = list[ClipPlan](), _read_rejects(rejects)
-    refused = [(row["name"], row["reason"]) for row in lines if not row.get("files")]
+    check_sums(rejects_file)
+    plans, rejects = list[ClipPlan](), _read_rejects(rejects_file)
+    refused = [(reject.name, reject.reason) for reject in rejects if not reject.files]
     used: set[str] = set()
     rows = {row.clip: row for row in manifest}
     for clip, prepared in prepared_rows(frames, rows):
@@ -204,7 +212,7 @@ def data_facts(
         asked_fps=params["fps"],
         effective_fps=(min(rates), max(rates)) if rates else None,
         rejects=sorted(refused),
-        others=[(row["name"], row["reason"]) for row in lines if row.get("files")],
+        others=[(reject.name, reject.reason) for reject in rejects if reject.files],
         links=[(row.path, row.target) for row in manifest if row.target],
         stretched=sum(plan.source.sample_aspect != "1:1" for plan in plans),
         enlarged=sum(plan.resize[0] > plan.source.height for plan in plans),
@@ -217,14 +225,12 @@ def _stem(name: str | None) -> str | None:
     return PurePosixPath(name).stem if name else None
 
 
-def _read_rejects(path: Path) -> list[dict[str, Any]]:
+def _read_rejects(path: Path) -> list[Reject]:
     """What a scan left out, with the reasons; none where there is no such file and no checksum that names it."""
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        lines = read_lines(path, partial(from_json, Reject))
     except FileNotFoundError:
         return []
-    except (ValueError, RecursionError):
-        raise _wrong(path, "a JSON object on each line") from None
-    if not all(isinstance(row, dict) and _is_like(row, {"name": str, "reason": str}) for row in rows):
-        raise _wrong(path, "name and reason on each line")
-    return rows
+    if not lines.whole:
+        raise _wrong(path, "a JSON object with name and reason on each line")
+    return lines.rows

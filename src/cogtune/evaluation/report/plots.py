@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any
 
+from cogtune.evaluation.report.report_data import LossPoint
+
 # Matplotlib wants real colours; each of these stands for a CSS variable of report.css and is replaced by it.
 _INK, _FAINT, _ACCENT, _SECOND = "#010203", "#010204", "#010205", "#010206"
 _VARIABLES = {_INK: "var(--ink)", _FAINT: "var(--line)", _ACCENT: "var(--accent)", _SECOND: "var(--second)"}
@@ -66,12 +68,12 @@ def styled(draw: Callable[..., str]) -> Callable[..., str]:
 
 
 @styled
-def loss_plot(training: Sequence[dict[str, Any]], validation: Sequence[dict[str, Any]]) -> str:
-    """Loss over steps, each row {"step", "loss", "lr"?}: single steps faint, their average strong, validation as
+def loss_plot(training: Sequence[LossPoint], validation: Sequence[LossPoint]) -> str:
+    """Loss over steps: single steps faint, their average strong, validation as
     points, and the learning rate below. Empty when there is nothing to draw."""
     if not training:
         return ""
-    steps, losses = [row["step"] for row in training], [row["loss"] for row in training]
+    steps, losses = [point.step for point in training], [point.loss for point in training]
     span = max(2, len(losses) // 20)
     drawn = thinned(list(zip(steps, losses, smoothed(losses, span), strict=True)))
     figure, (top, bottom) = new_figure(8.6, 4.4, rows=2, heights=(4, 1))
@@ -86,13 +88,13 @@ def loss_plot(training: Sequence[dict[str, Any]], validation: Sequence[dict[str,
         label=f"mean of {span} steps",
     )
     if validation:
-        points = [row["step"] for row in validation], [row["loss"] for row in validation]
+        points = [point.step for point in validation], [point.loss for point in validation]
         top.plot(*points, "o", color=_INK, markersize=4, label="validation")
     if min(losses) > 0 and max(losses) > 8 * min(losses):
         log_axis(top)
     top.set_ylabel("loss")
     top.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderpad=0)
-    rates = thinned([(row["step"], row["lr"]) for row in training if row.get("lr") is not None])
+    rates = thinned([(point.step, point.lr) for point in training if point.lr is not None])
     bottom.plot([rate[0] for rate in rates], [rate[1] for rate in rates], color=_INK, linewidth=1.2)
     bottom.set_ylabel("learning rate")
     bottom.set_ylim(bottom=0)

@@ -28,6 +28,15 @@ class Strip:
 
 
 @dataclass(frozen=True)
+class LossPoint:
+    """One point of a loss curve; ``lr`` of training only."""
+
+    step: int
+    loss: float
+    lr: float | None = None
+
+
+@dataclass(frozen=True)
 class DataFacts:
     """What scan, preprocess and text found. Rejects are (name, reason), ``others`` too: of files that are no videos, by
     kind. ``links``: (path, where it leads) of clips behind links. ``truncated``: captions cut at T5's limit."""
@@ -102,8 +111,8 @@ class Evidence:
     metrics: dict[str, Any]
     timings: dict[str, Any]
     strips: list[Strip]
-    training: list[dict[str, Any]]
-    validation: list[dict[str, Any]]
+    training: list[LossPoint]
+    validation: list[LossPoint]
     data: DataFacts | None
     stages: list[StageFacts]
     exports: list[Exported]

@@ -40,13 +40,13 @@ def sweep_plot(members: Sequence[Any], key: str) -> str:
 
 def _losses(axes: Any, coloured: Sequence[tuple[Any, str]]) -> None:
     for member, colour in coloured:
-        losses = [row["loss"] for row in member.training]
+        losses = [point.loss for point in member.training]
         means = smoothed(losses, max(2, len(losses) // 10))
-        drawn = thinned([(row["step"], mean) for row, mean in zip(member.training, means, strict=True)], 300)
+        drawn = thinned([(point.step, mean) for point, mean in zip(member.training, means, strict=True)], 300)
         axes.plot([row[0] for row in drawn], [row[1] for row in drawn], color=colour, linewidth=1.6)
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("loss (moving mean)")
-    losses = [row["loss"] for member, _ in coloured for row in member.training]
+    losses = [point.loss for member, _ in coloured for point in member.training]
     if min(losses) > 0 and max(losses) > 8 * min(losses):
         log_axis(axes)
 

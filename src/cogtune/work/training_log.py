@@ -1,0 +1,123 @@
+"""log.jsonl: one row per step, and rows of validation; what a resumed run keeps of it."""
+
+import json
+import logging
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from cogtune.runtime.atomic import write_text
+from cogtune.runtime.jsonl import read_lines
+from cogtune.runtime.typed_json import from_json, to_json
+
+_log = logging.getLogger(__name__)
+
+AVERAGED = 20
+"""Steps over which the first and the last loss of a summary are averaged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepRow:
+    """One step, from 1. ``loss``: mean over the global batch; ``lr``; ``grad_norm``: before clipping; ``seconds``;
+    ``data_wait``: seconds that the step waited for data. A step that moved nothing has no loss, but ``skipped`` (why) and
+    ``clips``; one at which DeepSpeed changed the scale of the fp16 loss has ``overflow``."""
+
+    step: int
+    skipped: str | None = None
+    clips: list[str] | None = None
+    loss: float | None = None
+    overflow: bool | None = None
+    lr: float | None = None
+    grad_norm: float | None = None
+    seconds: float
+    data_wait: float
+
+
+@dataclass(frozen=True)
+class ValidationRow:
+    """The loss on the validation clips after a step."""
+
+    step: int
+    validation_loss: float
+
+
+Row = StepRow | ValidationRow
+
+
+class TrainingLog:
+    """Writer of log.jsonl. Only the first rank has one.
+
+    Rows after ``last_step`` are from a run that died before its next checkpoint; they are cut off, since their steps are
+    done again.
+    """
+
+    def __init__(self, path: Path, last_step: int) -> None:
+        self.path = path
+        kept = [row for row in read(path) if row.step <= last_step]
+        write_text(path, "".join(map(_line, kept)))
+        self._stream: TextIO = path.open("a")
+
+    def add(self, row: Row) -> None:
+        """Append one row; it survives the death of this process, though not of the machine before `sync`. A figure that is
+        no finite number, which JSON does not have, is left out."""
+        self._stream.write(_line(row))
+        self._stream.flush()
+
+    def sync(self) -> None:
+        """Put all rows on the disk; done before each checkpoint, so that no row before it can be missing."""
+        os.fsync(self._stream.fileno())
+
+
+def read(path: Path, warn: bool = True) -> list[Row]:
+    """The rows of a log, none where there is no log. A last line that a kill cut short is left out. So are damaged lines,
+    with a warning: no weight depends on them, and only training the same steps again would bring them back."""
+    if not path.exists():
+        return []
+    lines = read_lines(path, _parsed)
+    if lines.damaged and warn:
+        more = len(lines.damaged) - 1
+        first = f"line {lines.damaged[0]}" + (f" and {more} more" if more else "")
+        effect = "damaged and left out: the loss curve has a gap, and the weights are as they were"
+        _log.warning("%s: %s: %s", path, first, effect)
+    return lines.rows
+
+
+def _line(row: Row) -> str:
+    values = to_json(row)
+    finite = {name: value for name, value in values.items() if not isinstance(value, float) or math.isfinite(value)}
+    return json.dumps(finite, allow_nan=False) + "\n"
+
+
+def _parsed(value: Any) -> Row:
+    """Raises ValueError for what no training wrote."""
+    if isinstance(value, dict) and "validation_loss" in value:
+        return from_json(ValidationRow, value)
+    row = from_json(StepRow, value)
+    if row.loss is None and row.skipped is None and not row.overflow:
+        raise ValueError("has no 'loss'")
+    return row
+
+
+def figures(rows: Sequence[Row]) -> dict[str, float | int]:
+    """Summary figures of a finished log: loss_first, loss_last, steps_per_second, data_wait_fraction (and the last
+    validation loss, and the numbers of skipped and overflowed steps, if any). The first step of the log is not timed: it warms up."""
+    steps = [row for row in rows if isinstance(row, StepRow)]
+    trained = [row for row in steps if row.loss is not None]
+    losses = [row.loss for row in trained if row.loss is not None]
+    timed = trained[1:] or trained
+    seconds = sum(row.seconds for row in timed)
+    summary: dict[str, float | int] = {
+        "loss_first": math.fsum(losses[:AVERAGED]) / len(losses[:AVERAGED]),
+        "loss_last": math.fsum(losses[-AVERAGED:]) / len(losses[-AVERAGED:]),
+        "steps_per_second": len(timed) / seconds,
+        "data_wait_fraction": sum(row.data_wait for row in timed) / seconds,
+    }
+    if skipped := sum(row.skipped is not None for row in steps):
+        summary["skipped_steps"] = skipped
+    if overflowed := sum(bool(row.overflow) for row in steps):
+        summary["overflowed_steps"] = overflowed
+    validation = [row.validation_loss for row in rows if isinstance(row, ValidationRow)]
+    return summary | ({"validation_loss_last": validation[-1]} if validation else {})

@@ -20,6 +20,7 @@ from cogtune.model.lora import is_adapter
 from cogtune.model.weights.formats import FORMATS, Settings, Whole, write
 from cogtune.model.weights.lora_formats import Pairs, pairs_of, read_pairs, scaled
 from cogtune.model.weights.read import DTYPES, read, read_all
+from cogtune.runtime.atomic import sync
 from cogtune.runtime.paths import remove_own
 from cogtune.work.load import load_config
 
@@ -66,7 +67,10 @@ def convert(
     try:
         write(to, partial, weights, how)
         _check(to, partial, weights, how)
+        for written in [*partial.rglob("*"), partial]:
+            sync(written)
         os.replace(partial, target)
+        sync(target.parent)
     finally:
         remove_own(partial)
     return target

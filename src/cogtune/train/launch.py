@@ -21,6 +21,7 @@ from types import FrameType
 from typing import Any, TextIO
 
 from cogtune.errors import UserError
+from cogtune.runtime.atomic import write_json
 
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 5.0
@@ -155,6 +156,4 @@ def _verdict(codes: list[int | None], asked: bool, folder: Path, log: Path) -> b
 def leave_error(folder: Path, rank: int, error: BaseException, expected: bool, traceback: str) -> None:
     """Called in a rank: leave ``error`` for the starting process, whole or not at all."""
     message = {"rank": rank, "time": time.time(), "message": f"{error}", "expected": expected, "traceback": traceback}
-    partial = folder / f".error-{rank}.json"
-    partial.write_text(json.dumps(message))
-    os.replace(partial, folder / f"error-{rank}.json")
+    write_json(folder / f"error-{rank}.json", message)

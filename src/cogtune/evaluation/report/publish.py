@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cogtune.errors import UserError
+from cogtune.runtime.atomic import write_text
 
 MARKER = ".published-"
 
@@ -31,21 +32,15 @@ def publish(
     for name, target in links.items():
         _link(folder / name, target)
     for name, text in texts.items():
-        _replace(folder / name, text)
-    found = folder / f"{marker}{key}"
-    _replace(found, json.dumps({"stage": stage, "key": key}) + "\n")
-    return found
+        write_text(folder / name, text)
+    published = folder / f"{marker}{key}"
+    write_text(published, json.dumps({"stage": stage, "key": key}) + "\n")
+    return published
 
 
 def to_json(value: Any) -> str:
     """JSON as people read it: sorted, indented, one newline at the end. Equal values give equal bytes."""
     return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _replace(path: Path, text: str) -> None:
-    from cogtune.runtime.atomic import write_text
-
-    write_text(path, text)
 
 
 def _link(path: Path, target: Path) -> None:

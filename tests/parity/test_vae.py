@@ -9,7 +9,9 @@ import torch
 
 from cogtune.config.build import build
 from cogtune.diffusion.image import image_condition
+from cogtune.work.inputs import TrainInput
 from cogtune.work.load import load_config
+from cogtune.work.stage_input import read_input
 from tests.families import difference
 from tests.parity import limits
 
@@ -151,6 +153,7 @@ def test_the_image_condition_is_that_of_diffusers_pipeline(pair, close, model: s
     noise = torch.randn(1, 4, 1, 2, 3, generator=torch.Generator().manual_seed(2))
     sample = ours.regularizer.sample(ours.encode(image_BCHW[:, :, None]), noise)[:, :, 0]
     config = load_config([CONFIG / f"{model}.yaml", CONFIG / "sft.yaml"], check_files=False)
-    condition = image_condition(config.values["model"])
+    given = read_input(TrainInput, config.values)
+    condition = image_condition(given.image_input, given.image_scale_factor, given.image_everywhere)
     assert condition is not None
     close(condition(sample, latents.shape[1]), expected, "condition of image to video")

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "model": {*_BELOW, "diffusion"},
     "work": {*_BELOW, "data"},
     "plan": {*_BELOW, "data", "work"},
-    "sampling": {*_BELOW, "data", "model", "diffusion"},
+    "sampling": {*_BELOW, "data", "model", "diffusion", "work"},
     "train": {*_BELOW, "data", "model", "diffusion", "work"},
     "evaluation": {*_BELOW, "data", "model", "diffusion", "work", "sampling"},
     "stages": {*_BELOW, "data", "model", "diffusion", "work", "sampling", "train", "evaluation"},

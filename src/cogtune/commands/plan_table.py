@@ -96,7 +96,7 @@ def _grouped(steps: Iterable[Step]) -> list[tuple[list[str], list[str]]]:
 def _amount(step: Step) -> str:
     work = step.work
     unit = work.unit if work.total != 1 else work.unit.removesuffix("s")
-    if step.stage in ("export", "report"):
+    if not work.unit.endswith("s"):  # there is one only: the model, the report
         return "1" if work.todo else "–"
     if not work.total:
         return "–"
@@ -150,7 +150,7 @@ def _draw_total(surveys: Sequence[Survey], machine: Machine, console: "Console")
 
 def _why_unknown(estimates: Sequence[Estimate], device: str) -> str:
     if any(estimate.basis == "unknown" for estimate in estimates):
-        return "they use components that are not cogtune's"
+        return "there is no cost model for their stage, or for a component of yours"
     return f"there are no figures for {device}; use --device to pick a similar GPU"
 
 

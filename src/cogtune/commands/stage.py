@@ -19,25 +19,12 @@ from cogtune.work.workspace import Workspace
 
 _log = logging.getLogger(__name__)
 
-_STAGE_HELP = {
-    "scan": "find videos and captions, reject what cannot be used, write the data report",
-    "preprocess": "choose the frames of every clip and prove that they decode",
-    "latents": "encode every clip with the 3D VAE into the latent cache",
-    "images": "image-to-video: encode the noised first frame of every clip",
-    "text": "encode every caption with T5 into the text cache",
-    "train": "train the diffusion transformer (LoRA or full) with DeepSpeed; resumes by itself",
-    "export": "write the trained weights in the format that other tools load, and prove that they load",
-    "sample": "make videos from captions, before and after training",
-    "evaluate": "measure samples and reconstruction, write metrics.json",
-    "report": "publish results/<experiment>/: report.html, metrics, config, links",
-}
-
 
 def add_to(commands: Subcommands) -> None:
     """A subcommand for each stage."""
-    for stage in STAGES:
-        epilog = f"example: cogtune {stage} --base config/tiny/demo.yaml -- args.seed=7"
-        command = commands.add_parser(stage, help=_STAGE_HELP[stage], description=_STAGE_HELP[stage], epilog=epilog)
+    for name, stage in STAGES.items():
+        epilog = f"example: cogtune {name} --base config/tiny/demo.yaml -- args.seed=7"
+        command = commands.add_parser(name, help=stage.help, description=stage.help, epilog=epilog)
         source = command.add_mutually_exclusive_group(required=True)
         source.add_argument(
             "--base", nargs="+", metavar="FILE", help="SAT-style YAML files, later ones win; overrides follow `--`"

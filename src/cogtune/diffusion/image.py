@@ -1,9 +1,7 @@
 """The image condition of an image-to-video network, the same in training and in sampling."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,8 +44,9 @@ class ImageCondition:
         return torch.cat([first_B1CHW, rest], dim=1)
 
 
-def image_condition(model: Mapping[str, Any]) -> ImageCondition | None:
-    """What the `model` section of a train slice says of the image; None for a text-to-video model."""
-    if not model.get("noised_image_input"):
+def image_condition(takes_image: bool, scale: float | None, everywhere: bool) -> ImageCondition | None:
+    """Of a model with these keys; None for a text-to-video model. ``scale`` is set where it ``takes_image``."""
+    if not takes_image:
         return None
-    return ImageCondition(model["image_scale_factor"], model.get("noised_image_all_concat") or False)
+    assert scale is not None, "model.image_scale_factor: the config check sets it"
+    return ImageCondition(scale, everywhere)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cogtune.data.rows import EvaluationRow
 from cogtune.evaluation import metrics
-from cogtune.sampling.prompts import TUNED
+from cogtune.work.variants import TUNED
 
 _DIGITS = {"retrieval_accuracy": 4, "psnr_db": 3, "ssim": 4, "loss": 5}
 

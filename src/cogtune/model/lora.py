@@ -86,20 +86,15 @@ def is_adapter(name: str) -> bool:
     return "matrix_A" in name or "matrix_B" in name
 
 
-def set_trainable(model: nn.Module, prefixes: Iterable[str], lora_train: bool = False) -> list[str]:
+def set_trainable(model: nn.Module, prefixes: Iterable[str]) -> list[str]:
     """Freezes what the configuration freezes; returns the names of what trains, in the model's order.
 
     prefixes: `not_trainable_prefixes`, compared with `model.diffusion_model.<name>`; `all` freezes everything. Adapters
-    train in any case. lora_train: adapters only, whatever the prefixes say.
+    train in any case.
     Raises: UserError when nothing would train, or a prefix freezes nothing (a typing error).
     """
     names = [name for name, _ in model.named_parameters()]
-    if lora_train and not any(map(is_adapter, names)):
-        raise UserError(
-            "lora_train: true, but the model has no adapters; add to network_config.params.modules:\n"
-            "    lora_config:\n      target: sat.model.finetune.lora2.LoraMixin\n      params: {r: 128}"
-        )
-    frozen = _frozen_prefixes(names, prefixes, lora_train)
+    frozen = _frozen_prefixes(names, prefixes)
     for name, parameter in model.named_parameters():
         if is_adapter(name):
             parameter.requires_grad_(True)
@@ -111,9 +106,9 @@ def set_trainable(model: nn.Module, prefixes: Iterable[str], lora_train: bool = 
     return trainable
 
 
-def _frozen_prefixes(names: list[str], prefixes: Iterable[str], lora_train: bool) -> list[str]:
+def _frozen_prefixes(names: list[str], prefixes: Iterable[str]) -> list[str]:
     elsewhere = ("first_stage_model", "conditioner")  # VAE and T5: never part of what trains here
-    frozen = ["all"] if lora_train else [p for p in prefixes if not p.startswith(elsewhere)]
+    frozen = [p for p in prefixes if not p.startswith(elsewhere)]
     for prefix in frozen:
         if prefix != "all" and not any((CHECKPOINT_PREFIX + name).startswith(prefix) for name in names):
             raise UserError(

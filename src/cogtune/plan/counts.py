@@ -1,32 +1,24 @@
 """How much of each stage's work is in the store already, and how much has to be made."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from cogtune.data.listing import Columns
+from cogtune.data.prompt_file import read_prompts
 from cogtune.data.rows import Rejected, prepared_rows
 from cogtune.data.store import ShardReader, row_ids
-from cogtune.plan.cost.work import variants
 from cogtune.plan.history import History
 from cogtune.work.batches import total_steps
+from cogtune.work.inputs import ExportInput, SampleInput, TrainInput
 from cogtune.work.slices import Slice
+from cogtune.work.stage_input import read_input
 from cogtune.work.stages import STAGES
+from cogtune.work.variants import variants
 
-UNITS = {
-    "scan": "files",
-    "preprocess": "clips",
-    "latents": "clips",
-    "images": "clips",
-    "text": "captions",
-    "train": "steps",
-    "export": "model",
-    "sample": "videos",
-    "evaluate": "clips",
-    "report": "report",
-}
+Parts = Mapping[str, Slice]
+"""The slices of one experiment, by stage."""
 
 
 @dataclass(frozen=True)
@@ -60,32 +52,21 @@ class Counts:
         self._left: dict[str, Work] = {}
         self._distinct = cache(self._distinct_of)
 
-    def columns(self, parts: Mapping[str, Slice]) -> Columns:
+    def columns(self, parts: Parts) -> Columns:
         """The data set that the slices were cut for."""
         return self._history.columns(parts["scan"].key)
 
     def done(self, part: Slice) -> Work:
         """Of a job whose receipt is there: what the receipt says."""
-        unit, receipt = UNITS[part.stage], self._history.receipt(part.stage, part.key)
+        unit, receipt = STAGES[part.stage].unit, self._history.receipt(part.stage, part.key)
         total = (receipt.get("made") or 0) + (receipt.get("reused") or 0)
-        return Work(0, receipt.get("steps", total) if part.stage == "train" else total, unit)
+        return Work(0, receipt.get("steps", total), unit)  # a training says its steps
 
-    def left(self, part: Slice, parts: Mapping[str, Slice], args: Mapping[str, Any]) -> Work:
-        """Of a job without receipt: what the store holds is counted."""
-        counted = {
-            "scan": self._scan,
-            "preprocess": self._preprocess,
-            "latents": self._encoded,
-            "images": self._encoded,
-            "text": self._text,
-            "train": self._train,
-            "sample": self._sample,
-            "evaluate": self._evaluate,
-            "export": self._export,
-        }[part.stage]
+    def left(self, part: Slice, parts: Parts, count: Callable[["Counts", Slice, Parts], tuple[int, int, int]]) -> Work:
+        """Of a job without receipt, as ``count`` counts what the store holds (`stage_costs.StageCost.left`); each job once."""
         if part.key not in self._left:
-            todo, total, shared = counted(part, parts, args)
-            self._left[part.key] = Work(max(0, todo), total, UNITS[part.stage], shared)
+            todo, total, shared = count(self, part, parts)
+            self._left[part.key] = Work(max(0, todo), total, STAGES[part.stage].unit, shared)
         return self._left[part.key]
 
     def folder(self, part: Slice) -> Path:
@@ -102,7 +83,7 @@ class Counts:
         columns = self._history.columns(scan)
         return set(columns.clips), set(columns.captions)
 
-    def clips(self, parts: Mapping[str, Slice]) -> set[str]:
+    def clips(self, parts: Parts) -> set[str]:
         """Different clips of the data set."""
         return self._distinct(parts["scan"].key)[0]
 
@@ -115,20 +96,16 @@ class Counts:
         coming |= mine
         return mine, len(lacking) - len(mine)
 
-    def _preprocess(self, part: Slice, parts: Mapping[str, Slice], args: Mapping[str, Any]) -> tuple[int, int, int]:
-        clips = self.clips(parts)
-        lacking, shared = self._lacking(part, clips)
-        return len(lacking), len(clips), shared
-
-    def _scan(self, part: Slice, parts: Mapping[str, Slice], args: Mapping[str, Any]) -> tuple[int, int, int]:
-        """A plan asks only once the store holds it: another results folder's scan, here without a receipt."""
-        return 0, len(self.columns(parts).clips), 0
-
-    def _encoded(self, part: Slice, parts: Mapping[str, Slice], args: Mapping[str, Any]) -> tuple[int, int, int]:
-        clips = self.clips(parts)
-        lacking, shared = self._lacking(part, clips)
-        rejected = self._rejected(parts["preprocess"], lacking)
-        return len(lacking) - rejected, len(clips) - rejected, shared
+    def rows(self, part: Slice, parts: Parts) -> tuple[int, int, int]:
+        """Of a stage with a row for each clip or caption; behind preprocess, for each clip that it accepted. Of another
+        stage nothing is known but that it has to run."""
+        row = STAGES[part.stage]
+        if not row.items or row.data not in ("clips", "captions"):
+            return 1, 1, 0
+        wanted = self._distinct(parts["scan"].key)[row.data == "captions"]
+        lacking, shared = self._lacking(part, wanted)
+        rejected = self._rejected(parts["preprocess"], lacking) if "preprocess" in row.upstream else 0
+        return len(lacking) - rejected, len(wanted) - rejected, shared
 
     def _rejected(self, preprocess: Slice, lacking: set[str]) -> int:
         """How many clips preprocess refused, as far as it is known: none of them is ever encoded."""
@@ -141,42 +118,39 @@ class Counts:
         reader = ShardReader(self.folder(preprocess)) if known else None
         return sum(isinstance(row, Rejected) for _, row in prepared_rows(reader, known)) if reader else 0
 
-    def _text(self, part: Slice, parts: Mapping[str, Slice], args: Mapping[str, Any]) -> tuple[int, int, int]:
-        captions = self._distinct(parts["scan"].key)[1]
-        lacking, shared = self._lacking(part, captions)
-        return len(lacking), len(captions), shared
-
-    def _train(self, part: Slice, parts: Mapping[str, Slice], args: Mapping[str, Any]) -> tuple[int, int, int]:
-        own = part.identity["values"]["args"]
-        total = total_steps(own, self._pairs(parts) if own.get("epochs") else 0, own["global_batch_size"])
+    def steps(self, part: Slice, parts: Parts) -> tuple[int, int, int]:
+        """Of a training."""
+        given = read_input(TrainInput, part.config())
+        total = total_steps(given.steps, given.epochs, self._pairs(parts) if given.epochs else 0, given.global_batch)
         step, finished = self.train_state(part)
         return (0 if finished else total - step), total, 0
 
-    def _pairs(self, parts: Mapping[str, Slice]) -> int:
+    def _pairs(self, parts: Parts) -> int:
         # Scan accepts a clip once in a split, so rows are pairs.
         return self.columns(parts).splits.count("train")
 
-    def _export(self, part: Slice, parts: Mapping[str, Slice], args: Mapping[str, Any]) -> tuple[int, int, int]:
+    def formats(self, part: Slice) -> tuple[int, int, int]:
+        """Of an export: one model, unless all formats are there."""
         index = self._history.json(f"export/{part.items_key}/index.json") if self.folder(part).is_dir() else {}
-        wanted = set(args.get("export_formats") or [])
+        wanted = set(read_input(ExportInput, part.config()).formats)
         return int(not index or not wanted <= index.get("formats", {}).keys()), 1, 0
 
-    def _sample(self, part: Slice, parts: Mapping[str, Slice], args: Mapping[str, Any]) -> tuple[int, int, int]:
-        count = self.prompts(parts, args)
-        total = count * len(variants(args, count))
+    def videos(self, part: Slice, parts: Parts) -> tuple[int, int, int]:
+        """Of a sampling: each prompt in each variant."""
+        given = read_input(SampleInput, part.config())
+        count = self._prompts(given, parts)
+        total = count * len(variants(given.controls, given.guided, count))
         return total - len(self._rows(self.folder(part))), total, 0
 
-    def prompts(self, parts: Mapping[str, Slice], args: Mapping[str, Any]) -> int:
-        """How many captions are sampled: different training pairs, or lines of the prompt file."""
-        if args.get("input_type") == "txt":
-            try:
-                return len(Path(args["input_file"]).read_text(encoding="utf-8").splitlines())
-            except (OSError, UnicodeDecodeError):
-                return 0
-        wanted, pairs = args.get("sampling_count"), self._pairs(parts)
-        return pairs if wanted is None else min(wanted, pairs)
+    def _prompts(self, given: SampleInput, parts: Parts) -> int:
+        """How many captions are sampled: different training pairs, or lines of the prompt file. Raises ConfigError."""
+        if given.input_type == "txt":
+            return len(read_prompts(given.input_file or ""))
+        pairs = self._pairs(parts)
+        return pairs if given.count is None else min(given.count, pairs)
 
-    def _evaluate(self, part: Slice, parts: Mapping[str, Slice], args: Mapping[str, Any]) -> tuple[int, int, int]:
+    def evaluated(self, part: Slice, parts: Parts) -> tuple[int, int, int]:
+        """Of an evaluation: each accepted clip."""
         clips = len(self.clips(parts))
         receipt = self._history.receipt("preprocess", parts["preprocess"].key)
         total = clips - (receipt.get("rejected") or 0)

@@ -5,13 +5,16 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from cogtune.config.merge import Config
-from cogtune.plan.counts import UNITS, Counts, Work
+from cogtune.plan.counts import Counts, Work
 from cogtune.plan.estimate import Estimate, Estimator
 from cogtune.plan.history import History
+from cogtune.plan.stage_costs import cost_of
 from cogtune.plan.why import Reason, changed_keys, changed_upstream, data_changes, differences
 from cogtune.work.batches import plan_batches
+from cogtune.work.inputs import TrainInput
 from cogtune.work.machine_limits import cannot_train_on
 from cogtune.work.slices import Slice
+from cogtune.work.stage_input import read_input
 from cogtune.work.stages import STAGES
 from cogtune.work.workspace import Workspace
 
@@ -112,11 +115,11 @@ class Surveyor:
         if shown or (stage != "report" and self.history.receipt(stage, part.key)):
             return Step(stage, part.key, UP_TO_DATE, self._done(part), warnings=self._lost(part))
         if stage == "report":
-            work = Work(1, 1, UNITS[stage])
+            work = Work(1, 1, STAGES[stage].unit)
             return Step(
                 stage, part.key, STALE, work, self._publish(part, name, config, steps), estimator.of(part, work)
             )
-        work = self.counts.left(part, parts, config.values["args"])
+        work = self.counts.left(part, parts, cost_of(STAGES[stage]).left)
         state, why = self._explained(part, work, name, config, steps)
         estimate = estimator.of(part, work)
         notes = [self._batch(name, part)] if stage == "train" and work.todo else []
@@ -126,8 +129,9 @@ class Surveyor:
         return Step(stage, part.key, state, work, why, estimate, warnings, notes)
 
     def _batch(self, name: str, part: Slice) -> str:
-        values, ranks = part.config(), self.workspace.experiments[name].ranks
-        return f"{plan_batches(values.get('deepspeed') or {}, values['args'], ranks)} ({self.workspace.resolver(name).batch_from})"
+        given, ranks = read_input(TrainInput, part.config()), self.workspace.experiments[name].ranks
+        batches = plan_batches(given.micro_batch, given.global_batch, ranks)
+        return f"{batches} ({self.workspace.resolver(name).batch_from})"
 
     def _lost(self, part: Slice) -> list[str]:
         """A receipt without its work: the workflow believes the receipt."""
@@ -140,7 +144,7 @@ class Surveyor:
         ]
 
     def _done(self, part: Slice) -> Work:
-        return Work(0, 1, UNITS["report"]) if part.stage == "report" else self.counts.done(part)
+        return Work(0, 1, STAGES[part.stage].unit) if part.stage == "report" else self.counts.done(part)
 
     def _explained(
         self, part: Slice, work: Work, name: str, config: Config, steps: Mapping[str, Step]

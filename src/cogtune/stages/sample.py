@@ -27,12 +27,13 @@ from cogtune.runtime.failures import told_of_environment
 from cogtune.runtime.progress import Progress
 from cogtune.sampling import prompts as plan
 from cogtune.sampling.generate import Generator, encode_image, latent_shape, samplers
-from cogtune.sampling.prompts import Prompt, Variant
+from cogtune.sampling.prompts import Prompt
 from cogtune.sampling.video import write_mp4, write_png
 from cogtune.stages.export import exported, final
 from cogtune.stages.job import Job
 from cogtune.stages.train import start_of, start_sources
 from cogtune.work.content_hashes import Source, proven
+from cogtune.work.variants import Variant, variants
 
 VIDEOS = "videos"
 """Folder of the view copies, <prompt id>.<variant>.mp4."""
@@ -47,28 +48,32 @@ def run(job: Job) -> dict[str, Any]:
     """
     args, folder = job.config["args"], job.job_dir()
     set_threads(job.machine["ranks"] * (args.get("threads_per_rank") or 1))
-    prompts, variants = _asked(job)
+    prompts, sampled = _asked(job)
     wanted = wanted_of(job)
     lacking = wanted - job.rows().ids()
     if lacking:
-        _Work(job, prompts, variants, lacking).make()
+        _Work(job, prompts, sampled, lacking).make()
     _write_views(folder, wanted, job.config["data"]["params"]["fps"])
     if _takes_images(job):
         _write_images(folder, wanted)
-    return {"made": len(lacking), "reused": len(wanted) - len(lacking), "variants": [v.name for v in variants]}
+    return {
+        "made": len(lacking),
+        "reused": len(wanted) - len(lacking),
+        "variants": [variant.name for variant in sampled],
+    }
 
 
 def wanted_of(job: Job) -> set[str]:
     """The names of all rows that the sample job ``job`` makes."""
-    prompts, variants = _asked(job)
-    return {plan.item_id(prompt, variant) for variant in variants for prompt in prompts}
+    prompts, sampled = _asked(job)
+    return {plan.item_id(prompt, variant) for variant in sampled for prompt in prompts}
 
 
 def _asked(job: Job) -> tuple[list[Prompt], list[Variant]]:
     args = job.config["args"]
     with job.proven("args.input_file"):
         prompts = plan.read_args(args, job.manifest() if "scan" in job.upstream else [])
-    return prompts, plan.variants(args.get("sampling_controls") or [], args.get("sampling_guided", True), len(prompts))
+    return prompts, variants(args.get("sampling_controls") or [], args.get("sampling_guided", True), len(prompts))
 
 
 class _Work:
@@ -143,7 +148,11 @@ class _Work:
             seed=self.args["seed"],
             device=self.device,
             frame_multiple=network.patch_size[0],  # pyright: ignore[reportIndexIssue, reportArgumentType]
-            image=image_condition(config),
+            image=image_condition(
+                config.get("noised_image_input", False),
+                config.get("image_scale_factor"),
+                config.get("noised_image_all_concat", False),
+            ),
         )
 
 

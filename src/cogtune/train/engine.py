@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cogtune.config.build import params_of
 from cogtune.config.registry import PluginEntry, find
 from cogtune.errors import UserError
 from cogtune.runtime.devices import device_for
@@ -87,20 +88,18 @@ def deepspeed_config(section: dict[str, Any], plan: BatchPlan, device: torch.dev
 def make_optimizer(module: nn.Module, node: dict[str, Any], weight_decay: float) -> torch.optim.Optimizer:
     """The optimizer of a config's `deepspeed.optimizer` node, in PyTorch: DeepSpeed's own would compile a kernel.
 
-    The loop sets the rate of every step. ``weight_decay`` holds where the node names none. A plugin gets the groups, each
-    with its weight_decay, and the params that it takes.
+    The loop sets the rate of every step, and ``weight_decay`` is that of the config check, so the node's own are not read.
+    A plugin gets the groups, each with its weight_decay, and the params that it takes.
     """
-    entry, params = find(node.get("type") or "AdamW", "optimizer"), node.get("params") or {}
-    own_decay = params.get("weight_decay")
-    groups = parameter_groups(module, weight_decay if own_decay is None else own_decay)
+    entry, params = find(node["type"], "optimizer"), node.get("params") or {}
+    groups = parameter_groups(module, weight_decay)
     if isinstance(entry, PluginEntry):
         return entry.optimizer(groups, params)
-    common = {"lr": 0.0, "betas": tuple(params.get("betas", (0.9, 0.999))), "eps": params.get("eps", 1e-8)}
-    common["amsgrad"] = params.get("amsgrad", False)
+    given = params_of({"target": entry.name, "params": params})
+    common = {"lr": 0.0, "betas": tuple(given.betas), "eps": given.eps, "amsgrad": given.amsgrad}
     if entry.name == "FusedEmaAdam":
-        decay, ramp = params.get("ema_decay", 0.9999), params.get("use_num_upates", True)
-        return AdamWEma(groups, ema_decay=decay, ramp=ramp, **common)
-    decoupled = entry.name == "AdamW" or params.get("adam_w_mode", True)
+        return AdamWEma(groups, ema_decay=given.ema_decay, ramp=given.use_num_upates, **common)
+    decoupled = entry.name == "AdamW" or given.adam_w_mode
     return (torch.optim.AdamW if decoupled else torch.optim.Adam)(groups, **common)
 
 

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 from cogtune.errors import UserError
 
@@ -51,15 +50,3 @@ class Schedule:
             swing = (1 + math.cos(math.pi * min(1.0, share))) / 2
             return self.lr * (self.decay_ratio + (1 - self.decay_ratio) * swing)
         return self.lr
-
-
-def schedule_of(args: dict[str, Any], lr: float, train_iters: int) -> Schedule:
-    """The schedule that the config asks for; ``args`` is its `args` section."""
-    return Schedule(
-        lr=lr,
-        steps=args.get("lr_decay_iters") or train_iters,
-        style=args.get("lr_decay_style") or "linear",
-        warmup=args.get("warmup", 0.01),
-        decay_ratio=args.get("lr_decay_ratio", 0.1),
-        auto_warmup=args.get("auto_warmup", False),
-    )

@@ -28,10 +28,12 @@ from cogtune.train import checkpoint, result
 from cogtune.train.engine import RankInfo, build_engine, connect, deepspeed_config, engine_dtype, make_optimizer
 from cogtune.train.feed import Feed
 from cogtune.train.loop import Intervals, Loop
-from cogtune.train.schedule import schedule_of
+from cogtune.train.schedule import Schedule
 from cogtune.train.skipped import Skips
 from cogtune.work.batches import plan_batches, total_steps
 from cogtune.work.content_hashes import Source, proven
+from cogtune.work.inputs import TrainInput
+from cogtune.work.stage_input import read_input
 from cogtune.work.training_log import TrainingLog
 
 _log = logging.getLogger(__name__)
@@ -68,7 +70,7 @@ def train(plan_dict: dict[str, Any], report: TextIO, stopping: Callable[[], bool
     with proven(Source(*row) for row in plan.sources):
         load_used(plan.config)
     connect(here, os.environ.get("COGTUNE_RENDEZVOUS", "env://"))
-    loop, module = _set_up(plan, here, report, stopping)
+    loop, module = _set_up(plan, read_input(TrainInput, plan.config), here, report, stopping)
     found = checkpoint.load_newest(
         loop.engine, loop.folder, lambda text: print(json.dumps({"notice": text}), file=report)
     )
@@ -86,46 +88,45 @@ def train(plan_dict: dict[str, Any], report: TextIO, stopping: Callable[[], bool
     return finished
 
 
-def _set_up(plan: Plan, here: RankInfo, report: TextIO, stopping: Callable[[], bool]) -> tuple[Loop, nn.Module]:
-    config, args = plan.config, plan.config["args"]
-    section = config.get("deepspeed") or {}
-    optimizer_node = section.get("optimizer") or {}
-    batches = plan_batches(section, args, here.ranks)
-    steps = total_steps(args, len(plan.pairs), batches.global_batch)
-    loss: VideoDiffusionLoss = build(config["model"]["loss_fn_config"])
-    module = trainable_model(plan)
-    optimizer = make_optimizer(module, optimizer_node, args.get("weight_decay") or 0.0)
+def _set_up(
+    plan: Plan, given: TrainInput, here: RankInfo, report: TextIO, stopping: Callable[[], bool]
+) -> tuple[Loop, nn.Module]:
+    section = given.deepspeed
+    batches = plan_batches(given.micro_batch, given.global_batch, here.ranks)
+    steps = total_steps(given.steps, given.epochs, len(plan.pairs), batches.global_batch)
+    loss: VideoDiffusionLoss = build(given.loss)
+    module = trainable_model(plan, given)
+    optimizer = make_optimizer(module, section["optimizer"], given.weight_decay)
     engine = build_engine(module, optimizer, deepspeed_config(section, batches, here.device))
-    if here.rank == 0 and (section.get("zero_optimization") or {}).get("load_from_fp32_weights") is False:
+    if here.rank == 0 and section["zero_optimization"].get("load_from_fp32_weights") is False:
         _log.warning("load_from_fp32_weights is true for exact resume, though the config says false")
     loop = Loop(
         engine=engine,
         loss=loss,
-        feed=_feed(plan, plan.pairs, loss),
-        validation=_feed(plan, plan.validation_pairs, loss) if plan.validation_pairs else None,
+        feed=_feed(plan, given, plan.pairs, module, loss),
+        validation=_feed(plan, given, plan.validation_pairs, module, loss) if plan.validation_pairs else None,
         plan=batches,
-        schedule=schedule_of(args, _peak_rate(args, optimizer_node), steps),
+        schedule=_schedule(given, steps),
         steps=steps,
-        intervals=_intervals(args, batches.micro),
+        intervals=_intervals(given, batches.micro),
         folder=Path(plan.folder) / "checkpoints",
         rank=here.rank,
         device=here.device,
         on_step=lambda step, loss: print(json.dumps({"step": step, "loss": loss}), file=report),
         stopping=stopping,
-        skips=Skips(args.get("max_skipped_steps", 10), plan.names),
+        skips=Skips(given.max_skipped_steps, plan.names),
     )
     return loop, module
 
 
-def trainable_model(plan: Plan) -> nn.Module:
+def trainable_model(plan: Plan, given: TrainInput) -> nn.Module:
     """The starting model with everything frozen that the config freezes."""
-    model = plan.config["model"]
     with proven(Source(*row) for row in plan.sources):
-        module = initial_model(Start.from_dict(plan.start), engine_dtype(plan.config.get("deepspeed") or {})).train()
-    if plan.config["args"].get("checkpoint_activations"):
+        module = initial_model(Start.from_dict(plan.start), engine_dtype(given.deepspeed)).train()
+    if given.checkpoint_activations:
         module.checkpoint_activations = True  # pyright: ignore[reportArgumentType]
-    set_trainable(module, model.get("not_trainable_prefixes") or [], model.get("lora_train") or False)
-    _check_tensors(module, model["network_config"])
+    set_trainable(module, given.frozen_prefixes)
+    _check_tensors(module, given.network)
     return module
 
 
@@ -141,11 +142,7 @@ def _check_tensors(module: nn.Module, node: dict[str, Any]) -> None:
         )
 
 
-def _feed(plan: Plan, pairs: list[Pair], loss: VideoDiffusionLoss) -> Feed:
-    model = plan.config["model"]
-    embedders = (model.get("conditioner_config") or {}).get("params", {}).get("emb_models") or [{}]
-    regularizer = (model.get("first_stage_config") or {}).get("params", {}).get("regularizer_config")
-    network = model["network_config"]
+def _feed(plan: Plan, given: TrainInput, pairs: list[Pair], module: nn.Module, loss: VideoDiffusionLoss) -> Feed:
     return Feed(
         data=CachedDataset(
             Path(plan.latents),
@@ -153,35 +150,37 @@ def _feed(plan: Plan, pairs: list[Pair], loss: VideoDiffusionLoss) -> Feed:
             pairs,
             Path(plan.images) if plan.images else None,
         ),
-        regularizer=build(regularizer or {"target": "DiagonalGaussian", "params": {}}),
+        regularizer=build(given.regularizer),
         sampling=loss.sampling,
-        seed=plan.config["args"]["seed"],
-        scale_factor=model.get("scale_factor") or 1.0,
-        caption_dropout=embedders[0].get("ucg_rate") or 0.0,
-        frame_multiple=_temporal_patch(network["params"].get("patch_size", [1, 2, 2])),
-        image=image_condition(model),
-        image_dropout=model.get("noised_image_dropout") or 0.0,
+        seed=given.seed,
+        scale_factor=given.scale_factor,
+        caption_dropout=given.caption_dropout,
+        frame_multiple=module.patch_size[0],  # pyright: ignore[reportIndexIssue, reportArgumentType]
+        image=image_condition(given.image_input, given.image_scale_factor, given.image_everywhere),
+        image_dropout=given.image_dropout,
     )
 
 
-def _temporal_patch(size: int | list[int]) -> int:
-    return 1 if isinstance(size, int) else size[0]
+def _schedule(given: TrainInput, steps: int) -> Schedule:
+    return Schedule(
+        lr=given.lr,
+        steps=given.lr_decay_iters or steps,
+        style=given.lr_decay_style,
+        warmup=given.warmup,
+        decay_ratio=given.lr_decay_ratio,
+        auto_warmup=given.auto_warmup,
+    )
 
 
-def _peak_rate(args: dict[str, Any], optimizer_node: dict[str, Any]) -> float:
-    own = (optimizer_node.get("params") or {}).get("lr")
-    return args.get("lr", 1e-4) if own is None else own
-
-
-def _intervals(args: dict[str, Any], micro: int) -> Intervals:
-    size = args.get("eval_batch_size") or micro
+def _intervals(given: TrainInput, micro: int) -> Intervals:
+    size = given.eval_batch_size or micro
     return Intervals(
-        save=args.get("save_interval") or 0,
-        keep=args.get("keep_checkpoints") or 1,
-        log=args.get("log_interval") or 0,
-        evaluate=args.get("eval_interval") or 0,
+        save=given.save_interval,
+        keep=given.keep_checkpoints,
+        log=given.log_interval,
+        evaluate=given.eval_interval or 0,
         evaluate_batch=size,
-        evaluate_draws=size * (args.get("eval_iters") or 1),
+        evaluate_draws=size * given.eval_iters,
     )
 
 

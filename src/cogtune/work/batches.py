@@ -3,7 +3,6 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cogtune.config.errors import ConfigError
 from cogtune.errors import UserError
@@ -38,18 +37,10 @@ class BatchPlan:
         return range(start, start + self.micro)
 
 
-def plan_batches(deepspeed: dict[str, Any], args: dict[str, Any], ranks: int) -> BatchPlan:
-    """The plan for ``ranks`` processes.
-
-    `args.global_batch_size`, where set, is identity: the micro batch is shrunk to what one rank's share allows, and
-    accumulation is what is left over. Otherwise the global batch is the product of what the config says.
-    Raises ConfigError where the shares do not come out even.
-    """
-    micro = deepspeed.get("train_micro_batch_size_per_gpu") or args.get("batch_size") or 1
-    total = args.get("global_batch_size")
-    if not total:
-        accumulation = deepspeed.get("gradient_accumulation_steps") or args.get("gradient_accumulation_steps") or 1
-        return BatchPlan(micro, accumulation, ranks)
+def plan_batches(micro: int, total: int, ranks: int) -> BatchPlan:
+    """How ``ranks`` processes share the ``total`` clips of a step, in micro batches of ``micro`` at most: a rank's share
+    shrinks the micro batch, and accumulation is what is left over. Raises ConfigError where the shares do not come out
+    even."""
     share, rest = divmod(total, ranks)
     if rest or not share:
         raise ConfigError(
@@ -107,8 +98,10 @@ class BatchMemo:
             write_json(self.path, {"global_batch_size": clips, "train": train})
 
 
-def total_steps(args: dict[str, Any], count: int, global_batch: int) -> int:
-    """Optimizer steps: `args.train_iters`, or `args.epochs` passes over ``count`` items, the last batch filled up."""
-    if args.get("epochs"):
-        return -(-args["epochs"] * count // global_batch)
-    return args.get("train_iters") or 10_000
+def total_steps(steps: int | None, epochs: int | None, count: int, global_batch: int) -> int:
+    """Optimizer steps: ``epochs`` passes over ``count`` items, the last batch filled up, or ``steps`` (`args.train_iters`).
+    One of the two is set, which the config check sees to."""
+    if epochs:
+        return -(-epochs * count // global_batch)
+    assert steps is not None
+    return steps

@@ -138,7 +138,7 @@ class TrainInput:
             "csv_monitor",
         ),
     )
-    micro_batch: int = volatile("args.batch_size")
+    micro_batch: int = volatile("deepspeed.train_micro_batch_size_per_gpu")
     checkpoint_activations: bool = volatile("args.checkpoint_activations")
     log_interval: int = volatile("args.log_interval")
     save_interval: int = volatile("args.save_interval")

@@ -44,9 +44,10 @@ def check_batch(config: Config, ranks: int, remembered: tuple[int, str] | None =
     args = config.values["args"]
     if args.get("mode") == "inference":
         return
+    total = remembered[0] if remembered else args["global_batch_size"]
     try:
-        asked = args | ({"global_batch_size": remembered[0]} if remembered else {})
-        plan_batches(config.values.get("deepspeed") or {}, asked, ranks)
+        if total is not None:
+            plan_batches(config.values["deepspeed"]["train_micro_batch_size_per_gpu"], total, ranks)
     except ConfigError as error:
         where = remembered[1] if remembered else f"set by {config.origin_of(error.key)}"
         raise ConfigError(f"{error.message} ({where})", key=error.key) from None
@@ -211,8 +212,9 @@ class Resolver:
         self._memo = BatchMemo(self.place.store, cut(STAGES["train"], values, {}, {}, upstream, None).key)
         if (found := self._memo.read()) is None:
             self.batch_from = "args.global_batch_size is not set, so the ranks decide when the training starts"
-            deepspeed = values.get("deepspeed") or {}
-            return plan_batches(deepspeed, values["args"], self.place.ranks).global_batch
+            section = values["deepspeed"]
+            passes = section["gradient_accumulation_steps"] * self.place.ranks
+            return section["train_micro_batch_size_per_gpu"] * passes
         clips, train = found
         self.batch_from = f"as training {train or 'of this config'} began; args.global_batch_size would set it"
         return clips

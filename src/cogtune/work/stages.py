@@ -30,7 +30,9 @@ from cogtune.work.stage_input import reads_of
 class Stage:
     """One row of the table.
 
-    ``input``: the dataclass that declares what the stage reads. ``upstream`` names the stages whose results it reads.
+    ``input``: the dataclass that declares what the stage reads. ``help``: what it does, for the command line. ``unit``:
+    what it makes, in the plural unless there is one only. ``cost``: the class of plan/stage_costs.py that says how much
+    is left and what it costs; without it a plan prints ``?``. ``upstream`` names the stages whose results it reads.
     ``items`` marks the stages that keep one row per clip or caption (or one file per format): their folder is named by
     the *item key*, which leaves the data set out. ``data`` names the digest that the job depends on: one of
     `digest.data_digests`, or ``formats``, those of export. ``version`` is raised whenever the stage would write something
@@ -41,6 +43,9 @@ class Stage:
     name: str
     version: int
     input: type
+    help: str
+    unit: str
+    cost: str | None = None
     upstream: tuple[str, ...] = ()
     items: bool = False
     data: str | None = None
@@ -60,30 +65,108 @@ class Stage:
 STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
-        Stage("scan", 2, ScanInput),
-        Stage("preprocess", 2, PreprocessInput, items=True, data="clips"),
-        Stage("latents", 3, LatentsInput, upstream=("preprocess",), items=True, data="clips"),
+        Stage(
+            "scan",
+            2,
+            ScanInput,
+            help="find videos and captions, reject what cannot be used, write the data report",
+            unit="files",
+            cost="ScanCost",
+        ),
+        Stage(
+            "preprocess",
+            2,
+            PreprocessInput,
+            help="choose the frames of every clip and prove that they decode",
+            unit="clips",
+            cost="PreprocessCost",
+            items=True,
+            data="clips",
+        ),
+        Stage(
+            "latents",
+            3,
+            LatentsInput,
+            help="encode every clip with the 3D VAE into the latent cache",
+            unit="clips",
+            cost="LatentsCost",
+            upstream=("preprocess",),
+            items=True,
+            data="clips",
+        ),
         # A stage of its own, so that a text-to-video and an image-to-video config share the moments of their clips.
         Stage(
             "images",
             2,
             ImagesInput,
+            help="image-to-video: encode the noised first frame of every clip",
+            unit="clips",
+            cost="ImagesCost",
             upstream=("preprocess",),
             items=True,
             data="clips",
             when="model.noised_image_input",
         ),
-        Stage("text", 1, TextInput, items=True, data="captions"),
-        Stage("train", 3, TrainInput, upstream=("latents", "images", "text"), data="train"),
+        Stage(
+            "text",
+            1,
+            TextInput,
+            help="encode every caption with T5 into the text cache",
+            unit="captions",
+            cost="TextCost",
+            items=True,
+            data="captions",
+        ),
+        Stage(
+            "train",
+            3,
+            TrainInput,
+            help="train the diffusion transformer (LoRA or full) with DeepSpeed; resumes by itself",
+            unit="steps",
+            cost="TrainCost",
+            upstream=("latents", "images", "text"),
+            data="train",
+        ),
         # The folder is named by the weights: another format is written beside those that are there, and changes nothing
         # downstream.
-        Stage("export", 2, ExportInput, upstream=("train",), items=True, data="formats"),
-        Stage("sample", 4, SampleInput, upstream=("export", "text", "images"), data="train"),
-        Stage("evaluate", 2, EvaluateInput, upstream=("sample", "preprocess", "latents"), data="pairs"),
+        Stage(
+            "export",
+            2,
+            ExportInput,
+            help="write the trained weights in the format that other tools load, and prove that they load",
+            unit="model",
+            cost="ExportCost",
+            upstream=("train",),
+            items=True,
+            data="formats",
+        ),
+        Stage(
+            "sample",
+            4,
+            SampleInput,
+            help="make videos from captions, before and after training",
+            unit="videos",
+            cost="SampleCost",
+            upstream=("export", "text", "images"),
+            data="train",
+        ),
+        Stage(
+            "evaluate",
+            2,
+            EvaluateInput,
+            help="measure samples and reconstruction, write metrics.json",
+            unit="clips",
+            cost="EvaluateCost",
+            upstream=("sample", "preprocess", "latents"),
+            data="pairs",
+        ),
         Stage(
             "report",
             3,
             ReportInput,
+            help="publish results/<experiment>/: report.html, metrics, config, links",
+            unit="report",
+            cost="ReportCost",
             upstream=("scan", "preprocess", "latents", "images", "text", "train", "export", "sample", "evaluate"),
             data="pairs",
         ),
@@ -105,7 +188,13 @@ def stages_of(values: Mapping[str, Any]) -> dict[str, Stage]:
     return SAMPLING if (values.get("args") or {}).get("mode") == "inference" else STAGES
 
 
-SWEEP = Stage("sweep", 1, SweepInput)
+SWEEP = Stage(
+    "sweep",
+    1,
+    SweepInput,
+    help="compare the members of a sweep in one report, results/<sweep>/report.html",
+    unit="report",
+)
 """Compares the experiments of a sweep. It stands on their reports, which only config/config.yaml can name."""
 
 

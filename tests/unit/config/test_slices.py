@@ -46,7 +46,7 @@ class TrainInput:
     ranks: int = volatile("args.ranks")
 
 
-STAGE = Stage("train", 1, TrainInput)
+STAGE = Stage("train", 1, TrainInput, help="", unit="steps")
 
 
 @given(seed=st.integers(), speed=SCALARS, other=SCALARS, ranks=SCALARS)

@@ -24,7 +24,7 @@ CONFIGS = [
 ]
 OPTIONAL = {"deepspeed.tensorboard", "deepspeed.wandb", "deepspeed.csv_monitor", "experiment", "as_written"}
 """Sections that stand in no shipped file, and what the plan adds for the report."""
-DECIDED = {"args.gradient_accumulation_steps", "args.zero_stage"}
+DECIDED = {"args.batch_size", "args.gradient_accumulation_steps", "args.zero_stage"}
 """Keys that the merge has already turned into their deepspeed counterpart."""
 ROWS = {f"{row.name}, {row.input.__name__}": row for row in [*STAGES.values(), *SAMPLING.values(), SWEEP]}
 
@@ -43,7 +43,7 @@ def test_every_pattern_names_a_key(stage: Stage, leaves: set[str]) -> None:
         class Alone:
             only: Any = identity(pattern)
 
-        assert any(how_read(Stage("alone", 1, Alone), leaf) for leaf in leaves), (
+        assert any(how_read(Stage("alone", 1, Alone, "", ""), leaf) for leaf in leaves), (
             f"{stage.name}: {pattern} names nothing"
         )
 
@@ -56,8 +56,8 @@ def test_every_key_is_read_by_a_stage_that_works(leaves: set[str]) -> None:
 
 MADE = {"data", "deepspeed", "sweep.points"}
 """Sections that a stage gets as they are."""
-RESOLVED = {"args.global_batch_size"}
-"""Null in a config where the ranks decide; work/resolve.py decides it before a slice is cut."""
+RESOLVED = {"args.global_batch_size", "deepspeed.train_micro_batch_size_per_gpu"}
+"""They may be null in a file. What is null then is decided before a slice is cut, by work/resolve.py and config/reconcile.py."""
 
 
 @pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
@@ -85,7 +85,7 @@ class Made:
     rest: Unread = unread("args.seed", "args.mode", because="…")
 
 
-MADE_UP = Stage("made_up", 1, Made)
+MADE_UP = Stage("made_up", 1, Made, "", "")
 
 
 def test_an_input_is_what_the_slice_holds() -> None:

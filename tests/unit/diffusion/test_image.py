@@ -61,6 +61,5 @@ def test_a_network_gets_noise_channels_first() -> None:
 
 
 def test_of_a_config() -> None:
-    assert image_condition({"noised_image_input": False}) is None
-    model = {"noised_image_input": True, "image_scale_factor": 0.7, "noised_image_all_concat": True}
-    assert image_condition(model) == ImageCondition(0.7, everywhere=True)
+    assert image_condition(False, None, False) is None
+    assert image_condition(True, 0.7, True) == ImageCondition(0.7, everywhere=True)

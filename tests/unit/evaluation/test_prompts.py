@@ -5,7 +5,7 @@ import pytest
 
 from cogtune.errors import UserError
 from cogtune.sampling import prompts
-from cogtune.sampling.prompts import Variant
+from cogtune.work.variants import Variant, variants
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def test_one_clip_with_two_captions_makes_two_samples():
 
 
 def test_each_control_changes_one_thing():
-    assert prompts.variants(["base", "shuffled", "null", "guided"], guided=False, prompts=3) == [
+    assert variants(["base", "shuffled", "null", "guided"], guided=False, prompts=3) == [
         Variant("tuned"),
         Variant("base", weights="base"),
         Variant("shuffled", context="next"),
@@ -50,13 +50,13 @@ def test_each_control_changes_one_thing():
 
 
 def test_controls_that_say_nothing_are_left_out():
-    names = [variant.name for variant in prompts.variants(["guided", "shuffled", "base"], guided=True, prompts=1)]
+    names = [variant.name for variant in variants(["guided", "shuffled", "base"], guided=True, prompts=1)]
     assert names == ["tuned", "base"]
 
 
 def test_unknown_control():
     with pytest.raises(UserError, match=r"sampling_controls.*'bse'.*base"):
-        prompts.variants(["bse"], guided=False, prompts=2)
+        variants(["bse"], guided=False, prompts=2)
 
 
 def test_contexts_own_rotated_and_none():

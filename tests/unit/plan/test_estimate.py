@@ -2,7 +2,6 @@
 
 import pytest
 
-from cogtune.plan.cost.work import variants
 from cogtune.plan.estimate import Estimate
 from cogtune.runtime.machines import Device, Machine
 from tests.unit.plan.world import GPU, World
@@ -77,13 +76,3 @@ def test_a_device_that_is_too_small_or_unknown(world: World) -> None:
     assert unknown["train"].estimate is not None
     assert unknown["train"].estimate.seconds is None
     assert unknown["train"].warnings == []
-
-
-def test_variants_are_those_that_are_sampled() -> None:
-    from cogtune.sampling.prompts import variants as sampled
-
-    for guided in (True, False):
-        for prompts in (1, 2):
-            for controls in ([], ["base", "shuffled", "null", "guided"], ["base", "base"]):
-                args = {"sampling_guided": guided, "sampling_controls": controls}
-                assert variants(args, prompts) == [one.guided for one in sampled(controls, guided, prompts)]

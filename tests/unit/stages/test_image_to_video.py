@@ -134,7 +134,8 @@ def test_sampling_sees_what_training_saw(project: Caching, yaml: Path) -> None:
     loss = build(config["model"]["loss_fn_config"])
     regularizer = build(config["model"]["first_stage_config"]["params"]["regularizer_config"])
     patch = config["model"]["network_config"]["params"]["patch_size"][0]
-    condition = image_condition(config["model"])
+    given = job.input
+    condition = image_condition(given.image_input, given.image_scale_factor, given.image_everywhere)
     assert condition is not None
     feed = Feed(CachedDataset(*dirs), regularizer, loss.sampling, 1, 0.9, 0.0, patch, condition)
     trained = feed.micro_batch([0], 3, range(1), 1)

@@ -19,22 +19,20 @@ def test_positions_cover_the_global_batch_once(micro: int, accumulation: int, ra
 @pytest.mark.parametrize(
     ("micro", "total", "ranks", "expected"),
     [
-        (2, None, 4, BatchPlan(2, 1, 4)),
         (2, 16, 8, BatchPlan(2, 1, 8)),
         (2, 16, 2, BatchPlan(2, 4, 2)),
         (8, 8, 2, BatchPlan(4, 1, 2)),  # the micro batch shrinks to a rank's share
         (8, 8, 8, BatchPlan(1, 1, 8)),
     ],
 )
-def test_plan(micro: int, total: int | None, ranks: int, expected: BatchPlan) -> None:
-    section = {"train_micro_batch_size_per_gpu": micro, "gradient_accumulation_steps": 1}
-    assert plan_batches(section, {"global_batch_size": total}, ranks) == expected
+def test_plan(micro: int, total: int, ranks: int, expected: BatchPlan) -> None:
+    assert plan_batches(micro, total, ranks) == expected
 
 
 @pytest.mark.parametrize(("micro", "total", "ranks"), [(2, 16, 3), (3, 16, 2), (1, 4, 8)])
 def test_shares_that_do_not_come_out_even_are_refused(micro: int, total: int, ranks: int) -> None:
     with pytest.raises(UserError, match=r"args\.global_batch_size"):
-        plan_batches({"train_micro_batch_size_per_gpu": micro}, {"global_batch_size": total}, ranks)
+        plan_batches(micro, total, ranks)
 
 
 @given(st.integers(1, 12), st.integers(1, 7), st.integers(0, 99))
@@ -57,6 +55,6 @@ def test_order_depends_on_the_seed_and_changes_from_epoch_to_epoch() -> None:
 
 
 def test_epochs_are_counted_in_steps() -> None:
-    assert total_steps({"train_iters": 7, "epochs": None}, 100, 8) == 7
-    assert total_steps({"epochs": 2}, 12, 8) == 3
-    assert total_steps({"epochs": 1}, 13, 8) == 2
+    assert total_steps(7, None, 100, 8) == 7
+    assert total_steps(None, 2, 12, 8) == 3
+    assert total_steps(None, 1, 13, 8) == 2

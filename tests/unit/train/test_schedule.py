@@ -5,7 +5,7 @@ import math
 import pytest
 
 from cogtune.errors import UserError
-from cogtune.train.schedule import Schedule, schedule_of
+from cogtune.train.schedule import Schedule
 
 LR, N = 2e-4, 1000
 
@@ -51,11 +51,6 @@ def test_no_warmup_starts_at_the_peak() -> None:
 def test_decay_shorter_than_training_never_goes_below_zero() -> None:
     assert Schedule(LR, 100)(10_000) == 0.0
     assert Schedule(LR, 100, style="cosine")(10_000) == pytest.approx(0.1 * LR)
-
-
-def test_decay_length_is_train_iters_unless_given() -> None:
-    assert schedule_of({}, LR, 500).steps == 500
-    assert schedule_of({"lr_decay_iters": 200}, LR, 500).steps == 200
 
 
 @pytest.mark.parametrize("wrong", [{"style": "step"}, {"warmup": 1.5}, {"decay_ratio": 0.0}])

@@ -64,7 +64,9 @@ class Toy:
         return network_config("2b", lora, **SIZE)
 
     def _train(self, network: DiffusionTransformer, data: Tensor, recipe: Recipe, rate: float, steps: int) -> None:
-        optimizer = make_optimizer(network.train(), recipe.optimizer, 0.0)
+        optimizer = make_optimizer(
+            network.train(), recipe.optimizer, recipe.optimizer["params"].get("weight_decay", 0.0)
+        )
         trained = [p for p in network.parameters() if p.requires_grad]
         for step in range(steps):
             for group in optimizer.param_groups:

@@ -44,7 +44,7 @@ def published_count(layers: int, D: int, channels: int, patch: int, E: int, tabl
 def real(model: dict[str, Any]) -> dict[str, tuple[tuple[int, ...], bool]]:
     with torch.device("meta"):
         network = build(model["network_config"])
-    set_trainable(network, model.get("not_trainable_prefixes") or [], model.get("lora_train") or False)
+    set_trainable(network, model["not_trainable_prefixes"])
     return {name: (tuple(p.shape), p.requires_grad) for name, p in network.named_parameters()}
 
 

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from cogtune.plan.cost.work import Costs, Unmodelled
+from cogtune.plan.stage_costs import StageCost, cost_of
 from cogtune.runtime.machines import find
-from cogtune.work.batches import plan_batches
 from cogtune.work.load import load_config
+from cogtune.work.stages import SAMPLING, STAGES, SWEEP
 
 CONFIG = Path(__file__).parents[4] / "config"
 LARGE = ["data.params.video_size=[768,1360]", "data.params.max_num_frames=81", "data.params.fps=16"]
@@ -18,6 +19,16 @@ def costs(name: str, *overrides: str, **args: Any) -> Costs:
     files = [CONFIG / name, CONFIG / "sft.yaml"]
     values = load_config(files, overrides, check_files=False).values
     return Costs(values | {"args": values["args"] | {"global_batch_size": 16} | args})
+
+
+def of(stage: str, costs: Costs) -> StageCost:
+    return cost_of(STAGES[stage])(costs)
+
+
+def test_every_row_names_a_class_that_there_is() -> None:
+    for row in [*STAGES.values(), *SAMPLING.values(), SWEEP]:
+        assert issubclass(cost_of(row), StageCost)
+        assert (cost_of(row) is StageCost) == (row.cost is None)
 
 
 # CogVideo's README: seconds for one video of 50 guided steps. The A100 figures are the authors' rounded ones.
@@ -30,7 +41,7 @@ def costs(name: str, *overrides: str, **args: Any) -> Costs:
     ],
 )
 def test_sampling_takes_about_what_is_published(name: str, overrides: list[str], a100: float, h100: float) -> None:
-    flops = costs(name, *overrides, sampling_guided=True, sampling_controls=[]).flops("sample")
+    flops = of("sample", costs(name, *overrides, sampling_guided=True, sampling_controls=[])).work(1)
     for device, published in (("A100", a100), ("H100", h100)):
         known = find(device)
         assert known is not None
@@ -39,7 +50,7 @@ def test_sampling_takes_about_what_is_published(name: str, overrides: list[str],
 
 def test_a_training_step_takes_about_what_is_published() -> None:
     """CogVideo issue 715: 40 s a step for LoRA of 1.5-5B with one clip of 81 frames on an A800, an A100 with less NVLink."""
-    step = costs("cogvideox1.5_5b_lora.yaml", *LARGE, global_batch_size=1).flops("train")
+    step = of("train", costs("cogvideox1.5_5b_lora.yaml", *LARGE, global_batch_size=1)).work(1)
     known = find("A100")
     assert known is not None
     assert step / (0.4 * known.half) == pytest.approx(40, rel=0.35)
@@ -47,40 +58,36 @@ def test_a_training_step_takes_about_what_is_published() -> None:
 
 def test_cache_bytes_of_a_clip_and_a_caption() -> None:
     found = costs("cogvideox_5b.yaml", encoder_precision="bf16")
-    assert found.disk_bytes("latents", 3) == 3 * 32 * 13 * 60 * 90 * 2
-    assert found.disk_bytes("text", 1) == 226 * 4096 * 2
-
-
-@pytest.mark.parametrize(("ranks", "total"), [(1, 16), (2, 16), (8, 16), (16, 16), (4, 4)])
-def test_micro_batches_are_those_of_training(ranks: int, total: int) -> None:
-    found = costs("cogvideox_5b.yaml", global_batch_size=total)
-    assert found.micro_batch(ranks) == plan_batches(dict(found.deepspeed), dict(found.args), ranks).micro
+    assert of("latents", found).disk_bytes(3) == 3 * 32 * 13 * 60 * 90 * 2
+    assert of("text", found).disk_bytes(1) == 226 * 4096 * 2
 
 
 def test_what_saves_memory_saves_it() -> None:
     base = costs("cogvideox_5b.yaml")
-    whole = base.device_bytes("train", 8)
-    assert costs("cogvideox_5b_lora.yaml").device_bytes("train", 8) < 0.8 * whole
-    assert base.device_bytes("train", 16) < whole
+    whole = of("train", base).device_bytes(8)
+    assert of("train", costs("cogvideox_5b_lora.yaml")).device_bytes(8) < 0.8 * whole
+    assert of("train", base).device_bytes(16) < whole
     offload = "deepspeed.zero_optimization.offload_optimizer.device=cpu"
-    assert costs("cogvideox_5b.yaml", offload).device_bytes("train", 8) < whole
+    assert of("train", costs("cogvideox_5b.yaml", offload)).device_bytes(8) < whole
     switches = ["args.checkpoint_activations", "model.network_config.params.transformer_args.checkpoint_activations"]
     kept = costs("cogvideox_5b.yaml", *(f"{switch}=false" for switch in switches))
-    assert kept.device_bytes("train", 8) > 3 * whole
+    assert of("train", kept).device_bytes(8) > 3 * whole
     batches = "model.first_stage_config.params.encode_batch_frames=8"
-    assert costs("cogvideox_5b.yaml", batches).device_bytes("latents", 1) < 0.3 * base.device_bytes("latents", 1)
+    assert of("latents", costs("cogvideox_5b.yaml", batches)).device_bytes(1) < 0.3 * of("latents", base).device_bytes(
+        1
+    )
 
 
 def test_networks_that_the_host_holds() -> None:
     lora, whole = "cogvideox_5b_lora.yaml", "cogvideox_5b.yaml"
     found = costs(lora)
     network = 4 * found.network.count
-    assert found.host_bytes("export", 1) == network
-    assert costs(lora, export_formats=["kohya"]).host_bytes("export", 1) == network
-    assert costs(lora, export_formats=["kohya", "merged"]).host_bytes("export", 1) == 3 * network
-    assert costs(whole).host_bytes("export", 1) == 3 * 4 * costs(whole).network.count
-    assert costs(lora, load="weights").host_bytes("train", 8) == 8 * network / 2
-    assert costs(lora, load=None).host_bytes("train", 8) == 8 * network
+    assert of("export", found).host_bytes(1) == network
+    assert of("export", costs(lora, export_formats=["kohya"])).host_bytes(1) == network
+    assert of("export", costs(lora, export_formats=["kohya", "merged"])).host_bytes(1) == 3 * network
+    assert of("export", costs(whole)).host_bytes(1) == 3 * 4 * costs(whole).network.count
+    assert of("train", costs(lora, load="weights")).host_bytes(8) == 8 * network / 2
+    assert of("train", costs(lora, load=None)).host_bytes(8) == 8 * network
 
 
 @pytest.mark.parametrize(
@@ -101,4 +108,4 @@ def test_a_component_of_the_users_own_has_no_figures(stages: tuple[str, ...], pa
     node["target"] = "mine.Own"
     for stage in stages:
         with pytest.raises(Unmodelled, match=r"mine\.Own"):
-            found.flops(stage)
+            of(stage, found).work(1)

@@ -1,0 +1,393 @@
+"""What the work of each stage is and costs: one class a stage, named by ``cost`` in its row of the table (work/stages.py).
+
+A stage that names none is a `StageCost`: its units are counted as for any stage with rows, and its cost is unknown.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from cogtune.config.schema.args import WHOLE_FORMATS
+from cogtune.plan.cost.activations import activations
+from cogtune.plan.cost.training import element_bytes, memory, optimizer_states
+from cogtune.plan.cost.work import Costs, Unmodelled, require_ours
+from cogtune.plan.counts import Counts, Parts
+from cogtune.plan.history import History
+from cogtune.runtime.machines import Machine
+from cogtune.work import training_log
+from cogtune.work.batches import plan_batches
+from cogtune.work.inputs import EvaluateInput, ExportInput, ImagesInput, LatentsInput, SampleInput, TextInput
+from cogtune.work.slices import Slice
+from cogtune.work.stages import Stage
+from cogtune.work.training_log import StepRow
+from cogtune.work.variants import variants
+
+_FP32 = 4
+_LOG_ROWS = 200
+_DECODED_PIXELS = 60e6
+"""Source pixels that one core decodes and resizes in a second."""
+_WEIGHTS_PER_SECOND = 0.5e9
+"""Bytes of weights that an export reads, converts and compares in a second."""
+_THUMBNAIL = 20_000
+_INFERENCE_UNITS = 12
+"""Tensors of (batch, tokens, D) that one block holds at once without a backward pass: MLP's 4 + 4, h, its norm, branch."""
+
+
+class StageCost:
+    """Of a stage of whose cost nothing is known: the methods that say it raise Unmodelled.
+
+    ``startup``: seconds before the first unit: libraries, weights, and in training the process group. ``gpu``, ``cpu``:
+    share of the peak that is sustained there, assumed (docs/cost_model.md). ``on_all_devices``: it runs one copy a
+    device. ``on_all_ranks``: it runs one process a rank. ``to_save_memory``: what to do where a device is too small.
+    """
+
+    startup = 0.0
+    gpu, cpu = 0.0, 0.0
+    on_all_devices = on_all_ranks = False
+    to_save_memory = ""
+
+    def __init__(self, costs: Costs) -> None:
+        self.costs = costs
+
+    @staticmethod
+    def left(counts: Counts, part: Slice, parts: Parts) -> tuple[int, int, int]:
+        """Units to make, all units, and those of the missing ones that an earlier job of the plan makes."""
+        return counts.rows(part, parts)
+
+    def work(self, units: float) -> float:
+        """What the time of ``units`` units is in proportion to: FLOPs, pixels of preprocess, bytes of an export."""
+        raise Unmodelled(type(self).__name__)
+
+    def width(self) -> int:
+        """Bytes of a number in its arithmetic."""
+        return _FP32
+
+    def rate(self, machine: Machine, devices: int, ranks: int) -> float:
+        """Work in a second; 0 if the device is not known."""
+        peak = machine.rate(self.width() == 2)
+        if machine.device.gpu:
+            return peak * self.gpu * devices
+        return peak * self.cpu * min(machine.cores, ranks * self.costs.train.threads)
+
+    def device_bytes(self, ranks: int) -> float:
+        """Peak on one device: of one training rank, or of a stage that runs one copy a device. 0: needs no device."""
+        return 0.0
+
+    def host_bytes(self, ranks: int) -> float:
+        """CPU memory at the peak, of all processes together: what networks and offload take."""
+        return 0.0
+
+    def disk_bytes(self, units: int) -> float:
+        """What making ``units`` units adds to the store."""
+        return 0.0
+
+    def measured_rate(
+        self, history: History, key: str, record: Mapping[str, Any], machine: Machine, ranks: int
+    ) -> float | None:
+        """Seconds for a unit of work in the earlier run ``key``, of which these are the costs, start-up left out, as if on
+        ``machine``. Raises KeyError for what an earlier version did not keep."""
+        startup = min(self.startup * record["runs"], 0.8 * record["seconds"])
+        scale = record.get("devices", 1) / machine.count if self.on_all_devices else 1.0
+        work = self.work(record["made"])
+        return scale * (record["seconds"] - startup) / work if work else None
+
+    def measured_peak(
+        self, history: History, key: str, record: Mapping[str, Any], gpu: bool
+    ) -> tuple[int, float | None]:
+        """(ranks, MiB at the peak) of an earlier run."""
+        return 1, record.get("peak_gpu_mib" if gpu else "peak_memory_mib")
+
+    def own_rate(self, history: History, part: Slice) -> float | None:
+        """Seconds a unit of the run that is to be resumed, as far as it tells."""
+        return None
+
+
+class ScanCost(StageCost):
+    """A plan asks only once the store holds it: another results folder's scan, here without a receipt."""
+
+    startup = 2.0
+
+    @staticmethod
+    def left(counts: Counts, part: Slice, parts: Parts) -> tuple[int, int, int]:
+        return 0, len(counts.columns(parts).clips), 0
+
+    def work(self, units: float) -> float:
+        return 0.0
+
+
+class ReportCost(StageCost):
+    """Files are read and one page is written."""
+
+    startup = 2.0
+
+    def work(self, units: float) -> float:
+        return 0.0
+
+
+class PreprocessCost(StageCost):
+    """Decoding, at a fixed rate."""
+
+    startup = 1.0
+
+    def work(self, units: float) -> float:
+        return units * self.costs.pixels
+
+    def rate(self, machine: Machine, devices: int, ranks: int) -> float:
+        return _DECODED_PIXELS
+
+    def disk_bytes(self, units: int) -> float:
+        return float(units * _THUMBNAIL)
+
+
+class LatentsCost(StageCost):
+    """The VAE's encoder over whole clips."""
+
+    startup, gpu, cpu = 3.0, 0.30, 0.30
+    on_all_devices = True
+    to_save_memory = (
+        "encode_tile_size (or encode_batch_frames: 8) of first_stage_config and args.encode_batch: 1 save memory"
+    )
+
+    @property
+    def _input(self) -> LatentsInput:
+        return self.costs.input(LatentsInput)
+
+    def width(self) -> int:
+        return _width(self._input.precision)
+
+    def work(self, units: float) -> float:
+        return units * self.costs.vae.encode_flops(*self.costs.clip)
+
+    def device_bytes(self, ranks: int) -> float:
+        batch = self._input.batch
+        return self.costs.vae.encode_bytes(*self.costs.tile("encode"), batch, self.width())
+
+    def disk_bytes(self, units: int) -> float:
+        return float(units * 2 * self.costs.vae.channels * self.costs.latents * self.width())
+
+
+class ImagesCost(StageCost):
+    """The VAE's encoder over noised copies of each first frame."""
+
+    startup, gpu, cpu = 3.0, 0.30, 0.30
+    on_all_devices = True
+    to_save_memory = "encode_tile_size of first_stage_config saves memory"
+
+    @property
+    def _copies(self) -> int:
+        return self._input.draws or 1  # 0 draws: the frame itself
+
+    @property
+    def _input(self) -> ImagesInput:
+        return self.costs.input(ImagesInput)
+
+    def width(self) -> int:
+        return _width(self._input.precision)
+
+    def work(self, units: float) -> float:
+        return units * self._copies * self.costs.vae.encode_flops(1, *self.costs.clip[1:])
+
+    def device_bytes(self, ranks: int) -> float:
+        _, height, width = self.costs.tile("encode")
+        return self.costs.vae.encode_bytes(1, height, width, self._copies, self.width())
+
+    def disk_bytes(self, units: int) -> float:
+        _, height, width = self.costs.clip
+        numbers = 2 * self.costs.vae.channels * (height // 8) * (width // 8)
+        return float(units * self._copies * numbers * self.width())
+
+
+class TextCost(StageCost):
+    """T5's encoder."""
+
+    startup, gpu, cpu = 5.0, 0.40, 0.50
+    on_all_devices = True
+    to_save_memory = "a smaller args.text_batch or args.encoder_precision: bf16 save memory"
+
+    @property
+    def _input(self) -> TextInput:
+        return self.costs.input(TextInput)
+
+    def width(self) -> int:
+        return _width(self._input.precision)
+
+    def work(self, units: float) -> float:
+        return units * self.costs.text.flops(self.costs.tokens_of_text)
+
+    def device_bytes(self, ranks: int) -> float:
+        batch = self._input.batch
+        return self.costs.text.bytes(self.costs.tokens_of_text, batch, self.width())
+
+    def disk_bytes(self, units: int) -> float:
+        return float(units * self.costs.tokens_of_text * self.costs.text.width * self.width())
+
+
+class TrainCost(StageCost):
+    """Forward and backward of the network; a training tells its own rate and memory."""
+
+    startup, gpu, cpu = 15.0, 0.40, 0.32
+    on_all_ranks = True
+    to_save_memory = (
+        "checkpoint_activations, a smaller train_micro_batch_size_per_gpu, offload_optimizer or ZeRO 3 save memory"
+    )
+
+    @staticmethod
+    def left(counts: Counts, part: Slice, parts: Parts) -> tuple[int, int, int]:
+        return counts.steps(part, parts)
+
+    def width(self) -> int:
+        return element_bytes(self.costs.train.deepspeed)
+
+    def work(self, units: float) -> float:
+        costs = self.costs
+        step = costs.train.global_batch * costs.network.training_flops(costs.grid, costs.recomputes)
+        return units * step
+
+    def device_bytes(self, ranks: int) -> float:
+        given, costs = self.costs.train, self.costs
+        require_ours({"target": given.deepspeed["optimizer"]["type"]}, "FusedEmaAdam", "AdamW", "Adam")
+        micro = plan_batches(given.micro_batch, given.global_batch, ranks).micro
+        kept = activations(costs.network, costs.grid, micro, self.width(), costs.recomputes)
+        return memory(costs.network, given.deepspeed, ranks).device + kept.peak
+
+    def host_bytes(self, ranks: int) -> float:
+        """Every rank builds the network on the CPU, in fp32 if its weights are drawn or an experiment's, else in the type
+        it runs in; offload keeps its share there."""
+        given, network = self.costs.train, self.costs.network
+        width = self.width() if isinstance(given.load, str) else _FP32
+        return ranks * max(float(network.count) * width, memory(network, given.deepspeed, ranks).host)
+
+    def disk_bytes(self, units: int) -> float:
+        """Checkpoints that are kept, one more while it is written, and the final weights with their average."""
+        if not units:
+            return 0.0
+        given, trained = self.costs.train, self.costs.network.trained_count
+        states = optimizer_states(given.deepspeed)
+        checkpoint = trained * (self.width() + _FP32 * (1 + states))
+        kept = min(given.keep_checkpoints, -(-units // given.save_interval))
+        average = given.deepspeed["optimizer"]["type"] == "FusedEmaAdam"
+        return float((kept + 1) * checkpoint + trained * _FP32 * (1 + average))
+
+    def measured_rate(
+        self, history: History, key: str, record: Mapping[str, Any], machine: Machine, ranks: int
+    ) -> float | None:
+        summary = history.json(f"train/{key}/final/summary.json")
+        scale = summary["ranks"] / ranks if machine.device.gpu else 1.0
+        return scale / (summary["steps_per_second"] * self.work(1))
+
+    def measured_peak(
+        self, history: History, key: str, record: Mapping[str, Any], gpu: bool
+    ) -> tuple[int, float | None]:
+        summary = history.json(f"train/{key}/final/summary.json")
+        return summary["ranks"], summary["peak_memory"].get("gpu_mib" if gpu else "host_mib")
+
+    def own_rate(self, history: History, part: Slice) -> float | None:
+        """From the log of the run that is to be resumed."""
+        log = training_log.read(history.store / "train" / part.key / "log.jsonl", warn=False)
+        seconds = [row.seconds for row in log if isinstance(row, StepRow) and row.loss is not None][-_LOG_ROWS:]
+        return sum(seconds) / len(seconds) if len(seconds) > 1 else None
+
+
+class ExportCost(StageCost):
+    """Reading, converting and comparing weights, at a fixed rate."""
+
+    startup = 5.0
+
+    @staticmethod
+    def left(counts: Counts, part: Slice, parts: Parts) -> tuple[int, int, int]:
+        return counts.formats(part)
+
+    def work(self, units: float) -> float:
+        return float(4 * self.costs.network.count)
+
+    def rate(self, machine: Machine, devices: int, ranks: int) -> float:
+        return _WEIGHTS_PER_SECOND
+
+    def host_bytes(self, ranks: int) -> float:
+        """A LoRA: one network in fp32; a whole network: beside it a second with its file."""
+        formats = self.costs.input(ExportInput).formats
+        whole = not self.costs.only_adapters or set(WHOLE_FORMATS) & set(formats)
+        return float(_FP32 * self.costs.network.count * (3 if whole else 1))
+
+    def disk_bytes(self, units: int) -> float:
+        network = self.costs.network
+        return float(_FP32 * (network.trained_count if self.costs.only_adapters else network.count))
+
+
+class SampleCost(StageCost):
+    """The network at every step, twice with guidance, and one decoding."""
+
+    startup, gpu, cpu = 8.0, 0.40, 0.45
+    to_save_memory = "a smaller args.sampling_batch, or decode_tile_size of first_stage_config save memory"
+
+    @staticmethod
+    def left(counts: Counts, part: Slice, parts: Parts) -> tuple[int, int, int]:
+        return counts.videos(part, parts)
+
+    @property
+    def _input(self) -> SampleInput:
+        return self.costs.input(SampleInput)
+
+    @property
+    def _guided(self) -> float:
+        """Share of the sampled videos that need two passes of the network a step."""
+        found = [one.guided for one in variants(self._input.controls, self._input.guided, prompts=2)]
+        return sum(found) / len(found)
+
+    def width(self) -> int:
+        return 2 if self._input.bf16 or self._input.fp16 else _FP32
+
+    def work(self, units: float) -> float:
+        given, costs = self._input, self.costs
+        require_ours(given.sampler, "VPSDEDPMPP2MSampler", "VPODEDPMPP2MSampler", "VideoDDIMSampler")
+        passes = (given.steps or given.sampler["params"]["num_steps"]) * (1 + self._guided)
+        return units * (passes * costs.network.flops(costs.grid) + costs.vae.decode_flops(*costs.clip))
+
+    def device_bytes(self, ranks: int) -> float:
+        costs, vae_width = self.costs, _width(self._input.encoder_precision)
+        batch = self._input.batch * (2 if self._guided else 1)
+        unit = batch * costs.grid.tokens * costs.network.width * self.width()
+        vae = costs.vae.parameters * vae_width
+        weights = costs.network.count * self.width() + vae
+        return weights + max(_INFERENCE_UNITS * unit, costs.decoding_bytes(vae_width) - vae)
+
+    def host_bytes(self, ranks: int) -> float:
+        """The network is built on the CPU: in fp32 if its weights are drawn or an experiment's."""
+        width = self.width() if isinstance(self.costs.train.load, str) else _FP32
+        return float(self.costs.network.count * width)
+
+    def disk_bytes(self, units: int) -> float:
+        return float(units * 3 * self.costs.pixels)
+
+
+class EvaluateCost(StageCost):
+    """The VAE's decoder over each clip's latent."""
+
+    startup, gpu, cpu = 5.0, 0.30, 0.30
+    to_save_memory = "args.encoder_precision: bf16, or decode_tile_size of first_stage_config save memory"
+
+    @staticmethod
+    def left(counts: Counts, part: Slice, parts: Parts) -> tuple[int, int, int]:
+        return counts.evaluated(part, parts)
+
+    @property
+    def _input(self) -> EvaluateInput:
+        return self.costs.input(EvaluateInput)
+
+    def width(self) -> int:
+        return _width(self._input.precision)
+
+    def work(self, units: float) -> float:
+        return units * self.costs.vae.decode_flops(*self.costs.clip)
+
+    def device_bytes(self, ranks: int) -> float:
+        return self.costs.decoding_bytes(self.width())
+
+
+def _width(precision: str) -> int:
+    """Bytes of a number."""
+    return _FP32 if precision == "fp32" else 2
+
+
+def cost_of(stage: Stage) -> type[StageCost]:
+    """The class that a row of the table names."""
+    return globals()[stage.cost] if stage.cost else StageCost

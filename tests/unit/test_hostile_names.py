@@ -30,7 +30,7 @@ from cogtune.data.prompt_file import read_prompts
 from cogtune.data.store import ShardReader
 from cogtune.errors import UserError
 from cogtune.evaluation.report.gather import strips
-from cogtune.runtime.saved import check_sums
+from cogtune.runtime.sums import check_sums
 from cogtune.stages import export, report, sweep
 from cogtune.stages.job import Job
 from cogtune.train import checkpoint

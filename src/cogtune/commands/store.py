@@ -4,13 +4,14 @@ import argparse
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from cogtune.commands.options import Subcommands, add_workflow
 from cogtune.errors import UserError
 from cogtune.runtime.locks import hold_lock
-from cogtune.runtime.paths import check_removable, key_folder, remove_folder
+from cogtune.runtime.paths import check_removable, is_key, key_folder, remove_folder
 from cogtune.runtime.records import read_record
 from cogtune.work.runs import known_parts
 from cogtune.work.slices import Slice, read_slice
@@ -81,7 +82,7 @@ def drop(store: Path, key: str, results: Path) -> list[Path]:
         stage = folder.parent.name
         with hold_lock(store / "locks" / f"{stage}-{key}.lock"):
             remove_folder(folder, store)
-        for name in _jobs(folder, list(_slices(store))):
+        for name in _jobs(store, folder, results):
             (store / "records" / f"{stage}-{name}.json").unlink(missing_ok=True)
         removed += [folder, *remove_receipts(store, folder, results)]
     return removed
@@ -96,17 +97,24 @@ def finished_folders(store: Path, results: Path) -> set[Path]:
 
 def remove_receipts(store: Path, folder: Path, results: Path) -> list[Path]:
     """Remove the receipts of the jobs that work in ``folder``, and of all that stand on them; returns what was removed."""
-    jobs = _with_downstream(_jobs(folder, list(_slices(store))), list(_links(store, results)))
+    jobs = _with_downstream(_jobs(store, folder, results), list(_links(store, results)))
     receipts = [path for name in jobs for path in _receipts(results, name)]
     for path in receipts:
         path.unlink()
     return receipts
 
 
-def _jobs(folder: Path, slices: list[Slice]) -> set[str]:
-    """Keys of the jobs that work in a folder: the one that it is named by, or all that share its rows."""
+def _jobs(store: Path, folder: Path, results: Path) -> set[str]:
+    """Keys of the jobs that work in a folder: the one that it is named by, or all that share its rows.
+
+    A job of the stage whose slice is damaged may be one of them. To count it costs a job that finds its work complete.
+    """
     stage, key = folder.parent.name, folder.name
-    return {part.key for part in slices if part.stage == stage and key in (part.key, part.items_key)}
+    slices = {part.key: part for part in _slices(store)}
+    jobs = {part.key for part in slices.values() if part.stage == stage and key in (part.key, part.items_key)}
+    finished = {path.stem.rpartition("-")[2] for path in (results / ".receipts").glob(f"{stage}-*.json")}
+    damaged = {path.stem for path in (store / "slices").glob("*.json") if is_key(path.stem)} - slices.keys()
+    return jobs | (finished & damaged)
 
 
 def _with_downstream(keys: set[str], links: list[tuple[str, set[str]]]) -> set[str]:
@@ -145,9 +153,11 @@ def _receipts(results: Path, key: str) -> list[Path]:
 
 
 def _slices(store: Path) -> Iterator[Slice]:
+    """Those that read; `store verify` tells of the others."""
     for path in sorted((store / "slices").glob("*.json")):
-        if path.stem.isalnum():
-            yield read_slice(path)
+        if is_key(path.stem):
+            with suppress(UserError):
+                yield read_slice(path)
 
 
 def _print_table(store: Path) -> None:

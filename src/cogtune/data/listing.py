@@ -16,7 +16,8 @@ from cogtune.errors import UserError
 from cogtune.runtime.atomic import write_changed
 from cogtune.runtime.failures import told_of_environment
 from cogtune.runtime.paths import shown
-from cogtune.runtime.saved import check_sums, how_to_repair
+from cogtune.runtime.saved import how_to_repair
+from cogtune.runtime.sums import check_sums
 
 _ROWS_AT_ONCE = 4096
 _DIGEST = re.compile(r"[0-9a-f]{64}").fullmatch

@@ -1,16 +1,13 @@
 """From data folders to accepted (clip, caption) pairs and rejects with reasons."""
 
 import hashlib
-import json
 import os
-import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from stat import S_ISREG
-from typing import Any
 
 from cogtune.data.decoder import Decoder
 from cogtune.data.listing import ClipRow, Listed, Reject, list_videos
@@ -19,10 +16,11 @@ from cogtune.data.video import READER_VERSION, VideoError, VideoInfo
 from cogtune.data.walk import escaped
 from cogtune.errors import UserError
 from cogtune.runtime import git_lfs
+from cogtune.runtime.atomic import write_text
 from cogtune.runtime.digest import file_digest
 from cogtune.runtime.failures import told_of_environment
+from cogtune.runtime.jsonl import checked_line, read_line
 
-_CRC32 = ', "crc32": '
 _LONGEST_CAPTION = 1 << 20  # bytes; T5 sees 226 tokens of it
 
 
@@ -46,7 +44,8 @@ class Found:
 
 
 class Memo:
-    """What is known of files, by path, size and mtime, so that only new ones are read: one JSON line for each.
+    """What is known of files, by path, size and mtime, so that only new ones are read: one JSON line with a checksum for
+    each. A wrong clip or rate would go into the manifest, and a scan that is made again would take it from here again.
 
     Lines are only ever added, whole, so any number of scans may share the file and any of them may be killed.
     """
@@ -61,12 +60,23 @@ class Memo:
         except OSError as error:
             raise _memo_error(path, error) from None
         for line in lines:
-            with suppress(ValueError, KeyError, TypeError):  # torn, damaged or of another version: read the file again
-                entry = _whole(line)
+            # Cut short, damaged or of another version: the file is read again.
+            with suppress(ValueError, KeyError, TypeError):
+                entry = read_line(line)
                 if entry["reader"] != READER_VERSION:
                     continue
                 video = VideoInfo(**entry["video"])
                 self._known[entry["path"], entry["size"], entry["mtime"]] = entry["clip"], video
+
+    @staticmethod
+    def damaged_lines(path: Path) -> int:
+        """How many lines are not what was written: damaged, or cut short as a scan was killed."""
+        return sum(not _reads(line) for line in _lines(path))
+
+    @staticmethod
+    def mend(path: Path) -> None:
+        """Keep the lines that read. What a scan adds meanwhile may be lost, and is then read again."""
+        write_text(path, "".join(f"{line}\n" for line in _lines(path) if _reads(line)))
 
     def get(self, path: Path, status: os.stat_result) -> tuple[str, VideoInfo] | None:
         """(sha256 of the content, what the video is) of a file that was seen before with this size and mtime."""
@@ -80,23 +90,21 @@ class Memo:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("a", encoding="utf-8") as stream:
-                stream.write(_with_checksum(json.dumps(entry | {"video": asdict(video)})) + "\n")
+                stream.write(checked_line(entry | {"video": asdict(video)}))
         except OSError as error:
             raise _memo_error(self._path, error) from None
 
 
-def _with_checksum(line: str) -> str:
-    """A JSON object with ``crc32``, over the text before it, as its last key: a wrong clip or rate would go into the
-    manifest, and a scan that is made again would take it from here again."""
-    return f"{line[:-1]}{_CRC32}{zlib.crc32(line[:-1].encode())}}}"
+def _lines(memo: Path) -> list[str]:
+    return [line for line in memo.read_text(encoding="utf-8", errors="replace").split("\n") if line]
 
 
-def _whole(line: str) -> dict[str, Any]:
-    """What `_with_checksum` gave. Raises ValueError for anything else."""
-    said, _, rest = line.rpartition(_CRC32)
-    if zlib.crc32(said.encode()) != int(rest.removesuffix("}")):
-        raise ValueError("not what was written")
-    return json.loads(said + "}")
+def _reads(line: str) -> bool:
+    try:
+        read_line(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _memo_error(path: Path, error: OSError) -> UserError:

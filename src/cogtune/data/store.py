@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from cogtune.data.shards import FORMAT, Shard, checksums
 from cogtune.errors import UserError
 from cogtune.runtime.atomic import replacing, sync, write_text
-from cogtune.runtime.saved import DamagedError, say_unchecked
+from cogtune.runtime.saved import DamagedError
+from cogtune.runtime.sums import say_unchecked
 
 if TYPE_CHECKING:  # torch takes seconds to import, and what was said of rows can be read without it
     from torch import Tensor
@@ -235,6 +236,11 @@ def row_ids(folder: Path) -> set[str]:
 def shard_paths(folder: Path) -> list[Path]:
     """All shards of a folder, in order of their names."""
     return sorted(path for path in folder.glob("*.safetensors") if not path.name.startswith("."))
+
+
+def reads_index(folder: Path) -> bool:
+    """Whether ``index.json``, if it is there, is what this version wrote; else readers look into the shards again."""
+    return bool(_cached_index(folder)) or not (folder / INDEX).exists() or not shard_paths(folder)
 
 
 def _index(folder: Path) -> dict[str, list[str]]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from cogtune.config.build import build
 from cogtune.errors import UserError
 from cogtune.model.lora import draw_adapters, is_adapter, merge_lora
-from cogtune.runtime.saved import check_sums, say_unchecked
+from cogtune.runtime.sums import check_sums, say_unchecked
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,19 @@ import json
 from pathlib import Path
 from typing import Any, cast
 
+from cogtune.runtime.saved import DamagedError, read_sealed
+
 _NUMBERS = ("runs", "seconds", "peak_memory_mib", "peak_gpu_mib", "made", "devices")
 _TEXTS = ("stage", "key", "device")
 _COUNTS = ("made", "reused", "train", "valid", "rejected", "other_files", "steps")
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The record; empty where there is none, or one with values that no run wrote. Runs and seconds are always there."""
-    found = read_object(path)
+    """The record; empty where there is none, or one that no run wrote. Runs and seconds are always there."""
+    try:
+        found = read_sealed(path, {}, "")
+    except (OSError, DamagedError):
+        return {}
     if "runs" not in found or "seconds" not in found or not isinstance(found.get("run", {}), dict):
         return {}
     numbers = all(_is_number(found[name]) and found[name] >= 0 for name in _NUMBERS if name in found)

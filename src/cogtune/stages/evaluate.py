@@ -20,7 +20,7 @@ from cogtune.evaluation.report.publish import to_json
 from cogtune.runtime.atomic import write_changed
 from cogtune.runtime.devices import device_for, dtype_of, set_threads
 from cogtune.runtime.failures import told_of_environment
-from cogtune.runtime.saved import write_sums
+from cogtune.runtime.sums import write_sums
 from cogtune.sampling.generate import decode
 from cogtune.sampling.prompts import ID_DIGITS
 from cogtune.sampling.video import write_mp4
@@ -90,9 +90,9 @@ def _measure(job: Job, rows: list[ClipRow], lacking: set[str], samples: list[Sam
             own = [sample.item for sample in samples if sample.clip == row.clip]
             evaluated = measure(pixels_FCHW, reconstruction_FCHW, videos if trained else {}, own if trained else [])
             if row.clip in sampled:
-                write_mp4(
-                    folder / CLIPS / f"{row.clip[:ID_DIGITS]}.mp4", pixels_FCHW.permute(0, 2, 3, 1).numpy(), data["fps"]
-                )
+                view = folder / CLIPS / f"{row.clip[:ID_DIGITS]}.mp4"
+                write_mp4(view, pixels_FCHW.permute(0, 2, 3, 1).numpy(), data["fps"])
+                write_sums(folder, [view])  # before its row, which says that the clip is done
             evaluated.add(writer, row.clip)
             bar.advance(1)
 

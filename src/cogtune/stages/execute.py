@@ -19,6 +19,7 @@ from cogtune.runtime.locks import hold_lock
 from cogtune.runtime.log import last_lines, log_to_file
 from cogtune.runtime.machines import device_names
 from cogtune.runtime.records import read_record
+from cogtune.runtime.saved import write_sealed
 from cogtune.stages.job import Job
 from cogtune.train.launch import STOPPED
 from cogtune.work.stages import STAGES
@@ -121,7 +122,7 @@ def _record(job: Job, counts: dict[str, Any], seconds: float) -> None:
         record["made"] = known["made"] + counts.get("made", 0)
     if gpu_mib := _peak_gpu_mib():
         record["peak_gpu_mib"] = max(known.get("peak_gpu_mib", 0.0), gpu_mib)
-    write_json(path, record)
+    write_sealed(path, record)
 
 
 def _peak_gpu_mib() -> float:

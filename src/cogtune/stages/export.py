@@ -25,7 +25,8 @@ from cogtune.model.weights.formats import FORMATS, GIGABYTE, Settings, Whole, wr
 from cogtune.runtime.devices import device_for, dtype_of
 from cogtune.runtime.digest import digest
 from cogtune.runtime.paths import inside, remove_own
-from cogtune.runtime.saved import write_sealed, write_sums
+from cogtune.runtime.saved import write_sealed
+from cogtune.runtime.sums import write_sums
 from cogtune.stages.job import Job
 from cogtune.stages.train import start_of, start_sources
 from cogtune.train import result

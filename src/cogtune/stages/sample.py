@@ -1,5 +1,6 @@
 """Stage `sample`: videos from captions, by the trained model and by the controls that it is measured against."""
 
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
@@ -14,6 +15,7 @@ from cogtune.data.clips import load_clip
 from cogtune.data.container import is_whole
 from cogtune.data.decoder import Decoder
 from cogtune.data.images import load_image
+from cogtune.data.pipeline import in_batches
 from cogtune.data.rows import SampleRow, TextRow, clip_plan
 from cogtune.data.store import ShardReader, ShardWriter
 from cogtune.data.video import VideoError
@@ -25,6 +27,8 @@ from cogtune.model.weights.lora_formats import LORA_FILE
 from cogtune.runtime.devices import device_for, dtype_of, set_threads
 from cogtune.runtime.failures import told_of_environment
 from cogtune.runtime.progress import Progress
+from cogtune.runtime.saved import SUMS
+from cogtune.runtime.sums import names_in_sums, write_sums
 from cogtune.sampling import prompts as plan
 from cogtune.sampling.generate import Generator, encode_image, latent_shape, samplers
 from cogtune.sampling.prompts import Prompt
@@ -39,6 +43,8 @@ VIDEOS = "videos"
 """Folder of the view copies, <prompt id>.<variant>.mp4."""
 IMAGES = "images"
 """Folder of what image-to-video samples started from, <prompt id>.png."""
+_VIEWS_AT_ONCE = 64
+"""Views that are written between two writes of their checksums; a kill makes no more of them again."""
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -248,22 +254,46 @@ def _images(job: Job, prompts: list[Prompt]) -> dict[str, Tensor]:
 def _write_views(folder: Path, wanted: set[str], fps: float) -> None:
     """An mp4 of each sample that has none yet, or one that was cut off, under its id."""
     reader, lock = ShardReader(folder), Lock()
-    lacking = sorted(item for item in wanted if not is_whole(folder / VIDEOS / f"{item}.mp4"))
+    views = {item: folder / VIDEOS / f"{item}.mp4" for item in sorted(wanted)}
+    missing = _missing_views(folder, views)
 
-    def write(item: str) -> None:
+    def write(item: str) -> Path:
         with lock:  # a reader is not made for threads
             video_FCHW = SampleRow.video(reader, item)
-        write_mp4(folder / VIDEOS / f"{item}.mp4", video_FCHW.permute(0, 2, 3, 1).numpy(), fps)
+        write_mp4(views[item], video_FCHW.permute(0, 2, 3, 1).numpy(), fps)
+        return views[item]
 
     with ThreadPoolExecutor(2) as pool:  # each waits for an ffmpeg process most of the time
-        for _ in pool.map(write, lacking):
-            pass
+        for batch in in_batches(missing, _VIEWS_AT_ONCE):
+            _list_views(folder, list(pool.map(write, batch)))
 
 
 def _write_images(folder: Path, wanted: set[str]) -> None:
     """A png of the image of each prompt that has none yet, under the prompt's id."""
     reader = ShardReader(folder)
-    for item, row in sorted(SampleRow.read_all(reader, wanted), key=lambda item_and_row: item_and_row[0]):
-        path = folder / IMAGES / f"{row.prompt}.png"
-        if not path.exists():
-            write_png(path, SampleRow.image(reader, item).permute(1, 2, 0).numpy())
+    rows = dict(sorted(SampleRow.read_all(reader, wanted)))
+    views = {item: folder / IMAGES / f"{row.prompt}.png" for item, row in rows.items()}
+    missing = {views[item]: item for item in _missing_views(folder, views)}
+    for path, item in missing.items():
+        write_png(path, SampleRow.image(reader, item).permute(1, 2, 0).numpy())
+    _list_views(folder, missing)
+
+
+def _missing_views(folder: Path, views: Mapping[str, Path]) -> list[str]:
+    """The items whose view is not there whole, or has no checksum because a run was killed before it wrote one. Views of
+    an earlier version have none, and are left as they are."""
+    if not any((folder / name).is_dir() for name in (VIDEOS, IMAGES)) and not (folder / SUMS).exists():
+        write_sums(folder)
+    listed = names_in_sums(folder)
+    return [
+        item
+        for item, view in views.items()
+        if not (is_whole(view) if view.suffix == ".mp4" else view.exists())
+        or (listed is not None and view.relative_to(folder).as_posix() not in listed)
+    ]
+
+
+def _list_views(folder: Path, views: Collection[Path]) -> None:
+    """Add their checksums, unless an earlier version began this folder and kept none."""
+    if views and names_in_sums(folder) is not None:
+        write_sums(folder, views)

@@ -17,7 +17,8 @@ from cogtune.errors import UserError
 from cogtune.runtime.atomic import write_changed
 from cogtune.runtime.digest import data_digests
 from cogtune.runtime.progress import Progress
-from cogtune.runtime.saved import write_sealed, write_sums
+from cogtune.runtime.saved import write_sealed
+from cogtune.runtime.sums import write_sums
 from cogtune.stages.job import Job
 
 _SHOWN = 5

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cogtune.runtime.atomic import replacing
-from cogtune.runtime.saved import write_sums
+from cogtune.runtime.sums import write_sums
 from cogtune.train.engine import keeps_average, whole_tensors
 from cogtune.train.optim import SHADOW
 from cogtune.work.training_log import figures, read

@@ -1,12 +1,9 @@
 """How many clips an optimizer step takes, how ranks share them, and how many steps there are."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from cogtune.config.errors import ConfigError
-from cogtune.errors import UserError
-from cogtune.runtime.atomic import write_json
 from cogtune.runtime.paths import is_key, key_folder
 
 
@@ -59,6 +56,10 @@ def plan_batches(micro: int, total: int, ranks: int) -> BatchPlan:
     return BatchPlan(micro, share // micro, ranks)
 
 
+KEYS = {"global_batch_size": int}
+WHAT_TO_DO = "delete it, or set args.global_batch_size to that of the training"
+
+
 @dataclass(frozen=True)
 class BatchMemo:
     """The global batch that a training without `args.global_batch_size` began with, so that more ranks later neither
@@ -77,16 +78,13 @@ class BatchMemo:
 
     def read(self) -> tuple[int, str] | None:
         """(clips of a step, key of the training or ""), or None. Raises UserError for a file that cannot be read."""
-        try:
-            found = json.loads(self.path.read_text())
-            clips, train = found["global_batch_size"], found.get("train", "")
-        except FileNotFoundError:
+        from cogtune.runtime.saved import read_sealed
+
+        if not self.path.exists():
             return None
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
-            raise UserError(
-                f"{self.path}: no readable batch size; delete it, or set args.global_batch_size to that of the training"
-            ) from None
-        if type(clips) is not int or clips < 1:
+        content = read_sealed(self.path, KEYS, WHAT_TO_DO)
+        clips, train = content["global_batch_size"], content.get("train", "")
+        if clips < 1:
             return None
         if train and not (is_key(train) and (self.store / "train" / train).is_dir()):
             return None
@@ -95,7 +93,9 @@ class BatchMemo:
     def write(self, clips: int, train: str) -> None:
         """Note the batch of training ``train``, whose folder exists; what another training noted stays."""
         if self.read() is None:
-            write_json(self.path, {"global_batch_size": clips, "train": train})
+            from cogtune.runtime.saved import write_sealed
+
+            write_sealed(self.path, {"global_batch_size": clips, "train": train})
 
 
 def total_steps(steps: int | None, epochs: int | None, count: int, global_batch: int) -> int:

@@ -1,16 +1,15 @@
 """log.jsonl: one row per step, and rows of validation; what a resumed run keeps of it."""
 
-import json
 import logging
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TextIO
 
 from cogtune.runtime.atomic import write_text
-from cogtune.runtime.jsonl import read_lines
+from cogtune.runtime.jsonl import checked_line, read_lines
 from cogtune.runtime.typed_json import from_json, to_json
 
 _log = logging.getLogger(__name__)
@@ -48,7 +47,7 @@ Row = StepRow | ValidationRow
 
 
 class TrainingLog:
-    """Writer of log.jsonl. Only the first rank has one.
+    """Writer of log.jsonl, one row a line, each with its checksum. Only the first rank has one.
 
     Rows after ``last_step`` are from a run that died before its next checkpoint; they are cut off, since their steps are
     done again.
@@ -85,17 +84,36 @@ def read(path: Path, warn: bool = True) -> list[Row]:
     return lines.rows
 
 
+def damaged_lines(path: Path, finished: bool) -> list[int]:
+    """The numbers of damaged lines. Of a training that is not ``finished``, a kill may have cut the last one short."""
+    if not path.exists():
+        return []
+    lines, content = read_lines(path, _parsed), path.read_bytes()
+    cut_short = not content.endswith(b"\n")
+    if (lines.torn and not cut_short) or (cut_short and finished):
+        return [*lines.damaged, content.count(b"\n") + cut_short]
+    return lines.damaged
+
+
+def drop_damaged_lines(path: Path) -> None:
+    """Keep the rows that read. Only while no training writes the log."""
+    write_text(path, "".join(map(_line, read(path, warn=False))))
+
+
 def _line(row: Row) -> str:
     values = to_json(row)
     finite = {name: value for name, value in values.items() if not isinstance(value, float) or math.isfinite(value)}
-    return json.dumps(finite, allow_nan=False) + "\n"
+    return checked_line(finite)
 
 
 def _parsed(value: Any) -> Row:
-    """Raises ValueError for what no training wrote."""
-    if isinstance(value, dict) and "validation_loss" in value:
-        return from_json(ValidationRow, value)
-    row = from_json(StepRow, value)
+    """Raises ValueError for what no training wrote. A key that no row has is a damaged one, maybe that of the checksum."""
+    kind = ValidationRow if isinstance(value, dict) and "validation_loss" in value else StepRow
+    row: Row = from_json(kind, value)
+    if unknown := value.keys() - {field.name for field in fields(kind)}:
+        raise ValueError(f"has a key {min(unknown)!r}")
+    if isinstance(row, ValidationRow):
+        return row
     if row.loss is None and row.skipped is None and not row.overflow:
         raise ValueError("has no 'loss'")
     return row

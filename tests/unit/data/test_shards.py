@@ -13,7 +13,7 @@ from cogtune.data import store
 from cogtune.data.shards import UNCHECKED
 from cogtune.data.store import INDEX, ShardReader, ShardWriter, damaged_rows, take_out
 from cogtune.errors import UserError
-from cogtune.runtime import saved
+from cogtune.runtime import sums
 from cogtune.runtime.saved import DamagedError
 
 Rows = dict[str, tuple[dict[str, torch.Tensor], dict[str, Any]]]
@@ -106,14 +106,14 @@ def old_shard(folder: Path) -> None:
 
 
 def test_rows_without_checksums_are_used_and_it_is_said_once(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(saved, "_TOLD", set())
+    monkeypatch.setattr(sums, "_TOLD", set())
     folder = tmp_path / FOLDER
     old_shard(folder)
     for _ in range(2):
         assert read(folder)["a"] == ({"n": 1}, {"x": (torch.float32, [1.0, 1.0])})
-    assert capsys.readouterr().err.count("no checksums") == 1
+    assert caplog.text.count("no checksums") == 1
     take_out(folder / "old.safetensors", ["a"])
     assert read(folder).keys() == {"b"}
     (new,) = folder.glob("*.safetensors")

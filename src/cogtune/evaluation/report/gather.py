@@ -15,7 +15,8 @@ from cogtune.evaluation.report.report_data import DataFacts, Exported, LossPoint
 from cogtune.runtime.jsonl import read_lines
 from cogtune.runtime.paths import inside
 from cogtune.runtime.records import read_record
-from cogtune.runtime.saved import DamagedError, check_sums, how_to_repair, read_sealed
+from cogtune.runtime.saved import DamagedError, how_to_repair, read_sealed
+from cogtune.runtime.sums import check_sums
 from cogtune.runtime.typed_json import from_json
 from cogtune.sampling.prompts import ID_DIGITS
 from cogtune.work.stages import STAGES
@@ -70,8 +71,14 @@ def strips(
 def _lack(video: Path) -> str:
     """What is wrong with a view of a sample or clip, and how to have it made again. The figures do not come from it."""
     if is_whole(video):
-        return ""
-    what = "is cut off" if video.exists() else "is missing"
+        try:
+            check_sums(video)
+        except DamagedError as error:
+            what = "is damaged" if str(error).startswith(str(video)) else "cannot be checked"
+        else:
+            return ""
+    else:
+        what = "is cut off" if video.exists() else "is missing"
     return f"{video.parent.name}/{video.name} {what}: {how_to_repair(video.parent.parent)}"
 
 

@@ -13,7 +13,7 @@ from cogtune.errors import UserError
 from cogtune.model.dit import DiffusionTransformer
 from cogtune.model.lora import AdaptedLinear, is_adapter
 from cogtune.model.weights.read import read, read_into
-from cogtune.runtime.saved import check_sums
+from cogtune.runtime.sums import check_sums
 
 
 def load_weights(module: nn.Module, path: str | Path, ignore: tuple[str, ...] = ()) -> None:

@@ -1,0 +1,290 @@
+"""What `cogtune store verify` holds each kind of file in the store against, and what takes a damaged one out."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from cogtune.data.container import is_whole
+from cogtune.data.listing import read_manifest
+from cogtune.data.scan import Memo
+from cogtune.data.shards import Shard
+from cogtune.data.store import INDEX, damaged_rows, reads_index, row_ids, shard_paths, take_out
+from cogtune.errors import UserError
+from cogtune.evaluation.report.gather import read_index, read_metrics, read_per_sample, read_summary
+from cogtune.runtime.digest import DIGESTS
+from cogtune.runtime.paths import inside, is_key, remove_own
+from cogtune.runtime.saved import SUMS, DamagedError, read_sealed, write_sealed
+from cogtune.runtime.sums import Comparison, compare_sums, names_checked, rewrite_sums
+from cogtune.sampling.prompts import ID_DIGITS
+from cogtune.work.batches import KEYS as BATCH_KEYS
+from cogtune.work.batches import WHAT_TO_DO
+from cogtune.work.slices import read_slice
+from cogtune.work.training_log import damaged_lines, drop_damaged_lines
+
+_ITEM_STAGES = ("preprocess", "latents", "images", "text", "sample", "evaluate")
+_OWN = {
+    "scan": ("manifest.jsonl", "rejects.jsonl"),
+    "train": ("*.safetensors",),
+    "export": (),
+    "sample": ("videos/*.mp4", "images/*.png"),
+    "evaluate": ("clips/*.mp4", "metrics.json", "per_sample.json"),
+}
+"""The files that a stage lists in its SHA256SUMS. Of an export, what other files people put beside it is theirs."""
+_REPAIRED = "`cogtune store verify --repair` removes it"
+
+
+def _nothing() -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What is wrong, and what takes it out. ``behind``: whether jobs have to run again for it. ``note``: it is told, and is no
+    damage: it decides no result, or the next run makes it in any case."""
+
+    message: str
+    take_out: Callable[[], object] = _nothing
+    behind: bool = True
+    note: bool = False
+
+
+@dataclass(frozen=True)
+class Check:
+    """A check of ``files``."""
+
+    run: Callable[[], Iterable[Damage]]
+    files: tuple[Path, ...] = ()
+
+
+def store_checks(store: Path, key: str | None) -> Iterator[Check]:
+    """Every file of the store that belongs to no folder of a key. ``key``: only those named by it."""
+    for path in sorted((store / "slices").glob("*.json")):
+        if is_key(path.stem) and key in (None, path.stem):
+            yield Check(partial(_slice, path), (path,))
+        elif path.name.endswith(".batch.json") and key is None:
+            yield Check(partial(_sealed, path, BATCH_KEYS, WHAT_TO_DO, False), (path,))
+    for path in sorted((store / "records").glob("*.json")):
+        if key is None or path.stem.endswith(key):
+            what = f"it tells the costs of earlier runs, and counts as none; {_REPAIRED}"
+            yield Check(partial(_sealed, path, {}, what, True), (path,))
+    if key is None and (hashes := store / "hashes.json").exists():
+        what = f"the files that it names are hashed again; {_REPAIRED}"
+        yield Check(partial(_sealed, hashes, {}, what, True), (hashes,))
+    if key is None and (memo := store / "scan" / "memo.jsonl").exists():
+        yield Check(partial(_memo, memo), (memo,))
+
+
+def folder_checks(folder: Path, done: bool) -> Iterator[Check]:
+    """Every file of a folder that has something to be held against. ``done``: a receipt says that its job is finished."""
+    stage = folder.parent.name
+    if not folder.is_dir():
+        yield Check(lambda: [Damage(f"{folder}: gone, and a receipt says that it is finished")])
+        return
+    if stage in _ITEM_STAGES:
+        yield Check(partial(_index, folder), (folder / INDEX,))
+        for path in shard_paths(folder):
+            yield Check(partial(_shard, path), (path,))
+    if stage in _OWN:
+        yield _sums_check(folder, stage)
+    if stage in ("sample", "evaluate"):
+        yield Check(partial(_views, folder, done))
+    if stage == "train":
+        for path in sorted(folder.glob("checkpoints/step-*")):
+            yield Check(partial(_checkpoint, path), tuple(file for file in path.rglob("*") if file.is_file()))
+        yield Check(partial(_log, folder, done), (folder / "log.jsonl",))
+        if done or (folder / "final/summary.json").exists():
+            read = partial(read_summary, folder)
+            yield Check(partial(_told, folder / "final", read), (folder / "final/summary.json",))
+    if stage == "export" and (done or (folder / "index.json").exists()):
+        yield Check(partial(_exported, folder), (folder / "index.json",))
+    if stage == "scan" and (done or (folder / "digests.json").exists()):
+        yield Check(partial(_told, folder, partial(read_manifest, folder / "manifest.jsonl")))
+        for name, keys in (("digests.json", dict.fromkeys(DIGESTS, str)), ("report.json", {})):
+            read = partial(read_sealed, folder / name, keys, "")
+            yield Check(partial(_told, folder, read), (folder / name,))
+    if stage == "evaluate" and (done or (folder / "metrics.json").exists()):
+        for name, read in (("metrics.json", read_metrics), ("per_sample.json", read_per_sample)):
+            yield Check(partial(_told, folder / name, partial(read, folder)))
+
+
+def _slice(path: Path) -> Iterator[Damage]:
+    try:
+        read_slice(path)
+    except UserError as error:
+        yield Damage(
+            f"{_first(error)}; {_REPAIRED}, and the next run of its experiment writes it again", path.unlink, False
+        )
+
+
+def _sealed(path: Path, keys: dict[str, type], what_to_do: str, note: bool) -> Iterator[Damage]:
+    try:
+        read_sealed(path, keys, what_to_do)
+    except DamagedError as error:
+        yield Damage(str(error), path.unlink, False, note)
+
+
+def _memo(path: Path) -> Iterator[Damage]:
+    if count := Memo.damaged_lines(path):
+        what = f"{count} lines are damaged or cut off; the files that they tell of are read again by the next scan"
+        yield Damage(
+            f"{path}: {what}; `cogtune store verify --repair` removes them", partial(Memo.mend, path), False, True
+        )
+
+
+def _index(folder: Path) -> Iterator[Damage]:
+    if not reads_index(folder):
+        path = folder / INDEX
+        what = "it does not read, or is of an earlier version; it is made again from the shards"
+        yield Damage(f"{path}: {what}", partial(path.unlink, missing_ok=True), False, True)
+
+
+def _shard(path: Path) -> Iterator[Damage]:
+    rows, why = damaged_rows(path)
+    if rows:
+        some = "" if len(rows) == 1 else f" and {len(rows) - 1} more rows"
+        yield Damage(f"{why}{some}", partial(take_out, path, rows))
+    elif why:
+        yield Damage(why, path.unlink)
+
+
+def _sums_check(folder: Path, stage: str) -> Check:
+    at = folder / "final" if stage == "train" else folder
+    own = [path.relative_to(at).as_posix() for pattern in _OWN[stage] for path in sorted(at.glob(pattern))]
+    names = names_checked(at, own)
+    files = (at / SUMS, *(at / name for name in sorted(names))) if (at / SUMS).exists() else ()
+    return Check(partial(_listed, folder, at, own), files)
+
+
+def _listed(folder: Path, at: Path, own: list[str]) -> Iterator[Damage]:
+    """The files of a folder against its SHA256SUMS."""
+    comparison = compare_sums(at, own)
+    if comparison is None:
+        return
+    if not comparison.intact:
+        what = "it is damaged; `cogtune store verify --repair` lists the files again that are proven by the rest of it"
+        yield Damage(f"{at / SUMS}: {what}", partial(_rewrite, at, comparison), behind=False)
+    for name, why in sorted(comparison.damaged.items()):
+        yield Damage(f"{at / name}: {why} ({SUMS})", partial(_forget, folder, at, name, comparison))
+
+
+def _rewrite(at: Path, comparison: Comparison) -> None:
+    if at.is_dir():
+        rewrite_sums(at, comparison)
+
+
+def _forget(folder: Path, at: Path, name: str, comparison: Comparison) -> None:
+    """Take out a damaged file that a SHA256SUMS lists, with whatever is made only together with it, and its line."""
+    stage = folder.parent.name
+    if stage in ("scan", "train"):
+        remove_own(at)  # training makes final/ again from its last checkpoint
+    elif stage == "export":
+        _forget_format_of(folder, name)
+    elif stage == "evaluate" and name.startswith("clips/"):
+        _forget_clip(folder, at / name)
+    else:
+        remove_own(at / name)
+    _rewrite(at, comparison)
+
+
+def _views(folder: Path, done: bool) -> Iterator[Damage]:
+    """An mp4 of each sample, and of each clip that was sampled: all there, and not cut off."""
+    sample = folder.parent.name == "sample"
+    views = folder / ("videos" if sample else "clips")
+    try:
+        names = row_ids(folder) if sample else _sampled(folder)
+    except DamagedError:
+        return  # told of already
+    forget = remove_own if sample else partial(_forget_clip, folder)
+    missing = sorted(path for name in names if not (path := views / f"{name}.mp4").exists())
+    if missing and not done:
+        yield Damage(
+            f"{folder}: videos that are missing: {len(missing)}. No receipt says that it is finished; the next run makes them",
+            behind=False,
+            note=True,
+        )
+    listed = names_checked(folder, ())  # they are held against their checksums
+    unlisted = [path for path in sorted(views.glob("*.mp4")) if f"{views.name}/{path.name}" not in listed]
+    for path in (*unlisted, *(missing if done else ())):
+        if not is_whole(path):
+            what = "cut off" if path.exists() else "missing"
+            yield Damage(f"{path}: {what}", partial(forget, path))
+
+
+def _sampled(evaluate: Path) -> set[str]:
+    """The names of the clips that have a view, as far as the evaluation is finished and reads."""
+    try:
+        return {row["clip"][:ID_DIGITS] for row in read_per_sample(evaluate) if row.get("clip")}
+    except UserError:
+        return set()  # told of by its own check
+
+
+def _forget_clip(folder: Path, view: Path) -> None:
+    """The evaluation of a clip as well: its mp4 is written when the clip is measured."""
+    for path in shard_paths(folder):
+        if gone := [row for row in Shard(path).rows() if row.startswith(view.stem)]:
+            take_out(path, gone)
+    remove_own(view)
+
+
+def _checkpoint(path: Path) -> Iterator[Damage]:
+    from cogtune.train.checkpoint import verify
+
+    try:
+        verify(path)
+    except (DamagedError, ValueError) as error:
+        # Training goes on from the one before; a finished one does not need it.
+        yield Damage(f"{path}: damaged ({_first(error)}); {_REPAIRED}", partial(remove_own, path), behind=False)
+
+
+def _log(train: Path, done: bool) -> Iterator[Damage]:
+    path = train / "log.jsonl"
+    lines = damaged_lines(path, done)
+    if lines:
+        what = f"{len(lines)} lines are damaged (the first is line {lines[0]}): the loss curve has a gap"
+        removed = "`cogtune store verify --repair` removes them; the weights are as they were"
+        yield Damage(f"{path}: {what}; {removed}", partial(drop_damaged_lines, path), behind=False)
+
+
+def _told(path: Path, read: Callable[[], object]) -> Iterator[Damage]:
+    """What a stage writes at its end, from what it has. Training makes final/ again from its last checkpoint."""
+    try:
+        read()
+    except UserError as error:
+        if f"{SUMS}: " in str(error):
+            return  # told of by its own check
+        yield Damage(_first(error), partial(remove_own, path))
+
+
+def _exported(folder: Path) -> Iterator[Damage]:
+    """That the index reads, and that each format in it is there."""
+    path = folder / "index.json"
+    try:
+        for name, entry in read_index(folder)["formats"].items():
+            if not inside(folder, entry["path"], path).exists():
+                yield Damage(f"{folder / entry['path']}: is not there", partial(_forget_format, folder, name))
+    except UserError as error:
+        yield Damage(_first(error), partial(remove_own, path))
+
+
+def _forget_format_of(folder: Path, name: str) -> None:
+    """The format that the file ``name`` is part of."""
+    try:
+        formats = read_index(folder)["formats"]
+    except UserError:
+        formats = {}  # told of by its own check
+    for format_name, entry in formats.items():
+        if f"{name}/".startswith(f"{entry['path']}/"):
+            _forget_format(folder, format_name)
+    remove_own(folder / name)
+
+
+def _forget_format(folder: Path, name: str) -> None:
+    index = read_index(folder)
+    path = inside(folder, index["formats"].pop(name)["path"], folder / "index.json")
+    write_sealed(folder / "index.json", index)
+    remove_own(path)
+
+
+def _first(error: Exception) -> str:
+    return str(error).split(";")[0]

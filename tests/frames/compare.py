@@ -56,7 +56,7 @@ def check(path: Path, truth: Truth, settings: ClipSettings, decoder: Decoder) ->
     try:
         row, pixels = describe_clip(path, settings, decoder)
     except VideoError as error:
-        if re.search("too short|has no step", str(error)) and asked_moments(truth, settings, truth.fps) is None:
+        if re.search("too short|does not support", str(error)) and asked_moments(truth, settings, truth.fps) is None:
             return Outcome()
         return Outcome(rejected=str(error))
     moments = asked_moments(truth, settings, row.source.fps)

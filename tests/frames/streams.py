@@ -24,6 +24,12 @@ def _list(name: str, *members: str) -> Stream:
     return Stream(name, (f"{inputs} -frames:v 1 -f rawvideo",), edit=lambda _: lines.encode())
 
 
+def _joined(name: str, *parts: str, **more) -> Stream:
+    """Files one behind the other, as `cat` joins them."""
+    inputs = "|".join(f"{{{part}}}" for part in parts)
+    return Stream(name, (f"-f data -i concat:{inputs} -map 0 -c copy -f data",), **more)
+
+
 SOURCES = [
     Stream("30.y4m", (f"{_PICTURE}:rate=30:duration=9 -pix_fmt yuv420p",)),
     Stream("60.y4m", (f"{_PICTURE}:rate=60:duration=7 -pix_fmt yuv420p",)),
@@ -31,6 +37,12 @@ SOURCES = [
     _list("closed-open.txt", "x264-g48.mp4", "x264-open.mp4"),
     _list("cuts.txt", "cut-closed.mp4", "cut-open.mp4"),
     _list("sizes.txt", "x264-open.ts", "small.ts"),
+    _copy("part.ts", "x264-g48.mp4", options="-t 4"),
+    _copy("part-8.ts", "x264-g48.mp4", options="-t 4 -output_ts_offset 8"),
+    _copy("part-hour.ts", "x264-g48.mp4", options="-t 4 -output_ts_offset 3600"),
+    *[_copy(f"part-{number}.ts", "x264-g48.mp4", f"-ss {1.6 * number}", "-t 1.5") for number in range(5)],
+    _copy("segment-a.ts", "x264-g48.mp4", "-copyts", "-to 3.2"),
+    _copy("segment-b.ts", "x264-g48.mp4", "-copyts -ss 3.2"),
     Stream("picture.png", ("-f lavfi -i color=red:size=64x48:duration=1 -frames:v 1",)),
 ]
 
@@ -143,13 +155,26 @@ CONTAINERS = [
     _copy("fragmented.mp4", "x264-g48.mp4", options="-movflags frag_keyframe+empty_moov+default_base_moof", exact=True),
     _copy("fragmented-open.mp4", "x264-open.mp4", options="-movflags frag_keyframe+empty_moov"),
     _copy("faststart.mp4", "x264-g48.mp4", options="-movflags +faststart", exact=True),
+    Stream("restarting.ts", ("-i {x264-g48.mp4} -t 4 -c copy",), edit=lambda content: content + content),
+    _joined("restarting-often.ts", *(f"part-{number}.ts" for number in range(5))),
     Stream(
-        "restarting.ts",
-        ("-i {x264-g48.mp4} -t 4 -c copy",),
-        edit=lambda content: content + content,
-        must_use=False,
-        rejects="time stamps",
+        "segments.ts",
+        (
+            "-i {x264-g48.mp4} -c copy -f segment -segment_time 3.2 -segment_format mpegts {out}.%d.ts",
+            "-f data -i concat:{out}.0.ts|{out}.1.ts|{out}.2.ts -map 0 -c copy -f data {out}",
+        ),
     ),
+    _joined("overlapping.ts", "segment-a.ts", "segment-b.ts", must_use=False, rejects="run backwards"),
+    Stream("restarting-behind.ts", ("-i {x264-g48.mp4} -c copy",), edit=lambda content: content + content),
+    Stream("restarting-open.ts", ("-i {x264-open.mp4} -t 4 -c copy",), edit=lambda content: content + content),
+    Stream("restarting-mpeg2.ts", ("-i {mpeg2-bf2.ts} -t 4 -c copy",), edit=lambda content: content + content),
+    Stream("restarting-x265.ts", ("-i {x265-open.mkv} -t 4 -c copy",), edit=lambda content: content + content),
+    Stream("restarting-sound.ts", ("-i {sound.mp4} -t 4 -c copy",), edit=lambda content: content + content),
+    Stream("restarting.mpg", ("-i {mpeg2-bf2.mpg} -t 4 -c copy",), edit=lambda content: content + content),
+    _joined("jumping.ts", "part.ts", "part-hour.ts"),
+    _joined("jumping-back.ts", "part-hour.ts", "part.ts"),
+    _joined("jumping-a-little.ts", "part.ts", "part-8.ts", must_use=False, rejects="bytes are missing"),
+    _joined("jumping-twice.ts", "part.ts", "part-hour.ts", "part-8.ts"),
     Stream("x264-90-percent.avi", ("-i {x264-bf0.avi} -c copy",), edit=cut(0.9), must_use=False, rejects="cut short"),
     Stream("x264-90-percent.mkv", ("-i {x264.mp4} -c copy",), edit=cut(0.9), must_use=False, rejects="cut short"),
 ]  # fmt: skip

@@ -63,7 +63,9 @@ def test_the_main_process_takes_only_what_needs_no_torch_from_data() -> None:
     assert taken == {"cogtune.data.listing", "cogtune.data.prompt_file", "cogtune.data.rows", "cogtune.data.store"}
 
 
-@pytest.mark.parametrize(("library", "modules"), [("decord", {"seeking"}), ("av", {"inorder", "picture", "streams"})])
+@pytest.mark.parametrize(
+    ("library", "modules"), [("decord", {"seeking"}), ("av", {"inorder", "joined", "picture", "streams"})]
+)
 def test_decoders_are_imported_in_the_child_only(library: str, modules: set[str]) -> None:
     importing = {path for path in FILES if any(name.split(".")[0] == library for name in imported(path))}
     assert {(room_of(path), path.stem) for path in importing} == {("data", module) for module in modules}

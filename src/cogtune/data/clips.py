@@ -85,8 +85,8 @@ def _stride(count: int, fps: float, asked_fps: float, frames: int, skip: float) 
         step = (end - start) // frames
         if step == 0:
             raise VideoError(
-                f"{fps:g} fps is less than the asked {asked_fps:g}: frame_selection: stride has no step for it "
-                f"(upstream divides by zero); frame_selection: timestamp repeats frames"
+                f"{fps:g} fps is less than data.params.fps ({asked_fps:g}), which frame_selection: stride does not support "
+                f"(upstream divides by zero); use frame_selection: timestamp, which repeats frames"
             )
         chosen = range(start, min(end, count), step)
     elif count > frames:

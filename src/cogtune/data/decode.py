@@ -50,7 +50,7 @@ class Video:
         late = first.time - self.times[0]
         if self._packets.guessed:
             self.times = [time + late for time in self.times]
-        self._decoded = decode_all or (abs(late) > _SAME_SECONDS and not self._packets.guessed)
+        self._decoded = decode_all or self._packets.moved or (abs(late) > _SAME_SECONDS and not self._packets.guessed)
         if self._decoded:
             self.times = [frame.time for frame in shown(path)]
             if any(after < before for before, after in itertools.pairwise(self.times)):
@@ -71,7 +71,7 @@ class Video:
         """
         if times is None:
             if any(not 0 <= index < len(self) for index in indices):
-                raise VideoError(f"frames {min(indices)} to {max(indices)} were asked for; it has {len(self)}")
+                raise VideoError(f"it has {len(self)} frames; frames {min(indices)} to {max(indices)} are needed")
             times, differs = [self.times[index] for index in indices], VideoError if self._decoded else TimesError
         else:
             differs = VideoError
@@ -85,9 +85,7 @@ class Video:
         for index, time in zip(indices[given:], times[given:], strict=True):
             found = self._cursor.at(index)
             if found is None or abs(found.time - time) > _SAME_SECONDS:
-                raise differs(
-                    f"its frame {index} is not shown at {time:.3f} s: it is damaged, or not the file that it was"
-                )
+                raise differs(f"frame {index} is not shown at {time:.3f} s: the file is damaged, or was replaced")
             yield self._picture(index, found)
 
     def info(self) -> VideoInfo:
@@ -99,12 +97,12 @@ class Video:
     def _picture(self, index: int, found: Shown) -> np.ndarray:
         if found.hit:
             raise VideoError(
-                f"damaged: frame {index} ({found.time:.2f} s), which this clip uses, stands on data that the decoder "
-                f"cannot read"
+                f"damaged: the clip uses frame {index} ({found.time:.2f} s), but bytes are missing that this frame needs, or "
+                f"the decoder cannot read them"
             )
         picture = self._painter.paint(found.frame)
         if picture.shape[:2] != self.size:
-            raise VideoError(f"its picture changes size at {found.time:.2f} s; cut it there")
+            raise VideoError(f"the picture changes size at {found.time:.2f} s; cut the video there")
         return picture
 
     def _by_seeking(self, indices: Sequence[int]) -> Iterator[np.ndarray]:

@@ -151,7 +151,7 @@ class Decoder:
         assert child is not None
         self.close()
         if expired:
-            return VideoError(f"decoding was given up after {self._patience:.0f} s")
+            return VideoError(f"decoding took longer than {self._patience:g} s")
         code = child.returncode
         if code == -signal.SIGKILL:  # no file does that: the kernel does, when memory runs out
             return OSError(errno.ENOMEM, "the decoder was killed, most likely because memory ran out")

@@ -16,6 +16,7 @@ from av.error import FFmpegError
 from av.video.frame import PictureType
 
 from cogtune.data.damage import Damage
+from cogtune.data.joined import packets
 from cogtune.data.streams import opened, start_of, unreadable
 
 _HARMLESS = ("mmco: unref short failure",)
@@ -37,23 +38,25 @@ def shown(path: Path) -> Iterator[Shown]:
     with opened(path) as (container, stream):
         stream.codec_context.copy_opaque = True
         clock, damage = _Clock(start_of(container, stream)), Damage()
-        packets = container.demux(stream)
+        source, excused = packets(container, stream), set[int]()
         try:
             for number in itertools.count():
                 # One thread decodes, so what is said meanwhile is said of this packet.
                 with av.logging.Capture() as said:
-                    packet = next(packets, None)
-                    frames = _decoded(packet, number) if packet is not None else None
-                if packet is None:
+                    joined = next(source, None)
+                    frames = _decoded(joined.packet, number) if joined is not None else None
+                if joined is None:
                     return
-                if frames is None or packet.is_corrupt or any(text.strip() not in _HARMLESS for _, _, text in said):
+                if joined.packet.is_corrupt and not joined.corrupt:
+                    excused.add(number)
+                if frames is None or joined.corrupt or any(text.strip() not in _HARMLESS for _, _, text in said):
                     damage.error(number)
                 for frame in frames or ():
-                    source = frame.opaque if frame.opaque is not None else number
-                    if frame.is_corrupt:
-                        damage.error(source)
+                    given = frame.opaque if frame.opaque is not None else number
+                    if frame.is_corrupt and given not in excused:
+                        damage.error(given)
                     clean = bool(frame.key_frame) and frame.pict_type == PictureType.I
-                    yield Shown(frame, clock.read(frame), damage.shows(source, clean))
+                    yield Shown(frame, clock.read(frame), damage.shows(given, clean))
         except FFmpegError as error:
             raise unreadable(path, error, "damaged or cut short: it cannot be read to its end") from None
 

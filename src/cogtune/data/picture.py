@@ -32,7 +32,7 @@ def upright(matrix: tuple[int, ...]) -> list[Filter]:
     if abs(turn - 270) < 1:
         return [("transpose", "clock_flip" if c < 0 else "cclock")]
     if 1 < turn < 359:
-        raise VideoError(f"it is to be shown rotated by {turn} degrees; only quarter turns are supported")
+        raise VideoError(f"rotated by {turn} degrees; only quarter turns are supported")
     return [("vflip", "")] if d < 0 else []
 
 

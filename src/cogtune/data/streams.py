@@ -18,10 +18,8 @@ from av.container import Flags as ContainerFlags
 from av.error import FFmpegError
 from av.stream import Disposition
 
+from cogtune.data.joined import packets
 from cogtune.data.video import VideoError
-
-_JUMP_SECONDS = 10.0
-"""ffmpeg takes a larger step between packets for a restart of the clock, and shifts what follows (dts_delta_threshold)."""
 
 # Errors are for `inorder` to capture, each one; nobody prints them.
 av.logging.set_level(av.logging.ERROR)
@@ -35,12 +33,15 @@ class Packets:
 
     ``times``: seconds at which frames are shown, rising, without those that are hidden; ``guessed``: from decoding times,
     as AVI has no others, so that all may be off by the same span. ``fps``: average rate.
+    ``moved``: the clock starts again, and packets behind that were moved; at the joint only the decoder knows which frame is
+    shown when.
     ``sections``: at which shown frame each section starts that can be decoded by itself; empty unless that is certain
     of every key frame. ``sample_aspect``: width to height of a pixel, "1:1" if not said.
     """
 
     times: list[float]
     guessed: bool
+    moved: bool
     fps: float
     sections: list[int]
     sample_aspect: str
@@ -109,10 +110,11 @@ def read_packets(path: Path) -> Packets:
     """Walk through the packets of ``path``; nothing is decoded. Raises VideoError, OSError."""
     with opened(path) as (container, stream):
         start, base = start_of(container, stream), stream.time_base
-        restarts = _Restarts(container.format.name == "mpegts")
+        restarts, moved = _Restarts(), False
         shown, hidden, unstamped, guessed, groups = list[float](), 0, 0, False, _Groups(stream)
         try:
-            for packet in container.demux(stream):
+            for joined in packets(container, stream):
+                packet, moved = joined.packet, moved or joined.moved
                 stamp = packet.pts if packet.pts is not None else packet.dts
                 if not packet.size:
                     continue
@@ -141,7 +143,7 @@ def read_packets(path: Path) -> Packets:
             raise VideoError(f"no usable video track: {len(shown)} frames at {fps:g} fps")
         ratio = stream.sample_aspect_ratio
         aspect = f"{ratio.numerator}:{ratio.denominator}" if ratio else "1:1"
-        return Packets(shown, guessed, fps, [] if hidden else groups.sections(), aspect)
+        return Packets(shown, guessed, moved, fps, [] if hidden else groups.sections(), aspect)
 
 
 def _is_never_shown(stream: Any, packet: Any) -> bool:
@@ -150,16 +152,16 @@ def _is_never_shown(stream: Any, packet: Any) -> bool:
 
 
 class _Restarts:
-    """Raises VideoError where the clock starts again: whose frames follow which is then a matter of opinion."""
+    """Raises VideoError where the clock starts again in a format in which it must not: players then disagree about which
+    frame follows which."""
 
-    def __init__(self, jumps: bool) -> None:
-        self._last, self._jumps = -math.inf, jumps
+    def __init__(self) -> None:
+        self._last = -math.inf
 
     def see(self, moment: float) -> None:
-        step = moment - self._last
-        if step < -0.5 or (self._jumps and _JUMP_SECONDS < step < math.inf):
+        if moment - self._last < -0.5:
             raise VideoError(
-                f"its time stamps start again (from {self._last:.2f} s to {moment:.2f} s); "
+                f"its time stamps run backwards, from {self._last:.2f} s to {moment:.2f} s; "
                 f"encode it again (ffmpeg -i IN -c:v libx264 OUT)"
             )
         self._last = max(self._last, moment)

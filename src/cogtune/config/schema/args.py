@@ -247,7 +247,7 @@ class OwnArgs:
         "steps that may be skipped because loss or gradient is no finite number; one more ends the training with the "
         "names of their clips (ours)",
         unit="steps",
-        range=Range(0, 1_000_000_000, "0: the first one ends it; a large number skips on"),
+        range=Range(0, 1_000_000_000, "0 stops training at the first skipped step, and a large number never stops it"),
     )
     auto_warmup: bool = key(False, "upstream's plateau: 100 steps at 5 % of lr (ours)")
     max_reject_share: float = key(0.5, "scan fails above this share of rejected clips (ours)", range=SHARE)
@@ -255,7 +255,7 @@ class OwnArgs:
         30.0,
         "encoded rows reach the disk at least this often (ours)",
         unit="s",
-        range=Range(0, 86_400, "what is not flushed for a day is lost with the process"),
+        range=Range(0, 86_400, "a killed process loses what it has not flushed, and a day of it is too much"),
     )
     flush_megabytes: float = key(
         256, "… or after so much (ours)", unit="MB", range=Range(0, 1_000_000, "rows wait in memory until then")

@@ -49,15 +49,17 @@ THREADS = Range(1, 1024, "they are CPU threads of one machine")
 PIXELS = Range(16, 8192, "video codecs end at 8192 pixels, and one patch is 16")
 FRAMES = Range(1, 16_385, "4 x 4096 + 1 frames are half an hour at 8 fps; the models were trained on 49 and 81")
 LATENT_FRAMES = Range(1, 4097, "16385 frames are 4097 latent ones")
-FPS = Range(0.001, 1000, "from a frame in 17 minutes to high-speed cameras")
+FPS = Range(0.001, 1000, "0.001 fps is one frame in 17 minutes, and high-speed cameras reach 1000")
 TIMESTEPS = Range(2, 10_000, "the models have 1000")
 SAMPLING_STEPS = Range(1, 10_000, "there are at most as many as training timesteps, 1000 in the models")
 CHANNELS = Range(1, 65_536, "the largest published width is 3072; 65536 is beyond any device")
 LATENT_CHANNELS = Range(1, 1024, "the published VAEs have 16")
 TOKENS = Range(1, 4096, "T5 was trained on 512, and the models on 226")
-FACTOR = Range(0.001, 1000, "0 or less loses what it multiplies or divides; the published factors are near 1")
+FACTOR = Range(
+    0.001, 1000, "a factor of 0 or less destroys the values that it scales; the published factors are near 1"
+)
 GUIDANCE = Range(0, 100, "0 ignores the caption, and published samples use 6 to 7")
-ELEMENTS = Range(1, 1_000_000_000_000, "a thousand times DeepSpeed's largest default")
+ELEMENTS = Range(1, 1_000_000_000_000, "the end is a thousand times DeepSpeed's largest default")
 
 
 @dataclass(frozen=True)

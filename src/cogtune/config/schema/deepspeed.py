@@ -231,7 +231,7 @@ class FlopsProfiler(Sparse):
     profile_step: int | None = key(None, "which step (DeepSpeed: 1)", range=Range(0, STEPS.most, STEPS.why))
     module_depth: int | None = key(None, "how deep; -1: all", range=Range(-1, 1000, "-1 means all levels"))
     top_modules: int | None = key(
-        None, "modules listed (DeepSpeed: 1)", range=Range(1, 1000, "a table of so many rows is read by nobody")
+        None, "modules listed (DeepSpeed: 1)", range=Range(1, 1000, "nobody reads a table of more rows")
     )
     detailed: bool | None = key(None, "list all modules (DeepSpeed: true)")
     output_file: str | None = key(None, "file; null: the log")

@@ -93,12 +93,12 @@ class VideoDiffusionLossParams:
     offset_noise_level: float = key(
         0.0,
         "one more normal draw per sample, the same in every element, times this",
-        range=Range(0, 10, "beside noise of standard deviation 1; 0.1 is usual"),
+        range=Range(0, 10, "it is added to noise of standard deviation 1; 0.1 is usual"),
     )
     min_snr_value: float | None = key(
         None,
         "cap of the min-SNR weight; null: no weight",
-        range=Range(0.001, 1_000_000, "0 weighs every loss with 0; 5 is usual"),
+        range=Range(0.001, 1_000_000, "0 gives every loss the weight 0; 5 is usual"),
     )
     fixed_frames: int = key(
         0,

@@ -89,7 +89,7 @@ class DiffusionTransformerParams:
     in_channels: int = key(
         REQUIRED,
         "latent channels, plus as many for the image of an image-to-video model",
-        range=Range(1, 2048, "twice the latent channels, and the published VAEs have 16"),
+        range=Range(1, 2048, "it is twice the latent channels, and the published VAEs have 16"),
     )
     out_channels: int = key(REQUIRED, "latent channels", range=LATENT_CHANNELS)
     patch_size: int | list[int] = key(

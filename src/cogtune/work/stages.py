@@ -67,7 +67,7 @@ STAGES: dict[str, Stage] = {
     for stage in (
         Stage(
             "scan",
-            2,
+            3,
             ScanInput,
             help="find videos and captions, reject what cannot be used, write the data report",
             unit="files",

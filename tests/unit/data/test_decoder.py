@@ -103,7 +103,7 @@ def test_patience_ends(footage: Path) -> None:
     with Decoder(patience=0.3) as own:
         own._child = own._start()
         os.kill(own._child.pid, signal.SIGSTOP)
-        with pytest.raises(VideoError, match="took longer than 0.3 s"):
+        with pytest.raises(VideoError, match=r"took longer than 0\.3 s"):
             own.probe(footage / "plain.mp4")
 
 

@@ -9,7 +9,7 @@ SNAKEMAKE := snakemake --cores $(CORES)
 KERNELS := ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-assets picture plan check golden lint test test-kernels test-all clean
+.PHONY: help setup demo demo-assets picture plan check golden lint test test-fast test-kernels test-all clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -49,6 +49,9 @@ lint: setup  ## ruff, pyright, snakefmt, snakemake --lint
 
 test: setup lint  ## linters and all CPU tests
 	pytest -m "not slow and not gpu and not slurm"
+
+test-fast: setup  ## a subset of the unit tests over every room, without linters (under a minute on 2 cores)
+	OMP_NUM_THREADS=1 pytest -q tests/unit -m "not slow and not integration and not gpu and not slurm"
 
 test-kernels: setup  ## parity with the kernels of other processors, and with 1 and 2 threads (a minute and a half)
 	@for kernels in $(KERNELS); do for threads in 1 2; do \

@@ -11,7 +11,8 @@ from cogtune.data.scan import Memo
 from cogtune.data.shards import Shard
 from cogtune.data.store import INDEX, damaged_rows, reads_index, row_ids, shard_paths, take_out
 from cogtune.errors import UserError
-from cogtune.evaluation.report.gather import read_index, read_metrics, read_per_sample, read_summary
+from cogtune.evaluation.report.gather import read_index, read_summary
+from cogtune.evaluation.sample_figures import read_metrics, read_per_sample
 from cogtune.runtime.digest import DIGESTS
 from cogtune.runtime.paths import inside, is_key, remove_own
 from cogtune.runtime.saved import SUMS, DamagedError, read_sealed, write_sealed
@@ -214,7 +215,7 @@ def _views(folder: Path, done: bool) -> Iterator[Damage]:
 def _sampled(evaluate: Path) -> set[str]:
     """The names of the clips that have a view, as far as the evaluation is finished and reads."""
     try:
-        return {row["clip"][:ID_DIGITS] for row in read_per_sample(evaluate) if row.get("clip")}
+        return {one.sample.clip[:ID_DIGITS] for one in read_per_sample(evaluate) if one.sample.clip}
     except UserError:
         return set()  # told of by its own check
 

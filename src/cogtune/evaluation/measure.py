@@ -1,87 +1,68 @@
 """From pixels to metrics.json: what is measured of each clip, and how it is summed up."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from cogtune.data.rows import EvaluationRow
-from cogtune.evaluation import metrics
-from cogtune.work.variants import TUNED
+from cogtune.evaluation.metrics import METRICS, PSNR, mean, nearest, psnr_db, squared_distances
+from cogtune.evaluation.sample_figures import Sample, SampleFigures
 
-_DIGITS = {"retrieval_accuracy": 4, "psnr_db": 3, "ssim": 4, "loss": 5}
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One sample as the sample stage named it; ``clip`` is None for a prompt of the user's own."""
-
-    item: str
-    prompt: str
-    variant: str
-    caption: str
-    clip: str | None = None
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def measure(
     pixels_FCHW: Tensor, reconstruction_FCHW: Tensor, samples: Mapping[str, Tensor], own: Sequence[str]
 ) -> EvaluationRow:
-    """Compare one clip with its reconstruction and with ``samples`` (empty for a clip that was not trained on)."""
-    distances = metrics.squared_distances(list(samples.values()), pixels_FCHW).tolist()
+    """Compare one clip with its reconstruction and with ``samples`` (empty for a clip that was not trained on). ``own``:
+    the samples that were made for this clip."""
+    distances = squared_distances(list(samples.values()), pixels_FCHW).tolist()
+    pairwise = {metric.name: metric.how for metric in METRICS if metric.how is not None}
     return EvaluationRow(
-        metrics.psnr_db(reconstruction_FCHW, pixels_FCHW),
+        psnr_db(reconstruction_FCHW, pixels_FCHW),
         dict(zip(samples, distances, strict=True)),
-        {
-            item: {
-                "psnr_db": metrics.psnr_db(samples[item], pixels_FCHW),
-                "ssim": metrics.ssim(samples[item], pixels_FCHW),
-            }
-            for item in own
-        },
+        {item: {name: how(samples[item], pixels_FCHW) for name, how in pairwise.items()} for item in own},
     )
 
 
-def per_sample(samples: Sequence[Sample], measured: Mapping[str, EvaluationRow]) -> list[dict[str, Any]]:
-    """One row for each sample; those whose clip was measured say how near it is and which training clip is nearest."""
-    rows = []
+def per_sample(samples: Sequence[Sample], measured: Mapping[str, EvaluationRow]) -> list[SampleFigures]:
+    """The figures of each sample; those whose clip was measured say how near it is and which training clip is nearest."""
+    digits = {metric.name: metric.digits for metric in METRICS}
+    figures = []
     for sample in samples:
-        row: dict[str, Any] = vars(sample).copy()
-        if sample.clip is not None and sample.clip in measured:
-            distances = {clip: found.distances[sample.item] for clip, found in measured.items() if found.distances}
-            nearest = metrics.nearest(distances, own=sample.clip)
-            own = measured[sample.clip].own[sample.item]
-            row |= {name: round(value, _DIGITS[name]) for name, value in own.items()}
-            row |= {"nearest": nearest, "hit": nearest == sample.clip}
-        rows.append(row)
-    return rows
+        if sample.clip is None or sample.clip not in measured:
+            figures.append(SampleFigures(sample))
+            continue
+        distances = {clip: row.distances[sample.item] for clip, row in measured.items() if row.distances}
+        own = measured[sample.clip].own[sample.item]
+        values = {name: round(value, digits[name]) for name, value in own.items()}
+        figures.append(SampleFigures(sample, nearest(distances, own=sample.clip), values))
+    return figures
 
 
 def flat_metrics(
-    rows: Sequence[Mapping[str, Any]], measured: Mapping[str, EvaluationRow], splits: Mapping[str, str]
+    figures: Sequence[SampleFigures], measured: Mapping[str, EvaluationRow], splits: Mapping[str, str]
 ) -> dict[str, float | int]:
     """The keys of metrics.json that come from pixels, sorted. A key that nothing was measured for is absent.
 
-    ``rows``: from `per_sample`. ``splits``: clip -> "train" or "valid", for every clip of the experiment.
+    ``figures``: from `per_sample`. ``splits``: clip -> "train" or "valid", for every clip of the experiment.
     """
-    found: dict[str, float | int] = {"samples.count": len({row["prompt"] for row in rows})}
+    values: dict[str, float | int] = {"samples.count": len({one.sample.prompt for one in figures})}
     for split in ("train", "valid"):
-        found[f"data.clips_{split}"] = sum(1 for where in splits.values() if where == split)
+        values[f"data.clips_{split}"] = sum(1 for clip_split in splits.values() if clip_split == split)
     trained = [measured[clip].vae_psnr_db for clip, split in splits.items() if split == "train"]
-    heldout = [measured[clip].vae_psnr_db for clip, split in splits.items() if split == "valid"]
+    held_out = [measured[clip].vae_psnr_db for clip, split in splits.items() if split == "valid"]
     if trained:
-        found["vae.psnr_db"] = round(metrics.mean(trained), _DIGITS["psnr_db"])
-        found["vae.psnr_db_min"] = round(min(trained), _DIGITS["psnr_db"])
-    if heldout:
-        found["vae.psnr_db_heldout"] = round(metrics.mean(heldout), _DIGITS["psnr_db"])
-    compared = [row for row in rows if "hit" in row]
-    for variant in sorted({row["variant"] for row in compared}):
-        suffix = "" if variant == TUNED else f"_{variant}"
-        mine = [row for row in compared if row["variant"] == variant]
-        for name, values in (
-            ("retrieval_accuracy", [float(row["hit"]) for row in mine]),
-            ("psnr_db", [row["psnr_db"] for row in mine]),
-            ("ssim", [row["ssim"] for row in mine]),
-        ):
-            found[f"samples.{name}{suffix}"] = round(metrics.mean(values), _DIGITS[name])
-    return dict(sorted(found.items()))
+        values["vae.psnr_db"] = round(mean(trained), PSNR.digits)
+        values["vae.psnr_db_min"] = round(min(trained), PSNR.digits)
+    if held_out:
+        values["vae.psnr_db_heldout"] = round(mean(held_out), PSNR.digits)
+    compared = [one for one in figures if one.hit is not None]
+    for variant in sorted({one.sample.variant for one in compared}):
+        own = [one for one in compared if one.sample.variant == variant]
+        for metric in METRICS:
+            samples = [float(bool(one.hit)) if metric.how is None else one.values[metric.name] for one in own]
+            values[metric.key(variant)] = round(mean(samples), metric.digits)
+    return dict(sorted(values.items()))

@@ -1,16 +1,20 @@
-"""How near a sample is to a clip, and which clip it is nearest to.
+"""How near a sample is to a clip, which clip it is nearest to, and the table of the figures of a sample.
 
 Videos are uint8 (F, 3, H, W). Squared errors are integers and stay exact, so a figure does not depend on the order in
-which a library adds them up.
+which a library adds them up. Reports read the table, so torch is imported by the functions that compute.
 """
 
-from collections.abc import Sequence
+from __future__ import annotations
 
-import torch
-from torch import Tensor
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from cogtune.errors import UserError
+from cogtune.work.variants import TUNED
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PSNR_CAP_DB = 100.0
 """Reported for equal videos, whose PSNR is infinite; JSON has no infinity."""
@@ -23,9 +27,11 @@ def psnr_db(video_FCHW: Tensor, reference_FCHW: Tensor) -> float:
 
     10 log10(255^2 / MSE). Equal videos give the cap. Raises UserError when the shapes differ.
     """
+    from torchmetrics.functional.image import peak_signal_noise_ratio
+
     _same_shape(video_FCHW, reference_FCHW)
-    found = peak_signal_noise_ratio(video_FCHW.double(), reference_FCHW.double(), data_range=255.0)
-    return min(float(found), PSNR_CAP_DB)
+    psnr = peak_signal_noise_ratio(video_FCHW.double(), reference_FCHW.double(), data_range=255.0)
+    return min(float(psnr), PSNR_CAP_DB)
 
 
 def ssim(video_FCHW: Tensor, reference_FCHW: Tensor) -> float:
@@ -33,10 +39,13 @@ def ssim(video_FCHW: Tensor, reference_FCHW: Tensor) -> float:
 
     Raises UserError when the shapes differ.
     """
+    from torch import Tensor
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
     _same_shape(video_FCHW, reference_FCHW)
-    found = structural_similarity_index_measure(video_FCHW.float(), reference_FCHW.float(), data_range=255.0)
-    assert isinstance(found, Tensor)
-    return float(found)
+    similarity = structural_similarity_index_measure(video_FCHW.float(), reference_FCHW.float(), data_range=255.0)
+    assert isinstance(similarity, Tensor)  # a tuple with other options
+    return float(similarity)
 
 
 def squared_distances(videos: Sequence[Tensor], clip_FCHW: Tensor) -> Tensor:
@@ -45,6 +54,8 @@ def squared_distances(videos: Sequence[Tensor], clip_FCHW: Tensor) -> Tensor:
     |v - c|^2 = |v|^2 + |c|^2 - 2 v.c as matrix products in float64, which hold these integers exactly (a term is at
     most 255^2, so up to 1e11 values per video). Raises UserError when the shapes differ.
     """
+    import torch
+
     for video_FCHW in videos:
         _same_shape(video_FCHW, clip_FCHW)
     total_S = torch.zeros(len(videos), dtype=torch.int64)
@@ -73,3 +84,33 @@ def _same_shape(video: Tensor, reference: Tensor) -> None:
             f"a video of {tuple(video.shape)} (frames, channels, height, width) cannot be compared with one of "
             f"{tuple(reference.shape)}; sample with the frames and size of the data set (data.params)"
         )
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure of a sample, measured against its own clip; that of a variant is the mean over its samples.
+
+    ``name``: in metrics.json and per_sample.json, where it has ``digits`` decimals. ``title`` and ``unit``: in tables,
+    where it has ``table_digits``. ``how``: the figure of a sample and its clip, both uint8 (F, 3, H, W); None for the
+    share of samples that are nearest to their own clip, which takes all clips (`nearest`).
+    """
+
+    name: str
+    title: str
+    unit: str
+    digits: int
+    table_digits: int
+    higher_is_better: bool
+    how: Callable[[Tensor, Tensor], float] | None
+
+    def key(self, variant: str = TUNED) -> str:
+        """The key in metrics.json of the samples of a variant."""
+        return f"samples.{self.name}" if variant == TUNED else f"samples.{self.name}_{variant}"
+
+
+RETRIEVAL = Metric("retrieval_accuracy", "nearest to own clip", "", 4, 2, higher_is_better=True, how=None)
+PSNR = Metric("psnr_db", "PSNR", "dB", 3, 1, higher_is_better=True, how=psnr_db)
+SSIM = Metric("ssim", "SSIM", "", 4, 2, higher_is_better=True, how=ssim)
+METRICS = (RETRIEVAL, PSNR, SSIM)
+"""In the order of the report's columns. A new one: its function, its row here, its tests, and a higher version of the
+stage `evaluate`, since the store's rows then hold one figure more."""

@@ -14,9 +14,11 @@ from cogtune.data.rows import ClipPlan, EvaluationRow, LatentRow, SampleRow, cli
 from cogtune.data.store import ShardReader, ShardWriter
 from cogtune.data.video import VideoError
 from cogtune.errors import UserError
-from cogtune.evaluation.measure import Sample, flat_metrics, measure, per_sample
+from cogtune.evaluation.measure import flat_metrics, measure, per_sample
+from cogtune.evaluation.metrics import PSNR, RETRIEVAL
 from cogtune.evaluation.report.gather import read_summary
 from cogtune.evaluation.report.publish import to_json
+from cogtune.evaluation.sample_figures import METRICS_FILE, PER_SAMPLE, Sample
 from cogtune.runtime.atomic import write_changed
 from cogtune.runtime.devices import device_for, dtype_of, set_threads
 from cogtune.runtime.failures import told_of_environment
@@ -30,7 +32,7 @@ from cogtune.stages.preprocess import source_of
 from cogtune.stages.sample import wanted_of
 from cogtune.work.content_hashes import proven
 
-METRICS, PER_SAMPLE, CLIPS = "metrics.json", "per_sample.json", "clips"
+CLIPS = "clips"
 _LOSS_DIGITS = 5
 _BATCH = 4
 """Clips whose reconstructions are made together, and are in memory at once."""
@@ -49,13 +51,13 @@ def run(job: Job) -> dict[str, Any]:
     if lacking:
         _measure(job, list(clips.values()), lacking, samples)
     measured = dict(EvaluationRow.read_all(job.rows(), clips))
-    rows = per_sample(samples, measured)
-    found = flat_metrics(rows, measured, {clip: row.split for clip, row in clips.items()}) | _losses(job)
-    write_changed(folder / PER_SAMPLE, to_json(rows))
-    write_changed(folder / METRICS, to_json(found))
-    write_sums(folder, [folder / PER_SAMPLE, folder / METRICS])
-    figures = {name: found[name] for name in ("samples.retrieval_accuracy", "samples.psnr_db") if name in found}
-    return {"made": len(lacking), "reused": len(clips) - len(lacking), **figures}
+    figures = per_sample(samples, measured)
+    metrics = flat_metrics(figures, measured, {clip: row.split for clip, row in clips.items()}) | _losses(job)
+    write_changed(folder / PER_SAMPLE, to_json([one.to_json() for one in figures]))
+    write_changed(folder / METRICS_FILE, to_json(metrics))
+    write_sums(folder, [folder / PER_SAMPLE, folder / METRICS_FILE])
+    main = {metric.key(): metrics[metric.key()] for metric in (RETRIEVAL, PSNR) if metric.key() in metrics}
+    return {"made": len(lacking), "reused": len(clips) - len(lacking), **main}
 
 
 def _clips(job: Job) -> dict[str, ClipRow]:

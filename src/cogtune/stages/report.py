@@ -9,6 +9,7 @@ from cogtune.evaluation.report import gather, page
 from cogtune.evaluation.report.provenance import commit, versions, weights_of
 from cogtune.evaluation.report.publish import publish, to_json
 from cogtune.evaluation.report.report_data import Evidence, LossPoint, Strip
+from cogtune.evaluation.sample_figures import SampleFigures, read_metrics, read_per_sample, with_names
 from cogtune.runtime.paths import named_folder
 from cogtune.stages.job import Job
 from cogtune.work import training_log
@@ -38,7 +39,7 @@ def run(job: Job) -> dict[str, Any]:
     texts = {
         "report.html": html,
         "metrics.json": to_json(evidence.metrics),
-        "per_sample.json": to_json(figures.rows),
+        "per_sample.json": to_json([one.to_json(names=True) for one in figures.samples]),
         "timings.json": to_json(timings),
         "config.yaml": evidence.config_yaml,
         "run.json": to_json(evidence.run),
@@ -54,9 +55,9 @@ def target(job: Job) -> Path:
 
 @dataclass(frozen=True)
 class Figures:
-    """What a report job's upstream measured; a sweep compares it. ``rows``: those of per_sample.json, one a sample."""
+    """What a report job's upstream measured; a sweep compares it. ``samples``: those of per_sample.json."""
 
-    rows: list[dict[str, Any]]
+    samples: list[SampleFigures]
     metrics: dict[str, Any]
     timings: dict[str, Any]
     strips: list[Strip]
@@ -79,10 +80,10 @@ class Figures:
             strips = gather.strips(rows, sample / "videos", None, sample / "images", gather.SAMPLED)
             return cls(rows, metrics, gather.timings({}, stages), strips, [], [])
         train, evaluate = report.job_dir("train"), report.job_dir("evaluate")
-        rows = gather.with_names(gather.read_per_sample(evaluate), report.manifest())
+        rows = with_names(read_per_sample(evaluate), report.manifest())
         return cls(
             rows,
-            gather.read_metrics(evaluate),
+            read_metrics(evaluate),
             gather.timings(gather.read_summary(train), stages),
             gather.strips(rows, sample / "videos", evaluate / "clips", sample / "images"),
             *gather.loss_curves(training_log.read(train / "log.jsonl")),

@@ -11,11 +11,12 @@ from cogtune.evaluation.report.compare import Member
 from cogtune.evaluation.report.compare import render as render_sweep
 from cogtune.evaluation.report.gather import strips
 from cogtune.evaluation.report.report_data import DataFacts, Evidence, Strip
+from cogtune.evaluation.sample_figures import Sample, SampleFigures
 from cogtune.sampling.prompts import ID_DIGITS
 from cogtune.sampling.video import write_mp4
 
 CLIP = "c" * 64
-ROW = {"prompt": "p", "variant": "tuned", "item": "p.tuned", "clip": CLIP, "caption": "words", "name": "a.mp4"}
+FIGURES = SampleFigures(Sample("p.tuned", "p", "tuned", "words", CLIP), clip_name="a.mp4")
 
 
 def cut(path: Path) -> None:
@@ -35,7 +36,7 @@ def views(tmp_path: Path) -> list[Path]:
 
 def shown(views: list[Path]) -> list[Strip]:
     sample, clip = views
-    return strips([ROW], sample.parent, clip.parent, sample.parents[1] / "images")
+    return strips([FIGURES], sample.parent, clip.parent, sample.parents[1] / "images")
 
 
 def rendered(found: list[Strip]) -> str:

@@ -5,8 +5,8 @@ import torch
 
 from cogtune.data.rows import EvaluationRow
 from cogtune.evaluation import measure
-from cogtune.evaluation.measure import Sample
 from cogtune.evaluation.metrics import PSNR_CAP_DB
+from cogtune.evaluation.sample_figures import Sample
 from cogtune.runtime.typed_json import from_json, to_json
 
 CLIPS = {
@@ -31,7 +31,7 @@ def evaluated(videos: dict[tuple[str, str], torch.Tensor]):
 
 def test_perfect_samples():
     rows, found = evaluated({(clip, "tuned"): video for clip, video in CLIPS.items()})
-    assert all(row["hit"] and row["psnr_db"] == PSNR_CAP_DB and row["nearest"] == row["clip"] for row in rows)
+    assert all(row.hit and row.values["psnr_db"] == PSNR_CAP_DB and row.nearest == row.sample.clip for row in rows)
     assert found["samples.retrieval_accuracy"] == 1
     assert found["samples.psnr_db"] == PSNR_CAP_DB
     assert found["samples.ssim"] == 1
@@ -40,7 +40,7 @@ def test_perfect_samples():
 def test_samples_of_the_next_clip_are_misses_and_name_it():
     clips = list(CLIPS)
     rows, found = evaluated({(clip, "shuffled"): CLIPS[clips[(i + 1) % 3]] for i, clip in enumerate(clips)})
-    assert [row["nearest"] for row in rows] == ["bb", "cc", "aa"]
+    assert [row.nearest for row in rows] == ["bb", "cc", "aa"]
     assert found["samples.retrieval_accuracy_shuffled"] == 0
 
 
@@ -72,7 +72,7 @@ def test_metrics_are_sorted_and_what_was_measured_survives_json():
 
 def test_prompts_without_a_clip_are_listed_and_not_measured():
     rows = measure.per_sample([Sample("prompt-00000.tuned", "prompt-00000", "tuned", "a dog")], {})
-    assert rows == [
+    assert [row.to_json() for row in rows] == [
         {"item": "prompt-00000.tuned", "prompt": "prompt-00000", "variant": "tuned", "caption": "a dog", "clip": None}
     ]
     assert "samples.psnr_db" not in measure.flat_metrics(rows, {}, {})

@@ -6,16 +6,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cogtune.evaluation.metrics import METRICS, PSNR
 from cogtune.evaluation.report import plots
 from cogtune.evaluation.report.gather import CLIP, SHOWN
 from cogtune.evaluation.report.report_data import LossPoint, Shown, Strip
 from cogtune.evaluation.report.sweep_plot import shades, sweep_plot
 
 _CAPTIONS = 3
+_BEST: dict[bool, Any] = {True: max, False: min}
+_RANKED_BY = PSNR
+"""By which the headline tells the best member; its column is the first."""
 _COLUMNS = (
-    ("samples.psnr_db", "PSNR, dB", max),
-    ("samples.retrieval_accuracy", "nearest to own clip", max),
-    ("samples.ssim", "SSIM", max),
+    *(
+        (
+            metric.key(),
+            f"{metric.title}, {metric.unit}" if metric.unit else metric.title,
+            _BEST[metric.higher_is_better],
+        )
+        for metric in sorted(METRICS, key=lambda metric: metric is not _RANKED_BY)
+    ),
     ("train.loss_last", "loss, last", min),
     ("validation.loss_last", "held-out loss, last", min),
     ("train.steps_per_second", "steps per second", None),
@@ -89,12 +98,13 @@ def _column(members: Sequence[Member], figure: str, best: Any) -> list[tuple[Any
 
 
 def _headline(members: Sequence[Member]) -> str:
-    measured = [member for member in members if "samples.psnr_db" in member.metrics]
+    measured = [member for member in members if _RANKED_BY.key() in member.metrics]
     if not measured:
         return f"{len(members)} runs compared."
-    best = max(measured, key=lambda member: member.metrics["samples.psnr_db"])
+    closest = _BEST[_RANKED_BY.higher_is_better]
+    best = closest(measured, key=lambda member: member.metrics[_RANKED_BY.key()])
     point = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in best.point.items())
-    return f"Of {len(members)} runs, {point} comes closest to the clips: {best.metrics['samples.psnr_db']:.1f} dB."
+    return f"Of {len(members)} runs, {point} comes closest to the clips: {best.metrics[_RANKED_BY.key()]:.1f} dB."
 
 
 def _captions(members: Sequence[Member]) -> list[tuple[str, list[tuple[str, Shown]]]]:

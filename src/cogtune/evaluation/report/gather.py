@@ -1,6 +1,5 @@
 """Reads what the stages left in the store and gives it the shape of the page."""
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -11,7 +10,9 @@ from cogtune.data.container import is_whole
 from cogtune.data.listing import ClipRow, Reject
 from cogtune.data.rows import ClipPlan, Rejected, TextRow, prepared_rows
 from cogtune.data.store import ShardReader
+from cogtune.evaluation.metrics import PSNR
 from cogtune.evaluation.report.report_data import DataFacts, Exported, LossPoint, Shown, StageFacts, Strip
+from cogtune.evaluation.sample_figures import PER_SAMPLE, SampleFigures
 from cogtune.runtime.jsonl import read_lines
 from cogtune.runtime.paths import inside
 from cogtune.runtime.records import read_record
@@ -28,19 +29,8 @@ SAMPLED = {"tuned": "Sample", "guided": "Guided"}
 """The labels where nothing was trained."""
 
 
-def with_names(rows: Iterable[Mapping[str, Any]], manifest: Iterable[ClipRow]) -> list[dict[str, Any]]:
-    """Rows of per_sample.json with the clips' present file names; the store keeps none, since files can be renamed."""
-    names = {row.clip: row.name for row in manifest}
-    return [
-        {**row, "name": names.get(row["clip"]), "nearest_name": names.get(row["nearest"])}
-        if "hit" in row
-        else dict(row)
-        for row in rows
-    ]
-
-
 def strips(
-    rows: Sequence[Mapping[str, Any]],
+    figures: Sequence[SampleFigures],
     videos: Path,
     clips: Path | None,
     images: Path,
@@ -48,24 +38,24 @@ def strips(
 ) -> list[Strip]:
     """One strip for each prompt: the image that the samples start from, if any, the clip, then the variants of ``labels``.
     ``clips``: None where there is no data set. A video that is missing or cut off says so."""
-    by_prompt: dict[str, dict[str, Mapping[str, Any]]] = {}
-    for row in rows:
-        by_prompt.setdefault(row["prompt"], {})[row["variant"]] = row
-    found = []
+    by_prompt: dict[str, dict[str, SampleFigures]] = {}
+    for one in figures:
+        by_prompt.setdefault(one.sample.prompt, {})[one.sample.variant] = one
+    rows = []
     for prompt, variants in by_prompt.items():
-        some = next(iter(variants.values()))
-        image = inside(images, f"{prompt}.png", "per_sample.json")
-        shown = [Shown("First frame given", image)] if image.exists() else []
-        if some["clip"] and clips is not None:
-            path = clips / f"{some['clip'][:ID_DIGITS]}.mp4"
-            shown.append(Shown(CLIP, path, lack=_lack(path)))
+        first = next(iter(variants.values()))
+        image = inside(images, f"{prompt}.png", PER_SAMPLE)
+        row = [Shown("First frame given", image)] if image.exists() else []
+        if first.sample.clip and clips is not None:
+            path = clips / f"{first.sample.clip[:ID_DIGITS]}.mp4"
+            row.append(Shown(CLIP, path, lack=_lack(path)))
         for variant, label in labels.items():
-            if row := variants.get(variant):
-                path = inside(videos, f"{row['item']}.mp4", "per_sample.json")
-                nearest = _stem(row.get("nearest_name"))
-                shown.append(Shown(label, path, row.get("psnr_db"), row.get("hit"), nearest, _lack(path)))
-        found.append(Strip(some["caption"], _stem(some.get("name")) or prompt, shown))
-    return sorted(found, key=lambda strip: strip.name)
+            if one := variants.get(variant):
+                path = inside(videos, f"{one.sample.item}.mp4", PER_SAMPLE)
+                nearest = _stem(one.nearest_name)
+                row.append(Shown(label, path, one.values.get(PSNR.name), one.hit, nearest, _lack(path)))
+        rows.append(Strip(first.sample.caption, _stem(first.clip_name) or prompt, row))
+    return sorted(rows, key=lambda strip: strip.name)
 
 
 def _lack(video: Path) -> str:
@@ -107,38 +97,11 @@ def stages(records: Path, upstream: Mapping[str, str]) -> list[StageFacts]:
 
 _NUMBER = (int, float)
 _SUMMARY: dict[str, Any] = dict.fromkeys(("loss_first", "loss_last", "steps_per_second", "data_wait_fraction"), _NUMBER)
-_ROW = {"item": str, "prompt": str, "variant": str, "caption": str}
 
 
 def read_summary(train: Path) -> dict[str, Any]:
     """What training left in final/summary.json of its folder. Raises DamagedError."""
     return read_sealed(train / "final" / "summary.json", _SUMMARY, how_to_repair(train))
-
-
-def read_metrics(evaluate: Path) -> dict[str, float]:
-    """The figures of an evaluation. Raises DamagedError."""
-    path = evaluate / "metrics.json"
-    found = _checked(path)
-    if not isinstance(found, dict) or not all(type(value) in (*_NUMBER, type(None)) for value in found.values()):
-        raise _wrong(path, "a JSON object of numbers")
-    return found
-
-
-def read_per_sample(evaluate: Path) -> list[dict[str, Any]]:
-    """What was measured of each sample. Raises DamagedError."""
-    path = evaluate / "per_sample.json"
-    found = _checked(path)
-    if not isinstance(found, list) or not all(isinstance(row, dict) and _is_like(row, _ROW) for row in found):
-        raise _wrong(path, f"a list of objects with {', '.join(_ROW)}")
-    return found
-
-
-def _checked(path: Path) -> Any:
-    try:
-        check_sums(path)
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        raise _wrong(path, "complete JSON") from None
 
 
 def _wrong(path: Path, expected: str) -> DamagedError:

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from cogtune.evaluation.metrics import METRICS, PSNR, Metric
 from cogtune.evaluation.report import plots, summary_text
 from cogtune.evaluation.report.report_data import Evidence, Shown, Strip
 
@@ -36,6 +37,8 @@ def render(evidence: Evidence) -> str:
             evidence=evidence,
             headline=summary_text.headline(evidence.metrics, trained=evidence.data is not None),
             summary=summary_text.summary(evidence.metrics),
+            metrics=METRICS,
+            psnr=PSNR,
             rows=summary_text.rows(evidence.metrics),
             training=summary_text.training(evidence.metrics, evidence.timings),
             strips=[
@@ -62,7 +65,7 @@ def environment() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters.update(decibel=_decibel, duration=plots.duration, error=_error, figure=_figure)
+    found.filters.update(duration=plots.duration, error=_error, figure=_figure, in_units=_in_units)
     found.globals["css"] = plots.markup(Path(__file__).with_name("report.css").read_text())
     return found
 
@@ -91,8 +94,9 @@ def _config_lines(text: str) -> Iterator[tuple[str, str]]:
         yield (code.rstrip(), comment) if mark else (line, "")
 
 
-def _decibel(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f}\N{NO-BREAK SPACE}dB"
+def _in_units(value: float | None, metric: Metric) -> str:
+    unit = f"\N{NO-BREAK SPACE}{metric.unit}" if metric.unit else ""
+    return "–" if value is None else f"{value:.{metric.table_digits}f}{unit}"
 
 
 def _error(value: float | None) -> str:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from cogtune.evaluation.metrics import METRICS, PSNR, RETRIEVAL, Metric
+
 VARIANTS = ("tuned", "base", "guided", "shuffled", "null")
 """In the order of the page."""
 
@@ -25,37 +27,29 @@ _MEANING = {
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of the table of controls; None where nothing was measured."""
+class VariantRow:
+    """One line of the table of controls. ``hits`` of ``count`` samples are nearest to their own clip. ``values``: those of
+    METRICS, in their order; None where nothing was measured."""
 
     variant: str
     label: str
     meaning: str
-    hits: int | None
+    hits: int
     count: int
-    accuracy: float | None
-    psnr_db: float | None
-    ssim: float | None
+    values: list[tuple[Metric, float | None]]
 
 
-def suffix(variant: str) -> str:
-    """What follows a metric's name for samples of this variant: nothing for the tuned model."""
-    return "" if variant == "tuned" else f"_{variant}"
-
-
-def rows(metrics: dict[str, Any]) -> list[Row]:
+def rows(metrics: dict[str, Any]) -> list[VariantRow]:
     """The table of controls: one row for each variant that was measured."""
-    found = []
+    table = []
     for variant in VARIANTS:
-        accuracy = metrics.get(f"samples.retrieval_accuracy{suffix(variant)}")
+        accuracy = metrics.get(RETRIEVAL.key(variant))
         if accuracy is None:
             continue
         count = metrics["samples.count"]
-        psnr, similarity = (metrics.get(f"samples.{name}{suffix(variant)}") for name in ("psnr_db", "ssim"))
-        found.append(
-            Row(variant, LABELS[variant], _MEANING[variant], round(accuracy * count), count, accuracy, psnr, similarity)
-        )
-    return found
+        values = [(metric, metrics.get(metric.key(variant))) for metric in METRICS]
+        table.append(VariantRow(variant, LABELS[variant], _MEANING[variant], round(accuracy * count), count, values))
+    return table
 
 
 def headline(metrics: dict[str, Any], trained: bool = True) -> str:
@@ -73,23 +67,23 @@ def headline(metrics: dict[str, Any], trained: bool = True) -> str:
 
 def summary(metrics: dict[str, Any]) -> list[str]:
     """A few sentences below the headline, each about one figure and what it is measured against."""
-    found = []
-    psnr, before = metrics.get("samples.psnr_db"), metrics.get("samples.psnr_db_base")
+    sentences = []
+    psnr, before = metrics.get(PSNR.key()), metrics.get(PSNR.key("base"))
     if psnr is not None:
         gain = (
             "" if before is None else f", {psnr - before:+.1f} dB against the model before training ({before:.1f} dB)"
         )
-        found.append(f"Mean PSNR of a sample to its own clip: {psnr:.1f} dB{gain}.")
+        sentences.append(f"Mean PSNR of a sample to its own clip: {psnr:.1f} dB{gain}.")
     ceiling, worst = metrics.get("vae.psnr_db"), metrics.get("vae.psnr_db_min")
     if ceiling is not None and worst is not None:
-        found.append(
+        sentences.append(
             f"The VAE alone, encoding and decoding the clips themselves, reaches {ceiling:.1f} dB "
             f"(worst clip {worst:.1f} dB): no sample can be expected above that."
         )
     clips = metrics.get("data.clips_train")
     if psnr is not None and clips:
-        found.append(f"Nearest is by pixel error among all {clips} training clips, so chance is 1 in {clips}.")
-    return found
+        sentences.append(f"Nearest is by pixel error among all {clips} training clips, so chance is 1 in {clips}.")
+    return sentences
 
 
 def training(metrics: dict[str, Any], timings: dict[str, Any]) -> str:

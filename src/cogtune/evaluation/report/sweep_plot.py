@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from cogtune.evaluation.metrics import PSNR
 from cogtune.evaluation.report.plots import log_axis, new_figure, smoothed, styled, thinned, to_svg
-
-_PSNR = "samples.psnr_db"
 
 
 def shades(count: int) -> list[str]:
@@ -28,9 +27,9 @@ def sweep_plot(members: Sequence[Any], key: str) -> str:
     coloured = list(zip(members, shades(len(members)), strict=True))
     _losses(left, coloured)
     points = [
-        (member.point[key], member.figures[_PSNR], colour)
+        (member.point[key], member.figures[PSNR.key()], colour)
         for member, colour in coloured
-        if member.figures.get(_PSNR) is not None
+        if member.figures.get(PSNR.key()) is not None
     ]
     _over_values(right, points)
     right.set_xlabel(key.rpartition(".")[2])

@@ -198,7 +198,7 @@ def test_a_training_that_was_killed(world: World) -> None:
     checkpoint = world.store / "train" / parts["train"].key / "checkpoints/step-00000004"
     checkpoint.mkdir(parents=True)
     (checkpoint / "record.json").write_text("{}")
-    log = "".join(f'{{"step": {i}, "loss": 1.0, "seconds": 100.0}}\n' for i in range(1, 5))
+    log = "".join(f'{{"step": {i}, "loss": 1.0, "seconds": 100.0, "data_wait": 0.0}}\n' for i in range(1, 5))
     (checkpoint.parents[1] / "log.jsonl").write_text(log + '{"step": 5, "lo')
     step = world.steps()["train"]
     assert (step.state, step.work.todo) == (HALF_DONE, 2)

@@ -2,7 +2,7 @@
 code must not move, or a store is made again.
 
 The versions of the stages stand beside the keys, not in them: a raised version is one line of `VERSIONS` in the record.
-After a change that is meant: `python -m tests.unit.config.test_keys`, look at `git diff`, commit.
+After a change that is meant: `python -m tests.unit.work.test_keys`, look at `git diff`, commit.
 """
 
 import contextlib
@@ -117,7 +117,7 @@ def test_no_key_has_moved(name: str) -> None:
 
 
 def test_versions_are_those_recorded() -> None:
-    assert versions() == json.loads(RECORD.read_text())[VERSIONS], "meant? then: python -m tests.unit.config.test_keys"
+    assert versions() == json.loads(RECORD.read_text())[VERSIONS], "meant? then: python -m tests.unit.work.test_keys"
 
 
 def test_the_record_names_every_case_and_no_other() -> None:

@@ -23,7 +23,7 @@ from cogtune.model.weights.read import read
 from cogtune.work.load import load_config
 from tests.families import network_config, randomised
 from tests.layouts import diffusers_folder, one_safetensors, sat_folder, tensor_parallel
-from tests.unit.model.test_convert import TINY, tiny
+from tests.unit.commands.test_weights_convert import TINY, tiny
 
 ALPHA, RANK = 1.0, 4
 

@@ -1,12 +1,15 @@
 """Makes the n-th write, fsync or rename of a process fail, as a full disk or a failing one does.
 
 Python's own calls are replaced, and the three writers that write by themselves: safetensors, torch and ffmpeg fail with
-the errors that they give on a full tmpfs. Only files below one folder count. Use it in a process of its own.
+the errors that they give on a full tmpfs. Only files below one folder count. Use it in a process of its own. A process
+that is forked from that one, such as a rank of training, counts its own calls; a disk that is full is full for all.
 """
 
 import builtins
 import errno
 import io
+import json
+import mmap
 import os
 import sys
 from collections.abc import Callable
@@ -19,35 +22,57 @@ FULL, BROKEN = "full", "broken"
 """A disk that is full from the n-th call on, which takes half of that write; one input/output error."""
 
 
+MAIN = "main"
+
+
+@dataclass(frozen=True)
+class Call:
+    """Call ``number`` (from 1) of ``process``; ``site`` is the innermost line of ours."""
+
+    process: str
+    number: int
+    kind: str
+    site: str
+
+
 @dataclass
 class Faults:
-    """``fail``: number of the call that fails, from 1; None only counts. ``calls``: (kind, innermost line of ours)."""
+    """Counts the calls below ``root``; one that has the process and the number of ``fail`` fails."""
 
     root: Path
-    fail: int | None = None
+    fail: Call | None = None
     how: str = FULL
-    calls: list[tuple[str, str]] = field(default_factory=list)
+    process: str = MAIN
+    _number: int = 0
+    _paused: bool = False
+    _full: mmap.mmap = field(default_factory=lambda: mmap.mmap(-1, 1))  # shared with forked processes
+    _record: int = -1
 
-    def install(self) -> None:
-        """Replace the calls, for the rest of this process."""
+    def install(self, record: Path) -> None:
+        """Replace the calls, for the rest of this process and of those forked from it. ``record`` gets every call."""
+        self._record = os.open(record, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
         for name in ("replace", "rename", "link", "symlink"):
             setattr(os, name, self._named(name, getattr(os, name)))
         os.fsync = self._fsync(os.fsync)
         builtins.open = io.open = self._open(io.open)
         self._writers()
 
+    def entered(self, process: str) -> None:
+        """Count from 1 again: this is a forked process, ``process``."""
+        self.process, self._number = process, 0
+
     def due(self, kind: str) -> bool:
         """Count a call; whether it fails."""
-        frame, site = sys._getframe(1), "?"
-        while frame is not None:
-            if frame.f_code.co_filename.startswith(SOURCE):
-                site = f"{Path(frame.f_code.co_filename).relative_to(SOURCE)}:{frame.f_lineno}"
-                break
-            frame = frame.f_back
-        self.calls.append((kind, site))
-        number = len(self.calls)
-        stays_full = self.how == FULL and kind in ("write", "writer")  # a rename needs no space
-        return self.fail is not None and (number == self.fail or (number > self.fail and stays_full))
+        if self._paused:
+            return False
+        self._number += 1
+        call = Call(self.process, self._number, kind, _site())
+        os.write(self._record, (json.dumps(vars(call)) + "\n").encode())
+        due = self.fail is not None and (call.process, call.number) == (self.fail.process, self.fail.number)
+        if due and self.how == FULL:
+            self._full[0] = 1
+        stays_full = self._full[0] and kind in ("write", "writer", "print")  # a rename needs no space
+        return due or bool(stays_full)
 
     def error(self, path: object) -> OSError:
         """What the system says."""
@@ -83,7 +108,7 @@ class Faults:
         def call(file: Any, mode: str = "r", *more: Any, **options: Any) -> Any:
             opened = real(file, mode, *more, **options)
             writes = bool(set("wax+") & set(mode)) and not isinstance(file, int) and self.inside(file)
-            return _File(opened, self, file) if writes else opened
+            return CountedFile(opened, self, file) if writes else opened
 
         return call
 
@@ -102,11 +127,10 @@ class Faults:
                 path = given[at]
                 if not (self.inside(path) and self.due("writer")):
                     return real(*given, **options)
-                calls, self.calls = self.calls, []  # its own calls are not ours
-                fail, self.fail = self.fail, None
+                self._paused = True  # its own calls are not ours
                 real(*given, **options)
                 half(path)
-                self.calls, self.fail = calls, fail
+                self._paused = False
                 if error := told(path):
                     raise error
                 return None
@@ -131,14 +155,28 @@ class Faults:
         imageio.v3.imwrite = failing(imageio.v3.imwrite, 0, self.error)
 
 
-class _File:
+def calls_of(record: Path) -> list[Call]:
+    """What `Faults.install` recorded."""
+    return [Call(**json.loads(line)) for line in record.read_text().splitlines()]
+
+
+def _site() -> str:
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_filename.startswith(SOURCE):
+            return f"{Path(frame.f_code.co_filename).relative_to(SOURCE)}:{frame.f_lineno}"
+        frame = frame.f_back
+    return "?"
+
+
+class CountedFile:
     """An open file whose writes count."""
 
-    def __init__(self, file: Any, faults: Faults, path: Any) -> None:
-        self._file, self._faults, self._path = file, faults, path
+    def __init__(self, file: Any, faults: Faults, path: Any, kind: str = "write") -> None:
+        self._file, self._faults, self._path, self._kind = file, faults, path, kind
 
     def write(self, data: Any) -> int:
-        if self._faults.due("write"):
+        if self._faults.due(self._kind):
             if self._faults.how == FULL:
                 self._file.write(data[: len(data) // 2])
                 self._file.flush()
@@ -148,7 +186,7 @@ class _File:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
 
-    def __enter__(self) -> "_File":
+    def __enter__(self) -> "CountedFile":
         return self
 
     def __exit__(self, *exception: object) -> None:

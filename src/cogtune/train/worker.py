@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -44,11 +45,13 @@ def main() -> None:
         from cogtune.runtime.failures import explain
         from cogtune.train.launch import leave_error
 
-        traceback.print_exc()
+        told = error if isinstance(error, UserError) else explain(error)
         if arguments.errors is not None:
-            told = error if isinstance(error, UserError) else explain(error)
             rank, expected = int(os.environ.get("RANK", "0")), told is not None
-            leave_error(arguments.errors, rank, told or error, expected, traceback.format_exc())
+            with suppress(OSError):  # a full disk, which is then the error
+                leave_error(arguments.errors, rank, told or error, expected, traceback.format_exc())
+        with suppress(OSError):
+            print(told or traceback.format_exc(), file=sys.stderr)
         _leave(1)
     _leave(0 if finished else 143)
 
@@ -61,8 +64,9 @@ def reporter() -> Any:
 
 def _leave(code: int) -> NoReturn:
     """End without the interpreter's own clean-up: threads of the communication library abort in it now and then."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with suppress(OSError):  # a full disk must not change the exit code
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(code)
 
 

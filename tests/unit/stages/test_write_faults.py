@@ -7,7 +7,9 @@ suite the first and the last call of each line of ours fail; as `slow`, every ca
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +19,19 @@ import torch
 from cogtune.__main__ import main
 from cogtune.data.shards import Shard
 from cogtune.stages.job import Job
-from tests.faults import BROKEN, FULL, Faults
+from cogtune.train.checkpoint import verify
+from tests.faults import BROKEN, FULL, MAIN, Call, Faults, calls_of
 from tests.forked import forked
+from tests.forked_ranks import fork_ranks, preload
 from tests.unit.stages.caching import TINY, Caching
 from tests.unit.stages.finished import Finished
 
-MADE_FROM_DATA = ("scan", "preprocess", "latents", "text")
+MADE_FROM_DATA = ("scan", "preprocess", "latents", "images", "text", "train")
 MADE_FROM_TRAINING = ("export", "sample", "evaluate", "report")
-_VARYING = {"seconds", "made", "reused", "peak_memory_mib"}
+I2V = TINY.with_name("tiny_i2v.yaml")
+RANKS = 2
+_TIMES = {"seconds", "data_wait", "steps_per_second", "data_wait_fraction", "peak_memory", "checksum"}
+_VARYING = {"made", "reused", "peak_memory_mib"} | _TIMES
 
 
 class Line:
@@ -33,18 +40,19 @@ class Line:
     def __init__(self, root: Path, commands: dict[str, list[str]]) -> None:
         self.root, self.commands = root, commands
         self.right: dict[str, dict[str, Any]] = {}
-        self.calls: dict[str, list[tuple[str, str]]] = {}
+        self.calls: dict[str, list[Call]] = {}
 
     def run(self, stage: str, where: Path, faults: Faults) -> tuple[int, str]:
         def work() -> int:
             os.chdir(where)
-            faults.install()
-            code = main(self.commands[stage])
-            faults.fail = None
-            (where.parent / "calls.json").write_text(json.dumps(faults.calls))
-            return code
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
+            tempfile.tempdir = str(where / "tmp")  # what ranks are told, and their errors, are on the same disk
+            fork_ranks(faults)
+            faults.install(self.root / "calls.jsonl")
+            return main(self.commands[stage])
 
-        return forked(work, where.parent / "output.txt")
+        (where / "tmp").mkdir(exist_ok=True)
+        return forked(work, self.root / "output.txt")
 
     def make(self, stage: str) -> None:
         """Run a stage where nothing fails."""
@@ -53,16 +61,15 @@ class Line:
         code, said = self.run(stage, here, Faults(here))
         assert code == 0, said
         self.right[stage] = content(here)
-        self.calls[stage] = [(kind, site) for kind, site in json.loads((self.root / "calls.json").read_text())]
+        self.calls[stage] = calls_of(self.root / "calls.jsonl")
 
-    def disturbed(self, stage: str, number: int, how: str) -> str:
-        """What is wrong when call ``number`` fails; empty if nothing is. For when all stages are made."""
-        kind, site = self.calls[stage][number - 1]
-        what = f"{stage}: call {number} of {len(self.calls[stage])} ({kind} at {site}, disk {how})"
+    def disturbed(self, stage: str, call: Call, how: str) -> str:
+        """What is wrong when ``call`` fails; empty if nothing is. For when all stages are made."""
+        what = f"{stage}: call {call.number} of {call.process} ({call.kind} at {call.site}, disk {how})"
         where = self.root / "here"  # one path for all: an export says where its source is
         shutil.rmtree(where)
         shutil.copytree(self.root / "before" / stage, where, symlinks=True)
-        code, said = self.run(stage, where, Faults(where, number, how))
+        code, said = self.run(stage, where, Faults(where, call, how))
         told = [line for line in said.splitlines() if line.startswith("cogtune: ")]
         if code != 0 and (code != 1 or "Traceback" in said or len(told) != 1):
             return f"{what}: exit code {code}, said:\n{said[-3000:]}"
@@ -86,6 +93,14 @@ def content(root: Path) -> dict[str, Any]:
             continue
         if path.suffix == ".log" or name.endswith("report.html"):
             found[name] = "there"
+        elif "/checkpoints/" in name:
+            if path.name == "record.json":  # DeepSpeed's files hold times and settings
+                found[name] = verify(path.parent).step
+        elif path.name in ("log.jsonl", "summary.json"):
+            lines = path.read_text().splitlines() if path.name == "log.jsonl" else [path.read_text()]
+            found[name] = [
+                {key: value for key, value in json.loads(line).items() if key not in _VARYING} for line in lines
+            ]
         elif path.suffix == ".safetensors" and len(path.stem) == 32:
             shard = Shard(path)
             for row in shard.rows():
@@ -115,8 +130,9 @@ def command(job: Job, root: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def data_line(tmp_path_factory: pytest.TempPathFactory) -> Line:
     torch.set_num_threads(1)
+    preload()
     root = tmp_path_factory.mktemp("faults")
-    project = Caching(root)
+    project = Caching(root, I2V)
     project.add("a", "one", 1)
     project.add("b", "two", 2)
     here = root / "here"
@@ -125,15 +141,16 @@ def data_line(tmp_path_factory: pytest.TempPathFactory) -> Line:
     values = [
         f"args.train_data=[{root}/data/train]",
         "args.valid_data=null",
+        "args.keep_checkpoints=1",
         f"model.first_stage_config.params.ckpt_path={root}/assets/3d-vae.pt",
         f"model.conditioner_config.params.emb_models.0.params.model_dir={root}/assets/t5",
     ]
-    base = ["--base", str(TINY), "--workflow", "config.yaml", "--name", "tiny", "--log", "results/.logs/scan.log"]
+    base = ["--base", str(I2V), "--workflow", "config.yaml", "--name", "tiny", "--log", "results/.logs/scan.log"]
     line = Line(root, {"scan": ["scan", *base, "--plain", "--", *values]})
     line.make("scan")
     project.store = here / "store"
     resolver = project.resolver()
-    resolver.place = type(resolver.place)(project.store, here / "results", experiment="tiny")
+    resolver.place = replace(resolver.place, store=project.store, results=here / "results", ranks=RANKS)
     slices = resolver.all()
     for stage in MADE_FROM_DATA[1:]:
         line.commands[stage] = command(Job(slices[stage], project.store), here)
@@ -156,29 +173,38 @@ def line_of(request: pytest.FixtureRequest, stage: str) -> Line:
     return request.getfixturevalue("data_line" if stage in MADE_FROM_DATA else "training_line")
 
 
-def ends(calls: Sequence[tuple[str, str]]) -> list[tuple[int, str]]:
-    """(number, how) of the first and the last call of each kind and line."""
-    found: dict[int, str] = {}
-    for call in dict.fromkeys(calls):
-        numbers = [number for number, other in enumerate(calls, 1) if other == call]
-        found[numbers[0]] = FULL
-        found.setdefault(numbers[-1], BROKEN)
-    return sorted(found.items())
+def ends(calls: Sequence[Call]) -> list[tuple[Call, str]]:
+    """(call, how) of the first and the last call of each process, kind and line."""
+
+    def place(call: Call) -> tuple[str, ...]:
+        return call.process, call.kind, "" if call.kind == "print" else call.site
+
+    trials: dict[Call, str] = {}
+    for each in dict.fromkeys(map(place, calls)):
+        same = [call for call in calls if place(call) == each]
+        trials[same[0]] = FULL
+        trials.setdefault(same[-1], BROKEN)
+    return list(trials.items())
+
+
+def failures(line: Line, stage: str, trials: list[tuple[Call, str]]) -> str:
+    wrong = [text for call, how in trials if (text := line.disturbed(stage, call, how))]
+    return f"{len(wrong)} of {len(trials)}:\n" + "\n\n".join(wrong) if wrong else ""
 
 
 @pytest.mark.parametrize("stage", [*MADE_FROM_DATA, *MADE_FROM_TRAINING])
 def test_a_disk_that_fails(request: pytest.FixtureRequest, stage: str) -> None:
     line = line_of(request, stage)
+    seen = {call.process for call in line.calls[stage]}
+    assert seen == ({MAIN, "rank 0", "rank 1"} if stage == "train" else {MAIN})
     assert len(line.calls[stage]) > 10, "the calls are not seen"
-    trials = ends(line.calls[stage])
-    wrong = [found for number, how in trials if (found := line.disturbed(stage, number, how))]
-    assert not wrong, f"{len(wrong)} of {len(trials)}:\n" + "\n\n".join(wrong)
+    assert not (told := failures(line, stage, ends(line.calls[stage]))), told
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [*MADE_FROM_DATA, *MADE_FROM_TRAINING])
 def test_every_call_that_fails(request: pytest.FixtureRequest, stage: str) -> None:
     line = line_of(request, stage)
-    trials = [(number, how) for number in range(1, len(line.calls[stage]) + 1) for how in (FULL, BROKEN)]
-    wrong = [found for number, how in trials if (found := line.disturbed(stage, number, how))]
-    assert not wrong, f"{len(wrong)} of {len(trials)}:\n" + "\n\n".join(wrong)
+    trials = [(call, how) for call in line.calls[stage] for how in (FULL, BROKEN)]
+    print(f"{stage}: {len(trials)} trials")
+    assert not (told := failures(line, stage, trials)), told

@@ -45,6 +45,11 @@ class Pairs:
         node = lookup(self.root, tuple(key.split(".")))
         return node is not None and node.value is not None and node.mark == COMMAND_LINE
 
+    def named(self, key: str) -> bool:
+        """Whether somebody set the key to a word."""
+        node = lookup(self.root, tuple(key.split(".")))
+        return node is not None and isinstance(node.value, str)
+
     def only_typed(self, key: str, other: str) -> bool:
         """Whether the command line sets ``key`` and leaves ``other`` to the files, so that ``key`` decides."""
         return self.typed(key) and not self.typed(other)

@@ -37,7 +37,7 @@ def couple(values: dict[str, Any], root: Node, checker: Checker) -> list[str]:
     else:
         notices += _sampling(pairs)
     notices += _sample_size(pairs)
-    _activations(pairs)
+    notices += _activations(pairs)
     _steps(pairs)
     notices += _images(values, root, checker.origin)
     notices += _prompts(values, root, checker)
@@ -157,15 +157,23 @@ def _beside_data(pairs: Pairs, sizes: dict[str, Any]) -> list[str]:
     return [f"{', '.join(idle)}: accepted, without effect here, because {reason}"] if idle else []
 
 
-def _activations(pairs: Pairs) -> None:
-    """Upstream has the switch twice, and either one turns it on; the command line can also turn it off."""
+def _activations(pairs: Pairs) -> list[str]:
+    """Upstream has the switch twice. Among files true in either one turns it on, and a name says more than true or false:
+    it decides, that of `args` over the network's. Afterwards the network's key holds what is done."""
     key, inner = "args.checkpoint_activations", "model.network_config.params.transformer_args.checkpoint_activations"
-    if pairs.get(inner) is None or pairs.refuse_both(key, inner):
-        return
-    if pairs.only_typed(inner, key):
-        pairs.follow(key, pairs.get(inner), inner)
-    elif (pairs.only_typed(key, inner) or pairs.get(key)) and pairs.get(inner) != pairs.get(key):
-        pairs.follow(inner, pairs.get(key), key)
+    if pairs.get(inner) is None or pairs.refuse_both(key, inner) or pairs.get(inner) == pairs.get(key):
+        return []
+    if pairs.only_typed(key, inner) or pairs.only_typed(inner, key):
+        strong, decided = key if pairs.typed(key) else inner, False
+    else:
+        named = [name for name in (key, inner) if pairs.named(name)]
+        strong, decided = named[0] if named else key, bool(named)
+        if not named and not pairs.get(key):
+            return []
+    weak = inner if strong == key else key
+    pairs.follow(weak, pairs.get(strong), strong)
+    overruled = decided and given(pairs.root, weak)
+    return [f"{weak}: accepted, without effect here, because {strong} names a policy"] if overruled else []
 
 
 def _steps(pairs: Pairs) -> None:

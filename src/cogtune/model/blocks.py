@@ -1,7 +1,8 @@
 """One transformer layer, its adaptive modulation, and the final layer.
 
+Shapes: B batch, L text tokens, N = L + video tokens, H heads, D hidden (of one head behind H), E conditioning vector.
 The sequence is [text; video] in one tensor h_BND all the way: both share every weight but the modulation, which has
-separate shift, scale and gate for the text and for the video part. m_B2D below holds (text, video) on its axis 1.
+separate shift, scale and gate for the text and for the video part; a tensor B2D holds (text, video) on its axis 1.
 Parameter names are those of upstream's checkpoints, which keep a layer's modulation and query/key norms apart from it
 (`mixins.adaln_layer`).
 """
@@ -13,11 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cogtune.config.schema.dit import AdaLNParams, FinalLayerParams
-from cogtune.model.gelu import Gelu, gelu
-from cogtune.model.modulation import ModulatedLayerNorm, gated_add
-from cogtune.model.positions import rotate
-from cogtune.model.projections import QueryKeyValue
-from cogtune.model.recompute import Recipe, recomputed
+from cogtune.model.positions import Rotation, rotate
 
 
 class Modulation(NamedTuple):
@@ -26,6 +23,30 @@ class Modulation(NamedTuple):
     shift_B2D: Tensor
     scale_B2D: Tensor
     gate_B2D: Tensor
+
+    def shift_and_scale(self, x_BND: Tensor, L: int) -> Tensor:
+        """x (1 + scale) + shift; the first ``L`` tokens are text."""
+        parts = zip(_text_and_video(x_BND, L), self.shift_B2D.split(1, 1), self.scale_B2D.split(1, 1), strict=True)
+        return torch.cat([torch.addcmul(shift, x, 1 + scale) for x, shift, scale in parts], dim=1)
+
+    def gate(self, x_BND: Tensor, L: int) -> Tensor:
+        """gate x"""
+        parts = zip(_text_and_video(x_BND, L), self.gate_B2D.split(1, 1), strict=True)
+        return torch.cat([gate * x for x, gate in parts], dim=1)
+
+
+def _text_and_video(x_BND: Tensor, L: int) -> tuple[Tensor, Tensor]:
+    return x_BND[:, :L], x_BND[:, L:]
+
+
+class QueryKeyValue(nn.Linear):
+    """Linear D -> 3D, returned as (q, k, v)."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__(hidden_size, 3 * hidden_size)
+
+    def forward(self, x_BND: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        return super().forward(x_BND).chunk(3, dim=-1)
 
 
 class Attention(nn.Module):
@@ -37,49 +58,14 @@ class Attention(nn.Module):
         self.query_key_value: nn.Module = QueryKeyValue(hidden_size)
         self.dense: nn.Module = nn.Linear(hidden_size, hidden_size)
 
-    def forward(
-        self,
-        h_BND: Tensor,
-        h_again: Recipe,
-        norms: tuple[nn.Module, nn.Module],
-        rotation: Tensor | None,
-        recompute: bool,
-    ) -> Tensor:
-        with recomputed((h_BND, h_again), enabled=recompute):
-            q_BNHD, k_BNHD, v_BNHD = (y.unflatten(-1, (self.heads, -1)) for y in self.query_key_value(h_BND))
-        (q_BNHD, q_again), (k_BNHD, k_again) = (
-            _positioned(x, norm, rotation) for x, norm in zip((q_BNHD, k_BNHD), norms, strict=True)
-        )
-        q_BHND, k_BHND, v_BHND = q_BNHD.transpose(1, 2), _by_head(k_BNHD), _by_head(v_BNHD)
-        del k_BNHD, v_BNHD  # where those are copies, the originals are not held beside them
-        with recomputed((q_BHND, q_again), (k_BHND, lambda: _by_head(k_again())), enabled=recompute):
-            y_BHND = F.scaled_dot_product_attention(q_BHND, k_BHND, v_BHND)
+    def forward(self, x_BND: Tensor, norms: tuple[nn.Module, nn.Module], rotation: Rotation | None) -> Tensor:
+        """``norms``: of queries and of keys, over one head's channels."""
+        q_BNHD, k_BNHD, v_BNHD = (y.unflatten(-1, (self.heads, -1)) for y in self.query_key_value(x_BND))
+        q_BNHD, k_BNHD = norms[0](q_BNHD), norms[1](k_BNHD)
+        if rotation is not None:
+            q_BNHD, k_BNHD = rotate(q_BNHD, rotation), rotate(k_BNHD, rotation)
+        y_BHND = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q_BNHD, k_BNHD, v_BNHD)))
         return self.dense(y_BHND.transpose(1, 2).flatten(2))
-
-
-def _by_head(x_BNHD: Tensor) -> Tensor:
-    """(B, H, N, D). On a CPU a head's keys and values lie together: each block of queries goes through all of them, which
-    takes longer in rows far apart than the copy does. Not so the queries: the result takes their layout, and `dense`
-    reads it as they lie."""
-    x_BHND = x_BNHD.transpose(1, 2)
-    return x_BHND.contiguous() if x_BHND.device.type == "cpu" else x_BHND
-
-
-def _positioned(x_BNHD: Tensor, norm: nn.Module, rotation: Tensor | None) -> tuple[Tensor, Recipe]:
-    """Queries or keys after norm and rotation, and the recipe to make them again."""
-    y_BNHD = norm(x_BNHD)
-    weight, bias = (
-        None if p is None else p.detach().clone() for p in (getattr(norm, n, None) for n in ("weight", "bias"))
-    )
-    kept_BNHD = x_BNHD.detach()
-
-    def again() -> Tensor:
-        y_BNHD = kept_BNHD
-        if isinstance(norm, nn.LayerNorm):
-            y_BNHD = F.layer_norm(kept_BNHD, norm.normalized_shape, weight, bias, norm.eps)
-        return y_BNHD if rotation is None else rotate(y_BNHD, rotation)
-
-    return y_BNHD if rotation is None else rotate(y_BNHD, rotation), again
 
 
 class Mlp(nn.Module):
@@ -88,12 +74,8 @@ class Mlp(nn.Module):
         self.dense_h_to_4h = nn.Linear(hidden_size, 4 * hidden_size)
         self.dense_4h_to_h = nn.Linear(4 * hidden_size, hidden_size)
 
-    def forward(self, h_BND: Tensor, h_again: Recipe, recompute: bool) -> Tensor:
-        with recomputed((h_BND, h_again), enabled=recompute):
-            inner_BNM = self.dense_h_to_4h(h_BND)
-        active_BNM, kept_BNM = Gelu.apply(inner_BNM), inner_BNM.detach()
-        with recomputed((active_BNM, lambda: gelu(kept_BNM)), enabled=recompute):
-            return self.dense_4h_to_h(active_BNM)
+    def forward(self, x_BND: Tensor) -> Tensor:
+        return self.dense_4h_to_h(F.gelu(self.dense_h_to_4h(x_BND), approximate="tanh"))
 
 
 class TransformerLayer(nn.Module):
@@ -101,26 +83,25 @@ class TransformerLayer(nn.Module):
 
     def __init__(self, hidden_size: int, heads: int, affine: bool) -> None:
         super().__init__()
-        self.input_layernorm = ModulatedLayerNorm(hidden_size, eps=1e-5, elementwise_affine=affine)
+        self.input_layernorm = nn.LayerNorm(hidden_size, eps=1e-5, elementwise_affine=affine)
         self.attention = Attention(hidden_size, heads)
-        self.post_attention_layernorm = ModulatedLayerNorm(hidden_size, eps=1e-5, elementwise_affine=affine)
+        self.post_attention_layernorm = nn.LayerNorm(hidden_size, eps=1e-5, elementwise_affine=affine)
         self.mlp = Mlp(hidden_size)
 
     def forward(
         self,
         h_BND: Tensor,
-        text_length: int,
+        L: int,
         modulation: tuple[Modulation, Modulation],
         norms: tuple[nn.Module, nn.Module],
-        rotation: Tensor | None,
-        recompute: bool,
+        rotation: Rotation | None,
     ) -> Tensor:
-        """``recompute``: keep less for the backward pass (`recompute.py`); off inside activation checkpointing."""
-        first, second = modulation
-        normed = self.input_layernorm(h_BND, text_length, first.shift_B2D, first.scale_B2D)
-        h_BND = gated_add(h_BND, self.attention(*normed, norms, rotation, recompute), first.gate_B2D, text_length)
-        normed = self.post_attention_layernorm(h_BND, text_length, second.shift_B2D, second.scale_B2D)
-        return gated_add(h_BND, self.mlp(*normed, recompute), second.gate_B2D, text_length)
+        """``modulation``: of the attention and of the MLP branch; ``norms``: of queries and keys."""
+        attention, mlp = modulation
+        x_BND = attention.shift_and_scale(self.input_layernorm(h_BND), L)
+        h_BND = h_BND + attention.gate(self.attention(x_BND, norms, rotation), L)
+        x_BND = mlp.shift_and_scale(self.post_attention_layernorm(h_BND), L)
+        return h_BND + mlp.gate(self.mlp(x_BND), L)
 
 
 class AdaLN(nn.Module):

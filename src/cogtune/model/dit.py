@@ -6,18 +6,21 @@ E conditioning vector. Source: upstream dit_video_concat.py; parameter names are
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from cogtune.config.build import build, params_of
-from cogtune.config.schema.dit import DiffusionTransformerParams
+from cogtune.config.schema.dit import DiffusionTransformerParams, LoraParams
 from cogtune.errors import UserError
+from cogtune.model import checkpointing
 from cogtune.model.blocks import AdaLN, FinalLayer, TransformerLayer
+from cogtune.model.checkpointing import Policy
 from cogtune.model.embeddings import PatchEmbedding, ScalarEmbedding, token_grid, unpatchify
 from cogtune.model.lora import CHECKPOINT_PREFIX
-from cogtune.model.positions import Basic3DPositionEmbedding, Rotary3DPositionEmbedding
+from cogtune.model.positions import Basic3DPositionEmbedding, Rotary3DPositionEmbedding, Rotation
 
 
 class Transformer(nn.Module):
@@ -92,10 +95,10 @@ class DiffusionTransformer(nn.Module):
             ),
         )
         self.reset_parameters()
-        self.checkpoint_activations = p.transformer_args.checkpoint_activations
-        self.has_dropout = False
+        self.checkpoint_activations = Policy.of(p.transformer_args.checkpoint_activations)
+        self.lora: LoraParams | None = None
         if nodes.get("lora_config"):
-            self.has_dropout = params_of(nodes["lora_config"]).lora_dropout > 0
+            self.lora = params_of(nodes["lora_config"])
             build(nodes["lora_config"]).wrap(list(self.transformer.layers))
 
     def reset_parameters(self) -> None:
@@ -148,27 +151,28 @@ class DiffusionTransformer(nn.Module):
         h_BND = self.mixins.patch_embed(x_BTCHW.to(self.dtype), context_BLD.to(self.dtype))
         h_BND = self.mixins.pos_embed(h_BND, grid)
         for i in range(len(self.transformer.layers)):
-            h_BND = self._run_layer(i, h_BND, emb_BE, rotation, L)
+            h_BND = self._checkpointed(self._layer, i, h_BND, emb_BE, rotation, L)
         video_BND = self.transformer.final_layernorm(h_BND[:, L:])
         return unpatchify(self.mixins.final_layer(video_BND, emb_BE), grid, self.patch_size)
 
-    def _run_layer(self, i: int, h_BND: Tensor, emb_BE: Tensor, rotation: Tensor | None, L: int) -> Tensor:
-        if not (self.checkpoint_activations and torch.is_grad_enabled()):
-            return self._layer(i, h_BND, emb_BE, rotation, L)
-        random = {"use_reentrant": False, "preserve_rng_state": self.has_dropout}
-        return checkpoint(self._layer, i, h_BND, emb_BE, rotation, L, **random)
+    def _checkpointed(self, layer: Callable[..., Tensor], *inputs: Any) -> Tensor:
+        rank, dropout = (self.lora.r, self.lora.lora_dropout) if self.lora else (None, 0.0)
+        return checkpointing.run(
+            self.checkpoint_activations, layer, *inputs, adapter_rank=rank, has_dropout=dropout > 0
+        )
 
-    def _layer(self, i: int, h_BND: Tensor, emb_BE: Tensor, rotation: Tensor | None, L: int) -> Tensor:
+    def _layer(self, i: int, h_BND: Tensor, emb_BE: Tensor, rotation: Rotation | None, L: int) -> Tensor:
         adaln = self.mixins.adaln_layer
-        recompute = not self.checkpoint_activations
-        return self.transformer.layers[i](h_BND, L, adaln.modulation(i, emb_BE), adaln.norms(i), rotation, recompute)
+        return self.transformer.layers[i](h_BND, L, adaln.modulation(i, emb_BE), adaln.norms(i), rotation)
 
     def _embed_scalars(self, timesteps_B: Tensor, ofs: Tensor | float | None, device: torch.device) -> Tensor:
         emb_BE = self.time_embed(timesteps_B.to(device))
         if self.ofs_embed is None:
             return emb_BE
-        value = torch.as_tensor(2.0 if ofs is None else ofs, dtype=torch.float32, device=device)
-        return emb_BE + self.ofs_embed(value.reshape(-1))
+        number = 2.0 if ofs is None else ofs
+        # A number is written on the device itself: a copy from the CPU would wait for all that runs there.
+        ofs_B = number if isinstance(number, Tensor) else torch.full((1,), number, device=device)
+        return emb_BE + self.ofs_embed(ofs_B.to(device).reshape(-1))
 
     def _check(self, x_BTCHW: Tensor, timesteps_B: Tensor, context_BLD: Tensor) -> None:
         p = self.params

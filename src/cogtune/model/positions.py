@@ -1,7 +1,11 @@
 """Where a token sits in the video: a table added to the tokens, or a rotation of queries and keys.
 
-Token grids are (T, H, W) in patches. The text tokens come first in the sequence and have no position.
+Shapes: B batch, N tokens, H heads, D hidden (of one head behind H), C = D / 2 channel pairs of a head; of a table, T H W
+are frames, rows and columns of its grid and K frequencies. Token grids are (T, H, W) in patches. The text tokens come
+first in the sequence and have no position.
 """
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +14,23 @@ from cogtune.config.schema.dit import Basic3DPositionEmbeddingParams, Rotary3DPo
 from cogtune.errors import UserError
 
 Grid = tuple[int, int, int]
+
+
+class Rotation(NamedTuple):
+    """By which angle each channel pair (2j, 2j + 1) of each token is turned, fp32; 0 for the text tokens.
+
+    Both tensors are (L + N, 1, head_size): cos in either channel of a pair; -sin in the first and sin in the second.
+    """
+
+    cos_N1D: Tensor
+    sin_N1D: Tensor
+
+    @classmethod
+    def by(cls, angle_NC: Tensor) -> "Rotation":
+        """Of the angles of each token's channel pairs."""
+        cos_NC, sin_NC = angle_NC.cos(), angle_NC.sin()
+        cos_ND, sin_ND = (torch.stack(pair, dim=-1).flatten(1) for pair in ((cos_NC, cos_NC), (-sin_NC, sin_NC)))
+        return cls(cos_ND[:, None], sin_ND[:, None])
 
 
 class Basic3DPositionEmbedding(nn.Module):
@@ -82,23 +103,15 @@ class Rotary3DPositionEmbedding(nn.Module):
             self.pos_embedding = nn.Parameter(torch.zeros(1, rows, hidden_size))
         else:
             self.pos_embedding = None
-        self._cache: dict[tuple[object, ...], Tensor] = {}
 
     def forward(self, h_BND: Tensor, grid: Grid) -> Tensor:
         if self.pos_embedding is None:
             return h_BND
         return h_BND + _prefix(self.pos_embedding, h_BND, grid, self.text_length)
 
-    def rotation(self, grid: Grid, text_length: int, device: torch.device) -> Tensor:
-        """Unit complex numbers (L + N, 1, head_size / 2), complex64; 1 for the text tokens. Kept for the last sizes."""
-        key = (grid, text_length, device)
-        if key not in self._cache:
-            if len(self._cache) == 4:
-                self._cache.pop(next(iter(self._cache)))
-            video_NC = rotary_3d(grid, self.head_size, self.theta, device)
-            text_LC = video_NC.new_ones(text_length, self.head_size // 2)
-            self._cache[key] = torch.cat([text_LC, video_NC])[:, None, :]
-        return self._cache[key]
+    def rotation(self, grid: Grid, text_length: int, device: torch.device) -> Rotation:
+        video_NC = rotary_3d(grid, self.head_size, self.theta, device)
+        return Rotation.by(torch.cat([video_NC.new_zeros(text_length, self.head_size // 2), video_NC]))
 
 
 def interpolation_of(
@@ -128,12 +141,11 @@ def sincos_3d(grid: Grid, dim: int, interpolation: tuple[float, float, float]) -
 
 
 def rotary_3d(grid: Grid, head_size: int, theta: float, device: torch.device) -> Tensor:
-    """exp(i angle), (T*H*W, head_size / 2) complex64, of [t: 1/4 | h: 3/8 | w: 3/8]; angle_j = p theta^(-2j / d)."""
+    """Angles (T*H*W, head_size / 2), fp32, of [t: 1/4 | h: 3/8 | w: 3/8]; angle_j = p theta^(-2j / d)."""
 
     def axis(size: int, width: int) -> Tensor:
         frequency_K = 1.0 / theta ** (torch.arange(0, width, 2, dtype=torch.float32, device=device) / width)
-        angle_PK = torch.outer(torch.arange(size, dtype=torch.float32, device=device), frequency_K)
-        return torch.polar(torch.ones_like(angle_PK), angle_PK)
+        return torch.outer(torch.arange(size, dtype=torch.float32, device=device), frequency_K)
 
     T, H, W = grid
     t_TC = axis(T, head_size // 4)[:, None, None].expand(T, H, W, -1)
@@ -142,10 +154,11 @@ def rotary_3d(grid: Grid, head_size: int, theta: float, device: torch.device) ->
     return torch.cat([t_TC, h_HC, w_WC], dim=3).flatten(0, 2)
 
 
-def rotate(x_BNHD: Tensor, rotation_N1C: Tensor) -> Tensor:
-    """Turns each pair (2j, 2j+1) of the last axis, in fp32; x's shape and dtype."""
-    pairs_BNHC = torch.view_as_complex(x_BNHD.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs_BNHC * rotation_N1C).flatten(-2).to(x_BNHD.dtype)
+def rotate(x_BNHD: Tensor, rotation: Rotation) -> Tensor:
+    """Turns each channel pair (a, b) to (a cos - b sin, b cos + a sin), in fp32; x's shape and dtype."""
+    x = x_BNHD.float()
+    swapped = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+    return (x * rotation.cos_N1D + swapped * rotation.sin_N1D).to(x_BNHD.dtype)
 
 
 def _prefix(table_1ND: Tensor, h_BND: Tensor, grid: Grid, text_length: int) -> Tensor:

@@ -226,9 +226,7 @@ class TrainCost(StageCost):
 
     startup, gpu, cpu = 15.0, 0.40, 0.32
     on_all_ranks = True
-    to_save_memory = (
-        "checkpoint_activations, a smaller train_micro_batch_size_per_gpu, offload_optimizer or ZeRO 3 save memory"
-    )
+    to_save_memory = "args.checkpoint_activations: full, a smaller train_micro_batch_size_per_gpu, offload_optimizer or ZeRO 3 save memory"
 
     @staticmethod
     def left(counts: Counts, part: Slice, parts: Parts) -> tuple[int, int, int]:
@@ -239,14 +237,14 @@ class TrainCost(StageCost):
 
     def work(self, units: float) -> float:
         costs = self.costs
-        step = costs.train.global_batch * costs.network.training_flops(costs.grid, costs.recomputes)
+        step = costs.train.global_batch * costs.network.training_flops(costs.grid)
         return units * step
 
     def device_bytes(self, ranks: int) -> float:
         given, costs = self.costs.train, self.costs
         require_ours({"target": given.deepspeed["optimizer"]["type"]}, "FusedEmaAdam", "AdamW", "Adam")
         micro = plan_batches(given.micro_batch, given.global_batch, ranks).micro
-        kept = activations(costs.network, costs.grid, micro, self.width(), costs.recomputes)
+        kept = activations(costs.network, costs.grid, micro, self.width(), costs.network.checkpointing)
         return memory(costs.network, given.deepspeed, ranks).device + kept.peak
 
     def host_bytes(self, ranks: int) -> float:

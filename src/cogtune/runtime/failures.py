@@ -49,7 +49,7 @@ _NO_MEMORY = re.compile(
 _TORCH_WRITER = re.compile(r"PytorchStreamWriter failed|inline_container\.cc.*unexpected pos|unexpected pos \d+ vs \d+")
 _MEMORY = (
     f"less of it is needed with smaller args.encode_batch, args.text_batch, args.sampling_batch, a smaller micro batch "
-    f"(deepspeed.train_micro_batch_size_per_gpu) or args.checkpoint_activations: true (`cogtune plan` predicts it); {_AGAIN}"
+    f"(deepspeed.train_micro_batch_size_per_gpu) or args.checkpoint_activations: full (`cogtune plan` predicts it); {_AGAIN}"
 )
 
 _OF_THE_FILE = frozenset({

@@ -75,6 +75,9 @@ def deepspeed_config(section: dict[str, Any], plan: BatchPlan, device: torch.dev
         raise UserError("deepspeed.fp16.enabled: the CPU cannot train in fp16; set it to false, or use bf16")
     config = {name: value for name, value in section.items() if name not in NOT_FOR_DEEPSPEED and value is not None}
     zero = (config.get("zero_optimization") or {}) | {"load_from_fp32_weights": True, "elastic_checkpoint": False}
+    # ZeRO-3 would put its own function in the place of F.linear, which adds the bias to the product in place. Activation
+    # checkpointing that keeps products keeps them with their bias then, and adds it again in the backward pass.
+    zero["memory_efficient_linear"] = False
     return config | {
         "train_batch_size": plan.global_batch,
         "train_micro_batch_size_per_gpu": plan.micro,

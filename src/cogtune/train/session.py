@@ -123,8 +123,6 @@ def trainable_model(plan: Plan, given: TrainInput) -> nn.Module:
     """The starting model with everything frozen that the config freezes."""
     with proven(Source(*row) for row in plan.sources):
         module = initial_model(Start.from_dict(plan.start), engine_dtype(given.deepspeed)).train()
-    if given.checkpoint_activations:
-        module.checkpoint_activations = True  # pyright: ignore[reportArgumentType]
     set_trainable(module, given.frozen_prefixes)
     _check_tensors(module, given.network)
     return module

@@ -139,7 +139,6 @@ class TrainInput:
         ),
     )
     micro_batch: int = volatile("deepspeed.train_micro_batch_size_per_gpu")
-    checkpoint_activations: bool = volatile("args.checkpoint_activations")
     log_interval: int = volatile("args.log_interval")
     save_interval: int = volatile("args.save_interval")
     keep_checkpoints: int = volatile("args.keep_checkpoints")

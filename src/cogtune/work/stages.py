@@ -119,7 +119,7 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             "train",
-            3,
+            4,
             TrainInput,
             help="train the diffusion transformer (LoRA or full) with DeepSpeed; resumes by itself",
             unit="steps",
@@ -142,7 +142,7 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             "sample",
-            4,
+            5,
             SampleInput,
             help="make videos from captions, before and after training",
             unit="videos",

@@ -182,6 +182,27 @@ def test_where_the_section_is_silent_args_decide():
     assert any("args.train_iters: not set" in notice for notice in config.notices)
 
 
+def test_names_of_checkpoint_policies_change_no_digest() -> None:
+    """SAT's true and false are what they are stored as, so a config that says the same has the same key."""
+    for name, old in (("full", "true"), ("selective", "false")):
+        values = [
+            load(
+                "cogvideox_5b",
+                f"args.checkpoint_activations={word}",
+                f"{NET}.transformer_args.checkpoint_activations={old}",
+            )
+            for word in (name, old)
+        ]
+        assert values[0].values == values[1].values
+
+
+def test_an_unknown_checkpoint_policy_is_refused() -> None:
+    with pytest.raises(
+        ConfigErrors, match="expected true, false, full, attention, selective or none; found 'selectiv'"
+    ):
+        load("cogvideox_5b", "args.checkpoint_activations=selectiv")
+
+
 def test_the_prompt_file_counts_only_with_input_type_txt():
     config = load("cogvideox_5b", "args.input_file=x.txt")
     assert config.values["args"]["input_file"] is None

@@ -111,6 +111,30 @@ def test_either_switch_turns_recomputing_on_among_files(tmp_path: Path) -> None:
     assert at(config, INNER) is True
 
 
+@pytest.mark.parametrize(
+    ("files", "typed_keys", "policy", "ignored"),
+    [
+        # upstream's files turn both on; a name in a file decides, that of args first
+        ({"args.checkpoint_activations": "attention"}, {}, "attention", INNER),
+        ({"args.checkpoint_activations": "selective"}, {}, False, INNER),
+        ({"args.checkpoint_activations": "full"}, {}, True, None),
+        ({INNER: "none"}, {}, "none", "args.checkpoint_activations"),
+        ({INNER: "none", "args.checkpoint_activations": "attention"}, {}, "attention", INNER),
+        # the command line decides over any file
+        ({INNER: "none"}, {"args.checkpoint_activations": "attention"}, "attention", None),
+        ({"args.checkpoint_activations": "none"}, {INNER: "selective"}, False, None),
+        ({"args.checkpoint_activations": "none"}, {"args.checkpoint_activations": "false"}, False, None),
+    ],
+)
+def test_a_named_policy_decides(
+    tmp_path: Path, files: dict[str, Any], typed_keys: dict[str, str], policy: bool | str, ignored: str | None
+) -> None:
+    config = load(tmp_path, files, *(f"{key}={value}" for key, value in typed_keys.items()))
+    assert at(config, INNER) == at(config, "args.checkpoint_activations") == policy
+    notices = [notice.partition(":")[0] for notice in config.notices if notice.endswith("names a policy")]
+    assert notices == ([ignored] if ignored else [])
+
+
 def test_the_number_of_sampling_steps_is_the_one_that_is_typed(tmp_path: Path) -> None:
     """`args.sampling_steps`, where it is set, stands for the sampler's and the guider's number."""
     own, ramp = f"{SAMPLER}.num_steps", f"{SAMPLER}.guider_config.params.num_steps"

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from cogtune.model.positions import rotary_3d, rotate, sincos_3d
+from cogtune.model.positions import Rotation, rotary_3d, rotate, sincos_3d
 
 
 def test_sincos_rows_are_time_width_height() -> None:
@@ -24,7 +24,7 @@ def test_rotation_turns_neighbouring_pairs() -> None:
     t, h, w = 1, 2, 3
     token = (t * 3 + h) * 4 + w
     x = torch.randn(1, 24, 2, 16)
-    given = rotate(x, turns[:, None, :])[0, token, 1]
+    given = rotate(x, Rotation.by(turns))[0, token, 1]
     angles = [p * 10000 ** (-2 * j / width) for p, width in ((t, 4), (h, 6), (w, 6)) for j in range(width // 2)]
     for j, angle in enumerate(angles):
         even, odd = x[0, token, 1, 2 * j].item(), x[0, token, 1, 2 * j + 1].item()
@@ -33,7 +33,7 @@ def test_rotation_turns_neighbouring_pairs() -> None:
 
 
 def test_only_differences_of_positions_count() -> None:
-    turns = rotary_3d((4, 4, 4), 16, 10000.0, torch.device("cpu"))[:, None, :]
+    turns = Rotation.by(rotary_3d((4, 4, 4), 16, 10000.0, torch.device("cpu")))
     q, k = torch.randn(2, 16)
 
     def score(i: int, j: int) -> float:

@@ -24,8 +24,8 @@ CONFIGS = [
 ]
 OPTIONAL = {"deepspeed.tensorboard", "deepspeed.wandb", "deepspeed.csv_monitor", "experiment", "as_written"}
 """Sections that stand in no shipped file, and what the plan adds for the report."""
-DECIDED = {"args.batch_size", "args.gradient_accumulation_steps", "args.zero_stage"}
-"""Keys that the merge has already turned into their deepspeed counterpart."""
+DECIDED = {"args.batch_size", "args.checkpoint_activations", "args.gradient_accumulation_steps", "args.zero_stage"}
+"""Keys that the merge has already turned into their counterpart of the deepspeed section or of the network."""
 ROWS = {f"{row.name}, {row.input.__name__}": row for row in [*STAGES.values(), *SAMPLING.values(), SWEEP]}
 
 

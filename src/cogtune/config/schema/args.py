@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from cogtune.config.schema import checkpointing
 from cogtune.config.schema.common import (
     ACCUMULATION,
     CLIPS,
@@ -99,8 +100,12 @@ class TrainArgs:
     fp16: bool = key(False, "half precision; in training the deepspeed section decides")
     bf16: bool = key(False, "bfloat16; in training the deepspeed section decides")
     zero_stage: int = key(0, "ZeRO stage; deepspeed.zero_optimization.stage wins among files", choices=[0, 1, 2, 3])
-    checkpoint_activations: bool = key(
-        False, "recompute activations in the backward pass (also transformer_args.checkpoint_activations)"
+    checkpoint_activations: bool | str = key(
+        False,
+        "what a layer keeps for the backward pass. full (= true): its input; attention: and the result of attention; "
+        "selective (= false): and the products of its linear layers; none: everything. Less memory costs time",
+        choices=checkpointing.CHOICES,
+        canonical=checkpointing.canonical,
     )
     log_interval: int = key(50, "steps between two lines of the log", unit="steps", range=STEPS)
     save_interval: int = key(5000, "steps between two checkpoints", unit="steps", range=STEPS)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from cogtune.config.schema import checkpointing
 from cogtune.config.schema.common import (
     CHANNELS,
     FACTOR,
@@ -33,8 +34,11 @@ def _patch(size: int | list[int]) -> list[int]:
 class TransformerArgs:
     """`transformer_args`: what upstream hands to SwissArmyTransformer."""
 
-    checkpoint_activations: bool = key(
-        False, "recompute activations in the backward pass: less memory, a third more time"
+    checkpoint_activations: bool | str = key(
+        False,
+        "the same switch as args.checkpoint_activations, which decides where it has a name; true in either is full",
+        choices=checkpointing.CHOICES,
+        canonical=checkpointing.canonical,
     )
     max_sequence_length: int = key(
         64,

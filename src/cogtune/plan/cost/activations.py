@@ -1,13 +1,12 @@
 """Bytes that the network keeps for the backward pass: counted from what its own layers save, tensor by tensor.
 
-Without checkpointing a block keeps recipes in place of what is elementwise (model/recompute.py); a block that is computed
-again as a whole keeps everything for that moment.
 One unit is a tensor of (batch, tokens, D) in the compute precision. docs/cost_model.md has the table.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from cogtune.config.schema.checkpointing import Policy
 from cogtune.plan.cost.transformer import PREFIX, Grid, Network
 
 _FP32 = 4
@@ -15,8 +14,9 @@ _FP32 = 4
 
 @dataclass(frozen=True)
 class Activations:
-    """Bytes. ``kept``: between forward and backward. ``recomputed``: of one block, while its backward runs (0 without
-    checkpointing). ``passing``: gradients that exist for a moment in the backward of one block."""
+    """Bytes. ``kept``: between forward and backward. ``recomputed``: of one block, beside what is kept of it, while its
+    backward runs (0 where everything is kept). ``passing``: gradients that exist for a moment in the backward of one
+    block."""
 
     kept: float
     recomputed: float
@@ -27,20 +27,31 @@ class Activations:
         return self.kept + self.recomputed + self.passing
 
 
-def activations(network: Network, grid: Grid, batch: int, width: int, checkpointing: bool) -> Activations:
+def activations(network: Network, grid: Grid, batch: int, width: int, policy: Policy) -> Activations:
     """Of one micro batch of ``batch`` clips; ``width``: bytes of the compute precision (bf16, fp16: 2, fp32: 4)."""
     unit = batch * grid.tokens * network.width * width
-    blocks = list(_blocks(network, grid, batch, width, everything=checkpointing))
-    ends = _ends(network, grid, batch, width)
+    blocks = list(_blocks(network, grid, batch, width))
+    kept = sum(block.kept[policy] for block in blocks) + _ends(network, grid, batch, width)
+    recomputed = max(block.everything - block.shared[policy] for block in blocks)
     # Backward of the MLP: the gradient that comes in, that of 4h behind and before GELU.
-    passing = 9.0 * unit if any(blocks) else 0.0
-    if not checkpointing:
-        return Activations(sum(blocks) + ends, 0.0, passing)
-    # The recomputed block starts from its input, which is kept anyway.
-    return Activations(network.layers * unit + ends, max(0.0, max(blocks) - unit), passing)
+    passing = 9.0 * unit if any(block.everything for block in blocks) else 0.0
+    return Activations(kept, recomputed, passing)
 
 
-def _blocks(network: Network, grid: Grid, batch: int, width: int, everything: bool) -> Iterator[float]:
+@dataclass(frozen=True)
+class _Block:
+    """Bytes of one block, by policy. ``kept``: between forward and backward. ``shared``: the part of ``everything``, which
+    its backward needs, that is kept."""
+
+    everything: float
+    kept: dict[Policy, float]
+    shared: dict[Policy, float]
+
+
+_UNREACHED = _Block(0.0, dict.fromkeys(Policy, 0.0), dict.fromkeys(Policy, 0.0))
+
+
+def _blocks(network: Network, grid: Grid, batch: int, width: int) -> Iterator[_Block]:
     """Of each block. What lies before the first trained weight keeps nothing."""
     trained = {PREFIX + one.name for one in network.trained}
     before = any(PREFIX + f"mixins.patch_embed.{name}" in trained for name in ("proj.weight", "text_proj.weight"))
@@ -48,13 +59,13 @@ def _blocks(network: Network, grid: Grid, batch: int, width: int, everything: bo
     reached = before or embedding
     for i in range(network.layers):
         at = f"{PREFIX}transformer.layers.{i}."
-        modulated = f"{PREFIX}mixins.adaln_layer.adaLN_modulations.{i}.1.weight" in trained
+        modulated = embedding or f"{PREFIX}mixins.adaln_layer.adaLN_modulations.{i}.1.weight" in trained
         mine = any(name.startswith(at) for name in trained)
-        yield _block(network, grid, batch, width, trained, i, everything) if reached or mine or modulated else 0.0
         reached = reached or mine or modulated
+        yield _block(network, grid, batch, width, trained, modulated, i) if reached else _UNREACHED
 
 
-def _block(network: Network, grid: Grid, batch: int, width: int, trained: set[str], i: int, everything: bool) -> float:
+def _block(network: Network, grid: Grid, batch: int, width: int, trained: set[str], modulated: bool, i: int) -> _Block:
     at = f"{PREFIX}transformer.layers.{i}."
     adapted, rank = network.adapted(i), network.lora["r"] if network.lora else 0
 
@@ -62,19 +73,39 @@ def _block(network: Network, grid: Grid, batch: int, width: int, trained: set[st
         return f"{at}{name}.weight" in trained
 
     units = 2.0  # what each of the two norms gets: the block's input, and the sum after attention
-    units += 2  # each branch, for the gradient of its gate
-    units += 4  # attention: q and k as projected, v, and its result, which is the input of `dense` too
+    units += 2 * modulated  # behind each norm, for the gradient of its scale
+    units += 2 * modulated  # each branch, for the gradient of its gate
+    units += adapted or trains("attention.query_key_value")  # the modulated input of the projections
+    units += 3  # queries, keys and values as projected
+    units += 2 * (network.qk_norm or network.rotary)  # queries and keys as attention gets them
+    units += 1  # the result of attention, which is the input of `dense` too
+    units += trains("mlp.dense_h_to_4h")  # the modulated input of the MLP
     units += 4  # before GELU
-    if everything:
-        units += adapted or trains("attention.query_key_value")  # the normed input of the projections
-        units += 2 * network.qk_norm  # q and k behind their norms
-        units += trains("mlp.dense_h_to_4h")  # the normed input of the MLP
-        units += 4 * trains("mlp.dense_4h_to_h")  # behind GELU
+    units += 4 * trains("mlp.dense_4h_to_h")  # behind GELU
     low = 4 * rank * adapted  # q, k, v and dense: what lies between A and B
     rows = batch * grid.tokens
-    statistics = (4 + 4 * network.heads * network.qk_norm) * width + network.heads * _FP32  # mean, 1/std; log-sum-exp
+    unit = rows * network.width * width
+    scores = rows * network.heads * _FP32  # log-sum-exp of each row
+    statistics = rows * (4 + 4 * network.heads * network.qk_norm) * width + scores  # of the norms: mean, 1/std
+    projection = 12 * batch * network.width * width  # of the conditioning vector to shifts, scales and gates
     modulation = batch * (20 * network.width + network.embedding) * width
-    return rows * ((units * network.width + low) * width + statistics) + modulation
+    everything = units * unit + rows * low * width + statistics + modulation
+    return _Block(
+        everything,
+        kept={
+            Policy.FULL: unit,
+            Policy.ATTENTION: 2 * unit + scores,
+            Policy.SELECTIVE: 11 * unit + scores + projection,  # q, k, v; attention; dense; 4h; the MLP's result
+            Policy.NONE: everything,
+        },
+        shared={
+            Policy.FULL: unit,
+            Policy.ATTENTION: 2 * unit + scores,
+            # An adapter adds to q, k and v, so that the sums are made again; a branch is needed for its gate only.
+            Policy.SELECTIVE: (6 + 3 * (not adapted) + 2 * modulated) * unit + scores + projection,
+            Policy.NONE: everything,
+        },
+    )
 
 
 def _ends(network: Network, grid: Grid, batch: int, width: int) -> float:
@@ -89,5 +120,5 @@ def _ends(network: Network, grid: Grid, batch: int, width: int) -> float:
         p = network.params["in_channels"] * network.patch[0] * network.patch[1] * network.patch[2]
         kept += batch * (grid.video * p + grid.text * network.text_width) * width
     if network.rotary:
-        kept += grid.tokens * (network.width // network.heads) * _FP32  # complex64, one for each pair of channels
+        kept += 2 * grid.tokens * (network.width // network.heads) * _FP32  # cos and sin
     return kept

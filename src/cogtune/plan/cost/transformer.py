@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from cogtune.config.schema.checkpointing import Policy
+
 PREFIX = "model.diffusion_model."
 """What `not_trainable_prefixes` puts before a parameter's name."""
 PIXELS_PER_LATENT = 8
@@ -68,9 +70,9 @@ class Network:
         return "Rotary" in self.positions["target"]
 
     @property
-    def checkpointing(self) -> bool:
-        """Whether activations are recomputed."""
-        return bool((self.params.get("transformer_args") or {}).get("checkpoint_activations"))
+    def checkpointing(self) -> Policy:
+        """What is kept for the backward pass."""
+        return Policy.of((self.params.get("transformer_args") or {}).get("checkpoint_activations", False))
 
     def adapted(self, layer: int) -> bool:
         """Whether a layer has adapters."""
@@ -113,14 +115,20 @@ class Network:
         """One forward pass of one clip; a multiply-add counts as two. Norms, softmax and positions are left out."""
         return self._products(grid) + self._adapters(grid) + self._attention(grid)
 
-    def training_flops(self, grid: Grid, recomputed: bool = False) -> float:
+    def training_flops(self, grid: Grid) -> float:
         """Forward and backward of one clip. Backward costs a product as much again for the gradient of its input, and once
         more for that of its weights if they train; attention 2.5 times as much, since it computes its scores anew
-        (FlashAttention-2, arXiv:2307.08691). A recomputed forward is one more."""
+        (FlashAttention-2, arXiv:2307.08691). What is not kept is computed once more."""
         weights = [one for one in self.parameters if not (one.fixed or one.adapter)]
         share = sum(one.count for one in weights if self.trains(one)) / sum(one.count for one in weights)
         passes = (2 + share) * self._products(grid) + 3 * self._adapters(grid) + 3.5 * self._attention(grid)
-        return passes + recomputed * self.flops(grid)
+        again = {
+            Policy.FULL: self.flops(grid),
+            Policy.ATTENTION: self._products(grid) + self._adapters(grid),
+            Policy.SELECTIVE: self._adapters(grid),
+            Policy.NONE: 0.0,
+        }
+        return passes + again[self.checkpointing]
 
     def _products(self, grid: Grid) -> float:
         """Of the matrices: 2 x (q, k, v, dense: 4 D^2; MLP: 8 D^2) a token and block, and both ends."""

@@ -112,11 +112,6 @@ class Costs:
         return ((frames - 1) // 4 + 1) * (height // 8) * (width // 8)
 
     @property
-    def recomputes(self) -> bool:
-        """Whether activations are checkpointed; either switch turns it on."""
-        return self.train.checkpoint_activations or self.network.checkpointing
-
-    @property
     def only_adapters(self) -> bool:
         """Whether nothing else trains."""
         return all(one.adapter for one in self.network.trained)

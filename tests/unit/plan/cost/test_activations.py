@@ -6,17 +6,18 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from cogtune.config.build import build
+from cogtune.config.schema.checkpointing import Policy
 from cogtune.model.dit import DiffusionTransformer
 from cogtune.model.lora import set_trainable
 from cogtune.plan.cost.activations import Activations, activations
 from cogtune.plan.cost.transformer import Network
-from tests.families import inputs, network_config
+from tests.families import full_size, inputs, network_config
 from tests.kernels import needs_bf16_attention
+from tests.pretend import Step
 
 TOLERANCE = 0.15
 
@@ -38,10 +39,10 @@ class Case:
     def frozen(self) -> list[str]:
         return ["all"] if self.lora else []
 
-    def modelled(self, checkpointing: bool) -> Activations:
+    def modelled(self, policy: Policy) -> Activations:
         network, (T, H, W) = Network(self.node, self.frozen), self.shape
         grid = network.grid(8 * H, 8 * W, 4 * (T - 1) + 1, 7)
-        return activations(network, grid, self.batch, 4 if self.dtype == torch.float32 else 2, checkpointing)
+        return activations(network, grid, self.batch, 4 if self.dtype == torch.float32 else 2, policy)
 
     def model(self) -> DiffusionTransformer:
         model = build(self.node).to(self.dtype)
@@ -63,25 +64,8 @@ CASES = {
 }
 
 
-def saved(module: nn.Module, run: Callable[[], Tensor]) -> int:
-    """Bytes of all storages that autograd keeps of ``run``, each once, parameters left out."""
-    own = {p.untyped_storage().data_ptr() for p in module.parameters()}
-    kept: dict[int, tuple[int, Tensor]] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes(), tensor  # alive, so that no address comes twice
-        return tensor
-
-    with saved_tensors_hooks(pack, lambda tensor: tensor):
-        run()
-    return sum(size for size, _ in kept.values())
-
-
 def allocated(run: Callable[[], Tensor]) -> int:
-    """Bytes that ``run`` leaves allocated, beside its result: recipes hide from autograd's hooks, not from the allocator."""
-    run()  # tables are made once
+    """Bytes that ``run`` leaves allocated, beside its result."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as measured:
         output = run()
     return sum(event.self_cpu_memory_usage for event in measured.key_averages()) - output.nbytes
@@ -93,40 +77,34 @@ def named(*names: str) -> list[Any]:
     ]
 
 
+@pytest.mark.parametrize("policy", Policy)
 @pytest.mark.parametrize("name", named(*CASES))
-def test_kept_bytes(name: str) -> None:
+def test_kept_bytes(name: str, policy: Policy) -> None:
     case = CASES[name]
-    model, arguments = case.model(), inputs(case.node, *case.shape, B=case.batch)
-    assert case.modelled(False).kept == pytest.approx(allocated(lambda: model(*arguments)), rel=TOLERANCE)
-    model.checkpoint_activations = True
-    assert case.modelled(True).kept == pytest.approx(saved(model, lambda: model(*arguments)), rel=TOLERANCE)
+    model = case.model()
+    model.checkpoint_activations = policy
+    arguments = inputs(case.node, *case.shape, B=case.batch)
+    assert case.modelled(policy).kept == pytest.approx(allocated(lambda: model(*arguments)), rel=TOLERANCE)
 
 
-@pytest.mark.parametrize("name", named("sincos", "rotary bf16", "lora rotary bf16"))
-def test_recomputed_bytes_of_one_block(name: str) -> None:
-    """What a block's backward saves again, beside its input, which was kept all along."""
-    case = CASES[name]
-    model, (x, timesteps, context) = case.model(), inputs(case.node, *case.shape, B=case.batch)
-    captured: list[tuple[Any, ...]] = []
-    run_layer = model._layer
-
-    def capture(*arguments: Any) -> Tensor:
-        captured.append(arguments)
-        return run_layer(*arguments)
-
-    model._layer = capture  # type: ignore[method-assign]
-    model(x, timesteps, context)
-    model.checkpoint_activations = True  # so that the block keeps everything, as it does when it is computed again
-    i, h_BND, *rest = captured[1]
-    alone: list[Any] = [r.detach() if isinstance(r, Tensor) else r for r in rest]
-    block = saved(model, lambda: run_layer(i, h_BND.detach().requires_grad_(), *alone))
-    constants = rest[1].numel() * 8 if rest[1] is not None else 0  # the rotation, kept once for all blocks
-    own_input = h_BND.numel() * h_BND.element_size()
-    assert case.modelled(True).recomputed == pytest.approx(block - own_input - constants, rel=TOLERANCE)
+@pytest.mark.parametrize("policy", Policy)
+@pytest.mark.parametrize("lora", [None, {"r": 128}], ids=["full", "lora"])
+def test_bytes_of_5b_at_full_width(lora: dict[str, Any] | None, policy: Policy) -> None:
+    """Four of 42 layers, where the gradients of the weights do not count for much."""
+    node, frozen = full_size("5b"), ["all"] if lora else []
+    node["params"]["num_layers"] = 4
+    if lora:
+        node["params"]["modules"]["lora_config"] = {"target": "Lora", "params": lora}
+    network = Network(node, frozen)
+    modelled = activations(network, network.grid(480, 720, 49, 226), 1, 2, policy)
+    used = Step(node, (13, 60, 90), policy, frozen).bytes()
+    assert modelled.kept == pytest.approx(used.kept, rel=0.02)
+    assert modelled.peak == pytest.approx(used.peak, rel=0.2)
 
 
 def test_nothing_is_kept_before_the_first_trained_weight() -> None:
     case = CASES["lora on one layer"]
     late = Case(case.family, case.shape, lora={"r": 4, "layer_range": [3]}, more=case.more)
     early = Case(case.family, case.shape, lora={"r": 4, "layer_range": [0]}, more=case.more)
-    assert late.modelled(False).kept < 0.5 * early.modelled(False).kept
+    for policy in Policy:
+        assert late.modelled(policy).kept < 0.6 * early.modelled(policy).kept

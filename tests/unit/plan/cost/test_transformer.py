@@ -5,14 +5,15 @@ from typing import Any
 
 import pytest
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from cogtune.config.build import build
+from cogtune.config.schema.checkpointing import Policy
 from cogtune.model.lora import set_trainable
 from cogtune.plan.cost.transformer import Network
 from cogtune.work.load import load_config
 from tests.families import FAMILIES, inputs, network_config
+from tests.pretend import Step
 
 CONFIG = Path(__file__).parents[4] / "config"
 FILES = [
@@ -102,19 +103,13 @@ def test_flops_are_those_that_torch_counts(family: str, lora: dict[str, Any] | N
 
 
 @pytest.mark.parametrize("lora", [None, {"r": 4}])
-@pytest.mark.parametrize("recomputed", [False, True])
-def test_training_flops_are_those_that_torch_counts(lora: dict[str, Any] | None, recomputed: bool) -> None:
+@pytest.mark.parametrize("policy", Policy)
+def test_training_flops_are_those_that_torch_counts(lora: dict[str, Any] | None, policy: Policy) -> None:
     node, frozen = network_config("5b", lora), ["all"] if lora else []
-    network = build(node)
-    set_trainable(network, frozen)
-    network.checkpoint_activations = recomputed
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        network(*inputs(node, 3, 16, 16)).sum().backward()
+    node["params"]["transformer_args"]["checkpoint_activations"] = str(policy)
     modelled = Network(node, frozen)
-    grid = modelled.grid(128, 128, 9, 7)
-    # Plain attention keeps its scores, so its backward has four products; flash attention has five.
-    plain = modelled.training_flops(grid, recomputed) - modelled.layers * 2 * grid.tokens**2 * modelled.width
-    assert plain == pytest.approx(counter.get_total_flops(), rel=0.04)
+    counted = Step(node, (3, 16, 16), policy, frozen).flops()
+    assert modelled.training_flops(modelled.grid(128, 128, 9, 7)) == pytest.approx(counted, rel=0.04)
 
 
 @pytest.mark.parametrize(

@@ -318,6 +318,7 @@ def test_a_scan_that_is_gone_is_named_and_the_advice_works(world: World, whole: 
     digests.unlink()
     if whole:
         digests.with_name("manifest.jsonl").unlink()
+        digests.with_name("report.json").unlink()
         folder.rmdir()
     with pytest.raises(UserError, match=rf"digests\.json: not there; `cogtune store verify {folder.name} --repair"):
         world.slices()

@@ -20,6 +20,7 @@ from cogtune.plan.survey import Step, Survey
 from cogtune.runtime.atomic import write_json
 from cogtune.runtime.digest import data_digests
 from cogtune.runtime.machines import Device, Machine
+from cogtune.runtime.saved import write_sealed
 from cogtune.work.slices import Slice
 from cogtune.work.stages import STAGES
 from cogtune.work.workspace import Workspace
@@ -101,6 +102,7 @@ class World:
         folder = self.store / "scan" / resolver.scan().key
         write_manifest(folder / "manifest.jsonl", rows)
         write_json(folder / "digests.json", data_digests((row.clip, row.caption, row.split) for row in rows))
+        write_sealed(folder / "report.json", {"rejected": [], "others": []})
         write_json(receipt, {"stage": "scan", "key": resolver.scan().key, "made": len(rows), "reused": 0})
 
     def plan(self, *names: str, machine: Machine = CPU) -> list[Survey]:

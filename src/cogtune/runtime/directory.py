@@ -5,10 +5,12 @@ kernel's lock ends with its process. It keeps two runs from starting the same jo
 stage holds the lock of its folder in the store.
 """
 
+import errno
 import fcntl
 import os
 from contextlib import suppress
 from pathlib import Path
+from stat import S_ISREG
 from typing import IO
 
 from cogtune.errors import UserError
@@ -18,14 +20,21 @@ _HELD: list[IO[str]] = []
 
 
 def hold_directory(path: Path) -> None:
-    """Hold ``path`` for the rest of this process. Raises UserError if another process holds it.
+    """Hold ``path`` for the rest of this process. Raises UserError if another process holds it, or if it is a link or
+    anything else than a file: what it leads to would be overwritten.
 
     A file system that has no such locks, or a folder that cannot be written, lets everybody pass.
     """
     try:
-        stream = path.open("a+")
-    except OSError:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise _not_a_file(path) from None
         return
+    if not S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _not_a_file(path)
+    stream = os.fdopen(descriptor, "r+")
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -44,3 +53,7 @@ def hold_directory(path: Path) -> None:
         stream.write(f"{os.getpid()}\n")
         stream.flush()
     _HELD.append(stream)
+
+
+def _not_a_file(path: Path) -> UserError:
+    return UserError(f"{path.absolute()}: is a link or a folder, and must be a file of this run's own; remove it")

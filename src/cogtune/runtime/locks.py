@@ -12,6 +12,7 @@ import errno
 import json
 import logging
 import os
+import re
 import socket
 import threading
 import time
@@ -20,13 +21,18 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, cast
 
+from cogtune.errors import UserError
 from cogtune.runtime.atomic import write_json
 
 _log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.2
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
+_LONGEST_CLAIM = 1 << 16
+"""Bytes of a claim that are read; one of ours has 200."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ def hold_lock(path: str | os.PathLike[str], timing: Timing = _DEFAULT) -> Genera
     An owner is dead when its process is gone (same host: pid and start time are compared) or, on another host, when
     its heartbeat did not move for ``timing.stale`` seconds of this process's own clock, so clocks need not agree.
     Not re-entrant. Should another host take the lock over because this process did not run for that long, this process
-    ends at once with exit code 1: two writers never overlap.
+    ends at once with exit code 1: two writers never overlap. Raises UserError where a link or a file stands at ``path``.
     """
     folder = Path(path)
     claim = _acquire(folder, timing)
@@ -77,6 +83,8 @@ def hold_lock(path: str | os.PathLike[str], timing: Timing = _DEFAULT) -> Genera
 
 
 def _acquire(folder: Path, timing: Timing) -> _Claim:
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise UserError(f"{folder}: a lock is a folder, and this is a link or a file; remove it")
     folder.mkdir(parents=True, exist_ok=True)
     started = seen_at = time.monotonic()
     seen: _Claim | None = None
@@ -113,7 +121,8 @@ def _take(folder: Path, before: _Claim | None) -> _Claim | None:
     for older in _numbers(folder):
         # The one before stays: whoever lists the folder just now meets that one or this one.
         if older < number - 1:
-            (folder / f"{older}.json").unlink(missing_ok=True)
+            with suppress(FileNotFoundError, IsADirectoryError):
+                (folder / f"{older}.json").unlink()
     return _Claim(number, path, owner, 0)
 
 
@@ -155,7 +164,8 @@ def _beat(claim: _Claim, ended: threading.Event, timing: Timing) -> None:
 
 
 def _numbers(folder: Path) -> list[int]:
-    return [int(path.stem) for path in folder.glob("*.json") if path.stem.isdecimal()]
+    """The numbers of the claims; 07 and numbers in other scripts than ASCII are none, as no process writes them."""
+    return [int(path.stem) for path in folder.glob("*.json") if _NUMBER.fullmatch(path.stem)]
 
 
 def _newest(folder: Path) -> _Claim | None:
@@ -164,11 +174,27 @@ def _newest(folder: Path) -> _Claim | None:
         return None
     path = folder / f"{max(numbers)}.json"
     try:
-        with path.open(errors="replace") as stream:  # opening it, not stat alone: NFS then asks the server
-            stamp, text = os.fstat(stream.fileno()).st_mtime_ns, stream.read()
+        stamp, text = _read(path)
     except FileNotFoundError:
         return _newest(folder)
     return _Claim(max(numbers), path, _owner(text), stamp)
+
+
+def _read(path: Path) -> tuple[int, str]:
+    """(stamp, text) of a claim; of a folder, a link or a FIFO, which no process of ours made, the text is empty."""
+    try:
+        # Opening it, not stat alone: NFS then asks the server.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link, a socket
+            return 0, ""
+        raise
+    try:
+        status = os.fstat(descriptor)
+        text = os.read(descriptor, _LONGEST_CLAIM).decode(errors="replace") if S_ISREG(status.st_mode) else ""
+    finally:
+        os.close(descriptor)
+    return status.st_mtime_ns, text
 
 
 def _owner(text: str) -> dict[str, Any]:
@@ -189,8 +215,10 @@ def _is_dead(owner: dict[str, Any], silence: float, timing: Timing) -> bool:
     if not owner:
         return silence > timing.unnamed
     if owner["machine"] == _machine():
-        return _start_time(owner["pid"]) != owner["start"]
-    return silence > timing.stale
+        start = _start_time(owner["pid"])
+        if start is None or owner["start"] is not None:
+            return start is None or start != owner["start"]
+    return silence > timing.stale  # also where an owner did not know when it started: a pid alone is used again
 
 
 def _name(claim: _Claim) -> str:

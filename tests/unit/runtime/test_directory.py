@@ -1,5 +1,6 @@
 """One Snakemake in a directory: the second is told whose it is; a killed one leaves nothing to remove."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -40,6 +41,22 @@ def test_a_killed_owner_frees_it_though_its_children_live(tmp_path: Path, monkey
         subprocess.run(["kill", str(child)], check=False)
         for stream in directory._HELD:
             stream.close()
+
+
+@pytest.mark.parametrize("kind", ["link", "link to nothing", "folder", "fifo"])
+def test_what_is_no_file_is_refused_and_left_alone(tmp_path: Path, kind: str) -> None:
+    path, target = tmp_path / ".cogtune.lock", tmp_path / "mine"
+    target.write_text("mine")
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(target if kind == "link" else tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"\.cogtune\.lock: is a link or a folder, .*; remove it"):
+        hold_directory(path)
+    assert target.read_text() == "mine"
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_where_nothing_can_be_written_everybody_passes(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from cogtune.errors import UserError
 from cogtune.runtime import locks
 from cogtune.runtime.atomic import write_json
 from cogtune.runtime.locks import Timing, hold_lock
@@ -38,6 +40,11 @@ _COUNT = """
 """
 
 
+@pytest.fixture(autouse=True)
+def _logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "cogtune")
+
+
 def start(code: str, *arguments: object) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -57,11 +64,11 @@ def until(condition: Callable[[], bool], seconds: float = 10) -> None:
         time.sleep(0.02)
 
 
-def test_free_lock_and_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_free_lock_and_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(5):
         with hold_lock(tmp_path / "key.lock"):
             pass
-    assert capsys.readouterr().err == ""
+    assert caplog.text == ""
     assert len(list((tmp_path / "key.lock").iterdir())) == 2
 
 
@@ -72,20 +79,20 @@ def test_released_after_an_error(tmp_path: Path) -> None:
         pass
 
 
-def test_waits_for_a_live_owner_and_says_for_whom(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_waits_for_a_live_owner_and_says_for_whom(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     owner = holder(tmp_path / "latents-abc.lock", 1.0)
     started = time.monotonic()
     with hold_lock(tmp_path / "latents-abc.lock", Timing(say=0.3)):
         waited = time.monotonic() - started
         assert owner.wait(5) == 0
-    said = [line for line in capsys.readouterr().err.splitlines() if f"process {owner.pid} on" in line]
+    said = [line for line in caplog.messages if f"process {owner.pid} on" in line]
     assert waited > 0.5
     assert 1 <= len(said) <= waited / 0.3 + 1
     assert all("latents-abc" in line for line in said)
 
 
 @pytest.mark.parametrize("reap", [True, False], ids=["gone", "zombie"])
-def test_takes_over_from_a_killed_owner(tmp_path: Path, capsys: pytest.CaptureFixture[str], reap: bool) -> None:
+def test_takes_over_from_a_killed_owner(tmp_path: Path, caplog: pytest.LogCaptureFixture, reap: bool) -> None:
     owner = holder(tmp_path / "key.lock", 60)
     owner.send_signal(signal.SIGKILL)
     if reap:
@@ -93,7 +100,7 @@ def test_takes_over_from_a_killed_owner(tmp_path: Path, capsys: pytest.CaptureFi
     started = time.monotonic()
     with hold_lock(tmp_path / "key.lock"):
         assert time.monotonic() - started < 2
-    assert "dead" in capsys.readouterr().err
+    assert "dead" in caplog.text
     owner.wait()
 
 
@@ -155,6 +162,82 @@ def test_a_claim_that_names_nobody_is_taken_over_after_a_moment(tmp_path: Path, 
     started = time.monotonic()
     with hold_lock(tmp_path / "key.lock", Timing(stale=60, unnamed=0.3)):
         assert 0.3 <= time.monotonic() - started < 10
+
+
+def odd(kind: str, path: Path) -> None:
+    """What is not a claim of ours, at the place of one."""
+    outside = path.parent.parent / "outside"
+    outside.write_text(json.dumps(locks._this_process()))
+    make: dict[str, Callable[[], object]] = {
+        "a folder": path.mkdir,
+        "a link": lambda: path.symlink_to(outside),
+        "a link to nothing": lambda: path.symlink_to("nowhere"),
+        "a link to itself": lambda: path.symlink_to(path.name),
+        "a FIFO": lambda: os.mkfifo(path),
+        "a link to a FIFO": lambda: (os.mkfifo(path.parent / "fifo"), path.symlink_to("fifo")),
+    }
+    make[kind]()
+
+
+ODD = ("a folder", "a link", "a link to nothing", "a link to itself", "a FIFO", "a link to a FIFO")
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_what_is_no_file_is_no_claim(tmp_path: Path, kind: str) -> None:
+    """It is taken over as a claim that names nobody; nothing is read or written through a link."""
+    folder = tmp_path / "key.lock"
+    folder.mkdir()
+    odd(kind, folder / "3.json")
+    before = (tmp_path / "outside").read_text()
+    with hold_lock(folder, Timing(unnamed=0.1)):
+        assert json.loads((folder / "4.json").read_text())["pid"] == os.getpid()
+    for _ in range(3):  # it is left behind, or removed; it never stops anybody
+        with hold_lock(folder):
+            pass
+    assert (tmp_path / "outside").read_text() == before
+
+
+@pytest.mark.parametrize("name", ["٣.json", "007.json", "-1.json", "x.json", f"{'9' * 200}.json"])
+def test_other_names_are_no_claims(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "key.lock"
+    folder.mkdir()
+    (folder / name).write_text(json.dumps(locks._this_process()))
+    with hold_lock(folder):
+        assert (folder / "1.json").exists()
+
+
+@pytest.mark.parametrize("target", ["nowhere", "elsewhere", "file"])
+def test_a_lock_that_is_a_link_is_refused(tmp_path: Path, target: str) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "file").touch()
+    (tmp_path / "key.lock").symlink_to(target)
+    with (
+        pytest.raises(UserError, match=r"key\.lock: a lock is a folder, .*; remove it"),
+        hold_lock(tmp_path / "key.lock"),
+    ):
+        pytest.fail("it was held")
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def dead_process() -> int:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    return ended.pid
+
+
+@pytest.mark.parametrize("start", [None, "1", 1, "", []])
+def test_a_dead_owner_is_dead_whatever_its_claim_says_of_its_start(tmp_path: Path, start: Any) -> None:
+    write_json(tmp_path / "key.lock/1.json", locks._this_process() | {"pid": dead_process(), "start": start})
+    began = time.monotonic()
+    with hold_lock(tmp_path / "key.lock"):
+        assert time.monotonic() - began < 10
+
+
+def test_a_living_owner_of_unknown_start_is_believed_while_its_heart_beats(tmp_path: Path) -> None:
+    write_json(tmp_path / "key.lock/1.json", locks._this_process() | {"start": None})
+    began = time.monotonic()
+    with hold_lock(tmp_path / "key.lock", Timing(stale=0.7)):
+        assert 0.6 < time.monotonic() - began < 10
 
 
 @pytest.mark.parametrize("links", [True, False], ids=["hard links", "none"])

@@ -8,8 +8,10 @@ through, since it says nothing about the video.
 """
 
 import contextlib
+import errno
 import itertools
 import json
+import mmap
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -29,6 +31,8 @@ from cogtune.runtime import git_lfs
 
 _SAME_SECONDS = 1e-5
 _BATCH = 16
+_SPARE_BYTES = 128 << 20
+"""What a decoder of 4K video needs for its frames of reference. A process that cannot have it blames no file."""
 
 
 class Video:
@@ -203,9 +207,26 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
         except TimesError as error:
             send({"times_differ": str(error)})
         except VideoError as error:
-            send({"refused": str(error)})
+            # Without memory, ffmpeg's decoders call good packets invalid.
+            send({"refused": str(error)} if _has_memory() else _no_memory(asked))
+        except MemoryError:
+            video = None  # gives back what it holds
+            send(_no_memory(asked))
         except OSError as error:
             send({"os_error": [error.errno, error.strerror, asked.get("path")]})
+
+
+def _has_memory() -> bool:
+    """Whether this process can have some more."""
+    try:
+        mmap.mmap(-1, _SPARE_BYTES).close()
+    except OSError:
+        return False
+    return True
+
+
+def _no_memory(asked: dict[str, Any]) -> dict[str, Any]:
+    return {"os_error": [errno.ENOMEM, os.strerror(errno.ENOMEM), asked.get("path")]}
 
 
 if __name__ == "__main__":

@@ -3,25 +3,32 @@
 import contextlib
 import errno
 import json
+import re
 import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import IO, Any, BinaryIO, cast
 
 import numpy as np
 
 from cogtune.data.video import TimesError, VideoError, VideoInfo
 from cogtune.errors import UserError
+from cogtune.runtime.failures import told_of_environment
 
 _COMMAND = [sys.executable, "-m", "cogtune.data.decode"]
 PATIENCE_SECONDS = 300.0
 """A request that takes longer is given up; hours of 4K video open in less."""
+_CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
+"""What a damaged file can do to a decoder; other signals come from outside."""
+_NO_MEMORY = re.compile(r"bad_alloc|bad allocation|MemoryError|[Cc]annot allocate memory")
+_TAIL_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,7 @@ class Decoder:
     def __init__(self, patience: float = PATIENCE_SECONDS) -> None:
         self._patience = patience
         self._child: subprocess.Popen[bytes] | None = None
+        self._errors: IO[bytes] | None = None
         self.reader = ""
         """Which one gave the latest frames: "pyav" or "decord"."""
 
@@ -150,6 +158,7 @@ class Decoder:
         child = self._child
         assert child is not None
         self.close()
+        last_words = self._last_words()
         if expired:
             return VideoError(f"decoding took longer than {self._patience:g} s")
         code = child.returncode
@@ -158,15 +167,30 @@ class Decoder:
         if code > 0 and subprocess.run(_COMMAND, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode:
             return _not_started(f"exit code {code}")  # without any file
         name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        if _NO_MEMORY.search(last_words):  # C++ libraries abort
+            return OSError(errno.ENOMEM, f"the decoder ended for lack of memory ({name})")
+        if code < 0 and -code not in _CRASHES:
+            return UserError(f"the decoder's process was ended by {name}, which no file does; run again")
         return VideoError(f"damaged: the decoder crashed on it ({name})")
+
+    def _last_words(self) -> str:
+        """The end of what the child wrote to its standard error."""
+        if self._errors is None:
+            return ""
+        size = self._errors.seek(0, 2)
+        self._errors.seek(max(0, size - _TAIL_BYTES))
+        return self._errors.read().decode(errors="replace")
 
     def _start(self) -> subprocess.Popen[bytes]:
         try:
-            # the decoders' own lines say nothing that the reasons do not; they go nowhere.
+            # Of the decoders' own lines only the end counts, and only after a crash.
+            self._errors = tempfile.TemporaryFile()  # noqa: SIM115
             return subprocess.Popen(
-                _COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=1 << 20
+                _COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, bufsize=1 << 20
             )
         except OSError as error:
+            if told := told_of_environment(error, tempfile.gettempdir()):
+                raise UserError(told) from None
             raise _not_started(str(error)) from None
 
 

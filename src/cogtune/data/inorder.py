@@ -4,6 +4,7 @@ Open GOPs, B frames and intra refresh make it a matter of the codec what a decod
 the first seconds of its video, so decoding in order costs little.
 """
 
+import errno
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from av.video.frame import PictureType
 from cogtune.data.damage import Damage
 from cogtune.data.joined import packets
 from cogtune.data.streams import opened, start_of, unreadable
+from cogtune.runtime.failures import is_environment_error
 
 _HARMLESS = ("mmco: unref short failure",)
 """Said of sound H.264: a frame that nothing needs any more is to be forgotten, and was cut off in front of an open GOP."""
@@ -66,7 +68,9 @@ def _decoded(packet: Any, number: int) -> list[Any] | None:
     packet.opaque = number
     try:
         return packet.decode()
-    except FFmpegError:
+    except FFmpegError as error:
+        if is_environment_error(error) and getattr(error, "errno", 0) != errno.EIO:
+            raise  # memory, open files: the packet is as good as any
         return None
 
 

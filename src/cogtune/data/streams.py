@@ -4,6 +4,7 @@ The rules are those of ffmpeg's command line: the largest picture that is no cov
 frames that an edit list hides do not count.
 """
 
+import errno
 import logging
 import math
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from av.stream import Disposition
 
 from cogtune.data.joined import packets
 from cogtune.data.video import VideoError
+from cogtune.runtime.failures import is_environment_error
 
 # Errors are for `inorder` to capture, each one; nobody prints them.
 av.logging.set_level(av.logging.ERROR)
@@ -92,10 +94,12 @@ def start_of(container: Any, stream: Any) -> float:
 
 
 def unreadable(path: Path, error: Exception, reason: str) -> Exception:
-    """What an error of ffmpeg says of ``path``: an OSError if the file cannot be read by anyone, else a VideoError.
+    """What an error of ffmpeg says of ``path``: an OSError if the machine is at fault, else a VideoError.
 
     ffmpeg has "Input/output error" for damage too, so the file itself is asked.
     """
+    if isinstance(error, MemoryError) or (is_environment_error(error) and getattr(error, "errno", 0) != errno.EIO):
+        return error
     if isinstance(error, OSError):
         try:
             with path.open("rb") as stream:

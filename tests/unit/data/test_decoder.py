@@ -1,15 +1,22 @@
 """Videos that are sound, and videos that are not: always a reason, never the end of the process."""
 
+import errno
 import os
+import resource
 import signal
+import tempfile
 from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
 import pytest
+from av.error import FFmpegError, err_check
 
+from cogtune.data import inorder, seeking, streams
 from cogtune.data.decoder import Decoder
 from cogtune.data.video import VideoError
+from cogtune.errors import UserError
+from cogtune.runtime.failures import is_environment_error
 from tests.unit.data.footage import damaged, frame_numbers, write_video
 
 
@@ -115,3 +122,90 @@ def test_the_child_ends_with_its_requests(footage: Path) -> None:
     own.close()
     assert child is not None
     assert child.returncode == 0
+
+
+def limited(own: Decoder, limit: int, value: int) -> None:
+    """Set a limit of the running child."""
+    assert own._child is not None
+    resource.prlimit(own._child.pid, limit, (value, value))
+
+
+def used_memory(own: Decoder) -> int:
+    """Bytes of address space that the child has."""
+    assert own._child is not None
+    return 4096 * int(Path(f"/proc/{own._child.pid}/statm").read_text().split()[0])
+
+
+def test_too_little_memory_is_the_machines_fault(tmp_path: Path, footage: Path) -> None:
+    """However far the child gets before there is none left: Python and numpy say so, and ffmpeg calls good packets
+    invalid."""
+    large = write_video(tmp_path / "large.mp4", frames=3, size=(1080, 1920))
+    errors = []
+    for mebibytes in (0.5, 1, 3, 5, 8, 10, 12, 16, 24):
+        with Decoder() as own:
+            own.probe(footage / "plain.mp4")
+            limited(own, resource.RLIMIT_AS, used_memory(own) + int(mebibytes * 2**20))
+            try:
+                own.open(large)
+                own.frames([0, 1, 2])
+            except Exception as error:
+                errors.append(error)
+    assert len(errors) >= 4
+    assert [error for error in errors if not is_environment_error(error)] == []
+    with Decoder() as own:
+        own.open(large)
+        assert own.frames([2]).shape == (1, 1080, 1920, 3)
+
+
+def test_too_few_open_files_are_the_machines_fault(footage: Path) -> None:
+    with Decoder() as own:
+        own.probe(footage / "plain.mp4")
+        limited(own, resource.RLIMIT_NOFILE, 3)
+        with pytest.raises(OSError, match="Too many open files") as caught:
+            own.probe(footage / "fast.mp4")
+        assert is_environment_error(caught.value)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_a_decoder_that_was_ended_from_outside_rejects_nothing(footage: Path, number: signal.Signals) -> None:
+    with Decoder() as own:
+        own.probe(footage / "plain.mp4")
+        assert own._child is not None
+        own._child.send_signal(number)
+        own._child.wait()
+        with pytest.raises((UserError, OSError), match=f"ended by {number.name}|memory ran out"):
+            own.probe(footage / "plain.mp4")
+        assert own.probe(footage / "plain.mp4").frames == 24
+
+
+@pytest.mark.parametrize("number", [errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.ESTALE])
+def test_what_ffmpeg_says_of_the_machine_is_no_damage(footage: Path, number: int) -> None:
+    """In the demuxer (`unreadable`) and while decoding (`_decoded`)."""
+    with pytest.raises(FFmpegError) as caught:
+        err_check(-number)
+    assert streams.unreadable(footage / "plain.mp4", caught.value, "damaged") is caught.value
+
+    class Packet:
+        opaque = None
+
+        def decode(self) -> None:
+            raise caught.value
+
+    with pytest.raises(type(caught.value)):
+        inorder._decoded(Packet(), 0)
+
+
+def test_an_input_error_of_ffmpeg_is_damage_where_the_file_reads(footage: Path) -> None:
+    with pytest.raises(FFmpegError) as caught:
+        err_check(-errno.EIO)
+    assert str(streams.unreadable(footage / "plain.mp4", caught.value, "damaged")) == "damaged"
+
+
+def test_without_a_temporary_folder_the_other_reader_serves(footage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*given: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    assert seeking.opened(footage / "plain.mp4", [0.0], 1000) is None
+    with pytest.raises(UserError, match="No space left on device"):
+        Decoder().probe(footage / "plain.mp4")

@@ -2,6 +2,7 @@
 
 import faulthandler
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -50,6 +51,7 @@ def test_each_file_is_used_or_rejected(footage: Path, tmp_path: Path, follow: bo
     finally:
         faulthandler.cancel_dump_traceback_later()
     listed = [video for root in roots for video in list_videos(root, follow)]
+    captions = {str(video.path): video.label for video in listed}
     told = Counter([row.path for row in rows] + [reject["path"] for reject in rejects if "files" not in reject])
     expected = Counter(
         str(video.path).encode("utf-8", "backslashreplace").decode() for video in listed if not video.files
@@ -59,5 +61,9 @@ def test_each_file_is_used_or_rejected(footage: Path, tmp_path: Path, follow: bo
     assert rows
     assert all(reject["reason"] for reject in rejects)
     assert counts["rejected"] == len(rejects) - sum("files" in reject for reject in rejects)
-    assert follow or not any(row.target for row in rows)
+    if not follow:
+        real = os.path.realpath(tmp_path)
+        assert not any(row.target for row in rows)
+        used = [path for row in rows for path in (row.path, str(captions[row.path]))]
+        assert [path for path in used if os.path.realpath(path) != path.replace(str(tmp_path), real, 1)] == []
     assert fingerprint({"train": roots}, follow) == before

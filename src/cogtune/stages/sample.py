@@ -232,7 +232,8 @@ def _images(job: Job, prompts: list[Prompt]) -> dict[str, Tensor]:
     or the clip's own first frame."""
     size = job.config["data"]["params"]["video_size"]
     if "images" not in job.upstream:
-        return {prompt.id: load_image(prompt.image, size) for prompt in prompts if prompt.image is not None}
+        with job.proven("args.input_file"):
+            return {prompt.id: load_image(prompt.image, size) for prompt in prompts if prompt.image is not None}
     source, found = job.upstream_job("images"), {}
     prepared, paths = source.rows("preprocess"), {row.clip: row.path for row in job.manifest()}
     with Decoder() as decoder:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shlex
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -154,9 +155,15 @@ def _stamp(source: Source) -> str:
 
 def _changed(source: Source, when: str) -> UserError:
     where = f"{source.key}: " if source.key else ""
+    # A config's file is known by its ctime too, which nobody can set back; a clip is found by size and mtime alone.
+    again = (
+        "run again"
+        if source.key
+        else f"run `touch {shlex.quote(source.path)}` (its mtime may be the old one's) and run again"
+    )
     return UserError(
-        f"{where}{source.path}: changed {when}, and nothing was stored from it; put the old file back, or `touch` the new "
-        f"one, and run again: the work is then planned for what is there"
+        f"{where}{source.path}: changed {when}, and nothing was stored from it; to use the new file, {again}: the work is "
+        f"then planned for it; or put the old file back"
     )
 
 

@@ -30,11 +30,13 @@ from cogtune.data.prompt_file import read_prompts
 from cogtune.data.store import ShardReader
 from cogtune.errors import UserError
 from cogtune.evaluation.report.gather import strips
+from cogtune.evaluation.sample_figures import Sample, SampleFigures
 from cogtune.runtime.sums import check_sums
 from cogtune.stages import export, report, sweep
 from cogtune.stages.job import Job
 from cogtune.train import checkpoint
 from cogtune.work.batches import BatchMemo
+from cogtune.work.results import ExportedFormat, ExportIndex, ForeignCheck
 from cogtune.work.slices import Slice
 from cogtune.work.workspace import Workspace
 from tests.removal import only_below
@@ -201,7 +203,7 @@ def run_of_another_experiment(root: Path, name: str) -> Iterable[Path]:
 
 @place
 def format_of_an_export(root: Path, name: str) -> Iterable[Path]:
-    (root / "index.json").write_text(json.dumps({"format": "f", "formats": {"f": {"path": name}}}))
+    ExportIndex("f", {"f": ExportedFormat(name, 1, 0.0, 0.0, ForeignCheck("none"))}).write(root)
     return [export.exported(root)]
 
 
@@ -217,14 +219,14 @@ def published_sweep(root: Path, name: str) -> Iterable[Path]:
 
 @place
 def sample_of_a_report(root: Path, name: str) -> Iterable[Path]:
-    row = {"prompt": "p", "variant": "tuned", "clip": None, "caption": "", "item": name}
-    return [video.path for strip in strips([row], root, root, root) for video in strip.videos]
+    figures = [SampleFigures(Sample(name, "p", "tuned", ""))]
+    return [video.path for strip in strips(figures, root, root, root) for video in strip.videos]
 
 
 @place
 def prompt_of_a_report(root: Path, name: str) -> Iterable[Path]:
-    row = {"prompt": name, "variant": "tuned", "clip": None, "caption": "", "item": "i"}
-    return [video.path for strip in strips([row], root, root, root) for video in strip.videos]
+    figures = [SampleFigures(Sample("i", name, "tuned", ""))]
+    return [video.path for strip in strips(figures, root, root, root) for video in strip.videos]
 
 
 @place

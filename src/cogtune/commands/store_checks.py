@@ -11,15 +11,15 @@ from cogtune.data.scan import Memo
 from cogtune.data.shards import Shard
 from cogtune.data.store import INDEX, damaged_rows, reads_index, row_ids, shard_paths, take_out
 from cogtune.errors import UserError
-from cogtune.evaluation.report.gather import read_index, read_summary
 from cogtune.evaluation.sample_figures import read_metrics, read_per_sample
 from cogtune.runtime.digest import DIGESTS
 from cogtune.runtime.paths import inside, is_key, remove_own
-from cogtune.runtime.saved import SUMS, DamagedError, read_sealed, write_sealed
+from cogtune.runtime.saved import SUMS, DamagedError, read_sealed
 from cogtune.runtime.sums import Comparison, compare_sums, names_checked, rewrite_sums
 from cogtune.sampling.prompts import ID_DIGITS
 from cogtune.work.batches import KEYS as BATCH_KEYS
 from cogtune.work.batches import WHAT_TO_DO
+from cogtune.work.results import read_index, read_summary
 from cogtune.work.slices import read_slice
 from cogtune.work.training_log import damaged_lines, drop_damaged_lines
 
@@ -261,9 +261,9 @@ def _exported(folder: Path) -> Iterator[Damage]:
     """That the index reads, and that each format in it is there."""
     path = folder / "index.json"
     try:
-        for name, entry in read_index(folder)["formats"].items():
-            if not inside(folder, entry["path"], path).exists():
-                yield Damage(f"{folder / entry['path']}: is not there", partial(_forget_format, folder, name))
+        for name, entry in read_index(folder).formats.items():
+            if not inside(folder, entry.path, path).exists():
+                yield Damage(f"{folder / entry.path}: is not there", partial(_forget_format, folder, name))
     except UserError as error:
         yield Damage(_first(error), partial(remove_own, path))
 
@@ -271,19 +271,19 @@ def _exported(folder: Path) -> Iterator[Damage]:
 def _forget_format_of(folder: Path, name: str) -> None:
     """The format that the file ``name`` is part of."""
     try:
-        formats = read_index(folder)["formats"]
+        formats = read_index(folder).formats
     except UserError:
         formats = {}  # told of by its own check
     for format_name, entry in formats.items():
-        if f"{name}/".startswith(f"{entry['path']}/"):
+        if f"{name}/".startswith(f"{entry.path}/"):
             _forget_format(folder, format_name)
     remove_own(folder / name)
 
 
 def _forget_format(folder: Path, name: str) -> None:
     index = read_index(folder)
-    path = inside(folder, index["formats"].pop(name)["path"], folder / "index.json")
-    write_sealed(folder / "index.json", index)
+    path = inside(folder, index.formats.pop(name).path, folder / "index.json")
+    index.write(folder)
     remove_own(path)
 
 

@@ -13,9 +13,11 @@ from cogtune.plan.cost.work import Costs, Unmodelled, require_ours
 from cogtune.plan.counts import Counts, Parts
 from cogtune.plan.history import History
 from cogtune.runtime.machines import Machine
+from cogtune.runtime.typed_json import from_json
 from cogtune.work import training_log
 from cogtune.work.batches import plan_batches
 from cogtune.work.inputs import EvaluateInput, ExportInput, ImagesInput, LatentsInput, SampleInput, TextInput
+from cogtune.work.results import TrainSummary
 from cogtune.work.slices import Slice
 from cogtune.work.stages import Stage
 from cogtune.work.training_log import StepRow
@@ -268,15 +270,15 @@ class TrainCost(StageCost):
     def measured_rate(
         self, history: History, key: str, record: Mapping[str, Any], machine: Machine, ranks: int
     ) -> float | None:
-        summary = history.json(f"train/{key}/final/summary.json")
-        scale = summary["ranks"] / ranks if machine.device.gpu else 1.0
-        return scale / (summary["steps_per_second"] * self.work(1))
+        summary = from_json(TrainSummary, history.json(f"train/{key}/final/summary.json"))
+        scale = summary.ranks / ranks if machine.device.gpu else 1.0
+        return scale / (summary.steps_per_second * self.work(1))
 
     def measured_peak(
         self, history: History, key: str, record: Mapping[str, Any], gpu: bool
     ) -> tuple[int, float | None]:
-        summary = history.json(f"train/{key}/final/summary.json")
-        return summary["ranks"], summary["peak_memory"].get("gpu_mib" if gpu else "host_mib")
+        summary = from_json(TrainSummary, history.json(f"train/{key}/final/summary.json"))
+        return summary.ranks, summary.peak_memory.gpu_mib if gpu else summary.peak_memory.host_mib
 
     def own_rate(self, history: History, part: Slice) -> float | None:
         """From the log of the run that is to be resumed."""

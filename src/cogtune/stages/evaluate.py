@@ -16,7 +16,6 @@ from cogtune.data.video import VideoError
 from cogtune.errors import UserError
 from cogtune.evaluation.measure import flat_metrics, measure, per_sample
 from cogtune.evaluation.metrics import PSNR, RETRIEVAL
-from cogtune.evaluation.report.gather import read_summary
 from cogtune.evaluation.report.publish import to_json
 from cogtune.evaluation.sample_figures import METRICS_FILE, PER_SAMPLE, Sample
 from cogtune.runtime.atomic import write_changed
@@ -31,6 +30,7 @@ from cogtune.stages.latents import accepted
 from cogtune.stages.preprocess import source_of
 from cogtune.stages.sample import wanted_of
 from cogtune.work.content_hashes import proven
+from cogtune.work.results import read_summary
 
 CLIPS = "clips"
 _LOSS_DIGITS = 5
@@ -130,4 +130,5 @@ def _pixels(row: ClipRow, plan: ClipPlan, size: list[int], decoder: Decoder) -> 
 def _losses(job: Job) -> dict[str, float]:
     """First and last training loss, each the mean of a few steps, as training summed them up."""
     summary = read_summary(job.upstream_job("sample").upstream_job("export").job_dir("train"))
-    return {f"train.{name}": round(summary[name], _LOSS_DIGITS) for name in ("loss_first", "loss_last")}
+    losses = {"train.loss_first": summary.loss_first, "train.loss_last": summary.loss_last}
+    return {name: round(loss, _LOSS_DIGITS) for name, loss in losses.items()}

@@ -16,7 +16,6 @@ from cogtune.checkpoints import read_header
 from cogtune.checkpoints.lora import holds_lora
 from cogtune.config.build import build
 from cogtune.errors import UserError
-from cogtune.evaluation.report.gather import read_index
 from cogtune.model.dit import DiffusionTransformer
 from cogtune.model.lora import is_adapter
 from cogtune.model.start import Start, initial_model, trained_model
@@ -25,17 +24,17 @@ from cogtune.model.weights.formats import FORMATS, GIGABYTE, Settings, Whole, wr
 from cogtune.runtime.devices import device_for, dtype_of
 from cogtune.runtime.digest import digest
 from cogtune.runtime.paths import inside, remove_own
-from cogtune.runtime.saved import write_sealed
 from cogtune.runtime.sums import write_sums
+from cogtune.runtime.typed_json import to_json
 from cogtune.stages.job import Job
 from cogtune.stages.train import start_of, start_sources
 from cogtune.train import result
 from cogtune.work.content_hashes import proven
+from cogtune.work.results import INDEX, ExportedFormat, ExportIndex, ForeignCheck, read_index
 
 TOLERANCE = 1e-4
 """Largest difference between outputs (fp32, of order 1) of the trained and of a reloaded model that passes."""
 
-INDEX = "index.json"
 _LICENSES = {1920: "apache-2.0", 3072: "CogVideoX LICENSE (huggingface.co/THUDM/CogVideoX-5b)"}
 """Of the published models, by hidden_size; derived weights are under it too."""
 
@@ -53,46 +52,44 @@ def run(job: Job) -> dict[str, Any]:
     index = _index(folder)
     if not index:
         remove_own(folder)  # left over from a run that died before index.json
-    present = index.get("formats", {})
     wanted: dict[str, None] = dict.fromkeys(
-        [index.get("format") or _default(job), *(job.config["args"].get("export_formats") or [])]
+        [index.format if index else _default(job), *(job.config["args"].get("export_formats") or [])]
     )
-    if lacking := [name for name in wanted if name not in present]:
-        index = _export(job, folder, index, lacking)
-    entries = index["formats"]
+    missing = [name for name in wanted if index is None or name not in index.formats]
+    if index is None or missing:
+        index = _export(job, folder, index, missing)
     return {
-        "made": len(lacking),
-        "reused": len(wanted) - len(lacking),
-        "format": index["format"],
-        "max_abs_error": max(entries[name]["max_abs_error"] for name in wanted),
-        "foreign": {name: _said(entries[name]["foreign"]) for name in wanted},
+        "made": len(missing),
+        "reused": len(wanted) - len(missing),
+        "format": index.format,
+        "max_abs_error": max(index.formats[name].max_abs_error for name in wanted),
+        "foreign": {name: _outcome(index.formats[name].foreign) for name in wanted},
     }
 
 
 def exported(folder: Path) -> Path:
     """The weights in the default format, which `load_weights` reads."""
-    index = _index(folder)
-    return inside(folder, index["formats"][index["format"]]["path"], folder / INDEX)
+    index = read_index(folder)
+    return inside(folder, index.formats[index.format].path, folder / INDEX)
 
 
-def _index(folder: Path) -> dict[str, Any]:
-    path = folder / INDEX
-    return read_index(folder) if path.exists() else {}
+def _index(folder: Path) -> ExportIndex | None:
+    return read_index(folder) if (folder / INDEX).exists() else None
 
 
-def _said(check: dict[str, Any]) -> Any:
-    return check.get("max_abs_error", f"not checked: {check.get('why')}")
+def _outcome(check: ForeignCheck) -> float | str:
+    return f"not checked: {check.why}" if check.max_abs_error is None else check.max_abs_error
 
 
 def _default(job: Job) -> str:
     return "diffusers_lora" if holds_lora(read_header(_chosen(job)).tensors) else "diffusers"
 
 
-def _export(job: Job, folder: Path, index: dict[str, Any], lacking: list[str]) -> dict[str, Any]:
+def _export(job: Job, folder: Path, index: ExportIndex | None, names: list[str]) -> ExportIndex:
     train, args, weights = job.upstream_job("train"), job.config["args"], _chosen(job)
     start = start_of(train)
     facts = _facts(train, start, json.loads(read_header(weights).metadata["cogtune"]), args)
-    index = index or {"format": lacking[0], "source": str(weights), **facts, "formats": {}}
+    index = index or ExportIndex(names[0], {}, {"source": str(weights), **facts})
     how = Settings(
         dtype_of(args["export_precision"]),
         args["export_shard_gigabytes"] * GIGABYTE,
@@ -101,11 +98,11 @@ def _export(job: Job, folder: Path, index: dict[str, Any], lacking: list[str]) -
     )
     with proven(start_sources(train)):
         work = Exporter(start, weights, how)
-    for name in lacking:
-        index["formats"][name] = work.make(name, folder)
+    for name in names:
+        index.formats[name] = work.make(name, folder)
         written = folder / FORMATS[name].path
         write_sums(folder, [p for p in ([written] if written.is_file() else written.rglob("*")) if p.is_file()])
-        write_sealed(folder / INDEX, index)
+        index.write(folder)
     return index
 
 
@@ -160,31 +157,26 @@ class Exporter:
         self.whole = Whole(self.trained.state_dict(), start.network_config, alpha)
         self.expected = foreign.output(self.trained, self.probe, self.device)
 
-    def make(self, name: str, folder: Path) -> dict[str, Any]:
+    def make(self, name: str, folder: Path) -> ExportedFormat:
         """Write one format, load it again both ways; returns its entry of the index."""
         path = folder / FORMATS[name].path
         size = write(name, path, self.whole, self.how)
         expected = self._expected(name)
         own = _difference(self._reloaded(name, path), expected)
         theirs = foreign.load_and_run(name, path, self.trained, self.probe, self.device)
-        entry: dict[str, Any] = {"path": FORMATS[name].path, "bytes": size, "max_abs_error": own, "own_error": own}
         if theirs.output is None or theirs.like_ours is None:
-            entry["foreign"] = {"loader": theirs.loader, "why": theirs.why}
+            check, worst = ForeignCheck(theirs.loader, why=theirs.why), own
         else:
             like_ours = _difference(theirs.like_ours, expected)
-            entry["foreign"] = {
-                "loader": theirs.loader,
-                "max_abs_error": _difference(theirs.output, expected),
-                "max_abs_error_at_one_epsilon": like_ours,
-            }
-            entry["max_abs_error"] = max(own, like_ours)
-        if not entry["max_abs_error"] <= TOLERANCE:
+            check = ForeignCheck(theirs.loader, None, _difference(theirs.output, expected), like_ours)
+            worst = max(own, like_ours)
+        if not worst <= TOLERANCE:
             raise UserError(
-                f"{path}: the exported weights, loaded again, change the output by {entry['max_abs_error']:.2e} "
-                f"({entry['foreign']}); {TOLERANCE:.0e} passes. This is a defect of the export, not of your training: "
+                f"{path}: the exported weights, loaded again, change the output by {worst:.2e} "
+                f"({to_json(check)}); {TOLERANCE:.0e} passes. This is a defect of the export, not of your training: "
                 f"the trained weights are in {self.start.origin()} and final/"
             )
-        return entry
+        return ExportedFormat(FORMATS[name].path, size, worst, own, check)
 
     def _expected(self, name: str) -> Tensor:
         """Of the trained network. A whole network in another precision is a network of its own, since rounding changes

@@ -13,6 +13,7 @@ from cogtune.evaluation.sample_figures import SampleFigures, read_metrics, read_
 from cogtune.runtime.paths import named_folder
 from cogtune.stages.job import Job
 from cogtune.work import training_log
+from cogtune.work.results import read_summary
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -78,13 +79,13 @@ class Figures:
             samples = read_samples(reader, wanted_of(report.upstream_job("sample")))
             rows, metrics = per_sample(samples, {}), {"samples.count": len({one.prompt for one in samples})}
             strips = gather.strips(rows, sample / "videos", None, sample / "images", gather.SAMPLED)
-            return cls(rows, metrics, gather.timings({}, stages), strips, [], [])
+            return cls(rows, metrics, gather.timings(None, stages), strips, [], [])
         train, evaluate = report.job_dir("train"), report.job_dir("evaluate")
         rows = with_names(read_per_sample(evaluate), report.manifest())
         return cls(
             rows,
             read_metrics(evaluate),
-            gather.timings(gather.read_summary(train), stages),
+            gather.timings(read_summary(train), stages),
             gather.strips(rows, sample / "videos", evaluate / "clips", sample / "images"),
             *gather.loss_curves(training_log.read(train / "log.jsonl")),
         )

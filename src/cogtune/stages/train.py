@@ -9,9 +9,9 @@ from typing import Any
 
 from cogtune.data.rows import Pair
 from cogtune.errors import UserError
-from cogtune.evaluation.report.gather import read_summary
 from cogtune.model.start import Start
 from cogtune.runtime.progress import Progress
+from cogtune.runtime.typed_json import to_json
 from cogtune.stages.job import Job
 from cogtune.stages.latents import accepted
 from cogtune.stages.preprocess import clips_of
@@ -20,6 +20,7 @@ from cogtune.train.launch import STOPPED, run_ranks
 from cogtune.train.session import Plan
 from cogtune.work.batches import BatchMemo
 from cogtune.work.content_hashes import Source, restamped
+from cogtune.work.results import SUMMARY, read_summary
 
 _log = logging.getLogger(__name__)
 
@@ -30,11 +31,12 @@ def run(job: Job) -> dict[str, Any]:
     Returns made or reused, and the figures of the summary. Exits with 143 when SIGTERM stopped it after a checkpoint.
     """
     final = job.job_dir() / "final"
-    made = not (final / result.SUMMARY).exists()
+    made = not (final / SUMMARY).exists()
     if made:
         _train(job)
     summary = read_summary(job.job_dir())
-    figures = {name: summary[name] for name in _FIGURES if name in summary}
+    values = to_json(summary)
+    figures = {name: values[name] for name in _FIGURES if name in values}
     return {"made": int(made), "reused": int(not made), **figures}
 
 

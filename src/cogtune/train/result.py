@@ -13,9 +13,9 @@ from cogtune.runtime.atomic import replacing
 from cogtune.runtime.sums import write_sums
 from cogtune.train.engine import keeps_average, whole_tensors
 from cogtune.train.optim import SHADOW
-from cogtune.work.training_log import figures, read
+from cogtune.work.results import PeakMemory
 
-MODEL, AVERAGE, SUMMARY = "model.safetensors", "ema.safetensors", "summary.json"
+MODEL, AVERAGE = "model.safetensors", "ema.safetensors"
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
@@ -41,16 +41,17 @@ def write_weights(engine: Any, module: nn.Module, final: Path, facts: dict[str, 
         write_sums(final, [path for name in (MODEL, AVERAGE) if (path := final / name).exists()])
 
 
-def summary(module: nn.Module, log: Path, facts: dict[str, Any]) -> dict[str, Any]:
-    """What summary.json says: ``facts``, the figures of the log, parameter counts, peak memory of this process."""
+def parameter_counts(module: nn.Module) -> dict[str, int]:
+    """``parameters_trained`` and ``parameters_total``, also of partitioned parameters."""
     numel = {id(p): (getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in module.parameters()}
-    peak: dict[str, float] = {"host_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)}
-    if torch.cuda.is_available():
-        peak["gpu_mib"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
     return {
-        **facts,
-        **figures(read(log)),
         "parameters_trained": sum(count for count, trained in numel.values() if trained),
         "parameters_total": sum(count for count, _ in numel.values()),
-        "peak_memory": peak,
     }
+
+
+def peak_memory() -> PeakMemory:
+    """Of this process."""
+    host = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+    gpu = round(torch.cuda.max_memory_allocated() / 2**20, 1) if torch.cuda.is_available() else None
+    return PeakMemory(host, gpu)

@@ -22,7 +22,6 @@ from cogtune.errors import UserError
 from cogtune.model.lora import set_trainable
 from cogtune.model.start import Start, initial_model
 from cogtune.runtime.devices import set_threads
-from cogtune.runtime.saved import write_sealed
 from cogtune.runtime.typed_json import from_json
 from cogtune.train import checkpoint, result
 from cogtune.train.engine import RankInfo, build_engine, connect, deepspeed_config, engine_dtype, make_optimizer
@@ -33,8 +32,9 @@ from cogtune.train.skipped import Skips
 from cogtune.work.batches import plan_batches, total_steps
 from cogtune.work.content_hashes import Source, proven
 from cogtune.work.inputs import TrainInput
+from cogtune.work.results import TrainSummary
 from cogtune.work.stage_input import read_input
-from cogtune.work.training_log import TrainingLog
+from cogtune.work.training_log import TrainingLog, figures, read
 
 _log = logging.getLogger(__name__)
 
@@ -188,5 +188,15 @@ def _finish(plan: Plan, loop: Loop, module: nn.Module, here: RankInfo) -> None:
     facts = {"run": plan.key, "steps": loop.steps, "base": start.origin()}
     result.write_weights(loop.engine, module, folder / "final", facts, first=here.rank == 0)
     if here.rank == 0:
-        more = {"ranks": here.ranks, "threads_per_rank": plan.threads, "start": start.to_dict()}
-        write_sealed(folder / "final" / result.SUMMARY, result.summary(module, folder / "log.jsonl", facts | more))
+        summary = TrainSummary(
+            run=plan.key,
+            steps=loop.steps,
+            base=start.origin(),
+            ranks=here.ranks,
+            threads_per_rank=plan.threads,
+            start=start.to_dict(),
+            **vars(figures(read(folder / "log.jsonl"))),  # pyright: ignore[reportArgumentType]  # LogFigures has its fields
+            **result.parameter_counts(module),
+            peak_memory=result.peak_memory(),
+        )
+        summary.write(folder / "final")

@@ -119,23 +119,33 @@ def _parsed(value: Any) -> Row:
     return row
 
 
-def figures(rows: Sequence[Row]) -> dict[str, float | int]:
-    """Summary figures of a finished log: loss_first, loss_last, steps_per_second, data_wait_fraction (and the last
-    validation loss, and the numbers of skipped and overflowed steps, if any). The first step of the log is not timed: it warms up."""
+@dataclass(frozen=True)
+class LogFigures:
+    """The figures of a finished log, as `results.TrainSummary` has them."""
+
+    loss_first: float
+    loss_last: float
+    steps_per_second: float
+    data_wait_fraction: float
+    skipped_steps: int | None
+    overflowed_steps: int | None
+    validation_loss_last: float | None
+
+
+def figures(rows: Sequence[Row]) -> LogFigures:
+    """Losses are means over `AVERAGED` steps. The first step of the log is not timed: it warms up."""
     steps = [row for row in rows if isinstance(row, StepRow)]
     trained = [row for row in steps if row.loss is not None]
     losses = [row.loss for row in trained if row.loss is not None]
     timed = trained[1:] or trained
     seconds = sum(row.seconds for row in timed)
-    summary: dict[str, float | int] = {
-        "loss_first": math.fsum(losses[:AVERAGED]) / len(losses[:AVERAGED]),
-        "loss_last": math.fsum(losses[-AVERAGED:]) / len(losses[-AVERAGED:]),
-        "steps_per_second": len(timed) / seconds,
-        "data_wait_fraction": sum(row.data_wait for row in timed) / seconds,
-    }
-    if skipped := sum(row.skipped is not None for row in steps):
-        summary["skipped_steps"] = skipped
-    if overflowed := sum(bool(row.overflow) for row in steps):
-        summary["overflowed_steps"] = overflowed
     validation = [row.validation_loss for row in rows if isinstance(row, ValidationRow)]
-    return summary | ({"validation_loss_last": validation[-1]} if validation else {})
+    return LogFigures(
+        loss_first=math.fsum(losses[:AVERAGED]) / len(losses[:AVERAGED]),
+        loss_last=math.fsum(losses[-AVERAGED:]) / len(losses[-AVERAGED:]),
+        steps_per_second=len(timed) / seconds,
+        data_wait_fraction=sum(row.data_wait for row in timed) / seconds,
+        skipped_steps=sum(row.skipped is not None for row in steps) or None,
+        overflowed_steps=sum(bool(row.overflow) for row in steps) or None,
+        validation_loss_last=validation[-1] if validation else None,
+    )

@@ -21,6 +21,7 @@ from cogtune.runtime.atomic import write_json
 from cogtune.runtime.digest import data_digests
 from cogtune.runtime.machines import Device, Machine
 from cogtune.runtime.saved import write_sealed
+from cogtune.work.results import PeakMemory, TrainSummary
 from cogtune.work.slices import Slice
 from cogtune.work.stages import STAGES
 from cogtune.work.workspace import Workspace
@@ -165,8 +166,12 @@ class World:
         receipt = {"stage": part.stage, "key": part.key, "made": made, "reused": 0}
         if part.stage == "train":
             folder = self.store / "train" / part.key / "final"
-            summary = {"steps": 6, "steps_per_second": 2.0, "ranks": 2, "peak_memory": {"host_mib": 700.0}}
-            write_json(folder / "summary.json", summary)
+            summary = TrainSummary(
+                run=part.key, steps=6, base="random weights", ranks=2, threads_per_rank=1, start={}, loss_first=1.0,
+                loss_last=0.5, steps_per_second=2.0, data_wait_fraction=0.001, parameters_trained=1, parameters_total=2,
+                peak_memory=PeakMemory(700.0),
+            )  # fmt: skip
+            summary.write(folder)
             receipt["steps"] = 6
         if part.stage == "export":
             write_json(self.store / "export" / part.items_key / "index.json", {"formats": {}})

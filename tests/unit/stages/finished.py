@@ -3,6 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -21,11 +22,22 @@ from cogtune.stages.train import start_of
 from cogtune.work.content_hashes import ContentHashes
 from cogtune.work.load import load_config
 from cogtune.work.resolve import Place, Resolver
+from cogtune.work.results import PeakMemory, TrainSummary
 from cogtune.work.slices import Slice
 from tests.workflow.project import make_clip
 from tests.workflow.weights import make_vae
 
 TINY = Path(__file__).parents[2] / "workflow" / "tiny.yaml"
+
+
+def summary_of_training(run: str, **figures: Any) -> TrainSummary:
+    """A summary with made-up figures."""
+    values: dict[str, Any] = {
+        "steps": 6, "base": "random weights", "ranks": 2, "threads_per_rank": 1, "start": {}, "loss_first": 1.0,
+        "loss_last": 0.5, "steps_per_second": 2.0, "data_wait_fraction": 0.001, "parameters_trained": 1,
+        "parameters_total": 2, "peak_memory": PeakMemory(700.0),
+    }  # fmt: skip
+    return TrainSummary(run=run, **values | figures)
 
 
 class Finished:
@@ -63,8 +75,7 @@ class Finished:
         trained = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
         state = {name: p.detach() + 0.05 * torch.randn_like(p) for name, p in trained}
         save_file(state, final / "model.safetensors", {"cogtune": json.dumps({"steps": 6})})
-        figures = {"loss_first": 1.25, "loss_last": 0.5, "steps_per_second": 4.0, "data_wait_fraction": 0.001}
-        (final / "summary.json").write_text(json.dumps(figures))
+        summary_of_training(train.key, loss_first=1.25, loss_last=0.5, steps_per_second=4.0).write(final)
         log = [{"step": i, "loss": 1.25 / i, "lr": 1e-3} for i in range(1, 7)] + [{"step": 6, "validation_loss": 0.7}]
         (train.job_dir() / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log))
         return self

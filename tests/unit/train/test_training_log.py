@@ -24,9 +24,9 @@ def test_the_log_is_cut_back_and_survives_a_torn_line(tmp_path: Path) -> None:
     rows = read(path)
     assert [row.loss for row in rows if isinstance(row, StepRow)] == [1.0, 2.0, 3.0, 40.0]
     found = figures(rows)
-    assert found["loss_first"] == found["loss_last"] == 11.5
-    assert found["steps_per_second"] == pytest.approx(2.0)
-    assert found["data_wait_fraction"] == pytest.approx(0.02)
+    assert found.loss_first == found.loss_last == 11.5
+    assert found.steps_per_second == pytest.approx(2.0)
+    assert found.data_wait_fraction == pytest.approx(0.02)
 
 
 def test_every_line_is_json_whatever_the_figures_are(tmp_path: Path) -> None:
@@ -44,8 +44,8 @@ def test_every_line_is_json_whatever_the_figures_are(tmp_path: Path) -> None:
     rows = [json.loads(line, parse_constant=refuse) for line in lines]
     assert [sorted(row.keys() & {"loss", "grad_norm"}) for row in rows] == [["loss"], [], ["grad_norm", "loss"], []]
     summary = figures(read(tmp_path / "log.jsonl"))
-    assert (summary["loss_first"], summary["skipped_steps"], summary["overflowed_steps"]) == (1.5, 1, 1)
-    assert summary["validation_loss_last"] == 0.75
+    assert (summary.loss_first, summary.skipped_steps, summary.overflowed_steps) == (1.5, 1, 1)
+    assert summary.validation_loss_last == 0.75
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,11 @@ from cogtune.evaluation.sample_figures import PER_SAMPLE, SampleFigures
 from cogtune.runtime.jsonl import read_lines
 from cogtune.runtime.paths import inside
 from cogtune.runtime.records import read_record
-from cogtune.runtime.saved import DamagedError, how_to_repair, read_sealed
+from cogtune.runtime.saved import DamagedError, how_to_repair
 from cogtune.runtime.sums import check_sums
 from cogtune.runtime.typed_json import from_json
 from cogtune.sampling.prompts import ID_DIGITS
+from cogtune.work.results import TrainSummary, read_index
 from cogtune.work.stages import STAGES
 from cogtune.work.training_log import Row, ValidationRow
 
@@ -95,59 +96,37 @@ def stages(records: Path, upstream: Mapping[str, str]) -> list[StageFacts]:
     return found
 
 
-_NUMBER = (int, float)
-_SUMMARY: dict[str, Any] = dict.fromkeys(("loss_first", "loss_last", "steps_per_second", "data_wait_fraction"), _NUMBER)
-
-
-def read_summary(train: Path) -> dict[str, Any]:
-    """What training left in final/summary.json of its folder. Raises DamagedError."""
-    return read_sealed(train / "final" / "summary.json", _SUMMARY, how_to_repair(train))
-
-
 def _wrong(path: Path, expected: str) -> DamagedError:
     return DamagedError(f"{path}: expected {expected}; {how_to_repair(path.parent)}")
 
 
-def _is_like(row: Mapping[str, Any], kinds: Mapping[str, Any]) -> bool:
-    return all(isinstance(row.get(name), kind) for name, kind in kinds.items())
-
-
-def read_index(export: Path) -> dict[str, Any]:
-    """The index of an export's folder: format, formats. Raises DamagedError."""
-    path = export / "index.json"
-    found = read_sealed(path, {"format": str, "formats": dict}, how_to_repair(export))
-    kinds = {"path": str, "bytes": int, "max_abs_error": _NUMBER, "own_error": _NUMBER, "foreign": dict}
-    for entry in found["formats"].values():
-        if not isinstance(entry, dict) or not _is_like(entry, kinds) or "loader" not in entry["foreign"]:
-            raise _wrong(path, f"formats with {', '.join(kinds)}")
-    return found
-
-
 def exports(export: Path) -> list[Exported]:
     """What the index of an export's folder says."""
-    entries = read_index(export)["formats"]
     return [
         Exported(
             name,
-            entry["path"],
-            entry["bytes"] / 1e6,
-            entry["own_error"],
-            entry["foreign"]["loader"],
-            entry["foreign"].get("max_abs_error_at_one_epsilon"),
-            entry["foreign"].get("why", ""),
+            entry.path,
+            entry.bytes / 1e6,
+            entry.own_error,
+            entry.foreign.loader,
+            entry.foreign.max_abs_error_at_one_epsilon,
+            entry.foreign.why or "",
         )
-        for name, entry in entries.items()
+        for name, entry in read_index(export).formats.items()
     ]
 
 
-def timings(summary: Mapping[str, Any], stages: Iterable[StageFacts]) -> dict[str, float]:
-    """The content of timings.json but for the report's own time. ``summary``: what training left."""
-    found = {
-        f"train.{name}": round(summary[name], 6)
-        for name in ("steps_per_second", "data_wait_fraction")
-        if name in summary
-    }
-    return found | {f"seconds.{row.stage}": row.seconds for row in stages if row.seconds is not None}
+def timings(summary: TrainSummary | None, stages: Iterable[StageFacts]) -> dict[str, float]:
+    """The content of timings.json but for the report's own time. ``summary``: None where nothing was trained."""
+    train = (
+        {}
+        if summary is None
+        else {
+            "train.steps_per_second": round(summary.steps_per_second, 6),
+            "train.data_wait_fraction": round(summary.data_wait_fraction, 6),
+        }
+    )
+    return train | {f"seconds.{row.stage}": row.seconds for row in stages if row.seconds is not None}
 
 
 def data_facts(

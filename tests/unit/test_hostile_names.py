@@ -36,7 +36,6 @@ from cogtune.stages import export, report, sweep
 from cogtune.stages.job import Job
 from cogtune.train import checkpoint
 from cogtune.work.batches import BatchMemo
-from cogtune.work.results import ExportedFormat, ExportIndex, ForeignCheck
 from cogtune.work.slices import Slice
 from cogtune.work.workspace import Workspace
 from tests.removal import only_below
@@ -203,7 +202,8 @@ def run_of_another_experiment(root: Path, name: str) -> Iterable[Path]:
 
 @place
 def format_of_an_export(root: Path, name: str) -> Iterable[Path]:
-    ExportIndex("f", {"f": ExportedFormat(name, 1, 0.0, 0.0, ForeignCheck("none"))}).write(root)
+    entry = {"path": name, "bytes": 1, "max_abs_error": 0.0, "own_error": 0.0, "foreign": {"loader": "none"}}
+    (root / "index.json").write_text(json.dumps({"format": "f", "formats": {"f": entry}}))
     return [export.exported(root)]
 
 

@@ -5,6 +5,7 @@ and Matroska (EBML elements) all start with lengths; only those headers are read
 small one.
 """
 
+import errno
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,12 +32,16 @@ def declared(path: Path) -> Declared | None:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether an mp4 that we wrote has all its boxes; a name without a file is none."""
+    """Whether an mp4 that we wrote has all its boxes. A name without a file is none, also behind a loop of links."""
     try:
-        found = declared(path)
-    except FileNotFoundError:
+        header = declared(path)
+        return header is not None and header.indexed and header.bytes <= path.stat().st_size
+    except (FileNotFoundError, NotADirectoryError):
         return False
-    return found is not None and found.indexed and found.bytes <= path.stat().st_size
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return False
+        raise
 
 
 def _boxes(stream: BinaryIO, size: int) -> Declared | None:

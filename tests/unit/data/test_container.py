@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cogtune.data.container import Declared, declared
+from cogtune.data.container import Declared, declared, is_whole
 
 
 def ffmpeg(*arguments: object) -> None:
@@ -83,3 +83,10 @@ def test_damage_never_raises(tmp_path: Path, head: bytes, places: list[tuple[flo
         content[start : start + len(piece)] = piece
     (tmp_path / "a.mp4").write_bytes(bytes(content))
     declared(tmp_path / "a.mp4")
+
+
+@pytest.mark.parametrize("name", ["none.mp4", "file/a.mp4", "loop/a.mp4"])
+def test_a_path_without_a_file_is_no_whole_video(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    assert not is_whole(tmp_path / name)

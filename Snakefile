@@ -5,6 +5,9 @@ from snakemake.utils import min_version
 min_version("9.27")
 
 
+report: "workflow/report/workflow.rst"
+
+
 include: "workflow/rules/common.smk"
 
 
@@ -34,14 +37,8 @@ for name in WORKSPACE.sweeps:
 
 
 include: "workflow/rules/demo.smk"
-include: "workflow/rules/scan.smk"
-include: "workflow/rules/preprocess.smk"
-include: "workflow/rules/latents.smk"
-include: "workflow/rules/images.smk"
-include: "workflow/rules/text.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/encode.smk"
 include: "workflow/rules/train.smk"
-include: "workflow/rules/export.smk"
-include: "workflow/rules/sample.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
-include: "workflow/rules/sweep.smk"

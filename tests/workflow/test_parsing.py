@@ -15,7 +15,7 @@ from tests.workflow.project import COPIED, REPO, Project, environment
 from tests.workflow.test_read_only_store import namespaces
 
 pytestmark = pytest.mark.workflow
-LOOKING = (["--lint"], ["-n"], ["--unlock"], ["--list-rules"], ["--summary"], ["-n", "--until", "scan"])
+LOOKING = (["--lint"], ["-n"], ["--unlock"], ["--list-rules"], ["--summary"], ["-n", "--until", "demo_clips"])
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,8 @@ def test_after_an_edit_nothing_is_written_before_a_run_starts(project: Project, 
     before = content(project.root)
     try:
         done = look(project.root, words)
-        assert words[0] == "--report" or done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+        if words[0] != "--report":  # whose page is not there yet
+            assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
         assert content(project.root) == before
     finally:
         project.edit("lr: 0.008", "lr: 0.001")

@@ -1,23 +1,29 @@
 """Path functions: what to ask of cogtune.work, and where receipts, slices and logs are. Parsing only reads."""
 
+import functools
 import os
 import sys
 from pathlib import Path
 
 from cogtune.errors import UserError
+from cogtune.plan.requests import Requests
 from cogtune.runtime.directory import hold_directory
 from cogtune.runtime.failures import explained
 from cogtune.work.machine_limits import refused_here
+from cogtune.work.stages import STAGES
 from cogtune.work.workspace import Workspace
 
 
 def in_one_sentence(work):
     """What a user is expected to read ends the workflow here, without Snakemake's account of where it was raised."""
 
-    def inner(*given):
+    @functools.wraps(
+        work
+    )  # Snakemake reads from the signature what a function wants to be given
+    def inner(*given, **named):
         try:
             with explained():
-                return work(*given)
+                return work(*given, **named)
         except UserError as error:
             print(f"cogtune: {error}", file=sys.stderr)
             sys.exit(error.exit_code)
@@ -26,6 +32,22 @@ def in_one_sentence(work):
 
 
 DEMO_CLIPS = "data/demo/.made-from"
+DEMO_SOURCES = [
+    "demo/make_data.py",
+    "demo/clips.py",
+    "demo/footage.py",
+    "demo/assets/vae.pt",
+]
+
+
+def clips_are_made(workspace):
+    """Whether the files that the configs name can be there: the demo's are made by a job, of the files in demo/."""
+    if not workspace.demo_data:
+        return True
+    if not os.path.exists(DEMO_CLIPS):
+        return False
+    made = os.path.getmtime(DEMO_CLIPS)
+    return all(os.path.getmtime(path) <= made for path in DEMO_SOURCES)
 
 
 @in_one_sentence
@@ -37,14 +59,16 @@ def open_workspace():
     workspace = Workspace.load("config/config.yaml", config)
     workspace.writes.held = True
     for name in workspace.targets:
-        if workspace.demo_data and not os.path.exists(DEMO_CLIPS):
-            workspace.check(name)
-        else:
+        if clips_are_made(workspace):
             workspace.scan_receipts(name)
+        else:
+            workspace.check(name)
     return workspace
 
 
 WORKSPACE = open_workspace()
+REQUESTS = Requests(WORKSPACE)
+IS_MODULE = not workflow.modifier.is_main_snakefile()
 STORE, RESULTS = str(WORKSPACE.store), str(WORKSPACE.results)
 
 
@@ -81,6 +105,34 @@ def job_of(wildcards):
     return find(wildcards.key)
 
 
+def benchmark_file(stage):
+    """What Snakemake measures of a job: seconds, memory, CPU and disk use."""
+    return f"{RESULTS}/.benchmarks/{stage}-{{key}}.tsv"
+
+
+def all_cores(wildcards):
+    """Threads of a stage that uses what there is: the cores of this machine; on a cluster, `resources.threads`."""
+    return workflow.resource_settings.cores or WORKSPACE.resources.threads
+
+
+def needs(name, stage):
+    """A resource of a job, from the plan's estimate; more for each further attempt (`snakemake --retries`)."""
+
+    @in_one_sentence
+    def amount(wildcards, attempt):
+        # A process that runs a single job was given its resources by the scheduler; it estimates nothing.
+        request = (
+            REQUESTS.of(wildcards.key, stage)
+            if workflow.is_main_process
+            else WORKSPACE.resources
+        )
+        return getattr(request, name) * (
+            attempt if name in ("mem_mb", "runtime") else 1
+        )
+
+    return amount
+
+
 def slice_file(wildcards):
     """The slice that the main process wrote for this job."""
     return f"{STORE}/slices/{wildcards.key}.json"
@@ -89,22 +141,43 @@ def slice_file(wildcards):
 @in_one_sentence
 def run_file(wildcards):
     """What this run tells the job beside its identity: paths, ranks, upstream jobs."""
-    run = os.path.relpath(job_of(wildcards).run)
-    # Without onstart (snakemake --no-hooks): the first job that starts.
-    if (
-        workflow.is_main_process
-        and workflow.executor_plugin is not None
-        and not workflow.dryrun
-    ):
+    await_scans_for(wildcards.key)
+    return known_run_file(wildcards)
+
+
+@in_one_sentence
+def known_run_file(wildcards):
+    """The same for a job that waits for no scan."""
+    if starts_without_hook():
         WORKSPACE.writes.release()
-    return run
+    return os.path.relpath(job_of(wildcards).run)
+
+
+def starts_without_hook():
+    """Whether this process starts jobs and Snakemake leaves out onstart: for `--no-hooks`, and for a module's own."""
+    if (
+        not workflow.is_main_process
+        or workflow.executor_plugin is None
+        or workflow.dryrun
+    ):
+        return False
+    return IS_MODULE or workflow.execution_settings.no_hooks
 
 
 @in_one_sentence
 def upstream(wildcards):
     """Receipts of the jobs that this one stands on, as this run names them."""
     await_scans_for(wildcards.key)
-    return [str(path) for path in WORKSPACE.upstream(job_of(wildcards))]
+    receipts = WORKSPACE.upstream(job_of(wildcards))
+    if workflow.dag_settings.until:
+        # A finished checkpoint among the jobs makes Snakemake 9 work out anew what has to run, and it then finds nothing
+        # to do for a stage that `--until` names.
+        receipts = [
+            path
+            for path in receipts
+            if not (path.name.startswith("scan-") and path.exists())
+        ]
+    return [str(path) for path in receipts]
 
 
 def published(name):
@@ -131,11 +204,34 @@ def compared(name):
 
 
 def await_scans(name):
-    """Ends this evaluation until the scans that an experiment stands on are done, and the demo's clips before them."""
-    if WORKSPACE.demo_data:
+    """Ends this evaluation until the scans that an experiment stands on are done, and the demo's clips before them.
+
+    Where they are done no checkpoint is asked, so that Snakemake knows all jobs when it starts: its `--until` looks for
+    jobs before it evaluates checkpoints.
+    """
+    refuse_until(name)
+    if not clips_are_made(WORKSPACE):
         checkpoints.demo_clips.get()
     for path in WORKSPACE.scan_receipts(name):
-        checkpoints.scan.get(key=path.stem.removeprefix("scan-"))
+        if not path.exists():
+            checkpoints.scan.get(key=path.stem.removeprefix("scan-"))
+
+
+def refuse_until(name):
+    """Raises UserError for `--until STAGE` where a checkpoint before that stage is left to do: Snakemake picks the jobs of
+    the stage before it runs anything, finds none, and would end without a word."""
+    until = workflow.dag_settings.until
+    if not clips_are_made(WORKSPACE):
+        first, stages = "demo_clips", set(STAGES)
+    elif all(path.exists() for path in WORKSPACE.scan_receipts(name)):
+        return
+    else:
+        first, stages = "scan", set(STAGES) - {"scan"}
+    if named := sorted(stages.intersection(until)):
+        raise UserError(
+            f"--until {' '.join(named)}: the jobs of {name} are known only after {first}, which is not done; run "
+            f"`snakemake --until {first}` first, then this command again"
+        )
 
 
 def await_scans_for(key):

@@ -9,10 +9,8 @@ checkpoint demo_clips:
     Input: the scripts of demo/ and the VAE's weights there. Output: data/demo, and the marker that it is complete.
     """
     input:
-        "demo/assets/vae.pt",
-        "demo/clips.py",
-        "demo/footage.py",
-        script="demo/make_data.py",
+        DEMO_SOURCES[1:],
+        script=DEMO_SOURCES[0],
     output:
         DEMO_CLIPS,
     log:

@@ -15,11 +15,10 @@ from cogtune.commands.options import Subcommands, add_ranks, add_workflow
 from cogtune.commands.plan_table import distinct, draw
 from cogtune.errors import UserError
 from cogtune.plan.counts import Counts
-from cogtune.plan.estimate import Estimator
+from cogtune.plan.estimate import estimator_of
 from cogtune.plan.history import History
 from cogtune.plan.survey import Survey, Surveyor
-from cogtune.runtime import machines
-from cogtune.runtime.machines import Machine
+from cogtune.runtime.machines import Machine, machine_of
 from cogtune.work.workspace import Workspace
 
 _log = logging.getLogger(__name__)
@@ -115,22 +114,12 @@ def survey_all(
             for link in workspace.chain(name):
                 if link not in surveys:
                     with _waiting("looking at what the store holds"):
-                        estimator = _estimator(workspace, link, machine, history)
+                        estimator = estimator_of(workspace, link, machine, history)
                         surveys[link] = surveyor.survey(link, estimator, None if link in asked else name)
         except UserError as error:
             failed[name] = error
     workspace.save_hashes()
     return list(surveys.values()), failed
-
-
-def _estimator(workspace: Workspace, name: str, machine: Machine, history: History) -> Estimator:
-    """For one experiment, with the global batch that its training would run with."""
-    config, train = workspace.config(name), workspace.slices(name).get("train")
-    values = config.values
-    if train is not None:
-        batch = train.identity["values"]["args"]["global_batch_size"]
-        values = values | {"args": values["args"] | {"global_batch_size": batch}}
-    return Estimator(values, config.files, workspace.experiments[name].ranks, machine, history)
 
 
 def chosen(workspace: Workspace, wanted: Sequence[str]) -> list[str]:
@@ -139,17 +128,6 @@ def chosen(workspace: Workspace, wanted: Sequence[str]) -> list[str]:
         if name not in workspace.experiments:
             raise UserError(f"no experiment named {name!r}; there are: {', '.join(workspace.experiments)}")
     return list(wanted) or list(workspace.experiments)
-
-
-def machine_of(device: str | None, count: int) -> Machine:
-    """This machine, or ``count`` of the named device. Raises UserError for an unknown name."""
-    if device is None:
-        return machines.here()
-    known = machines.find(device)
-    if known is None:
-        names = ", ".join(one.name for one in machines.KNOWN)
-        raise UserError(f"--device {device}: not a GPU that is known here; expected one of {names}")
-    return Machine(known, count)
 
 
 def as_dict(surveys: Sequence[Survey], machine: Machine, failed: dict[str, UserError]) -> dict[str, Any]:

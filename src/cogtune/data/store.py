@@ -228,9 +228,10 @@ def take_out(path: Path, rows: Iterable[str]) -> None:
     sync(path.parent)
 
 
-def row_ids(folder: Path) -> set[str]:
-    """The names of all rows of a folder: `ShardReader.ids` without the reader, for a million of them."""
-    return {item for items in _index(folder).values() for item in items}
+def row_ids(folder: Path, remember: bool = True) -> set[str]:
+    """The names of all rows of a folder: `ShardReader.ids` without the reader, for a million of them. ``remember``: write
+    the index of what was read beside the shards."""
+    return {item for items in _index(folder, remember).values() for item in items}
 
 
 def shard_paths(folder: Path) -> list[Path]:
@@ -243,16 +244,17 @@ def reads_index(folder: Path) -> bool:
     return bool(_cached_index(folder)) or not (folder / INDEX).exists() or not shard_paths(folder)
 
 
-def _index(folder: Path) -> dict[str, list[str]]:
+def _index(folder: Path, remember: bool = True) -> dict[str, list[str]]:
     """Items by shard, shards in order of their names."""
     names = [path.name for path in shard_paths(folder)]
     known = _cached_index(folder)
     if set(known) != set(names):
         known = {name: known[name] if name in known else Shard(folder / name).rows() for name in names}
-        body = json.dumps(known) + "}\n"
-        # A store that belongs to somebody else may be read-only; then each reader looks for itself.
-        with suppress(OSError):
-            write_text(folder / INDEX, _INDEX % zlib.crc32(body.encode()) + body)
+        if remember:
+            body = json.dumps(known) + "}\n"
+            # A store that belongs to somebody else may be read-only; then each reader looks for itself.
+            with suppress(OSError):
+                write_text(folder / INDEX, _INDEX % zlib.crc32(body.encode()) + body)
     return {name: known[name] for name in names}
 
 

@@ -45,9 +45,10 @@ class Work:
 class Counts:
     """Counts of one experiment's slices; what is in a folder of rows is read once for all experiments."""
 
-    def __init__(self, history: History) -> None:
+    def __init__(self, history: History, remember: bool = True) -> None:
+        """``remember``: write the index of what is read, beside the rows."""
         self._history = history
-        self._rows = cache(row_ids)
+        self._rows = cache(lambda folder: row_ids(folder, remember))
         self._coming: dict[Path, set[str]] = {}
         self._left: dict[str, Work] = {}
         self._distinct = cache(self._distinct_of)

@@ -12,6 +12,7 @@ from cogtune.plan.stage_costs import StageCost, cost_of
 from cogtune.runtime.machines import Device, Machine
 from cogtune.work.slices import Slice
 from cogtune.work.stages import STAGES
+from cogtune.work.workspace import Workspace
 
 _FOUND_DONE_SECONDS = 4.0
 """Of a job that starts, finds its work done, and writes its receipt."""
@@ -33,6 +34,16 @@ class Estimate:
     devices: int
     basis: str
     host: float = 0.0
+
+
+def estimator_of(workspace: Workspace, name: str, machine: Machine, history: History) -> "Estimator":
+    """For one experiment, with the global batch that its training would run with. The scans of its chain must be done."""
+    config, train = workspace.config(name), workspace.slices(name).get("train")
+    values = config.values
+    if train is not None:
+        batch = train.identity["values"]["args"]["global_batch_size"]
+        values = values | {"args": values["args"] | {"global_batch_size": batch}}
+    return Estimator(values, config.files, workspace.experiments[name].ranks, machine, history)
 
 
 class Estimator:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from cogtune.errors import UserError
+
 _CPU = "CPU"
 _MEASURED_SECONDS = 0.15
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -92,6 +94,17 @@ def here(environment: Mapping[str, str] | None = None) -> Machine:
     if names == [_CPU]:
         return Machine(cpu(), cores=len(os.sched_getaffinity(0)))
     return Machine(find(names[0]) or Device(names[0], 0.0, 0.0, 0.0), len(names))
+
+
+def machine_of(device: str | None, count: int) -> Machine:
+    """This machine, or ``count`` of the named device. Raises UserError for an unknown name."""
+    if device is None:
+        return here()
+    known = find(device)
+    if known is None:
+        names = ", ".join(one.name for one in KNOWN)
+        raise UserError(f"--device {device}: not a GPU that is known here; expected one of {names}")
+    return Machine(known, count)
 
 
 def device_names(environment: Mapping[str, str] | None = None) -> list[str]:

@@ -9,7 +9,7 @@ from cogtune.runtime.paths import named_folder
 from cogtune.stages.job import Job
 from cogtune.stages.report import Figures
 
-MARKER = ".compared-"
+MARKER, PAGE = ".compared-", ".comparison-"
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -18,7 +18,7 @@ def run(job: Job) -> dict[str, Any]:
     members = [_member(job.upstream_job(name), name, point) for name, point in points.items()]
     texts = {"report.html": compare.render(told["name"], members), "sweep.csv": compare.as_csv(members)}
     links = {member.name: named_folder(job.results, member.name, "sweep") for member in members}
-    publish(target(job), job.key, texts, links, MARKER, "sweep")
+    publish(target(job), job.key, texts, links, MARKER, "sweep", PAGE)
     return {"made": 1, "reused": 0}
 
 

@@ -9,6 +9,8 @@ from cogtune.config.errors import ConfigError
 from cogtune.config.interpolate import RESOLVERS
 from cogtune.config.merge import Config
 from cogtune.config.plugins import allow_plugins
+from cogtune.config.schema.workflow import ResourcesSection
+from cogtune.runtime import machines
 from cogtune.runtime.deferred import DeferredWrites
 from cogtune.work.content_hashes import ContentHashes
 from cogtune.work.experiment import Experiment, parse_experiment
@@ -26,7 +28,8 @@ class Workspace:
     """All experiments of one config.yaml and what they share: the store, the results folder, the content hashes.
 
     ``targets``: the experiments that are asked for. The members of a sweep are experiments like any other.
-    ``resolvers``: what `${…:…}` may use in their files.
+    ``resolvers``: what `${…:…}` may use in their files. ``device``: the GPU that jobs run on, None for what is here.
+    ``resources``: what a job asks of a scheduler where no estimate is known.
     """
 
     store: Path
@@ -36,6 +39,8 @@ class Workspace:
     demo_data: bool = False
     sweeps: dict[str, Sweep] = field(default_factory=dict)
     resolvers: tuple[str, ...] = ()
+    device: str | None = None
+    resources: ResourcesSection = field(default_factory=ResourcesSection)
     writes: DeferredWrites = field(default_factory=DeferredWrites)
     """Hold them (`writes.held = True`) to look only; `writes.release()` writes what jobs need, when a run starts."""
     _resolvers: dict[str, Resolver] = field(default_factory=dict)
@@ -78,7 +83,11 @@ class Workspace:
             raise ConfigError(f"{path}: resolvers: no {unknown[0]!r}; expected some of {', '.join(RESOLVERS)}")
         targets = (values["run"],) if values["run"] is not None else tuple(experiments)
         store, results = Path(values["store_dir"]), Path(values["results_dir"])
-        return cls(store, results, experiments, targets, values["demo_data"], sweeps, resolvers)
+        if (device := values["device"]) is not None and machines.find(device) is None:
+            names = ", ".join(known.name for known in machines.KNOWN)
+            raise ConfigError(f"{path}: device: {device!r} is not a GPU that is known here; expected one of {names}")
+        asked = {"device": device, "resources": ResourcesSection(**values["resources"])}
+        return cls(store, results, experiments, targets, values["demo_data"], sweeps, resolvers, **asked)
 
     @classmethod
     def by_hand(cls, path: Path) -> "Workspace":
@@ -180,7 +189,8 @@ class Workspace:
         """
         if not self.knows(key):
             raise ConfigError(
-                f"no experiment has a job {key} now: the config or the data changed since it was planned; run again"
+                f"no experiment has a job {key} now: the config or the data changed since it was planned, or the key is "
+                f"mistyped; `cogtune plan --format json` shows the keys"
             )
         return next(iter(self._jobs[key].values()))
 

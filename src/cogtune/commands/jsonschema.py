@@ -1,4 +1,5 @@
-"""`config/schema.json`: the keys as a JSON schema, so that editors complete and check the YAML."""
+"""`config/schema.json` and `workflow/schemas/config.schema.yaml`: the keys as JSON schemas, so that editors complete and
+check the YAML."""
 
 import dataclasses
 import typing
@@ -10,8 +11,20 @@ from cogtune.config.key_types import members
 from cogtune.config.schema.common import Field, fields_of
 from cogtune.config.schema.deepspeed import Optimizer
 from cogtune.config.schema.text import EmbedderKeys
+from cogtune.config.schema.workflow import WorkflowSection
 
 _NAMES = {int: "integer", float: "number", str: "string", bool: "boolean", type(None): "null"}
+_TEXTS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+_FILES = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
+_EXPERIMENT: dict[str, Any] = {
+    "base": _FILES | {"description": "SAT-style YAML files, merged in this order"},
+    "set": _TEXTS | {"description": "overrides key=value"},
+    "ranks": {"type": "integer", "minimum": 1, "description": "processes that train together"},
+}
+_SWEEP = _EXPERIMENT | {
+    "experiment": {"type": "string", "description": "the experiment that it starts from, instead of base"},
+    "grid": {"type": "object", "description": "key: [value, …]; one experiment for each combination"},
+}
 _REFERENCE = {"type": "string", "pattern": r"^\$\{.*\}$"}
 
 
@@ -31,6 +44,35 @@ def json_schema() -> dict[str, Any]:
         "additionalProperties": False,
         "definitions": definitions,
     }
+
+
+def workflow_schema() -> dict[str, Any]:
+    """A JSON schema (draft 7) of config/config.yaml."""
+    definitions: dict[str, Any] = {}
+    properties = {name: _property(field, definitions) for name, field in fields_of(WorkflowSection).items()}
+    named: dict[str, dict[str, Any]] = {
+        "experiments": {"properties": _EXPERIMENT, "required": ["base"]},
+        "sweep": {"properties": _SWEEP, "required": ["grid"]},
+    }
+    for name, body in named.items():
+        entry = {"type": "object", "additionalProperties": False, **body}
+        properties[name] |= {"anyOf": [{"type": "object", "additionalProperties": entry}, {"type": "null"}]}
+    schema = {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": "config/config.yaml of cogtune",
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": False,
+        "definitions": definitions,
+    }
+    return _without_references(schema)
+
+
+def _without_references(node: Any) -> Any:
+    """The same schema for a file in which `${a.b}` stands for itself."""
+    if isinstance(node, list):
+        return [_without_references(item) for item in node if item != _REFERENCE]
+    return {name: _without_references(item) for name, item in node.items()} if isinstance(node, dict) else node
 
 
 def _object(schema: type, definitions: dict[str, Any]) -> dict[str, Any]:

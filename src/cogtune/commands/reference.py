@@ -1,16 +1,18 @@
-"""`config/README.md` and `config/schema.json`, generated from the schema.
+"""`config/README.md`, `config/schema.json` and `workflow/schemas/config.schema.yaml`, generated from the schema.
 
-`python -m cogtune.commands.reference config` writes both; a test compares them with what is committed.
+`python -m cogtune.commands.reference` writes them, from the root of the repository; a test compares them with what is
+committed.
 """
 
 import dataclasses
 import json
-import sys
 import typing
 from collections.abc import Iterable
 from pathlib import Path
 
-from cogtune.commands.jsonschema import json_schema
+import yaml
+
+from cogtune.commands.jsonschema import json_schema, workflow_schema
 from cogtune.config import registry
 from cogtune.config.annotate import flow
 from cogtune.config.hints import Sections
@@ -18,11 +20,12 @@ from cogtune.config.key_types import describe, members
 from cogtune.config.schema.common import Field, fields_of
 from cogtune.config.schema.deepspeed import REFUSED
 from cogtune.config.schema.text import EmbedderKeys
+from cogtune.config.schema.workflow import WorkflowSection
 
 _HEAD = """\
 # Configuration
 
-<!-- Generated: `python -m cogtune.commands.reference config`. -->
+<!-- Generated: `python -m cogtune.commands.reference`. -->
 
 Files here: `cogvideox*.yaml` say what a model is, `lora.yaml` turns full tuning into LoRA, `sft.yaml` says how to train,
 `inference.yaml` how to sample. `config.yaml` lists the experiments of the workflow. `tiny/` is the demo, for a CPU.
@@ -45,9 +48,18 @@ Files here: `cogvideox*.yaml` say what a model is, `lora.yaml` turns full tuning
 """
 
 
+_WORKFLOW = """\
+## config.yaml
+
+The workflow's own file: which experiments there are, and where they run. An experiment is
+`name: {base: [file.yaml, …], set: [key=value, …], ranks: N}`; sweeps are in `docs/experiments.md`, `device` and `resources`
+in `docs/snakemake.md`. Snakemake's `--config KEY=VALUE` wins over the file.
+"""
+
+
 def markdown() -> str:
     """All of config/README.md."""
-    parts = [_HEAD]
+    parts = [_HEAD, _WORKFLOW, _table(WorkflowSection), *_inner(WorkflowSection, "config.yaml")]
     for name, section in fields_of(Sections).items():
         parts.append(f"## {name}\n\n{section.key.doc[0].upper()}{section.key.doc[1:]}.\n")
         if name == "data":
@@ -180,11 +192,25 @@ def schema_text() -> str:
     return f'{json.dumps(schema)[:-1]},\n"definitions": {{\n{lines}\n}}}}\n'
 
 
-def write(folder: Path) -> None:
-    """Both files, into ``folder``."""
-    (folder / "README.md").write_text(markdown(), encoding="utf-8")
-    (folder / "schema.json").write_text(schema_text(), encoding="utf-8")
+def workflow_schema_text() -> str:
+    """All of workflow/schemas/config.schema.yaml."""
+    return yaml.safe_dump(workflow_schema(), sort_keys=False, allow_unicode=True, width=120)
+
+
+GENERATED = {
+    "config/README.md": markdown,
+    "config/schema.json": schema_text,
+    "workflow/schemas/config.schema.yaml": workflow_schema_text,
+}
+"""What writes each file, by its path in the repository."""
+
+
+def write(root: Path) -> None:
+    """All of them."""
+    for name, text in GENERATED.items():
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text(text(), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]))
+    write(Path())

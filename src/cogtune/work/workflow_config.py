@@ -16,14 +16,14 @@ COMMAND_LINE = Mark("--config")
 _ONE_OFF = ("run", "base", "set")
 
 
-def workflow_values(path: str | Path, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Every key of `CommandLineSection` with its value: ``asked`` (``--config``) over the file over defaults.
+def workflow_values(path: str | Path | None, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Every key of `CommandLineSection` with its value: ``asked`` (``--config``) over the file, if any, over defaults.
 
     ``run``, ``base`` and ``set`` are lists of words, and None where no one-off experiment is asked for. Raises ConfigErrors
     with every unknown key and every value of another type, in the file and in ``asked``.
     """
     checker = Checker()
-    values = checker.section(load_tree(path), WorkflowSection, "")
+    values = checker.section(load_tree(path) if path else Node({}, COMMAND_LINE), WorkflowSection, "")
     typed = {str(name): _node(value) for name, value in asked.items()}
     given = checker.section(Node(typed, COMMAND_LINE), CommandLineSection, "")
     if not checker.errors and given["run"] is None and (stray := [name for name in ("base", "set") if name in typed]):
@@ -34,10 +34,10 @@ def workflow_values(path: str | Path, asked: Mapping[str, Any]) -> dict[str, Any
         checker.errors.append(ConfigError(message, key="run", mark=COMMAND_LINE))
     if checker.errors:
         raise ConfigErrors(checker.errors)
-    _check_names(values, path)
+    _check_names(values, path or "--config")
     own = {name: value for name, value in given.items() if name in typed or name in _ONE_OFF}
     found: dict[str, Any] = values | own | {name: _words(given[name]) for name in ("base", "set")}
-    return found | {name: _folder(name, found[name], path) for name in ("store_dir", "results_dir")}
+    return found | {name: _folder(name, found[name], path or "--config") for name in ("store_dir", "results_dir")}
 
 
 def _folder(key: str, written: str, path: str | Path) -> str:

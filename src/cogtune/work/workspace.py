@@ -54,9 +54,12 @@ class Workspace:
         """Read the workflow config; ``overrides`` is what Snakemake's ``--config`` gave.
 
         ``run=NAME base="a.yaml b.yaml" set="k=v k=v"`` there stands for a one-off experiment. The plugins that it lists
-        may be imported from then on. Raises ConfigError.
+        may be imported from then on. ``overrides`` with ``experiments`` are a whole workflow config (`--configfile`, or
+        the config that another project hands to this workflow as a module): ``path`` is not read then. Raises ConfigError.
         """
-        values = workflow_values(path, overrides or {})
+        alone = "experiments" in (overrides or {})
+        values = workflow_values(None if alone else path, overrides or {})
+        path = "--config" if alone else path
         allow_plugins(values["plugins"] or [])
         ranks = values["ranks"]
         experiments = {

@@ -1,11 +1,14 @@
 """`args.mode: inference`: given weights are sampled as they are, and there is no scan, training or export."""
 
+import csv
 import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import imageio.v3 as iio
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -16,7 +19,7 @@ from cogtune.stages.job import Job
 from cogtune.stages.sample import _loaded
 from cogtune.stages.train import start_of
 from cogtune.work.workspace import Workspace
-from tests.workflow.project import Project, environment
+from tests.workflow.project import Project, environment, lay_out
 
 pytestmark = pytest.mark.workflow
 ADAPTERS = """model:
@@ -151,3 +154,84 @@ def test_what_is_lacking_is_said_by_every_command(
     told = cogtune(sampling, *command, "--base", "config/model.yaml", "config/sampling.yaml", "--", change)
     assert told.returncode != 0
     assert message in told.stderr
+
+
+SWEEP = """sweep:
+  steps:
+    experiment: by_name
+    set: ["args.sampling_controls=[]"]
+    grid:
+      args.sampling_steps: [2, 3]
+"""
+
+
+def test_a_sweep_over_experiments_that_only_sample(sampling: Project) -> None:
+    """Its members share the weights and differ in how they sample; nothing was measured, so samples are what it compares."""
+    before = set(sampling.receipts())
+    (sampling.root / "config/config.yaml").write_text(EXPERIMENTS + SWEEP)
+    sampling.snakemake("sweep_steps")
+    assert sorted(name.partition("-")[0] for name in set(sampling.receipts()) - before) == ["sample", "sample"]
+    results = sampling.root / "results/steps"
+    rows = list(csv.DictReader((results / "sweep.csv").open()))
+    assert [row["args.sampling_steps"] for row in rows] == ["2", "3"]
+    page = (results / "report.html").read_text()
+    assert page.count("data:video/mp4") == 2 * 2
+    assert "nan" not in page.lower().split("<style")[0]
+    members = [path.parent for path in sorted(results.glob("*/report.html"))]
+    assert [path.name for path in members] == ["steps-sampling_steps_2", "steps-sampling_steps_3"]
+    videos = [next((path / "samples").glob("*.mp4")).read_bytes() for path in members]
+    assert videos[0] != videos[1]
+    assert "Nothing to be done" in sampling.snakemake("sweep_steps").stderr
+
+
+IMAGE_EXPERIMENTS = """ranks: 2
+experiments:
+  tuned:
+    base: [config/tiny_i2v.yaml]
+    set: [args.train_iters=2, "args.sampling_controls=[]", args.sampling_count=1, "args.export_formats=[sat]"]
+  by_name:
+    base: [config/model.yaml, config/sampling.yaml]
+    set: [args.load.experiment=tuned]
+"""
+
+
+@pytest.mark.slow
+def test_image_to_video(tmp_path: Path) -> None:
+    """Given images are sampled from by given weights, whether an experiment or a folder names them; no data set is read."""
+    made = lay_out(tmp_path)
+    shutil.copy2(Path(__file__).parent / "tiny_i2v.yaml", made.root / "config")
+    (made.root / "config/config.yaml").write_text(IMAGE_EXPERIMENTS)
+    sections = yaml.safe_load(
+        cogtune(made, "config", "show", "--base", "config/tiny_i2v.yaml", "--format", "yaml").stdout
+    )
+    model = yaml.safe_dump({name: sections[name] for name in ("model", "data")}, sort_keys=False)
+    (made.root / "config/model.yaml").write_text(model)
+    (made.root / "config/sampling.yaml").write_text(SAMPLING + "  image2video: true\n")
+    (made.root / "prompts.txt").write_text("a wave@@pictures/a.png\na stripe@@pictures/b.png\n")
+    (made.root / "pictures").mkdir()
+    y, x = np.mgrid[:40, :50]
+    for name, picture in (("a", [x * 5, y * 6, x + y]), ("b", [y * 6, x * 5, 90 - x - y])):
+        iio.imwrite(made.root / f"pictures/{name}.png", np.stack(picture, axis=2).astype(np.uint8))
+    made.snakemake("experiment_tuned")
+    shutil.copytree((made.root / "results/tuned/export").resolve() / "sat", made.root / "weights")
+    shutil.move(made.root / "data", made.root / "data that nobody reads")
+    by_file = "  by_file:\n    base: [config/model.yaml, config/sampling.yaml]\n    set: [args.load=weights]\n"
+    (made.root / "config/config.yaml").write_text(IMAGE_EXPERIMENTS.split("  tuned:")[0] + by_file)
+    made.snakemake("experiment_by_file")
+    shutil.move(made.root / "data that nobody reads", made.root / "data")
+    (made.root / "config/config.yaml").write_text(IMAGE_EXPERIMENTS + by_file)
+    made.snakemake("experiment_by_name", "experiment_by_file")
+    samples = {}
+    for name in ("by_name", "by_file"):
+        results = made.root / "results" / name
+        page = (results / "report.html").read_text()
+        assert page.count("data:image/png;base64,") == 2
+        assert "First frame given" in page
+        assert json.loads((results / "metrics.json").read_text()) == {"samples.count": 2}
+        samples[name] = [path.read_bytes() for path in sorted((results / "samples").glob("*.mp4"))]
+        assert len(set(samples[name])) == 2
+    before = set(made.receipts())
+    iio.imwrite(made.root / "pictures/a.png", np.stack([x, y, x], axis=2).astype(np.uint8))
+    made.snakemake("experiment_by_file")
+    assert sorted(name.partition("-")[0] for name in set(made.receipts()) - before) == ["sample"]
+    assert "Nothing to be done" in made.snakemake("experiment_by_file").stderr

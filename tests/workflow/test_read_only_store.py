@@ -99,6 +99,27 @@ def test_a_finished_store_needs_no_writing(project: Project, mine: Project, tmp_
     assert len(content(store)) == len([name for name in before if name.startswith(f"{store}/")])
 
 
+def test_by_hand_each_stage_finds_its_work_complete(mine: Project, tmp_path: Path) -> None:
+    """None of them writes what other stages need: the store holds no slice of a report that is named by-hand."""
+    store = tmp_path / "theirs"
+    before = content(store)
+    stages = ("scan", "preprocess", "latents", "text", "train", "export", "sample", "evaluate")
+    lines = [f"{COGTUNE} {stage} --base config/tiny.yaml" for stage in stages]
+    done = run(" && ".join(lines), mine.root, store)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+    for stage in stages:
+        assert done.stderr.count(f"[{stage}] cached: made 0") == 1
+    assert content(store) == before
+    assert sorted(name.partition("-")[0] for name in mine.receipts()) == sorted(stages)
+    done = run(f"{COGTUNE} report --base config/tiny.yaml --name tiny", mine.root, store)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+    assert mine.metrics()
+    assert content(store) == before
+    line = sentence(run(f"{COGTUNE} train --base config/tiny.yaml -- args.seed=12", mine.root, store))
+    assert f"{store}/" in line
+    assert "store_dir" in line
+
+
 def test_what_is_not_in_it_is_said(mine: Project, tmp_path: Path) -> None:
     """Other data: its scan has to be written."""
     data = (mine.root / "data").resolve()

@@ -17,7 +17,8 @@ from tests.workflow.test_damage import results
 pytestmark = pytest.mark.workflow
 NOT_CHECKED = {"locks/*/*.json": "who works now; a claim that does not read is taken over, and decides no result"}
 """Kinds of files in which a flipped bit is not told, with the reason."""
-BITS = 6
+BITS = 2
+"""Flips in files of each kind; as `slow`, many more."""
 
 
 def kind(path: Path, store: Path) -> str:
@@ -63,8 +64,11 @@ def same_json(one: bytes, other: bytes) -> bool:
         return False
 
 
-def test_a_flipped_bit_in_any_kind_of_file_is_told(copy: Project, capsys: pytest.CaptureFixture[str]) -> None:
-    store, draw = copy.root / "store", random.Random(3)
+@pytest.mark.parametrize("bits", [BITS, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_flipped_bit_in_any_kind_of_file_is_told(
+    copy: Project, bits: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, draw = copy.root / "store", random.Random(bits)
     kinds = files_by_kind(store)
     assert NOT_CHECKED.keys() < kinds.keys()
     assert len(kinds) > 25, kinds.keys()
@@ -73,7 +77,7 @@ def test_a_flipped_bit_in_any_kind_of_file_is_told(copy: Project, capsys: pytest
     for name, paths in kinds.items():
         if name in NOT_CHECKED:
             continue
-        for _ in range(BITS):
+        for _ in range(bits):
             path = draw.choice(paths)
             whole = path.read_bytes()
             damaged = flipped(whole, draw)

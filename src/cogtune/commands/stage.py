@@ -86,6 +86,7 @@ def _prepare(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple[S
         part = workspace.resolver(arguments.name).scan()
         return part, _receipt(arguments, place, part), workspace.store
     scan_first(workspace, arguments.name, arguments.plain)
+    workspace.writes.held = True  # what other stages need is none of this one's business: the store may be read-only
     parts = workspace.slices(arguments.name)
     if arguments.command not in parts:
         raise UserError(
@@ -101,6 +102,8 @@ def _prepare(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple[S
             raise UserError(
                 f"{arguments.command} needs the result of {job['stage']} {job['key']}; run first:\n  {first}"
             )
+    workspace.writes.release_only(workspace.files_of(part))
+    workspace.save_hashes()
     return part, _receipt(arguments, place, part), workspace.store
 
 

@@ -1,6 +1,6 @@
 """Writes that wait: who only looks (a dry run, a plan, the parse of a workflow) cuts the same work and leaves no file."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +19,11 @@ class DeferredWrites:
             self._waiting[path] = write
         else:
             write()
+
+    def release_only(self, paths: Collection[Path]) -> None:
+        """Do the writes of these paths; the others wait on."""
+        for path in [path for path in self._waiting if path in paths]:
+            self._waiting.pop(path)()
 
     def release(self) -> None:
         """Do everything that waits; from now on writes happen at once. After an error the rest waits, for another try."""

@@ -46,7 +46,8 @@ def execute(job: Job, receipt: Path | None) -> dict[str, Any]:
     found = {"stage": name, "key": job.key, **counts, "seconds": round(seconds, 3)}
     if receipt is not None:
         write_json(receipt, found)
-    _log.info("[%s] %s in %.1f s", name, _summary(counts), seconds)
+    cached = "cached: " if counts.get("made") == 0 else ""
+    _log.info("[%s] %s%s in %.1f s", name, cached, _summary(counts), seconds)
     return found
 
 

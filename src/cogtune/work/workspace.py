@@ -209,6 +209,17 @@ class Workspace:
             )
         return next((part for part in started if all(path.exists() for path in self.upstream(part))), started[0])
 
+    def files_of(self, part: Slice) -> set[Path]:
+        """What a job reads of slices and runs: its own, and those of all jobs that it stands on."""
+        waiting, parts = [part], dict[str, Slice]()
+        while waiting:
+            one = waiting.pop()
+            if one.key not in parts:
+                parts[one.key] = one
+                waiting += [self.job(job["key"]) for job in one.volatile["jobs"].values()]
+        runs = {one.run for one in parts.values() if one.run}
+        return {one.path(self.store) for one in parts.values()} | runs
+
     def upstream(self, part: Slice) -> list[Path]:
         """The receipts that a job waits for; a sweep waits for the markers of its members' reports."""
         return sorted(

@@ -190,7 +190,7 @@ def stages_of(values: Mapping[str, Any]) -> dict[str, Stage]:
 
 SWEEP = Stage(
     "sweep",
-    1,
+    2,
     SweepInput,
     help="compare the members of a sweep in one report, results/<sweep>/report.html",
     unit="report",

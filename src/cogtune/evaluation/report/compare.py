@@ -8,11 +8,13 @@ from typing import Any
 
 from cogtune.evaluation.metrics import METRICS, PSNR
 from cogtune.evaluation.report import plots
-from cogtune.evaluation.report.gather import CLIP, SHOWN
+from cogtune.evaluation.report.gather import CLIP, SAMPLED, SHOWN
 from cogtune.evaluation.report.report_data import LossPoint, Shown, Strip
 from cogtune.evaluation.report.sweep_plot import shades, sweep_plot
 
 _CAPTIONS = 3
+_SAMPLES = (SHOWN["tuned"], SAMPLED["tuned"])
+"""The videos that are compared: of members that train, and of members that only sample."""
 _BEST: dict[bool, Any] = {True: max, False: min}
 _RANKED_BY = PSNR
 """By which the headline tells the best member; its column is the first."""
@@ -115,6 +117,6 @@ def _captions(members: Sequence[Member]) -> list[tuple[str, list[tuple[str, Show
     for name in shared[:_CAPTIONS]:
         videos = [(shown.label, shown) for shown in by_name[0][name].videos if shown.label == CLIP]
         for member, strips in zip(members, by_name, strict=True):
-            videos += [(member.name, shown) for shown in strips[name].videos if shown.label == SHOWN["tuned"]]
+            videos += [(member.name, shown) for shown in strips[name].videos if shown.label in _SAMPLES]
         found.append((by_name[0][name].caption, videos))
     return found

@@ -166,12 +166,12 @@ def member_of_a_torch_file(root: Path, name: str) -> Iterable[Path]:
     return [source.file for source in read_header(path).tensors.values()]  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _job(root: Path, **changed: str) -> Job:
+def _job(root: Path, **changed: str) -> Job[Any]:
     jobs = {"scan": {"stage": "scan", "key": KEY, "items": KEY} | changed}
     return Job(Slice("preprocess", {"values": {}}, {"jobs": jobs}, root / ".runs/tiny.json"), root)
 
 
-def _published(root: Path, stage: str, **told: str) -> Job:
+def _published(root: Path, stage: str, **told: str) -> Job[Any]:
     return Job(Slice(stage, {"values": {}}, {stage: told}, root / ".runs/tiny.json"), root)
 
 

@@ -52,9 +52,8 @@ class CachedDataset:
 
 
 def settings_of(params: Any) -> ClipSettings:
-    """The part of `data.params` (a dataclass or a mapping) that decides a clip's pixels."""
-    read = params.__getitem__ if isinstance(params, dict) else lambda name: getattr(params, name)
-    return ClipSettings(**{field.name: read(field.name) for field in fields(ClipSettings)})
+    """The part of `data.params`, or of another dataclass with its fields, that decides a clip's pixels."""
+    return ClipSettings(**{field.name: getattr(params, field.name) for field in fields(ClipSettings)})
 
 
 class SFTDataset:

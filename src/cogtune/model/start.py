@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from cogtune.config.build import build
+from cogtune.config.build import build, params_of
+from cogtune.config.schema.dit import LoraParams
 from cogtune.errors import UserError
 from cogtune.model.lora import draw_adapters, is_adapter, merge_lora
 from cogtune.runtime.sums import check_sums, say_unchecked
@@ -100,10 +101,16 @@ def load_trained(network: nn.Module, path: Path) -> int:
     return len(state)
 
 
-def adapter_scale(network_config: Mapping[str, Any]) -> float | None:
+def adapter_scale(network_config: dict[str, Any]) -> float | None:
     """lora_alpha / r of a network node; None without a LoRA."""
-    node = (network_config["params"].get("modules") or {}).get("lora_config")
-    return None if node is None else node["params"].get("lora_alpha", 1) / node["params"]["r"]
+    lora = lora_of(network_config)
+    return None if lora is None else lora.lora_alpha / lora.r
+
+
+def lora_of(network_config: dict[str, Any]) -> LoraParams | None:
+    """The adapters of a network node."""
+    node = params_of(network_config).modules.get("lora_config")
+    return None if node is None else params_of(node)
 
 
 def _take_over(network: nn.Module, start: Start, earlier: nn.Module, before: Start) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cogtune.config.build import build
+from cogtune.config.schema.vae import Decoder3DParams
 from cogtune.data.clips import to_unit_range
 from cogtune.diffusion.image import ImageCondition
 from cogtune.diffusion.noise import generator
@@ -125,12 +126,12 @@ def samplers(sampler_config: dict[str, Any], steps: int | None) -> dict[bool, An
 
 
 def latent_shape(
-    decoder: dict[str, Any], frames: int, video_size: Sequence[int], time_rate: int
+    decoder: Decoder3DParams, frames: int, video_size: Sequence[int], time_rate: int
 ) -> tuple[int, int, int, int]:
     """(T, C, H, W) of the latent that decodes to ``frames`` frames of ``video_size`` (height, width).
 
     ``decoder``: params of the VAE's decoder, which halves the size once for each level but one.
     """
-    shrink = 2 ** (len(decoder["ch_mult"]) - 1)
+    shrink = 2 ** (len(decoder.ch_mult) - 1)
     height, width = video_size
-    return (frames - 1) // time_rate + 1, decoder["z_channels"], height // shrink, width // shrink
+    return (frames - 1) // time_rate + 1, decoder.z_channels, height // shrink, width // shrink

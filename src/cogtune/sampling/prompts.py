@@ -3,10 +3,11 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from cogtune.data.prompt_file import read_prompts
 from cogtune.errors import UserError
+from cogtune.work.inputs import SampleInput
 from cogtune.work.variants import Variant
 
 ID_DIGITS = 16
@@ -81,14 +82,13 @@ def batches(prompts: Sequence[Prompt], size: int) -> Iterator[list[int]]:
         yield list(range(start, min(start + max(1, size), len(prompts))))
 
 
-def read_args(args: dict[str, Any], pairs: Sequence[Pair]) -> list[Prompt]:
-    """The prompts that ``args`` asks for: those of the data set, or with ``input_type: txt`` those of ``input_file``.
-
-    Raises UserError when there are none.
-    """
-    if args.get("input_type") == "txt":
-        return of_file(args["input_file"], args.get("image2video") or False)
-    prompts = of_data_set(pairs, args.get("sampling_count"))
+def chosen(given: SampleInput, pairs: Sequence[Pair]) -> list[Prompt]:
+    """The prompts that a sample job is asked for: those of the data set, or with ``input_type: txt`` those of
+    ``input_file``. Raises UserError when there are none."""
+    if given.input_type == "txt":
+        assert given.input_file is not None, "the config check sees to it"
+        return of_file(given.input_file, given.file_has_images)
+    prompts = of_data_set(pairs, given.count)
     if not prompts:
         raise UserError("args.sampling_count: no caption to sample; expected at least 1, or null for all of them")
     return prompts

@@ -30,6 +30,7 @@ from cogtune.stages.latents import accepted
 from cogtune.stages.preprocess import source_of
 from cogtune.stages.sample import wanted_of
 from cogtune.work.content_hashes import proven
+from cogtune.work.inputs import EvaluateInput, SampleInput
 from cogtune.work.results import read_summary
 
 CLIPS = "clips"
@@ -38,15 +39,15 @@ _BATCH = 4
 """Clips whose reconstructions are made together, and are in memory at once."""
 
 
-def run(job: Job) -> dict[str, Any]:
+def run(job: Job[EvaluateInput]) -> dict[str, Any]:
     """Look at each clip once, keep what was measured as rows of the store, then sum up.
 
     Writes metrics.json and per_sample.json (equal input gives equal bytes), and an mp4 of each clip that was sampled.
     """
-    set_threads(job.machine["ranks"] * (job.config["args"].get("threads_per_rank") or 1))
+    set_threads(job.ranks * job.input.threads)
     folder = job.job_dir()
     clips = _clips(job)
-    samples = read_samples(job.rows("sample"), wanted_of(job.upstream_job("sample")))
+    samples = read_samples(job.rows("sample"), wanted_of(job.upstream_job("sample", SampleInput)))
     lacking = set(missing(clips, job.rows().ids()))
     if lacking:
         _measure(job, list(clips.values()), lacking, samples)
@@ -60,7 +61,7 @@ def run(job: Job) -> dict[str, Any]:
     return {"made": len(lacking), "reused": len(clips) - len(lacking), **main}
 
 
-def _clips(job: Job) -> dict[str, ClipRow]:
+def _clips(job: Job[EvaluateInput]) -> dict[str, ClipRow]:
     """Each accepted clip once, by id; one that is in both splits was trained on. Raises UserError unless all are encoded."""
     train_last = {row.clip: row for row in sorted(job.manifest(), key=lambda row: row.split == "train")}
     usable = accepted(train_last, job.rows("preprocess"))
@@ -74,18 +75,17 @@ def read_samples(reader: ShardReader, wanted: Iterable[str]) -> list[Sample]:
     return [Sample(item, row.prompt, row.variant, row.caption, row.clip) for item, row in sorted(rows.items())]
 
 
-def _measure(job: Job, rows: list[ClipRow], lacking: set[str], samples: list[Sample]) -> None:
+def _measure(job: Job[EvaluateInput], rows: list[ClipRow], lacking: set[str], samples: list[Sample]) -> None:
     """Compare each lacking clip with its reconstruction and, if it was trained on, with all samples.
 
     Reconstructions are made in batches of all ``rows``, so that a resumed run decodes in the same company and gives the
     same bytes.
     """
-    args, folder = job.config["args"], job.job_dir()
+    given, folder = job.input, job.job_dir()
     reader = job.rows("sample")
     videos = {sample.item: SampleRow.video(reader, sample.item) for sample in samples if sample.clip is not None}
     sampled = {sample.clip for sample in samples}
-    data = job.config["data"]["params"]
-    writer = ShardWriter(folder, args.get("flush_megabytes", 256), args.get("flush_seconds", 30.0))
+    writer = ShardWriter(folder, given.flush_megabytes, given.flush_seconds)
     with writer, job.progress(len(lacking), "evaluate", "clips") as bar:
         for row, pixels_FCHW, reconstruction_FCHW in _reconstructions(job, rows, lacking):
             trained = row.split == "train"
@@ -93,19 +93,21 @@ def _measure(job: Job, rows: list[ClipRow], lacking: set[str], samples: list[Sam
             evaluated = measure(pixels_FCHW, reconstruction_FCHW, videos if trained else {}, own if trained else [])
             if row.clip in sampled:
                 view = folder / CLIPS / f"{row.clip[:ID_DIGITS]}.mp4"
-                write_mp4(view, pixels_FCHW.permute(0, 2, 3, 1).numpy(), data["fps"])
+                write_mp4(view, pixels_FCHW.permute(0, 2, 3, 1).numpy(), given.fps)
                 write_sums(folder, [view])  # before its row, which says that the clip is done
             evaluated.add(writer, row.clip)
             bar.advance(1)
 
 
-def _reconstructions(job: Job, rows: list[ClipRow], lacking: set[str]) -> Iterator[tuple[ClipRow, Tensor, Tensor]]:
+def _reconstructions(
+    job: Job[EvaluateInput], rows: list[ClipRow], lacking: set[str]
+) -> Iterator[tuple[ClipRow, Tensor, Tensor]]:
     """(clip, its pixels, what the VAE makes of its cached posterior mean), both uint8 (F, 3, H, W)."""
     prepared, latents = job.rows("preprocess"), job.rows("latents")
-    device, dtype = device_for(), dtype_of(job.config["args"].get("encoder_precision") or "fp32")
+    device, dtype = device_for(), dtype_of(job.input.precision)
     with job.proven("model.first_stage_config"):
-        vae = build(job.config["model"]["first_stage_config"]).to(device, dtype)
-    size = job.config["data"]["params"]["video_size"]
+        vae = build(job.input.vae).to(device, dtype)
+    size = job.input.video_size
     with Decoder() as decoder:
         for start in range(0, len(rows), _BATCH):
             batch = rows[start : start + _BATCH]
@@ -127,7 +129,7 @@ def _pixels(row: ClipRow, plan: ClipPlan, size: list[int], decoder: Decoder) -> 
         raise UserError(told_of_environment(error, row.path) or gone) from None
 
 
-def _losses(job: Job) -> dict[str, float]:
+def _losses(job: Job[EvaluateInput]) -> dict[str, float]:
     """First and last training loss, each the mean of a few steps, as training summed them up."""
     summary = read_summary(job.upstream_job("sample").upstream_job("export").job_dir("train"))
     losses = {"train.loss_first": summary.loss_first, "train.loss_last": summary.loss_last}

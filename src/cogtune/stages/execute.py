@@ -27,18 +27,18 @@ from cogtune.work.stages import STAGES
 _log = logging.getLogger(__name__)
 
 
-def execute(job: Job, receipt: Path | None) -> dict[str, Any]:
+def execute(job: Job[Any], receipt: Path | None) -> dict[str, Any]:
     """Do what ``job`` lacks and write its receipt. Two jobs of one key never overlap: the second waits, then finds all made.
 
     Returns the receipt: stage, key, the stage's own counts, seconds.
     """
     name = job.slice.stage
-    run: Callable[[Job], dict[str, Any]] = importlib.import_module(f"cogtune.stages.{name}").run
+    run: Callable[[Job[Any]], dict[str, Any]] = importlib.import_module(f"cogtune.stages.{name}").run
     folder = job.items_dir() if name in STAGES and STAGES[name].items else job.job_dir()
     with _lock(job.store / "locks" / f"{name}-{folder.name}.lock", folder) as locked:
         started = time.monotonic()
         with job.proven():
-            load_used(job.config)
+            load_used(job.slice.config())
         counts = _counts(run, job)
         seconds = time.monotonic() - started
         if locked:
@@ -51,7 +51,7 @@ def execute(job: Job, receipt: Path | None) -> dict[str, Any]:
     return found
 
 
-def _counts(run: Callable[[Job], dict[str, Any]], job: Job) -> dict[str, Any]:
+def _counts(run: Callable[[Job[Any]], dict[str, Any]], job: Job[Any]) -> dict[str, Any]:
     """What the stage did. Raises UserError where a plugin ends the process: its exit code, 0 too, would be the job's."""
     try:
         return run(job)
@@ -84,7 +84,7 @@ def _lock(path: Path, folder: Path) -> Iterator[bool]:
             yield True
 
 
-def execute_logged(job: Job, receipt: Path | None, command: str) -> dict[str, Any]:
+def execute_logged(job: Job[Any], receipt: Path | None, command: str) -> dict[str, Any]:
     """`execute` with its messages also in ``job.log_path``; a failure says how to repeat it by hand."""
     if job.log_path is None:
         return execute(job, receipt)
@@ -100,7 +100,7 @@ def execute_logged(job: Job, receipt: Path | None, command: str) -> dict[str, An
         raise
 
 
-def _record(job: Job, counts: dict[str, Any], seconds: float) -> None:
+def _record(job: Job[Any], counts: dict[str, Any], seconds: float) -> None:
     """Add this run to the job's record. Receipts may be lost and written again by a run that made nothing, so what the
     work really cost is kept here: a run that only found its work done changes nothing. `plan` estimates from it."""
     path = job.store / "records" / f"{job.slice.stage}-{job.key}.json"

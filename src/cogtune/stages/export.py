@@ -14,11 +14,11 @@ from torch import Tensor
 
 from cogtune.checkpoints import read_header
 from cogtune.checkpoints.lora import holds_lora
-from cogtune.config.build import build
+from cogtune.config.build import build, params_of
 from cogtune.errors import UserError
 from cogtune.model.dit import DiffusionTransformer
 from cogtune.model.lora import is_adapter
-from cogtune.model.start import Start, initial_model, trained_model
+from cogtune.model.start import Start, initial_model, lora_of, trained_model
 from cogtune.model.weights import foreign, load_weights
 from cogtune.model.weights.formats import FORMATS, GIGABYTE, Settings, Whole, write
 from cogtune.runtime.devices import device_for, dtype_of
@@ -30,6 +30,7 @@ from cogtune.stages.job import Job
 from cogtune.stages.train import start_of, start_sources
 from cogtune.train import result
 from cogtune.work.content_hashes import proven
+from cogtune.work.inputs import ExportInput, TrainInput
 from cogtune.work.results import INDEX, ExportedFormat, ExportIndex, ForeignCheck, read_index
 
 TOLERANCE = 1e-4
@@ -39,7 +40,7 @@ _LICENSES = {1920: "apache-2.0", 3072: "CogVideoX LICENSE (huggingface.co/THUDM/
 """Of the published models, by hidden_size; derived weights are under it too."""
 
 
-def run(job: Job) -> dict[str, Any]:
+def run(job: Job[ExportInput]) -> dict[str, Any]:
     """Write what is lacking of the default format (LoRA: diffusers_lora, else diffusers) and ``args.export_formats``.
 
     index.json says for each format where it is, and by how much the output changes when it is loaded by us and by the
@@ -52,9 +53,7 @@ def run(job: Job) -> dict[str, Any]:
     index = _index(folder)
     if not index:
         remove_own(folder)  # left over from a run that died before index.json
-    wanted: dict[str, None] = dict.fromkeys(
-        [index.format if index else _default(job), *(job.config["args"].get("export_formats") or [])]
-    )
+    wanted = dict.fromkeys([index.format if index else _default(job), *job.input.formats])
     missing = [name for name in wanted if index is None or name not in index.formats]
     if index is None or missing:
         index = _export(job, folder, index, missing)
@@ -81,18 +80,18 @@ def _outcome(check: ForeignCheck) -> float | str:
     return f"not checked: {check.why}" if check.max_abs_error is None else check.max_abs_error
 
 
-def _default(job: Job) -> str:
+def _default(job: Job[ExportInput]) -> str:
     return "diffusers_lora" if holds_lora(read_header(_chosen(job)).tensors) else "diffusers"
 
 
-def _export(job: Job, folder: Path, index: ExportIndex | None, names: list[str]) -> ExportIndex:
-    train, args, weights = job.upstream_job("train"), job.config["args"], _chosen(job)
+def _export(job: Job[ExportInput], folder: Path, index: ExportIndex | None, names: list[str]) -> ExportIndex:
+    given, train, weights = job.input, job.upstream_job("train", TrainInput), _chosen(job)
     start = start_of(train)
-    facts = _facts(train, start, json.loads(read_header(weights).metadata["cogtune"]), args)
+    facts = _facts(train, start, json.loads(read_header(weights).metadata["cogtune"]), given.license)
     index = index or ExportIndex(names[0], {}, {"source": str(weights), **facts})
     how = Settings(
-        dtype_of(args["export_precision"]),
-        args["export_shard_gigabytes"] * GIGABYTE,
+        dtype_of(given.precision),
+        given.shard_gigabytes * GIGABYTE,
         facts,
         iteration=max(1, int(facts.get("steps") or 1)),
     )
@@ -106,10 +105,10 @@ def _export(job: Job, folder: Path, index: ExportIndex | None, names: list[str])
     return index
 
 
-def _facts(train: Job, start: Start, trained: dict[str, Any], args: dict[str, Any]) -> dict[str, Any]:
+def _facts(train: Job[TrainInput], start: Start, trained: dict[str, Any], license: str | None) -> dict[str, Any]:
     """What stands beside the weights in every file."""
     identity = train.slice.identity
-    hidden = start.network_config["params"]["hidden_size"]
+    hidden = params_of(start.network_config).hidden_size
     base = identity["values"].get("args", {}).get("load")
     return trained | {
         "run": train.key,
@@ -117,7 +116,7 @@ def _facts(train: Job, start: Start, trained: dict[str, Any], args: dict[str, An
         "data": identity.get("data", ""),
         "base": _base(start),
         "base_digest": base if isinstance(base, str) else "",
-        "license": args.get("export_license") or _LICENSES.get(hidden, "not stated"),
+        "license": license or _LICENSES.get(hidden, "not stated"),
     }
 
 
@@ -127,12 +126,12 @@ def _base(start: Start) -> str:
     return "/".join(Path(start.weights).parts[-2:]) if start.weights else start.origin()
 
 
-def _chosen(job: Job) -> Path:
+def _chosen(job: Job[ExportInput]) -> Path:
     """What is exported: the trained parameters, or with args.ema_sampling their average."""
-    return final(job.upstream_job("train"), bool(job.config["args"].get("ema_sampling")))
+    return final(job.upstream_job("train", TrainInput), job.input.average)
 
 
-def final(train: Job, average: bool) -> Path:
+def final(train: Job[TrainInput], average: bool) -> Path:
     """What a training left: its parameters, or their ``average``. Raises UserError if it is not there."""
     path = train.job_dir() / "final" / (result.AVERAGE if average else result.MODEL)
     if not path.exists():
@@ -149,8 +148,8 @@ class Exporter:
         trained = trained_model(start, weights)
         assert isinstance(trained, DiffusionTransformer)
         self.trained = trained
-        lora = (start.network_config["params"].get("modules") or {}).get("lora_config")
-        alpha = lora["params"].get("lora_alpha", 1) if lora else 1.0
+        lora = lora_of(start.network_config)
+        alpha = lora.lora_alpha if lora else 1.0
         self.how = Settings(how.dtype, how.shard, how.facts, how.iteration, alpha)
         self.probe = foreign.probe_of(self.trained)
         _round_adapters(self.trained, how.dtype)

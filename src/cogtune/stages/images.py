@@ -23,11 +23,12 @@ from cogtune.runtime.devices import devices, dtype_of, set_threads
 from cogtune.stages.job import Job, missing
 from cogtune.stages.latents import accepted, check_finite, decoded
 from cogtune.stages.preprocess import clips_of
+from cogtune.work.inputs import ImagesInput
 
 _PURPOSE = "noised_image"
 
 
-def run(job: Job) -> dict[str, Any]:
+def run(job: Job[ImagesInput]) -> dict[str, Any]:
     """One row for every clip that preprocess accepted: ``moments`` (K, 2C, h, w), mean and log-variance of K noised
     copies of its first frame; K = 1 and no noise for `args.image_noise_draws: 0`.
     """
@@ -39,33 +40,31 @@ def run(job: Job) -> dict[str, Any]:
     return {"made": len(lacking), "reused": len(usable) - len(lacking), "skipped": len(clips) - len(usable)}
 
 
-def _encode(job: Job, rows: list[ClipRow], prepared: ShardReader) -> None:
-    args = job.config["args"]
-    set_threads(job.machine["ranks"] * (args.get("threads_per_rank") or 1))
+def _encode(job: Job[ImagesInput], rows: list[ClipRow], prepared: ShardReader) -> None:
+    given = job.input
+    set_threads(job.ranks * given.threads)
     plans = {clip: plan.first_frame() for clip, plan in clip_plans(prepared, (row.clip for row in rows)).items()}
     with job.proven("model.first_stage_config"):
-        encoders = [_encoder(job.config, device) for device in devices()]
+        encoders = [_encoder(given, device) for device in devices()]
     with (
-        ShardWriter(job.items_dir(), args["flush_megabytes"], args["flush_seconds"]) as writer,
+        ShardWriter(job.items_dir(), given.flush_megabytes, given.flush_seconds) as writer,
         job.progress(len(rows), "images", "clips") as bar,
     ):
         for row, moments_KCHW in on_all(decoded(job, rows, plans), encoders):
-            check_finite(row, moments_KCHW, args["encoder_precision"])
+            check_finite(row, moments_KCHW, given.precision)
             ImageRow(moments_KCHW).add(writer, row.clip)
             bar.advance()
 
 
-def _encoder(
-    config: dict[str, Any], device: torch.device
-) -> Callable[[tuple[ClipRow, Tensor]], tuple[ClipRow, Tensor]]:
+def _encoder(given: ImagesInput, device: torch.device) -> Callable[[tuple[ClipRow, Tensor]], tuple[ClipRow, Tensor]]:
     """A copy of the VAE on ``device``, as a function from a first frame to the moments of its noised copies."""
-    dtype, draws = dtype_of(config["args"]["encoder_precision"]), config["args"]["image_noise_draws"]
-    vae = build(config["model"]["first_stage_config"]).to(device, dtype)
+    dtype = dtype_of(given.precision)
+    vae = build(given.vae).to(device, dtype)
 
     @torch.no_grad()
     def encode(item: tuple[ClipRow, Tensor]) -> tuple[ClipRow, Tensor]:
         row, pixels_1CHW = item
-        copies_KCHW = noised_copies(to_unit_range(pixels_1CHW[0]), row.clip, draws)
+        copies_KCHW = noised_copies(to_unit_range(pixels_1CHW[0]), row.clip, given.draws)
         return row, vae.encode(copies_KCHW[:, :, None].to(device, dtype))[:, :, 0].cpu()
 
     return encode

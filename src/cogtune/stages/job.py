@@ -20,7 +20,7 @@ from cogtune.work.slices import Slice, read_slice
 from cogtune.work.stage_input import read_input
 from cogtune.work.stages import STAGES, row_of
 
-Input = TypeVar("Input")
+Input = TypeVar("Input", covariant=True)
 Other = TypeVar("Other")
 
 
@@ -42,11 +42,6 @@ class Job(Generic[Input]):
         set and is not in the slice."""
         return read_input(row_of(self.slice.identity).input, self.slice.config())
 
-    @cached_property
-    def config(self) -> dict[str, Any]:
-        """The slice as a nested config with real paths."""
-        return self.slice.config()
-
     @property
     def key(self) -> str:
         return self.slice.key
@@ -56,9 +51,10 @@ class Job(Generic[Input]):
         return self.slice.items_key
 
     @property
-    def machine(self) -> dict[str, int]:
-        """``ranks``: processes that train together; a machine fact, never identity."""
-        return {"ranks": 1} | self.slice.volatile.get("machine", {})
+    def ranks(self) -> int:
+        """Processes that train together; a machine fact, never identity. A stage of one process takes the threads of all
+        of them."""
+        return self.slice.volatile.get("machine", {}).get("ranks", 1)
 
     @property
     def upstream(self) -> dict[str, str]:

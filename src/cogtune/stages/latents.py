@@ -19,11 +19,12 @@ from cogtune.runtime.devices import devices, dtype_of, set_threads
 from cogtune.stages.job import Job, missing
 from cogtune.stages.preprocess import clips_of, source_of, unreachable
 from cogtune.work.content_hashes import proven
+from cogtune.work.inputs import EncodingInput, LatentsInput
 
 Batch = list[tuple[ClipRow, Tensor]]
 
 
-def run(job: Job) -> dict[str, Any]:
+def run(job: Job[LatentsInput]) -> dict[str, Any]:
     """One row for every clip that preprocess accepted: ``moments`` (2C, T, h, w), mean and log-variance as the encoder
     gave them, so that training can draw a fresh latent each time. Clips that the store holds are not touched.
     """
@@ -39,22 +40,21 @@ def run(job: Job) -> dict[str, Any]:
     }
 
 
-def _encode(job: Job, rows: list[ClipRow], prepared: ShardReader) -> None:
-    args = job.config["args"]
+def _encode(job: Job[LatentsInput], rows: list[ClipRow], prepared: ShardReader) -> None:
+    given = job.input
     # One process does what training spreads over its ranks, so it takes the threads of all of them.
-    set_threads(job.machine["ranks"] * (args.get("threads_per_rank") or 1))
-    size = args.get("encode_batch") or 1
+    set_threads(job.ranks * given.threads)
     with job.proven("model.first_stage_config"):
-        encoders = [_encoder(job.config, device, size) for device in devices()]
+        encoders = [_encoder(given, device) for device in devices()]
     plans = clip_plans(prepared, (row.clip for row in rows))
-    batches = in_batches(decoded(job, rows, plans), size)
+    batches = in_batches(decoded(job, rows, plans), given.batch)
     with (
-        ShardWriter(job.items_dir(), args["flush_megabytes"], args["flush_seconds"]) as writer,
+        ShardWriter(job.items_dir(), given.flush_megabytes, given.flush_seconds) as writer,
         job.progress(len(rows), "latents", "clips") as bar,
     ):
         for done in on_all(batches, encoders):
             for row, moments_CTHW in done:
-                check_finite(row, moments_CTHW, args["encoder_precision"])
+                check_finite(row, moments_CTHW, given.precision)
                 LatentRow(moments_CTHW).add(writer, row.clip)
                 bar.advance()
 
@@ -73,15 +73,17 @@ def check_finite(row: ClipRow, moments: Tensor, precision: str) -> None:
         )
 
 
-def decoded(job: Job, rows: list[ClipRow], plans: Mapping[str, ClipPlan]) -> Iterator[tuple[ClipRow, Tensor]]:
+def decoded(
+    job: Job[EncodingInput], rows: list[ClipRow], plans: Mapping[str, ClipPlan]
+) -> Iterator[tuple[ClipRow, Tensor]]:
     """Each clip and its pixels, uint8 (F, 3, H, W), decoded ahead; ``plans``: rows of preprocess. Raises UserError."""
-    size, workers = job.config["data"]["params"]["video_size"], job.config["args"].get("num_workers") or 1
+    given = job.input
 
     def load(row: ClipRow, decoder: Decoder) -> Tensor:
         with proven([source_of(row)]):
-            return load_clip(row.path, plans[row.clip], size, decoder)
+            return load_clip(row.path, plans[row.clip], given.video_size, decoder)
 
-    for row, result in decode_ahead(rows, load, workers):
+    for row, result in decode_ahead(rows, load, given.workers):
         if isinstance(result, VideoError | OSError):
             raise unreachable(row, result)
         if isinstance(result, Exception):
@@ -89,19 +91,17 @@ def decoded(job: Job, rows: list[ClipRow], plans: Mapping[str, ClipPlan]) -> Ite
         yield row, result
 
 
-def _encoder(
-    config: dict[str, Any], device: torch.device, size: int
-) -> Callable[[Batch], list[tuple[ClipRow, Tensor]]]:
+def _encoder(given: LatentsInput, device: torch.device) -> Callable[[Batch], list[tuple[ClipRow, Tensor]]]:
     """A copy of the VAE on ``device``, as a function from pixels to moments on the CPU."""
-    dtype = dtype_of(config["args"]["encoder_precision"])
-    vae = build(config["model"]["first_stage_config"]).to(device, dtype)
+    dtype = dtype_of(given.precision)
+    vae = build(given.vae).to(device, dtype)
 
     @torch.no_grad()
     def encode(batch: Batch) -> list[tuple[ClipRow, Tensor]]:
         # Always a full batch: convolutions of one clip and of two differ in the last bits, and a clip's moments must
         # not depend on how many others were lacking.
         pixels = [pixels_FCHW for _, pixels_FCHW in batch]
-        pixels_BFCHW = torch.stack(pixels + pixels[:1] * (size - len(batch))).to(device)
+        pixels_BFCHW = torch.stack(pixels + pixels[:1] * (given.batch - len(batch))).to(device)
         video_BCTHW = to_unit_range(pixels_BFCHW).transpose(1, 2).to(dtype)
         moments_BCTHW = vae.encode(video_BCTHW).cpu()
         return [(row, moments_CTHW) for (row, _), moments_CTHW in zip(batch, moments_BCTHW, strict=False)]

@@ -19,11 +19,12 @@ from cogtune.runtime.devices import set_threads
 from cogtune.runtime.failures import told_of_environment
 from cogtune.stages.job import Job, missing
 from cogtune.work.content_hashes import Source, proven
+from cogtune.work.inputs import PreprocessInput
 
 _SHOWN = 5
 
 
-def run(job: Job) -> dict[str, Any]:
+def run(job: Job[PreprocessInput]) -> dict[str, Any]:
     """One row for every clip of the manifest: its ClipPlan, or Rejected.
 
     A clip that fails to decode is a row, so that it fails once; a file that cannot be reached ends the stage (UserError).
@@ -68,8 +69,8 @@ def unreachable(row: ClipRow, error: Exception) -> UserError:
     return UserError(told_of_environment(error, row.path) or gone)
 
 
-def _make(job: Job, rows: list[ClipRow]) -> None:
-    args, settings = job.config["args"], settings_of(job.config["data"]["params"])
+def _make(job: Job[PreprocessInput], rows: list[ClipRow]) -> None:
+    given, settings = job.input, settings_of(job.input)
 
     def describe(row: ClipRow, decoder: Decoder) -> tuple[ClipPlan, Tensor]:
         path = Path(row.path)
@@ -78,10 +79,10 @@ def _make(job: Job, rows: list[ClipRow]) -> None:
         return plan, thumbnail(pixels_FCHW)
 
     with (
-        ShardWriter(job.items_dir(), args["flush_megabytes"], args["flush_seconds"]) as writer,
+        ShardWriter(job.items_dir(), given.flush_megabytes, given.flush_seconds) as writer,
         job.progress(len(rows), "preprocess", "clips") as bar,
     ):
-        for row, result in decode_ahead(rows, describe, args.get("num_workers") or 1):
+        for row, result in decode_ahead(rows, describe, given.workers):
             if isinstance(result, VideoError):
                 Rejected(str(result)).add(writer, row.clip)
             elif isinstance(result, OSError):

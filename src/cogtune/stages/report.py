@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cogtune.config.build import params_of
 from cogtune.evaluation.report import gather, page
 from cogtune.evaluation.report.provenance import commit, versions, weights_of
 from cogtune.evaluation.report.publish import publish, to_json
@@ -13,10 +14,11 @@ from cogtune.evaluation.sample_figures import SampleFigures, read_metrics, read_
 from cogtune.runtime.paths import named_folder
 from cogtune.stages.job import Job
 from cogtune.work import training_log
+from cogtune.work.inputs import ReportInput, SampleInput
 from cogtune.work.results import read_summary
 
 
-def run(job: Job) -> dict[str, Any]:
+def run(job: Job[ReportInput]) -> dict[str, Any]:
     """Write report.html and the files beside it, relink the store, and set the marker last. Takes a second or two."""
     started = time.monotonic()
     told = job.slice.volatile["report"]
@@ -49,7 +51,7 @@ def run(job: Job) -> dict[str, Any]:
     return {"made": 1, "reused": 0}
 
 
-def target(job: Job) -> Path:
+def target(job: Job[ReportInput]) -> Path:
     """The folder of results that a run's report names. Raises UserError for a name that leads elsewhere."""
     return named_folder(job.results, job.slice.volatile["report"]["experiment"], "experiment")
 
@@ -66,7 +68,7 @@ class Figures:
     validation: list[LossPoint]
 
     @classmethod
-    def of(cls, report: Job) -> "Figures":
+    def of(cls, report: Job[ReportInput]) -> "Figures":
         """Read it from the store."""
         sample, stages = report.job_dir("sample"), gather.stages(report.store / "records", report.upstream)
         if "train" not in report.upstream:
@@ -76,7 +78,7 @@ class Figures:
             from cogtune.stages.sample import wanted_of
 
             reader = report.rows("sample")
-            samples = read_samples(reader, wanted_of(report.upstream_job("sample")))
+            samples = read_samples(reader, wanted_of(report.upstream_job("sample", SampleInput)))
             rows, metrics = per_sample(samples, {}), {"samples.count": len({one.prompt for one in samples})}
             strips = gather.strips(rows, sample / "videos", None, sample / "images", gather.SAMPLED)
             return cls(rows, metrics, gather.timings(None, stages), strips, [], [])
@@ -91,7 +93,7 @@ class Figures:
         )
 
 
-def _links(job: Job) -> dict[str, Path]:
+def _links(job: Job[ReportInput]) -> dict[str, Path]:
     if "train" not in job.upstream:
         return {"samples": job.job_dir("sample") / "videos"}
     return {
@@ -102,7 +104,7 @@ def _links(job: Job) -> dict[str, Path]:
     }
 
 
-def _identity(job: Job) -> dict[str, Any]:
+def _identity(job: Job[ReportInput]) -> dict[str, Any]:
     """The content of run.json: enough to tell two runs apart and to find their work in the store.
 
     ``keys.load`` is the training that this one started from, or whose result was sampled, if it did.
@@ -118,12 +120,11 @@ def _identity(job: Job) -> dict[str, Any]:
     }
 
 
-def _data(job: Job) -> Any:
-    params = job.config["data"]["params"]
+def _data(job: Job[ReportInput]) -> Any:
     return gather.data_facts(
         manifest=job.manifest(),
         rejects_file=job.job_dir("scan") / "rejects.jsonl",
         frames=job.rows("preprocess"),
         encoded=job.rows("text"),
-        params=params,
+        params=params_of(job.input.data),
     )

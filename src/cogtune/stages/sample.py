@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cogtune.config.build import build
+from cogtune.config.build import build, params_of
 from cogtune.data.clips import load_clip
 from cogtune.data.container import is_whole
 from cogtune.data.decoder import Decoder
@@ -37,6 +37,7 @@ from cogtune.stages.export import exported, final
 from cogtune.stages.job import Job
 from cogtune.stages.train import start_of, start_sources
 from cogtune.work.content_hashes import Source, proven
+from cogtune.work.inputs import LoadedSampleInput, SampleInput, TrainInput
 from cogtune.work.variants import Variant, variants
 
 VIDEOS = "videos"
@@ -47,19 +48,19 @@ _VIEWS_AT_ONCE = 64
 """Views that are written between two writes of their checksums; a kill makes no more of them again."""
 
 
-def run(job: Job) -> dict[str, Any]:
+def run(job: Job[SampleInput]) -> dict[str, Any]:
     """Make what the store lacks of each prompt's variants: shards for the evaluation, mp4 files for people.
 
     A finished batch is stored, so a kill loses at most one flush. Raises UserError for settings that do not work.
     """
-    args, folder = job.config["args"], job.job_dir()
-    set_threads(job.machine["ranks"] * (args.get("threads_per_rank") or 1))
+    folder = job.job_dir()
+    set_threads(job.ranks * job.input.threads)
     prompts, sampled = _asked(job)
     wanted = wanted_of(job)
     lacking = wanted - job.rows().ids()
     if lacking:
         _Work(job, prompts, sampled, lacking).make()
-    _write_views(folder, wanted, job.config["data"]["params"]["fps"])
+    _write_views(folder, wanted, job.input.fps)
     if _takes_images(job):
         _write_images(folder, wanted)
     return {
@@ -69,42 +70,43 @@ def run(job: Job) -> dict[str, Any]:
     }
 
 
-def wanted_of(job: Job) -> set[str]:
+def wanted_of(job: Job[SampleInput]) -> set[str]:
     """The names of all rows that the sample job ``job`` makes."""
     prompts, sampled = _asked(job)
     return {plan.item_id(prompt, variant) for variant in sampled for prompt in prompts}
 
 
-def _asked(job: Job) -> tuple[list[Prompt], list[Variant]]:
-    args = job.config["args"]
+def _asked(job: Job[SampleInput]) -> tuple[list[Prompt], list[Variant]]:
+    given = job.input
     with job.proven("args.input_file"):
-        prompts = plan.read_args(args, job.manifest() if "scan" in job.upstream else [])
-    return prompts, variants(args.get("sampling_controls") or [], args.get("sampling_guided", True), len(prompts))
+        prompts = plan.chosen(given, job.manifest() if "scan" in job.upstream else [])
+    return prompts, variants(given.controls, given.guided, len(prompts))
 
 
 class _Work:
     """Everything that is loaded once for all variants."""
 
-    def __init__(self, job: Job, prompts: list[Prompt], variants: list[Variant], lacking: set[str]) -> None:
+    def __init__(
+        self, job: Job[SampleInput], prompts: list[Prompt], variants: list[Variant], lacking: set[str]
+    ) -> None:
         self.job, self.prompts, self.lacking = job, prompts, lacking
         self.variants = sorted(variants, key=lambda variant: variant.weights, reverse=True)  # tuned first
-        self.args, self.model = job.config["args"], job.config["model"]
-        self.trained = job.upstream_job("export").upstream_job("train") if "export" in job.upstream else None
+        self.given, self.trained = job.input, _trained(job)
         self.device = device_for()
-        self.samplers = samplers(self.model["sampler_config"], self.args.get("sampling_steps"))
+        self.samplers = samplers(self.given.sampler, self.given.steps)
         self.contexts = _contexts(job, prompts)
         self.images = _images(job, prompts) if _takes_images(job) else {}
         self.latents: dict[str, Tensor] = {}
 
     def make(self) -> None:
         """Sample variant by variant, each in batches that do not depend on what is finished."""
-        precision = dtype_of(self.args.get("encoder_precision") or "fp32")
+        precision = dtype_of(self.given.encoder_precision)
         with self.job.proven("model.first_stage_config"):
-            vae = _InPrecision(build(self.model["first_stage_config"]).to(self.device, precision))
+            vae = _InPrecision(build(self.given.vae).to(self.device, precision))
         self.latents = {
-            name: encode_image(vae, pixels_CHW, self.args["seed"], name) for name, pixels_CHW in self.images.items()
+            name: encode_image(vae, pixels_CHW, self.given.seed, name) for name, pixels_CHW in self.images.items()
         }
-        batches = list(plan.batches(self.prompts, self.args.get("sampling_batch") or 1))
+        batches = list(plan.batches(self.prompts, self.given.batch))
         steps = self.samplers[True].params.num_steps
         todo = [(v, batch) for v in self.variants for batch in batches if self._lacks(v, batch)]
         total = steps * sum(len(batch) for _, batch in todo)
@@ -115,7 +117,7 @@ class _Work:
                     self._batch(generator, variant, batch, writer, bar)
 
     def _writer(self) -> ShardWriter:
-        return ShardWriter(self.job.job_dir(), self.args["flush_megabytes"], self.args["flush_seconds"])
+        return ShardWriter(self.job.job_dir(), self.given.flush_megabytes, self.given.flush_seconds)
 
     def _lacks(self, variant: Variant, batch: list[int]) -> bool:
         return any(plan.item_id(self.prompts[i], variant) in self.lacking for i in batch)
@@ -137,28 +139,21 @@ class _Work:
                 row.add(writer, item, video_FCHW, self.images[prompt.id] if self.images else None)
 
     def _generator(self, weights: str, vae: "_InPrecision") -> Generator:
-        source, dtype = self.trained or self.job, _precision(self.args)
-        config = source.config["model"]
-        with proven(start_sources(source)):
+        given, model, dtype = self.given, _model(self.job), _precision(self.given)
+        with proven(start_sources(self.trained or self.job)):
             network = _network(self.job, self.trained, weights, dtype) if self.trained else _loaded(self.job, dtype)
             network = network.to(self.device)
-        denoiser, params = build(config["denoiser_config"]), config["network_config"]["params"]
-        data, decoder = self.job.config["data"]["params"], self.model["first_stage_config"]["params"]["decoder_config"]
+        denoiser, time_rate = build(model.denoiser), params_of(model.network).time_compressed_rate
+        decoder = params_of(params_of(given.vae).decoder_config)
         return Generator(
             denoise=lambda x, a, index, context, concat: denoiser(network, x, a, index, context, concat=concat),
             vae=vae,
-            shape=latent_shape(
-                decoder["params"], data["max_num_frames"], data["video_size"], params.get("time_compressed_rate", 4)
-            ),
-            scale_factor=self.model.get("scale_factor") or 1.0,
-            seed=self.args["seed"],
+            shape=latent_shape(decoder, given.max_num_frames, given.video_size, time_rate),
+            scale_factor=given.scale_factor,
+            seed=given.seed,
             device=self.device,
             frame_multiple=network.patch_size[0],  # pyright: ignore[reportIndexIssue, reportArgumentType]
-            image=image_condition(
-                config.get("noised_image_input", False),
-                config.get("image_scale_factor"),
-                config.get("noised_image_all_concat", False),
-            ),
+            image=image_condition(model.image_input, model.image_scale_factor, model.image_everywhere),
         )
 
 
@@ -176,7 +171,20 @@ class _InPrecision:
         return self._vae.decode(latent_BCTHW.to(self._parameter))  # pyright: ignore[reportCallIssue]
 
 
-def _network(job: Job, train: Job, weights: str, dtype: torch.dtype) -> nn.Module:
+def _trained(job: Job[SampleInput]) -> Job[TrainInput] | None:
+    """The training whose result is sampled; None with ``args.mode: inference``."""
+    return job.upstream_job("export").upstream_job("train", TrainInput) if "export" in job.upstream else None
+
+
+def _model(job: Job[SampleInput]) -> TrainInput | LoadedSampleInput:
+    """What says how the model is made: the training, or this job itself."""
+    if (train := _trained(job)) is not None:
+        return train.input
+    assert isinstance(job.input, LoadedSampleInput)
+    return job.input
+
+
+def _network(job: Job[SampleInput], train: Job[TrainInput], weights: str, dtype: torch.dtype) -> nn.Module:
     """The model before training, or with the exported weights: read back from the files that users get."""
     start = start_of(train)
     if weights == "base":
@@ -189,25 +197,26 @@ def _network(job: Job, train: Job, weights: str, dtype: torch.dtype) -> nn.Modul
     return network
 
 
-def _loaded(job: Job, dtype: torch.dtype) -> nn.Module:
+def _loaded(job: Job[SampleInput], dtype: torch.dtype) -> nn.Module:
     """Without training: the weights of args.load as they are, or the result of the experiment that it names."""
-    network, args = job.config["model"]["network_config"], job.config["args"]
+    given = job.input
+    assert isinstance(given, LoadedSampleInput)
     if "load" not in job.upstream:
-        return initial_model(Start(network, args["seed"], weights=args["load"]), dtype)
-    earlier = job.upstream_job("load")
-    trained = final(earlier, bool(args.get("ema_sampling")))
-    return initial_model(Start(network, args["seed"], before=start_of(earlier), trained=str(trained)), dtype)
+        return initial_model(Start(given.network, given.seed, weights=given.load), dtype)
+    earlier = job.upstream_job("load", TrainInput)
+    trained = final(earlier, given.average)
+    return initial_model(Start(given.network, given.seed, before=start_of(earlier), trained=str(trained)), dtype)
 
 
-def _takes_images(job: Job) -> bool:
-    return "images" in job.upstream or bool(job.config["model"].get("noised_image_input"))
+def _takes_images(job: Job[SampleInput]) -> bool:
+    return _model(job).image_input
 
 
-def _precision(args: dict[str, Any]) -> torch.dtype:
-    return dtype_of("bf16" if args.get("bf16") else "fp16" if args.get("fp16") else "fp32")
+def _precision(given: SampleInput) -> torch.dtype:
+    return dtype_of("bf16" if given.bf16 else "fp16" if given.fp16 else "fp32")
 
 
-def _contexts(job: Job, prompts: list[Prompt]) -> dict[str, Tensor]:
+def _contexts(job: Job[SampleInput], prompts: list[Prompt]) -> dict[str, Tensor]:
     """caption id -> (L, D). Captions of the data set are in the text cache; a user's own prompts are encoded now."""
     known: set[str] = set()
     found: dict[str, Tensor] = {}
@@ -218,19 +227,19 @@ def _contexts(job: Job, prompts: list[Prompt]) -> dict[str, Tensor]:
         found = {caption: TextRow.context(cached, caption) for caption in sorted(known)}
     own = [p for p in {p.caption_id: p for p in prompts}.values() if p.caption_id not in known]
     if own:
-        precision = dtype_of(job.config["args"].get("encoder_precision") or "fp32")
+        precision = dtype_of(job.input.encoder_precision)
         encodes = job.upstream_job("text") if "text" in job.upstream else job  # whose key holds the encoder's hash
         with encodes.proven("model.conditioner_config"):
-            embedder = build(job.config["model"]["conditioner_config"]).embedder(device_for(), precision)
+            embedder = build(job.input.conditioner).embedder(device_for(), precision)
             for prompt in own:
                 found[prompt.caption_id] = embedder.encode([prompt.caption])[0].cpu()
     return found
 
 
-def _images(job: Job, prompts: list[Prompt]) -> dict[str, Tensor]:
+def _images(job: Job[SampleInput], prompts: list[Prompt]) -> dict[str, Tensor]:
     """prompt id -> uint8 (3, H, W) of what an image-to-video model starts from: the picture that the prompt file names,
     or the clip's own first frame."""
-    size = job.config["data"]["params"]["video_size"]
+    size = job.input.video_size
     if "images" not in job.upstream:
         with job.proven("args.input_file"):
             return {prompt.id: load_image(prompt.image, size) for prompt in prompts if prompt.image is not None}

@@ -20,24 +20,24 @@ from cogtune.runtime.progress import Progress
 from cogtune.runtime.saved import write_sealed
 from cogtune.runtime.sums import write_sums
 from cogtune.stages.job import Job
+from cogtune.work.inputs import ScanInput
 
 _SHOWN = 5
 _MOST_WORKERS = 8
 
 
-def run(job: Job) -> dict[str, Any]:
+def run(job: Job[ScanInput]) -> dict[str, Any]:
     """Write manifest.jsonl, rejects.jsonl, report.json and, last, digests.json into the job's folder.
 
     ``made`` counts videos that were opened, ``reused`` those known by path, size and mtime; files that cannot be opened
     are in neither. Raises UserError when nothing can be trained on, or more than ``args.max_reject_share`` of the files
     are rejected.
     """
-    args, folder = job.config["args"], job.job_dir()
-    params = job.config.get("data", {}).get("params", {})
-    roots = {split: args.get(f"{split}_data") or [] for split in ("train", "valid")}
-    found = _scan(job, roots, params.get("allow_missing_caption", False), params.get("follow_links", True))
+    given, folder = job.input, job.job_dir()
+    roots = {"train": given.train_data or [], "valid": given.valid_data or []}
+    found = _scan(job, roots)
     write_changed(folder / "rejects.jsonl", "".join(map(_line, [*found.rejects, *found.others])))
-    _refuse(found, roots["train"], args.get("max_reject_share", 0.5), folder)
+    _refuse(found, roots["train"], given.max_reject_share, folder)
     write_manifest(folder / "manifest.jsonl", found.rows)
     write_sealed(folder / "report.json", report(found))
     write_sums(folder, [folder / "manifest.jsonl", folder / "rejects.jsonl"])
@@ -58,14 +58,14 @@ def _line(reject: Reject) -> str:
     return json.dumps(told, ensure_ascii=False) + "\n"
 
 
-def _scan(job: Job, roots: dict[str, list[str]], allow_missing: bool, follow_links: bool) -> Found:
+def _scan(job: Job[ScanInput], roots: dict[str, list[str]]) -> Found:
     bars: list[Progress] = []
     with ExitStack() as stack:
         return scan(
             roots,
             Memo(job.store / "scan" / "memo.jsonl"),
-            allow_missing,
-            follow_links,
+            job.input.allow_missing_caption,
+            job.input.follow_links,
             workers=min(os.cpu_count() or 1, _MOST_WORKERS),
             on_start=lambda total: bars.append(stack.enter_context(job.progress(total, "scan", "files"))),
             on_file=lambda: bars[0].advance(),

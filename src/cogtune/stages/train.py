@@ -20,12 +20,13 @@ from cogtune.train.launch import STOPPED, run_ranks
 from cogtune.train.session import Plan
 from cogtune.work.batches import BatchMemo
 from cogtune.work.content_hashes import Source, restamped
+from cogtune.work.inputs import TrainInput
 from cogtune.work.results import SUMMARY, read_summary
 
 _log = logging.getLogger(__name__)
 
 
-def run(job: Job) -> dict[str, Any]:
+def run(job: Job[TrainInput]) -> dict[str, Any]:
     """Train until final/summary.json stands, from the newest checkpoint if there is one.
 
     Returns made or reused, and the figures of the summary. Exits with 143 when SIGTERM stopped it after a checkpoint.
@@ -47,24 +48,25 @@ _FIGURES = (
 )  # fmt: skip
 
 
-def start_of(job: Job) -> Start:
+def start_of(job: Job[TrainInput]) -> Start:
     """The model that the train job ``job`` begins with: `start.initial_model` builds it, for training and for the
     "before" of a report."""
-    model, args = job.config["model"], job.config["args"]
+    given = job.input
     if "load" not in job.upstream:
-        return Start(model["network_config"], args["seed"], weights=args.get("load"))
+        return Start(given.network, given.seed, weights=given.load)
     trained = job.job_dir("load") / "final" / result.MODEL
-    return Start(model["network_config"], args["seed"], before=start_of(job.upstream_job("load")), trained=str(trained))
+    before = start_of(job.upstream_job("load", TrainInput))
+    return Start(given.network, given.seed, before=before, trained=str(trained))
 
 
-def start_sources(job: Job) -> list[Source]:
+def start_sources(job: Job[Any]) -> list[Source]:
     """The files that the model of `start_of` is read from: weights that ``args.load`` names, here or in the training that
     this one continues."""
     earlier = start_sources(job.upstream_job("load")) if "load" in job.upstream else []
     return [*job.sources("args.load"), *earlier]
 
 
-def plan_of(job: Job) -> Plan:
+def plan_of(job: Job[TrainInput]) -> Plan:
     """What every rank is told."""
     manifest = job.manifest()
     usable = set(accepted(clips_of(manifest), job.upstream_job("latents").rows("preprocess")))
@@ -80,14 +82,14 @@ def plan_of(job: Job) -> Plan:
         raise UserError(f"args.train_data: no accepted clip in it; see {job.job_dir('scan') / 'rejects.jsonl'}")
     return Plan(
         key=job.key,
-        config=job.config,
+        config=job.slice.config(),
         start=start_of(job).to_dict(),
         folder=str(job.job_dir()),
         latents=str(job.items_dir("latents")),
         text=str(job.items_dir("text")),
         pairs=pairs["train"],
         validation_pairs=pairs["valid"],
-        threads=job.config["args"].get("threads_per_rank") or 1,
+        threads=job.input.threads,
         names={row.clip: row.path for row in rows},
         plugins=job.slice.volatile.get("plugins", {}),
         sources=[list(astuple(source)) for source in restamped(start_sources(job))],
@@ -95,16 +97,16 @@ def plan_of(job: Job) -> Plan:
     )
 
 
-def _train(job: Job) -> None:
+def _train(job: Job[TrainInput]) -> None:
     folder = job.job_dir()
     folder.mkdir(parents=True, exist_ok=True)
     if memo := job.slice.volatile.get("batch_memo"):
-        BatchMemo(job.store, memo).write(job.config["args"]["global_batch_size"], job.key)
+        BatchMemo(job.store, memo).write(job.input.global_batch, job.key)
     checkpoint.clear_unfinished(folder / "checkpoints")
     plan = plan_of(job)
     with _Reports(job) as reports:
         log = job.log_path or folder / "ranks.log"
-        done = run_ranks(asdict(plan), job.machine["ranks"], plan.threads, Path(log), reports.line)
+        done = run_ranks(asdict(plan), job.ranks, plan.threads, Path(log), reports.line)
     if not done:
         raise SystemExit(STOPPED)
 
@@ -112,7 +114,7 @@ def _train(job: Job) -> None:
 class _Reports:
     """Turns what the first rank reports into a progress bar."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job[TrainInput]) -> None:
         self._job = job
         self._context: AbstractContextManager[Progress] | None = None
         self._bar: Progress | None = None

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from cogtune.config.build import build
+from cogtune.config.schema.data import SFTDatasetParams
 from cogtune.data.dataset import CachedDataset, SFTDataset, settings_of
 from cogtune.data.rows import Pair
 from cogtune.data.store import ShardWriter
@@ -60,7 +61,8 @@ def test_the_folder_itself(footage: Path, tmp_path: Path) -> None:
     assert (item["txt"], item["num_frames"], item["fps"]) == ("a square grows", 9, 4)
 
 
-def test_settings_from_a_mapping_or_a_dataclass() -> None:
+def test_settings_from_another_dataclass() -> None:
     keys = {"video_size": [32, 48], "fps": 8.0, "max_num_frames": 9, "skip_frms_num": 3, "frame_selection": "stride"}
-    found = settings_of(keys | {"allow_missing_caption": True})
+    found = settings_of(SFTDatasetParams(**keys, allow_missing_caption=True))
+    assert vars(found) == keys
     assert settings_of(found) == found

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from cogtune.config.schema.data import SFTDatasetParams
 from cogtune.data.clips import fit
 from cogtune.data.listing import ClipRow
 from cogtune.data.rows import ClipPlan, FramePlan, Rejected, SourceVideo, TextRow
@@ -13,7 +14,7 @@ from cogtune.evaluation.report import page
 from cogtune.evaluation.report.gather import data_facts
 from cogtune.evaluation.report.report_data import DataFacts, Evidence
 
-PARAMS = {"video_size": [64, 96], "max_num_frames": 9, "fps": 8.0}
+PARAMS = SFTDatasetParams(video_size=[64, 96], max_num_frames=9, fps=8.0)
 
 
 def row(name: str, split: str) -> ClipRow:
@@ -25,7 +26,7 @@ def facts(tmp_path: Path) -> DataFacts:
     manifest = [row("a", "train"), row("b", "train"), row("short", "train"), row("b", "valid"), row("c", "valid")]
     with ShardWriter(tmp_path / "frames") as writer:
         for name, size, aspect in (("a", (64, 96), "1:1"), ("b", (1280, 720), "1:1"), ("c", (32, 48), "4:3")):
-            frames, scale_and_crop = FramePlan([0], [0.0], 8.0, 0, 0), fit(size, PARAMS["video_size"])
+            frames, scale_and_crop = FramePlan([0], [0.0], 8.0, 0, 0), fit(size, PARAMS.video_size)
             source = SourceVideo(12, 8.0, *size, aspect)
             plan = ClipPlan(**vars(frames), **vars(scale_and_crop), source=source)
             plan.add(writer, f"clip {name}", torch.zeros(2, 3, 3, dtype=torch.uint8))

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from cogtune.work.workspace import Workspace
 from tests.unit.plan.world import World
 
 
-def told(world: World, part: Slice) -> Job:
+def told(world: World, part: Slice) -> Job[Any]:
     """The job as its process is told it by the rule's two files."""
     assert part.run is not None
     return Job(read_slice(world.store / "slices" / f"{part.key}.json", part.run), world.store)
@@ -50,12 +51,12 @@ def test_a_colleagues_parse_changes_nothing_of_what_jobs_are_told(
     for stage, part in mine.items():
         assert told(world, part).slice.volatile == before[stage] == part.volatile
     train, other = told(world, mine["train"]), told(world, theirs["train"])
-    assert (train.machine["ranks"], other.machine["ranks"]) == (2, 1)
-    assert (train.config["args"]["log_interval"], other.config["args"]["log_interval"]) == (1, 5)
+    assert (train.ranks, other.ranks) == (2, 1)
+    assert (train.input.log_interval, other.input.log_interval) == (1, 5)
     assert (train.results, other.results) == (world.results.resolve(), (tmp_path / "colleague/results").resolve())
     for job, root in ((train, world.root), (other, tmp_path / "colleague")):
         scan = job.upstream_job("latents").upstream_job("scan")
-        assert scan.config["args"]["train_data"] == [str((root / "data/train").resolve())]
+        assert scan.input.train_data == [str((root / "data/train").resolve())]
         assert {Path(row.path).parents[3] for row in job.manifest()} == {root}
 
 

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from cogtune.config.schema.vae import Decoder3DParams
 from cogtune.diffusion.image import ImageCondition
 from cogtune.sampling import generate
 from cogtune.sampling.generate import Generator
@@ -111,4 +112,4 @@ def test_pixels_are_clamped_and_rounded():
     [(49, (480, 720), (13, 16, 60, 90)), (9, (64, 96), (3, 16, 8, 12)), (1, (64, 64), (1, 16, 8, 8))],
 )
 def test_latent_shape(frames, size, expected):
-    assert generate.latent_shape({"ch_mult": [1, 2, 2, 4], "z_channels": 16}, frames, size, 4) == expected
+    assert generate.latent_shape(Decoder3DParams(), frames, size, 4) == expected

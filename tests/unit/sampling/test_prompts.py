@@ -1,11 +1,17 @@
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from cogtune.errors import UserError
 from cogtune.sampling import prompts
+from cogtune.work.inputs import SampleInput
+from cogtune.work.load import load_config
+from cogtune.work.stage_input import read_input
 from cogtune.work.variants import Variant, variants
+
+TINY = Path(__file__).parents[2] / "workflow" / "tiny.yaml"
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,12 @@ PAIRS = [
     Pair("cc" * 32, "rain"),
     Pair("dd" * 32, "held out", "valid"),
 ]
+
+
+def given(**args: object) -> SampleInput:
+    """What the sample stage would be given, by keys of `args`."""
+    values = load_config([TINY], check_files=False).values
+    return read_input(SampleInput, values | {"args": values["args"] | args})
 
 
 def test_prompts_are_the_first_training_pairs_each_once():
@@ -100,10 +112,10 @@ def test_prompt_file_that_cannot_be_used(tmp_path, content):
 def test_prompts_with_images(tmp_path):
     (tmp_path / "dog.png").touch()
     (tmp_path / "prompts.txt").write_text("a dog @@ dog.png\n")
-    found = prompts.read_args({"input_type": "txt", "input_file": tmp_path / "prompts.txt", "image2video": True}, PAIRS)
+    found = prompts.chosen(given(input_type="txt", input_file=str(tmp_path / "prompts.txt"), image2video=True), PAIRS)
     assert [(prompt.caption_id, prompt.image) for prompt in found] == [(PAIRS[0].caption_id, tmp_path / "dog.png")]
 
 
 def test_empty_data_sets_are_refused():
     with pytest.raises(UserError, match="sampling_count"):
-        prompts.read_args({"sampling_count": 0}, PAIRS)
+        prompts.chosen(given(sampling_count=0), PAIRS)

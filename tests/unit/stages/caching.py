@@ -57,7 +57,7 @@ class Caching:
         other.store, other.overrides, other.hashes = store, [], ContentHashes(store / "hashes.json")
         return other
 
-    def job(self, stage: str) -> Job:
+    def job(self, stage: str) -> Job[Any]:
         resolver = self.resolver()
         if stage == "scan":
             return Job(resolver.scan(), self.store)
@@ -66,7 +66,7 @@ class Caching:
     def run(self, stage: str) -> dict[str, Any]:
         return self.run_job(self.job(stage))
 
-    def run_job(self, job: Job) -> dict[str, Any]:
+    def run_job(self, job: Job[Any]) -> dict[str, Any]:
         return (STAGES | IMAGES)[job.slice.stage](job)
 
     def run_all(self) -> dict[str, dict[str, Any]]:

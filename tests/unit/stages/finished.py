@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from cogtune.config.build import build
-from cogtune.data.clips import ClipSettings, describe_clip
+from cogtune.data.clips import describe_clip
+from cogtune.data.dataset import settings_of
 from cogtune.data.decoder import Decoder
 from cogtune.data.listing import ClipRow, Reject, write_manifest
 from cogtune.data.rows import LatentRow, TextRow
@@ -56,7 +57,7 @@ class Finished:
         self.rows.append(self._row("valid", "held", "held out"))
         self.slices = self._cut(overrides)
 
-    def job(self, stage: str) -> Job:
+    def job(self, stage: str) -> Job[Any]:
         return Job(self.slices[stage], self.store)
 
     def fill(self) -> "Finished":
@@ -108,10 +109,8 @@ class Finished:
 
     def _fill_clips(self) -> None:
         preprocess, latents = self.job("preprocess"), self.job("latents")
-        settings = ClipSettings(
-            **{name: preprocess.config["data"]["params"][name] for name in ClipSettings.__annotations__}
-        )
-        vae = build(latents.config["model"]["first_stage_config"])
+        settings = settings_of(preprocess.input)
+        vae = build(latents.input.vae)
         with (
             ShardWriter(preprocess.items_dir()) as prepared,
             ShardWriter(latents.items_dir()) as encoded,

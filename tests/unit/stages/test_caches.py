@@ -63,7 +63,7 @@ def test_rows_of_preprocess(made: Caching) -> None:
 def test_moments_are_the_encoders_own(made: Caching) -> None:
     job = made.job("latents")
     prepared, cached = ShardReader(job.items_dir("preprocess")), ShardReader(job.items_dir())
-    vae = build(job.config["model"]["first_stage_config"])
+    vae = build(job.input.vae)
     rows = [row for row in job.manifest() if row.clip in cached]
     assert {row.name for row in rows} == {"videos/wave.mp4", "videos/stripes.mp4", "videos/held.mp4"}
     for row in rows:
@@ -77,7 +77,7 @@ def test_moments_are_the_encoders_own(made: Caching) -> None:
 def test_contexts_are_t5s_own(made: Caching) -> None:
     job = made.job("text")
     cached = ShardReader(job.items_dir())
-    embedder = build(job.config["model"]["conditioner_config"]).embedder()
+    embedder = build(job.input.conditioner).embedder()
     for row in job.manifest():
         context = cached.tensors(row.caption_id)["context"]
         assert context.shape == (8, 32)

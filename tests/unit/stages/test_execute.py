@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,12 +14,12 @@ from cogtune.work.slices import FORMAT, Slice
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> Job:
+def job(tmp_path: Path) -> Job[Any]:
     identity = {"format": FORMAT, "stage": "scan", "version": 1, "values": {}, "upstream": {}}
     return Job(Slice("scan", identity, {}), tmp_path / "store")
 
 
-def test_runs_add_up_and_one_that_made_nothing_changes_nothing(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_add_up_and_one_that_made_nothing_changes_nothing(job: Job[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(execute, "device_names", lambda: ["H100", "H100"])
     path = job.store / "records" / f"scan-{job.key}.json"
 
@@ -36,7 +37,9 @@ def test_runs_add_up_and_one_that_made_nothing_changes_nothing(job: Job, monkeyp
 
 
 @pytest.mark.parametrize("code", [0, None, 3, "words"])
-def test_a_plugin_that_ends_the_process_is_an_error(job: Job, monkeypatch: pytest.MonkeyPatch, code: object) -> None:
+def test_a_plugin_that_ends_the_process_is_an_error(
+    job: Job[Any], monkeypatch: pytest.MonkeyPatch, code: object
+) -> None:
     monkeypatch.setattr(scan, "run", lambda job: sys.exit(code))  # pyright: ignore[reportArgumentType]
     receipt = job.store.parent / "receipt.json"
     with pytest.raises(UserError, match=r"stage 'scan' was ended before it was done: .* called sys\.exit"):
@@ -44,14 +47,14 @@ def test_a_plugin_that_ends_the_process_is_an_error(job: Job, monkeypatch: pytes
     assert not receipt.exists()
 
 
-def test_a_training_that_was_asked_to_stop_keeps_its_exit_code(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_that_was_asked_to_stop_keeps_its_exit_code(job: Job[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scan, "run", lambda job: sys.exit(143))
     with pytest.raises(SystemExit) as ended:
         execute.execute(job, None)
     assert ended.value.code == 143
 
 
-def test_a_record_of_an_earlier_version_stays_without_counts(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_of_an_earlier_version_stays_without_counts(job: Job[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     path = job.store / "records" / f"scan-{job.key}.json"
     path.parent.mkdir(parents=True)
     old = {"stage": "scan", "key": job.key, "runs": 2, "seconds": 5.0, "peak_memory_mib": 1.0}

@@ -34,7 +34,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("export")
 
 
-def changed_by(job: Job) -> float:
+def changed_by(job: Job[Any]) -> float:
     """Largest difference that the training made to the output, by what was exported."""
     start, device = start_of(job.upstream_job("train")), torch.device("cpu")
     before: Any = initial_model(start)

@@ -69,9 +69,9 @@ def test_noised_pixels_are_encoded_and_the_noise_is_upstreams(made: Caching) -> 
     job = made.job("images")
     row = next(row for row in job.manifest() if row.name == "videos/wave.mp4")
     plan = clip_plan(ShardReader(job.items_dir("preprocess")), row.clip).first_frame()
-    pixels_1CHW = load_clip(row.path, plan, job.config["data"]["params"]["video_size"])
+    pixels_1CHW = load_clip(row.path, plan, job.input.video_size)
     copies = noised_copies(pixels_1CHW[0].float() / 127.5 - 1, row.clip, 4)
-    vae = build(job.config["model"]["first_stage_config"])
+    vae = build(job.input.vae)
     cached = ShardReader(job.items_dir()).tensors(row.clip)["moments"]
     torch.testing.assert_close(cached, vae.encode(copies[:, :, None])[:, :, 0], rtol=0, atol=1e-5)
     clean = pixels_1CHW[0].float() / 127.5 - 1
@@ -129,19 +129,17 @@ def test_sampling_sees_what_training_saw(project: Caching, yaml: Path) -> None:
     project.run_all()
     project.run("images")
     job = project.job("train")
-    config, row = job.config, next(row for row in job.manifest() if row.name == "videos/wave.mp4")
+    row = next(row for row in job.manifest() if row.name == "videos/wave.mp4")
     dirs = (job.items_dir("latents"), job.items_dir("text"), [Pair(row.clip, row.caption_id)], job.items_dir("images"))
-    loss = build(config["model"]["loss_fn_config"])
-    regularizer = build(config["model"]["first_stage_config"]["params"]["regularizer_config"])
-    patch = config["model"]["network_config"]["params"]["patch_size"][0]
     given = job.input
+    loss, regularizer, patch = build(given.loss), build(given.regularizer), given.network["params"]["patch_size"][0]
     condition = image_condition(given.image_input, given.image_scale_factor, given.image_everywhere)
     assert condition is not None
     feed = Feed(CachedDataset(*dirs), regularizer, loss.sampling, 1, 0.9, 0.0, patch, condition)
     trained = feed.micro_batch([0], 3, range(1), 1)
     sampling = project.job("sample")
-    (prompt,) = sample.plan.read_args(sampling.config["args"], [row])
-    vae = build(sampling.config["model"]["first_stage_config"])
+    (prompt,) = sample.plan.chosen(sampling.input, [row])
+    vae = build(sampling.input.vae)
     latent_CHW = encode_image(vae, sample._images(sampling, [prompt])[prompt.id], 5, prompt.id)
     sampled = condition(latent_CHW[None], trained.x0_BTCHW.shape[1])
     assert trained.concat_BTCHW is not None
@@ -237,7 +235,7 @@ def test_evaluate_and_report_show_the_image(finished: Finished) -> None:
 
 
 def test_a_posterior_sample_depends_on_seed_and_name_alone(finished: Finished) -> None:
-    vae = build(finished.job("sample").config["model"]["first_stage_config"])
+    vae = build(finished.job("sample").input.vae)
     pixels_CHW = torch.randint(0, 256, (3, 32, 48), dtype=torch.uint8)
     one = generate.encode_image(vae, pixels_CHW, 1, "a")
     assert torch.equal(one, generate.encode_image(vae, pixels_CHW, 1, "a"))

@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -68,7 +69,7 @@ def other_t5(world: Caching) -> tuple[Path, Path]:
     return world.root / "assets/t5/model.safetensors", world.root / "other/model.safetensors"
 
 
-def rows(world: Caching, job: Job) -> set[str]:
+def rows(world: Caching, job: Job[Any]) -> set[str]:
     return ShardReader(job.items_dir()).ids()
 
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,7 @@ class Data:
         label.parent.mkdir(parents=True, exist_ok=True)
         label.write_text(text)
 
-    def job(self) -> Job:
+    def job(self) -> Job[Any]:
         identity = {"format": "cogtune-slice-1", "stage": "scan", "version": 1, "values": self.values, "upstream": {}}
         roots = {
             f"args.{split}_data": [str(self.root / split)]

@@ -86,5 +86,5 @@ def test_a_training_that_starts_notes_its_global_batch(finished: Finished, monke
     monkeypatch.setattr(train, "run_ranks", lambda *_: False)
     with pytest.raises(SystemExit):
         train._train(job)
-    clips = job.config["args"]["global_batch_size"]
+    clips = job.input.global_batch
     assert BatchMemo(job.store, "0123456789ab").read() == (clips, job.key)

@@ -118,7 +118,7 @@ def differing(one: dict[str, Any], other: dict[str, Any]) -> str:
     return "\n".join(sorted(name for name in one | other if one.get(name) != other.get(name))[:10])
 
 
-def command(job: Job, root: Path) -> list[str]:
+def command(job: Job[Any], root: Path) -> list[str]:
     """The line that the workflow would run."""
     stage, key = job.slice.stage, job.key
     receipt = f"results/tiny/.published-{key}" if stage == "report" else f"results/.receipts/{stage}-{key}.json"

@@ -4,8 +4,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
 
+from cogtune.config.schema.data import SFTDatasetParams
 from cogtune.data.container import is_whole
 from cogtune.data.listing import ClipRow, Reject
 from cogtune.data.rows import ClipPlan, Rejected, TextRow, prepared_rows
@@ -134,7 +134,7 @@ def data_facts(
     rejects_file: Path,
     frames: ShardReader,
     encoded: ShardReader,
-    params: Mapping[str, Any],
+    params: SFTDatasetParams,
 ) -> DataFacts:
     """What is said about the data. ``frames`` and ``encoded``: the rows of preprocess and text. Raises DamagedError."""
     check_sums(rejects_file)
@@ -150,15 +150,15 @@ def data_facts(
             plans.append(prepared)
     rates = [plan.effective_fps for plan in plans]
     captions = {row.caption_id: row.caption for row in manifest}
-    height, width = params["video_size"]
+    height, width = params.video_size
     splits = {split: {row.clip for row in manifest if row.split == split} & used for split in ("train", "valid")}
     return DataFacts(
         clips={split: len(clips) for split, clips in splits.items()},
         trained_too=len(splits["train"] & splits["valid"]),
-        frames=params["max_num_frames"],
+        frames=params.max_num_frames,
         height=height,
         width=width,
-        asked_fps=params["fps"],
+        asked_fps=params.fps,
         effective_fps=(min(rates), max(rates)) if rates else None,
         rejects=sorted(refused),
         others=[(reject.name, reject.reason) for reject in rejects if reject.files],

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,6 +39,7 @@ FILES = {
     "results/tiny/*.json": "plan report",
 }
 """Who reads what. Of files that one piece of code reads, the one of train, or the first, stands for all."""
+PLAN = ["plan", "--format", "json"]
 QUICK = ("store/scan/memo.jsonl", "store/locks/*/*.json", "store/train/*/log.jsonl", "results/.receipts/*.json")
 NOT_READ = ("checkpoints/", "store/export/*/transformer/", "images/", "latents/", "evaluate/*/index.json")
 """Checkpoints and caches have tests of their own; what export writes for others is held against SHA256SUMS."""
@@ -78,7 +80,7 @@ def copy(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
 def commands(root: Path, names: str) -> Iterator[list[str]]:
     for name in names.split():
         if name == "plan":
-            yield ["plan", "--format", "json"]
+            yield PLAN
             continue
         receipts = {"scan": "results/.receipts/scan-*.json", "report": "results/tiny/.published-*"}
         (receipt,) = root.glob(receipts[name])
@@ -100,6 +102,14 @@ def run(root: Path, words: list[str]) -> int:
     return main(words)
 
 
+def plan_in(said: str) -> dict[str, Any] | None:
+    """What `plan --format json` printed, without what it was told on the way."""
+    begins = said.find("\n{\n") + 1 if not said.startswith("{\n") else 0
+    if not begins and not said.startswith("{\n"):
+        return None
+    return json.JSONDecoder().raw_decode(said[begins:])[0]
+
+
 def in_one_sentence(code: int, said: str, path: Path) -> bool:
     told = [line for line in said.splitlines() if line.startswith("cogtune: ")]
     return code == 1 and len(told) == 1 and (path.name in told[0] or path.parent.name in told[0])
@@ -111,6 +121,10 @@ def in_one_sentence(code: int, said: str, path: Path) -> bool:
 def test_one_sentence_or_the_same(copy: Project, tmp_path: Path, glob: str) -> None:
     lines = list(commands(copy.root, FILES[glob]))
     wrong, tried = [], 0
+    code, said = forked(partial(run, copy.root, PLAN), tmp_path / "output.txt")
+    planned = plan_in(said)
+    assert code == 0, said
+    assert planned, said
     found = sorted(copy.root.glob(glob))
     for path in found if "results/tiny" in glob else of_train(found):
         good, right = path.read_bytes(), published(copy.root, path)
@@ -122,6 +136,8 @@ def test_one_sentence_or_the_same(copy: Project, tmp_path: Path, glob: str) -> N
                 now = published(copy.root, path)
                 other = [name for name in right if now[name] != right[name]] if code == 0 else []
                 path.write_bytes(good)
+                if words == PLAN and not code and plan_in(said) != planned and path.name not in said:
+                    other.append("the plan")
                 if other or "Traceback" in said or (code and not in_one_sentence(code, said, path)):
                     wrong.append(f"{path.name}: {what}: {words[0]}: exit code {code}, other {other}\n{said[-1500:]}")
     assert tried, f"no file {glob}"

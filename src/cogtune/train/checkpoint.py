@@ -28,6 +28,7 @@ FORMAT = "cogtune-checkpoint-2"
 UNSEALED = "cogtune-checkpoint-1"
 """Written by versions that kept no checksum of the record itself."""
 _KEYS = {"format": str, "step": int, "ranks": int, "files": dict}
+_SKIPPED = {"step", "why", "clips"}
 TAG = "state"
 
 
@@ -121,7 +122,10 @@ def verify(path: Path) -> Found:
     for name, expected in record["files"].items():
         if file_digest(path / name) != expected:
             raise ValueError(f"{name}: checksum differs from the record")
-    return Found(path, record["step"], record["ranks"], record.get("skipped", []))
+    skipped = record.get("skipped", [])
+    if not isinstance(skipped, list) or not all(isinstance(one, dict) and one.keys() >= _SKIPPED for one in skipped):
+        raise ValueError("its list of skipped steps does not read")
+    return Found(path, record["step"], record["ranks"], skipped)
 
 
 def _drop_old(folder: Path, keep: int) -> None:

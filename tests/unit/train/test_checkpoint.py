@@ -3,9 +3,11 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from cogtune.runtime.saved import write_sealed
 from cogtune.train.checkpoint import FORMAT, clear_unfinished, newest
 
 
@@ -45,6 +47,36 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, caplog: pytest.LogC
     assert found is not None
     assert (found.step, found.ranks) == (1, 2)
     assert "step-00000002: this checkpoint is damaged" in caplog.text
+
+
+ODD_VALUES = [5, None, [], {}, "odd", ["odd"], {"state/optim.pt": 5}, {"state/optim.pt": None}]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "5", '"text"', "[[]]"])
+def test_a_record_that_is_no_object_is_damage(tmp_path: Path, text: str) -> None:
+    write_checkpoint(tmp_path, 1)
+    (write_checkpoint(tmp_path, 2) / "record.json").write_text(text)
+    found = newest(tmp_path)
+    assert found is not None
+    assert found.step == 1
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+@pytest.mark.parametrize("value", ODD_VALUES, ids=json.dumps)
+@pytest.mark.parametrize("key", ["format", "step", "ranks", "files", "skipped"])
+def test_a_record_with_an_odd_value_is_damage(tmp_path: Path, key: str, value: Any, sealed: bool) -> None:
+    """Also in a record of a version that kept no checksum of it, unless the value may be the right one."""
+    write_checkpoint(tmp_path, 1)
+    path = write_checkpoint(tmp_path, 2) / "record.json"
+    record = json.loads(path.read_text()) | {"skipped": []}
+    if sealed:
+        write_sealed(path, record)
+        record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {key: value}))
+    found = newest(tmp_path)
+    assert found is not None
+    possible = (key, value) == ("skipped", []) or (not sealed and (key, value) == ("ranks", 5))
+    assert found.step == (2 if possible else 1)
 
 
 def test_the_newest_whole_one_is_found(tmp_path: Path) -> None:

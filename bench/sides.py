@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from cogtune.checkpoints.names import vae_in_diffusers
 from cogtune.config.build import build, params_of
+from cogtune.config.geometry import latent_size
 from cogtune.model.weights.diffusers import config_json, to_diffusers
 from cogtune.work.load import load_config
 
@@ -142,7 +143,7 @@ def vae_case(side: str, case: str, shape: dict[str, Any], device: torch.device) 
     model = (ours if side == "cogtune" else _diffusers_vae(node, ours, batch or frames)).to(device, dtype).eval()
     torch.manual_seed(1)
     video_BCTHW = torch.rand(1, 3, frames, height, width).mul(2).sub(1).to(device, dtype)
-    latent_BCTHW = torch.randn(1, 16, (frames - 1) // 4 + 1, height // 8, width // 8).to(device, dtype)
+    latent_BCTHW = torch.randn(1, 16, *latent_size(frames, height, width)).to(device, dtype)
 
     @torch.no_grad()
     def run() -> Tensor:

@@ -17,7 +17,6 @@ from cogtune.config.registry import find
 from cogtune.config.schema.dit import (
     DiffusionTransformerParams,
     PatchEmbeddingParams,
-    Rotary3DPositionEmbeddingParams,
 )
 from cogtune.config.values import Values
 from cogtune.errors import UserError
@@ -71,7 +70,7 @@ def contradictions(params: Any, config: Mapping[str, Any] | None) -> list[str]:
     """Where config.json of a diffusers transformer contradicts a network's ``params`` in what no tensor shows."""
     if not isinstance(params, DiffusionTransformerParams) or (config or {}).get("_class_name") != _TRANSFORMER:
         return []
-    rotary = isinstance(params_of(params.modules["pos_embed_config"]), Rotary3DPositionEmbeddingParams)
+    rotary = params_of(params.modules["pos_embed_config"]).rotates
     ours = {"use_rotary_positional_embeddings": rotary, "num_attention_heads": params.num_attention_heads}
     said = {name: config[name] for name in ours if config and name in config}
     return [

@@ -9,18 +9,19 @@ from typing import Any
 
 from cogtune.checkpoints.names import POSITIONS, UNUSED
 from cogtune.config.build import params_of
+from cogtune.config.geometry import NETWORK_PREFIX, latent_frames
 from cogtune.config.registry import find
 from cogtune.config.schema.dit import (
     AdaLNParams,
     DiffusionTransformerParams,
     LoraParams,
     PatchEmbeddingParams,
-    Rotary3DPositionEmbeddingParams,
+    PositionParams,
 )
 from cogtune.config.schema.vae import Coder3DParams, VideoAutoencoderParams
 
 Shape = tuple[int, ...]
-PREFIXES = {"network": "model.diffusion_model.", "autoencoder": "first_stage_model.", "embedder": "conditioner."}
+PREFIXES = {"network": NETWORK_PREFIX, "autoencoder": "first_stage_model.", "embedder": "conditioner."}
 """What stands before the names in a training checkpoint, by role of the component."""
 ADAPTED = {"query_key_value": 3, "dense": 1}
 """Layers of the attention that get adapters, and into how many parts their output falls."""
@@ -40,7 +41,7 @@ def shapes_of(node: dict[str, Any]) -> dict[str, Shape] | None:
 def derived_names(node: dict[str, Any]) -> set[str]:
     """Tensors of a network that are computed or unused, so that formats with learned weights only leave them out."""
     pos = params_of(params_of(node).modules["pos_embed_config"])
-    return {UNUSED} if isinstance(pos, Rotary3DPositionEmbeddingParams) else {POSITIONS}
+    return ({UNUSED} if pos.rotates else set()) | ({POSITIONS} if pos.table == "sine-cosine" else set())
 
 
 def _linear(name: str, out: int, inner: int) -> Iterator[tuple[str, Shape]]:
@@ -108,13 +109,14 @@ def _attention(name: str, D: int, lora: LoraParams | None) -> Iterator[tuple[str
 
 def _positions(p: DiffusionTransformerParams, patch: list[int]) -> Iterator[tuple[str, Shape]]:
     pos = params_of(p.modules["pos_embed_config"])
-    rotary = isinstance(pos, Rotary3DPositionEmbeddingParams)
-    if rotary:
+    assert isinstance(pos, PositionParams)
+    if pos.rotates:
         yield UNUSED, (p.transformer_args.max_sequence_length, p.hidden_size)
-    if not rotary or pos.learnable_pos_embed:
-        frames = (p.num_frames - 1) // p.time_compressed_rate + 1
-        tokens = frames * (p.latent_height // patch[1]) * (p.latent_width // patch[2])
-        yield POSITIONS, (1, pos.text_length + tokens, p.hidden_size)
+    # A table counts latent frames, whatever the temporal patch.
+    frames = latent_frames(p.num_frames, p.time_compressed_rate)
+    tokens = frames * (p.latent_height // patch[1]) * (p.latent_width // patch[2])
+    for name, shape in pos.parameters(tokens, p.hidden_size).items():
+        yield f"mixins.pos_embed.{name}", shape
 
 
 def _autoencoder(p: VideoAutoencoderParams) -> Iterator[tuple[str, Shape]]:

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from cogtune.config import deepspeed_limits
+from cogtune.config.geometry import FRAMES_PER_LATENT, PIXELS_PER_LATENT
 from cogtune.config.registry import kind
 from cogtune.config.remarks import REMARKS
-from cogtune.config.values import NETWORK, POSITIONS, SCHEDULE, SCHEDULES, VAE_RATE, VAE_STRIDE, Values, run
+from cogtune.config.values import NETWORK, POSITIONS, SCHEDULE, SCHEDULES, Values, positions, run
 
 Problem = tuple[str, str]
 _VAE = "model.first_stage_config.params"
@@ -23,21 +24,21 @@ def cross_check(values: dict[str, Any]) -> tuple[list[Problem], list[str]]:
 
 def _frames(at: Values) -> Iterator[Problem]:
     frames = at["data.params.max_num_frames"]
-    if frames % VAE_RATE != 1:
-        below = max(frames - 1, 0) // VAE_RATE * VAE_RATE + 1
-        fitting = f"{below} or {below + VAE_RATE}"
+    if frames % FRAMES_PER_LATENT != 1:
+        below = max(frames - 1, 0) // FRAMES_PER_LATENT * FRAMES_PER_LATENT + 1
+        fitting = f"{below} or {below + FRAMES_PER_LATENT}"
         yield "data.params.max_num_frames", f"{frames}; the VAE takes 4k + 1 frames: {fitting}"
-    if at[f"{NETWORK}.time_compressed_rate"] != VAE_RATE:
+    if at[f"{NETWORK}.time_compressed_rate"] != FRAMES_PER_LATENT:
         yield (
             f"{NETWORK}.time_compressed_rate",
-            f"{at[f'{NETWORK}.time_compressed_rate']}; the VAE compresses {VAE_RATE} frames to one",
+            f"{at[f'{NETWORK}.time_compressed_rate']}; the VAE compresses {FRAMES_PER_LATENT} frames to one",
         )
 
 
 def _size(at: Values) -> Iterator[Problem]:
     _, *patch = at[f"{NETWORK}.patch_size"]
     for name, pixels, size in zip(("height", "width"), at["data.params.video_size"], patch, strict=True):
-        multiple = VAE_STRIDE * size
+        multiple = PIXELS_PER_LATENT * size
         if pixels % multiple:
             near = f"{pixels // multiple * multiple} or {pixels // multiple * multiple + multiple}"
             yield "data.params.video_size", f"{name} {pixels} is no multiple of {multiple}; expected {near}"
@@ -45,16 +46,15 @@ def _size(at: Values) -> Iterator[Problem]:
 
 def _fixed_grid(at: Values) -> Iterator[Problem]:
     """Sine-cosine and learned tables hold for one height and width, and for at most the configured frames."""
-    target = kind(at["model.network_config.params.modules.pos_embed_config.target"])
-    if target != "Basic3DPositionEmbedding" and not at.get(f"{POSITIONS}.learnable_pos_embed"):
+    table = positions(at).table
+    if table is None:
         return
-    table = "sine-cosine" if target == "Basic3DPositionEmbedding" else "learned"
-    want = [at[f"{NETWORK}.latent_{side}"] * VAE_STRIDE for side in ("height", "width")]
+    want = [at[f"{NETWORK}.latent_{side}"] * PIXELS_PER_LATENT for side in ("height", "width")]
     size = at["data.params.video_size"]
     if size != want:
         yield (
             "data.params.video_size",
-            f"{size}; the {table} positions are made for {want} (latent_height, latent_width x {VAE_STRIDE})",
+            f"{size}; the {table} positions are made for {want} (latent_height, latent_width x {PIXELS_PER_LATENT})",
         )
     frames, most = at["data.params.max_num_frames"], at[f"{NETWORK}.num_frames"]
     if frames > most:
@@ -109,12 +109,12 @@ def _tiles(at: Values) -> Iterator[Problem]:
         size, overlap = at.get(f"{_VAE}.{part}_tile_size"), at.get(f"{_VAE}.{part}_tile_overlap")
         if not size:
             continue
-        if any(pixels % VAE_STRIDE for pixels in size):
-            yield f"{_VAE}.{part}_tile_size", f"{size}; expected multiples of {VAE_STRIDE}"
-        if overlap % VAE_STRIDE or overlap >= min(size):
+        if any(pixels % PIXELS_PER_LATENT for pixels in size):
+            yield f"{_VAE}.{part}_tile_size", f"{size}; expected multiples of {PIXELS_PER_LATENT}"
+        if overlap % PIXELS_PER_LATENT or overlap >= min(size):
             yield (
                 f"{_VAE}.{part}_tile_overlap",
-                f"{overlap}; expected a multiple of {VAE_STRIDE} below the tile's {min(size)}",
+                f"{overlap}; expected a multiple of {PIXELS_PER_LATENT} below the tile's {min(size)}",
             )
 
 

@@ -8,6 +8,7 @@ section is silent, `args` is asked here, and upstream's own default otherwise.
 from typing import Any
 
 from cogtune.config.check import Checker, FileKey
+from cogtune.config.geometry import pixel_frames
 from cogtune.config.interpolate import lookup
 from cogtune.config.pairs import Pairs, get_at, given
 from cogtune.config.tree import Node, from_plain
@@ -135,7 +136,7 @@ def _frames(values: dict[str, Any], latents: int) -> int:
     """Frames of so many latents. Upstream counts the latent that only pads to a multiple of the patch (1.5: 22 for 81
     frames); no frame comes of it."""
     patch = (get_at(values, "model.network_config.params.patch_size") or [1])[0]
-    return 4 * (latents - (patch - 1 if latents % patch == 0 else 0) - 1) + 1
+    return pixel_frames(latents - (patch - 1 if latents % patch == 0 else 0))
 
 
 def _beside_data(pairs: Pairs, sizes: dict[str, Any]) -> list[str]:

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cogtune.config import deepspeed_limits
-from cogtune.config.registry import kind
-from cogtune.config.values import NETWORK, SCHEDULES, VAE_RATE, VAE_STRIDE, Values
+from cogtune.config.geometry import PIXELS_PER_LATENT, latent_frames
+from cogtune.config.values import NETWORK, SCHEDULES, Values, positions
 
 
 def _held_out(at: Values) -> Iterator[str]:
@@ -27,7 +27,7 @@ def _idle_deepspeed(at: Values) -> Iterator[str]:
 
 def _padding(at: Values) -> Iterator[str]:
     frames, size = at["data.params.max_num_frames"], at[f"{NETWORK}.patch_size"][0]
-    latents = (frames - 1) // VAE_RATE + 1
+    latents = latent_frames(frames)
     if latents % size:
         yield (
             f"data.params.max_num_frames: {frames} frames are {latents} latents, no multiple of the patch's {size}; "
@@ -36,9 +36,9 @@ def _padding(at: Values) -> Iterator[str]:
 
 
 def _beyond(at: Values) -> Iterator[str]:
-    if kind(at[f"{NETWORK}.modules.pos_embed_config.target"]) != "Rotary3DPositionEmbedding":
+    if not positions(at).rotates:
         return
-    most = [at[f"{NETWORK}.latent_{side}"] * VAE_STRIDE for side in ("height", "width")]
+    most = [at[f"{NETWORK}.latent_{side}"] * PIXELS_PER_LATENT for side in ("height", "width")]
     size, frames = at["data.params.video_size"], at["data.params.max_num_frames"]
     if frames > at[f"{NETWORK}.num_frames"] or any(have > limit for have, limit in zip(size, most, strict=True)):
         yield (

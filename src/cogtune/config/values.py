@@ -3,10 +3,9 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-VAE_STRIDE = 8
-"""Pixels to one latent pixel, in height and width."""
-VAE_RATE = 4
-"""Pixel frames to one latent frame, after the first."""
+from cogtune.config.build import params_of
+from cogtune.config.errors import ConfigError
+from cogtune.config.schema.dit import PositionParams
 
 NETWORK = "model.network_config.params"
 POSITIONS = f"{NETWORK}.modules.pos_embed_config.params"
@@ -41,6 +40,14 @@ class Values:
             else:
                 return default
         return found
+
+
+def positions(at: Values) -> PositionParams:
+    """Params of the network's positions; the check ends where they are wrong or absent."""
+    try:
+        return params_of(at[f"{NETWORK}.modules.pos_embed_config"])
+    except ConfigError:
+        raise Missing from None
 
 
 def run(check: Callable[[Values], Iterator[Any]], at: Values) -> Iterator[Any]:

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from cogtune.config.build import build, params_of
+from cogtune.config.geometry import NETWORK_PREFIX, latent_frames
 from cogtune.config.schema.dit import DiffusionTransformerParams, LoraParams
 from cogtune.errors import UserError
 from cogtune.model import checkpointing
 from cogtune.model.blocks import AdaLN, FinalLayer, TransformerLayer
 from cogtune.model.checkpointing import Policy
 from cogtune.model.embeddings import PatchEmbedding, ScalarEmbedding, token_grid, unpatchify
-from cogtune.model.lora import CHECKPOINT_PREFIX
 from cogtune.model.positions import Basic3DPositionEmbedding, Rotary3DPositionEmbedding, Rotation
 
 
@@ -52,7 +52,7 @@ class Mixins(nn.Module):
 class DiffusionTransformer(nn.Module):
     """v-prediction network over latent videos (CogVideoX, arXiv:2408.06072)."""
 
-    checkpoint_prefix = CHECKPOINT_PREFIX
+    checkpoint_prefix = NETWORK_PREFIX
 
     def __init__(self, params: DiffusionTransformerParams) -> None:
         super().__init__()
@@ -61,16 +61,19 @@ class DiffusionTransformer(nn.Module):
         D, E, affine = p.hidden_size, p.time_embed_dim or p.hidden_size, p.elementwise_affine
         heads, head_size = p.num_attention_heads, p.hidden_size // p.num_attention_heads
         patch = self.patch_size = patch_of(p)
-        latent_frames = (p.num_frames - 1) // p.time_compressed_rate + 1
         nodes = p.modules
         pos_embed = build(
             nodes["pos_embed_config"],
-            grid=(latent_frames, p.latent_height // patch[1], p.latent_width // patch[2]),
+            grid=(
+                latent_frames(p.num_frames, p.time_compressed_rate),
+                p.latent_height // patch[1],
+                p.latent_width // patch[2],
+            ),
             hidden_size=D,
             head_size=head_size,
             interpolation=(p.time_interpolation, p.height_interpolation, p.width_interpolation),
         )
-        unused = 0 if isinstance(pos_embed, Basic3DPositionEmbedding) else p.transformer_args.max_sequence_length
+        unused = p.transformer_args.max_sequence_length if pos_embed.rotates else 0
 
         self.time_embed = ScalarEmbedding(D, E)
         self.ofs_embed = ScalarEmbedding(p.ofs_embed_dim, E) if p.ofs_embed_dim else None
@@ -120,7 +123,7 @@ class DiffusionTransformer(nn.Module):
         pos = self.mixins.pos_embed
         if isinstance(pos, Basic3DPositionEmbedding):
             derived["mixins.pos_embed.pos_embedding"] = pos.table()
-        else:
+        if pos.rotates:
             unused = self.transformer.position_embeddings.weight
             derived["transformer.position_embeddings.weight"] = torch.zeros(unused.shape)
         return derived

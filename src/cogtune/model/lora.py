@@ -13,12 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cogtune.checkpoints.shapes import ADAPTED
+from cogtune.config.geometry import NETWORK_PREFIX
 from cogtune.config.schema.dit import LoraParams
 from cogtune.errors import UserError
 from cogtune.model.blocks import TransformerLayer
-
-ADAPTED = {"query_key_value": 3, "dense": 1}  # layer of the attention -> parts of its output
-CHECKPOINT_PREFIX = "model.diffusion_model."
 
 
 class AdaptedLinear(nn.Module):
@@ -98,7 +97,7 @@ def set_trainable(model: nn.Module, prefixes: Iterable[str]) -> list[str]:
     for name, parameter in model.named_parameters():
         if is_adapter(name):
             parameter.requires_grad_(True)
-        elif any(p == "all" or (CHECKPOINT_PREFIX + name).startswith(p) for p in frozen):
+        elif any(p == "all" or (NETWORK_PREFIX + name).startswith(p) for p in frozen):
             parameter.requires_grad_(False)
     trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     if not trainable:
@@ -110,10 +109,10 @@ def _frozen_prefixes(names: list[str], prefixes: Iterable[str]) -> list[str]:
     elsewhere = ("first_stage_model", "conditioner")  # VAE and T5: never part of what trains here
     frozen = [p for p in prefixes if not p.startswith(elsewhere)]
     for prefix in frozen:
-        if prefix != "all" and not any((CHECKPOINT_PREFIX + name).startswith(prefix) for name in names):
+        if prefix != "all" and not any((NETWORK_PREFIX + name).startswith(prefix) for name in names):
             raise UserError(
                 f"not_trainable_prefixes: no weight's name starts with {prefix!r}; expected `all` or a name such as "
-                f"{CHECKPOINT_PREFIX + names[0]!r}"
+                f"{NETWORK_PREFIX + names[0]!r}"
             )
     return frozen
 

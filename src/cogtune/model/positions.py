@@ -5,6 +5,7 @@ are frames, rows and columns of its grid and K frequencies. Token grids are (T, 
 first in the sequence and have no position.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -55,6 +56,7 @@ class Basic3DPositionEmbedding(nn.Module):
         super().__init__()
         if hidden_size % 16:
             raise UserError(f"hidden_size: {hidden_size}; a 3D sine-cosine table needs a multiple of 16")
+        self.rotates = params.rotates
         self.text_length, self.grid = params.text_length, grid
         self.interpolation = interpolation_of(params, interpolation)
         self.hidden_size = hidden_size
@@ -97,10 +99,11 @@ class Rotary3DPositionEmbedding(nn.Module):
             )
         if head_size % 16:
             raise UserError(f"hidden_size_head: {head_size}; a 3D rotary embedding needs a multiple of 16")
+        self.rotates = params.rotates
         self.text_length, self.head_size, self.theta = params.text_length, head_size, params.theta
-        if params.learnable_pos_embed:
-            rows = params.text_length + grid[0] * grid[1] * grid[2]
-            self.pos_embedding = nn.Parameter(torch.zeros(1, rows, hidden_size))
+        if params.adds_table:
+            shape = params.parameters(math.prod(grid), hidden_size)["pos_embedding"]
+            self.pos_embedding = nn.Parameter(torch.zeros(shape))
         else:
             self.pos_embedding = None
 

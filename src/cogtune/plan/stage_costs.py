@@ -3,9 +3,11 @@
 A stage that names none is a `StageCost`: its units are counted as for any stage with rows, and its cost is unknown.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+from cogtune.config.geometry import latent_size
 from cogtune.config.schema.args import WHOLE_FORMATS
 from cogtune.plan.cost.activations import activations
 from cogtune.plan.cost.training import element_bytes, memory, optimizer_states
@@ -194,7 +196,7 @@ class ImagesCost(StageCost):
 
     def disk_bytes(self, units: int) -> float:
         _, height, width = self.costs.clip
-        numbers = 2 * self.costs.vae.channels * (height // 8) * (width // 8)
+        numbers = 2 * self.costs.vae.channels * math.prod(latent_size(1, height, width))
         return float(units * self._copies * numbers * self.width())
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cogtune.config.build import build
+from cogtune.config.geometry import latent_frames
 from cogtune.config.schema.vae import Decoder3DParams
 from cogtune.data.clips import to_unit_range
 from cogtune.diffusion.image import ImageCondition
@@ -134,4 +135,4 @@ def latent_shape(
     """
     shrink = 2 ** (len(decoder.ch_mult) - 1)
     height, width = video_size
-    return (frames - 1) // time_rate + 1, decoder.z_channels, height // shrink, width // shrink
+    return latent_frames(frames, time_rate), decoder.z_channels, height // shrink, width // shrink

@@ -1,8 +1,9 @@
 """Keys of `model.network_config`: the diffusion transformer (upstream: dit_video_concat, SwissArmyTransformer)."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
+from cogtune.config.geometry import PIXELS_PER_LATENT
 from cogtune.config.schema import checkpointing
 from cogtune.config.schema.common import (
     CHANNELS,
@@ -20,7 +21,7 @@ from cogtune.config.schema.common import (
 Node = dict[str, Any]
 
 _LAYERS = Range(1, 1000, "the published ones have 30 and 42")
-_LATENT_PIXELS = Range(1, PIXELS.most // 8, PIXELS.why)
+_LATENT_PIXELS = Range(1, PIXELS.most // PIXELS_PER_LATENT, PIXELS.why)
 _NOT_PUBLISHED = "no published CogVideoX has it; leave it out"
 _LANGUAGE_MODEL = "it is a leftover of language models; upstream ignores it too"
 _NO_DROPOUT = "the published models train without dropout; leave it out, or use lora_config.params.lora_dropout"
@@ -147,9 +148,33 @@ class DiffusionTransformerParams:
     )
 
 
+class PositionParams:
+    """What every kind of positions says of itself."""
+
+    rotates: ClassVar[bool]
+    """Queries and keys are rotated. Checkpoints of such a network hold a table beside it that no forward pass reads."""
+    text_length: int
+
+    @property
+    def table(self) -> str | None:
+        """What is added to the tokens: a `sine-cosine` table, which is computed, a `learned` one, or nothing."""
+        raise NotImplementedError
+
+    @property
+    def adds_table(self) -> bool:
+        """Whether a table is added; it holds for one height and width, and for so many frames at most."""
+        return self.table is not None
+
+    def parameters(self, video_tokens: int, hidden_size: int) -> dict[str, tuple[int, ...]]:
+        """Name -> shape of the module's tensors, for a grid of so many tokens."""
+        return {"pos_embedding": (1, self.text_length + video_tokens, hidden_size)} if self.adds_table else {}
+
+
 @dataclass(kw_only=True)
-class Basic3DPositionEmbeddingParams:
+class Basic3DPositionEmbeddingParams(PositionParams):
     """Sine-cosine table over frames, columns, rows; fixed grid (CogVideoX-2B)."""
+
+    rotates = False
 
     text_length: int = key(
         0, "text tokens in front; the T5's max_length", unit="tokens", range=Range(0, TOKENS.most, TOKENS.why)
@@ -160,10 +185,16 @@ class Basic3DPositionEmbeddingParams:
     )
     time_interpolation: float | None = key(None, "frame positions are divided by it; null: the network's", range=FACTOR)
 
+    @property
+    def table(self) -> str:
+        return "sine-cosine"
+
 
 @dataclass(kw_only=True)
-class Rotary3DPositionEmbeddingParams:
+class Rotary3DPositionEmbeddingParams(PositionParams):
     """Rotary positions over frames, rows, columns; any grid up to the configured one."""
+
+    rotates = True
 
     hidden_size_head: int = key(REQUIRED, "channels of a head", range=Range(1, 1024, "the published ones have 64"))
     text_length: int = key(
@@ -179,6 +210,10 @@ class Rotary3DPositionEmbeddingParams:
     height_interpolation: float = key(1.0, "divides rows", without_effect="upstream's rotary positions ignore it too")
     width_interpolation: float = key(1.0, "divides columns", without_effect="upstream's rotary positions ignore it too")
     time_interpolation: float = key(1.0, "divides frames", without_effect="upstream's rotary positions ignore it too")
+
+    @property
+    def table(self) -> str | None:
+        return "learned" if self.learnable_pos_embed else None
 
 
 @dataclass(kw_only=True)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from cogtune.config.build import build
 from cogtune.config.schema.vae import VideoAutoencoderParams
 from cogtune.model.vae.decoder import Decoder3D
-from cogtune.model.vae.encoder import Encoder3D, latent_frames
+from cogtune.model.vae.encoder import Encoder3D, check_frames
 from cogtune.model.vae.layers import Past
 from cogtune.model.vae.regularizer import DiagonalGaussian
 from cogtune.model.vae.tiling import Tiles, in_tiles
@@ -46,7 +46,7 @@ class VideoAutoencoder(nn.Module):
         ``encode_batch_frames: 8`` encodes in batches with a causal cache instead, as diffusers does (other moments from
         17 frames on, less memory). ``encode_tile_size``: in overlapping tiles, see `tiling`. Raises ValueError for other F.
         """
-        latent_frames(video_BCTHW.shape[2])
+        check_frames(video_BCTHW.shape[2])
         height, width = (size // self.stride for size in video_BCTHW.shape[3:])
         tiles = self.encode_tiles
         if tiles is None or tiles.cover(height, width):

@@ -4,8 +4,8 @@ from math import log2
 
 from torch import Tensor, nn
 
+from cogtune.config.geometry import FRAMES_PER_LATENT
 from cogtune.config.schema.vae import Decoder3DParams
-from cogtune.model.vae.encoder import TIME_COMPRESSION
 from cogtune.model.vae.layers import CausalConv3d, Past, ResBlock, SpatialNorm3D, Upsample, apply_norm
 
 
@@ -31,7 +31,7 @@ class Decoder3D(nn.Module):
                 stage.block.append(ResBlock(before, widths[level], groups, z, params.dropout))
                 before = widths[level]
             if level > 0:
-                stage.upsample = Upsample(before, expand_time=level >= levels - log2(TIME_COMPRESSION))
+                stage.upsample = Upsample(before, expand_time=level >= levels - log2(FRAMES_PER_LATENT))
             stages.insert(0, stage)
         self.up = nn.ModuleList(stages)
         self.norm_out = SpatialNorm3D(before, z, groups)

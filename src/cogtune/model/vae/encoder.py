@@ -4,10 +4,9 @@ from math import log2
 
 from torch import Tensor, nn
 
+from cogtune.config.geometry import FRAMES_PER_LATENT, latent_frames, pixel_frames
 from cogtune.config.schema.vae import Encoder3DParams
 from cogtune.model.vae.layers import CausalConv3d, Downsample, Past, ResBlock, group_norm
-
-TIME_COMPRESSION = 4
 
 
 class Encoder3D(nn.Module):
@@ -29,7 +28,7 @@ class Encoder3D(nn.Module):
                 stage.block.append(ResBlock(before, width, groups, dropout=params.dropout))
                 before = width
             if level < len(widths) - 1:
-                stage.downsample = Downsample(width, compress_time=level < log2(TIME_COMPRESSION))
+                stage.downsample = Downsample(width, compress_time=level < log2(FRAMES_PER_LATENT))
             self.down.append(stage)
         self.mid = nn.Module()
         self.mid.block_1 = ResBlock(before, before, groups, dropout=params.dropout)
@@ -49,9 +48,8 @@ class Encoder3D(nn.Module):
         return self.conv_out.conv(h)
 
 
-def latent_frames(frames: int) -> int:
-    """Latent frames of a clip of ``frames``; ValueError unless frames = 4k + 1 (pooling would drop the rest silently)."""
-    if frames < 1 or frames % TIME_COMPRESSION != 1:
-        near = max(1, (frames - 1) // TIME_COMPRESSION * TIME_COMPRESSION + 1)
+def check_frames(frames: int) -> None:
+    """ValueError unless frames = 4k + 1 (pooling would drop the rest silently)."""
+    if frames < 1 or frames % FRAMES_PER_LATENT != 1:
+        near = max(1, pixel_frames(latent_frames(frames)))
         raise ValueError(f"{frames} frames: the 3D VAE takes 4k + 1 (1, 5, 9, …, 49); nearest below is {near}")
-    return (frames - 1) // TIME_COMPRESSION + 1

@@ -11,7 +11,7 @@ from cogtune.config.schema.dit import (
     Basic3DPositionEmbeddingParams,
     DiffusionTransformerParams,
     PatchEmbeddingParams,
-    Rotary3DPositionEmbeddingParams,
+    PositionParams,
 )
 from cogtune.errors import UserError
 from cogtune.model.dit import patch_of
@@ -27,7 +27,7 @@ def to_diffusers(state: Mapping[str, Tensor], params: DiffusionTransformerParams
     """
     if adapters := [name for name in state if is_adapter(name)]:
         raise UserError(f"the weights hold LoRA adapters ({adapters[0]}, …); merge them, or export them as a LoRA")
-    learned = _is_learned(params)
+    learned = params_of(params.modules["pos_embed_config"]).table == "learned"
     out: dict[str, Tensor] = {}
     for name, tensor in state.items():
         if name == UNUSED or (name == POSITIONS and not learned):
@@ -60,7 +60,7 @@ def config_json(params: DiffusionTransformerParams) -> dict[str, Any]:
         raise UserError(f"patch_size {[o, p, q]}: diffusers knows square patches only")
     pos = params_of(params.modules["pos_embed_config"])
     patch_embed = params_of(params.modules["patch_embed_config"])
-    assert isinstance(pos, Basic3DPositionEmbeddingParams | Rotary3DPositionEmbeddingParams)
+    assert isinstance(pos, PositionParams)
     assert isinstance(patch_embed, PatchEmbeddingParams)
     height, width = _sample_size(params)
     return {
@@ -82,8 +82,8 @@ def config_json(params: DiffusionTransformerParams) -> dict[str, Any]:
         "temporal_compression_ratio": params.time_compressed_rate,
         "max_text_seq_length": pos.text_length,
         "norm_elementwise_affine": params.elementwise_affine,
-        "use_rotary_positional_embeddings": isinstance(pos, Rotary3DPositionEmbeddingParams),
-        "use_learned_positional_embeddings": _is_learned(params),
+        "use_rotary_positional_embeddings": pos.rotates,
+        "use_learned_positional_embeddings": pos.table == "learned",
         **_interpolation(params, pos),
     }
 
@@ -95,10 +95,8 @@ def _sample_size(params: DiffusionTransformerParams) -> tuple[int, int]:
     return (96, 170) if size == (300, 300) else size
 
 
-def _interpolation(
-    params: DiffusionTransformerParams, pos: Basic3DPositionEmbeddingParams | Rotary3DPositionEmbeddingParams
-) -> dict[str, float]:
-    if isinstance(pos, Rotary3DPositionEmbeddingParams):
+def _interpolation(params: DiffusionTransformerParams, pos: PositionParams) -> dict[str, float]:
+    if not isinstance(pos, Basic3DPositionEmbeddingParams):
         return {}
     t, h, w = interpolation_of(
         pos, (params.time_interpolation, params.height_interpolation, params.width_interpolation)
@@ -106,8 +104,3 @@ def _interpolation(
     if h != w:
         raise UserError(f"height_interpolation {h} and width_interpolation {w} differ: diffusers knows one for both")
     return {"spatial_interpolation_scale": h, "temporal_interpolation_scale": t}
-
-
-def _is_learned(params: DiffusionTransformerParams) -> bool:
-    pos = params_of(params.modules["pos_embed_config"])
-    return isinstance(pos, Rotary3DPositionEmbeddingParams) and pos.learnable_pos_embed

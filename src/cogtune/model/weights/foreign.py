@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from cogtune.config.geometry import latent_frames
 from cogtune.model.dit import DiffusionTransformer
 from cogtune.model.lora import is_adapter
 from cogtune.model.weights.diffusers import config_json, to_diffusers
@@ -40,7 +41,7 @@ def probe_of(network: DiffusionTransformer) -> Probe:
     frames, sides = network.patch_size[0], (params.latent_height, params.latent_width)
     height, width = sides if table is not None else (min(side, 16) for side in sides)
     if table is not None and table.requires_grad:
-        frames = (params.num_frames - 1) // params.time_compressed_rate + 1
+        frames = latent_frames(params.num_frames, params.time_compressed_rate)
     draw = torch.Generator().manual_seed(0)
     x_BTCHW = torch.randn(1, frames, params.in_channels, height, width, generator=draw)
     pos_embed = cast("dict[str, Any]", params.modules["pos_embed_config"]["params"])

@@ -6,8 +6,9 @@ One unit is a tensor of (batch, tokens, D) in the compute precision. docs/cost_m
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from cogtune.config.geometry import NETWORK_PREFIX
 from cogtune.config.schema.checkpointing import Policy
-from cogtune.plan.cost.transformer import PREFIX, Grid, Network
+from cogtune.plan.cost.transformer import Grid, Network
 
 _FP32 = 4
 
@@ -53,20 +54,22 @@ _UNREACHED = _Block(0.0, dict.fromkeys(Policy, 0.0), dict.fromkeys(Policy, 0.0))
 
 def _blocks(network: Network, grid: Grid, batch: int, width: int) -> Iterator[_Block]:
     """Of each block. What lies before the first trained weight keeps nothing."""
-    trained = {PREFIX + one.name for one in network.trained}
-    before = any(PREFIX + f"mixins.patch_embed.{name}" in trained for name in ("proj.weight", "text_proj.weight"))
-    embedding = PREFIX + "time_embed.0.weight" in trained
+    trained = {NETWORK_PREFIX + one.name for one in network.trained}
+    before = any(
+        NETWORK_PREFIX + f"mixins.patch_embed.{name}" in trained for name in ("proj.weight", "text_proj.weight")
+    )
+    embedding = NETWORK_PREFIX + "time_embed.0.weight" in trained
     reached = before or embedding
     for i in range(network.layers):
-        at = f"{PREFIX}transformer.layers.{i}."
-        modulated = embedding or f"{PREFIX}mixins.adaln_layer.adaLN_modulations.{i}.1.weight" in trained
+        at = f"{NETWORK_PREFIX}transformer.layers.{i}."
+        modulated = embedding or f"{NETWORK_PREFIX}mixins.adaln_layer.adaLN_modulations.{i}.1.weight" in trained
         mine = any(name.startswith(at) for name in trained)
         reached = reached or mine or modulated
         yield _block(network, grid, batch, width, trained, modulated, i) if reached else _UNREACHED
 
 
 def _block(network: Network, grid: Grid, batch: int, width: int, trained: set[str], modulated: bool, i: int) -> _Block:
-    at = f"{PREFIX}transformer.layers.{i}."
+    at = f"{NETWORK_PREFIX}transformer.layers.{i}."
     adapted, rank = network.adapted(i), network.lora["r"] if network.lora else 0
 
     def trains(name: str) -> bool:

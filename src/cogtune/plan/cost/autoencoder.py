@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cogtune.config.geometry import latent_size
+
 _TEMPORAL_LEVELS = 2
 _ALIVE = 3
 """Tensors of a block's size that exist at once in its convolutions without gradients: the block's input, that of the
@@ -69,7 +71,7 @@ class Autoencoder:
 
     def decode_flops(self, frames: int, height: int, width: int) -> float:
         """One clip of so many decoded frames."""
-        return sum(one.flops for one in self._decode((frames - 1) // 4 + 1, height // 8, width // 8))
+        return sum(one.flops for one in self._decode(*latent_size(frames, height, width)))
 
     def encode_bytes(self, frames: int, height: int, width: int, batch: int, element: int) -> float:
         """Peak of encoding ``batch`` clips in one call, with the weights of the whole VAE; ``element``: bytes of one."""
@@ -80,8 +82,8 @@ class Autoencoder:
 
     def decode_bytes(self, frames: int, height: int, width: int, batch: int, element: int) -> float:
         """Peak of decoding, chunk by chunk, with the decoded frames so far in front."""
-        latents = min((frames - 1) // 4 + 1, _DECODED_AT_ONCE)
-        layers = list(self._decode(latents, height // 8, width // 8))
+        T, H, W = latent_size(frames, height, width)
+        layers = list(self._decode(min(T, _DECODED_AT_ONCE), H, W))
         chunk = max(one.alive for one in layers) + sum(one.past for one in layers)
         video = 2 * 3 * frames * height * width
         return (batch * (chunk + video) + self.parameters) * element

@@ -4,18 +4,15 @@ Everything is read from the canonical `network_config` node. ``D`` hidden, ``E``
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from cogtune.checkpoints.shapes import derived_names, shapes_of
+from cogtune.config.build import params_of
+from cogtune.config.geometry import NETWORK_PREFIX, latent_size
 from cogtune.config.schema.checkpointing import Policy
-
-PREFIX = "model.diffusion_model."
-"""What `not_trainable_prefixes` puts before a parameter's name."""
-PIXELS_PER_LATENT = 8
-FRAMES_PER_LATENT = 4
-_PARTS = {"query_key_value": 3, "dense": 1}
 
 
 @dataclass(frozen=True)
@@ -52,6 +49,7 @@ class Network:
     """A `network_config` node, and what is frozen of it: ``frozen`` is `not_trainable_prefixes`."""
 
     def __init__(self, node: Mapping[str, Any], frozen: Sequence[str] = (), lora_only: bool = False) -> None:
+        self._node = dict(node)
         self.params: Mapping[str, Any] = node["params"]
         self._frozen = ("all",) if lora_only else tuple(frozen)
         p = self.params
@@ -60,14 +58,10 @@ class Network:
         size = p["patch_size"]
         self.patch: tuple[int, int, int] = (1, size, size) if isinstance(size, int) else tuple(size)
         modules = p["modules"]
-        self.positions: Mapping[str, Any] = modules["pos_embed_config"]
+        self.rotary: bool = params_of(modules["pos_embed_config"]).rotates
         self.qk_norm: bool = (modules["adaln_layer_config"].get("params") or {}).get("qk_ln", True)
         self.text_width: int = modules["patch_embed_config"]["params"]["text_hidden_size"]
         self.lora: Mapping[str, Any] | None = (modules.get("lora_config") or {}).get("params")
-
-    @property
-    def rotary(self) -> bool:
-        return "Rotary" in self.positions["target"]
 
     @property
     def checkpointing(self) -> Policy:
@@ -82,7 +76,8 @@ class Network:
     @cached_property
     def parameters(self) -> list[Parameter]:
         """Every parameter, by the name that it has in `DiffusionTransformer`."""
-        return [*self._ends(), *(one for i in range(self.layers) for one in self._layer(i))]
+        derived, shapes = derived_names(self._node), shapes_of(self._node) or {}
+        return [Parameter(name, shape, fixed=name in derived) for name, shape in shapes.items()]
 
     @cached_property
     def trained(self) -> list[Parameter]:
@@ -91,7 +86,7 @@ class Network:
 
     def trains(self, parameter: Parameter) -> bool:
         """Whether the config lets it train."""
-        name = PREFIX + parameter.name
+        name = NETWORK_PREFIX + parameter.name
         frozen = any(prefix == "all" or name.startswith(prefix) for prefix in self._frozen)
         return parameter.adapter or not (parameter.fixed or frozen)
 
@@ -106,9 +101,9 @@ class Network:
     def grid(self, height: int, width: int, frames: int, text: int) -> Grid:
         """The sequence of a clip of ``frames`` x ``height`` x ``width`` pixels behind ``text`` tokens. Latent frames that
         the temporal patch does not divide are padded in front, as training does."""
-        latents = (frames - 1) // FRAMES_PER_LATENT + 1
         o, p, q = self.patch
-        T, H, W = -(-latents // o) * o, height // PIXELS_PER_LATENT, width // PIXELS_PER_LATENT
+        T, H, W = latent_size(frames, height, width)
+        T = -(-T // o) * o
         return Grid(text, (T // o) * (H // p) * (W // q), (T, H, W))
 
     def flops(self, grid: Grid) -> float:
@@ -145,67 +140,3 @@ class Network:
     def _adapters(self, grid: Grid) -> float:
         rank = self.lora["r"] if self.lora else 0
         return sum(16 * grid.tokens * self.width * rank for i in range(self.layers) if self.adapted(i))
-
-    def _ends(self) -> Iterator[Parameter]:
-        D, E, p = self.width, self.embedding, self.params
-        yield from _scalar("time_embed", D, E)
-        if p.get("ofs_embed_dim"):
-            yield from _scalar("ofs_embed", p["ofs_embed_dim"], E)
-        yield from self._norm("transformer.final_layernorm", D)
-        if self.rotary:
-            rows = (p.get("transformer_args") or {}).get("max_sequence_length", 64)
-            yield Parameter("transformer.position_embeddings.weight", (rows, D), fixed=True)
-        features = math.prod(self.patch)
-        yield from _linear("mixins.patch_embed.proj", p["in_channels"] * features, D)
-        yield from _linear("mixins.patch_embed.text_proj", self.text_width, D)
-        positions = self.positions.get("params") or {}
-        if not self.rotary or positions.get("learnable_pos_embed"):
-            rows = positions.get("text_length", 0) + self._configured_video_tokens()
-            yield Parameter("mixins.pos_embed.pos_embedding", (1, rows, D), fixed=not self.rotary)
-        yield from self._norm("mixins.final_layer.norm_final", D)
-        yield from _linear("mixins.final_layer.linear", D, p["out_channels"] * features)
-        yield from _linear("mixins.final_layer.adaLN_modulation.1", E, 2 * D)
-
-    def _configured_video_tokens(self) -> int:
-        """Rows of a position table: the patches of the size that the network is configured for."""
-        p, (_, h, w) = self.params, self.patch
-        # The table counts latent frames, whatever the temporal patch.
-        frames = (p["num_frames"] - 1) // p["time_compressed_rate"] + 1
-        return frames * (p["latent_height"] // h) * (p["latent_width"] // w)
-
-    def _layer(self, i: int) -> Iterator[Parameter]:
-        D, at = self.width, f"transformer.layers.{i}"
-        yield from self._norm(f"{at}.input_layernorm", D)
-        yield from self._norm(f"{at}.post_attention_layernorm", D)
-        for name, parts in _PARTS.items():
-            yield from self._projection(f"{at}.attention.{name}", parts, self.adapted(i))
-        yield from _linear(f"{at}.mlp.dense_h_to_4h", D, 4 * D)
-        yield from _linear(f"{at}.mlp.dense_4h_to_h", 4 * D, D)
-        yield from _linear(f"mixins.adaln_layer.adaLN_modulations.{i}.1", self.embedding, 12 * D)
-        if self.qk_norm:
-            for name in ("query", "key"):
-                yield from self._norm(f"mixins.adaln_layer.{name}_layernorm_list.{i}", D // self.heads)
-
-    def _projection(self, name: str, parts: int, adapted: bool) -> Iterator[Parameter]:
-        D = self.width
-        yield from _linear(f"{name}.original" if adapted else name, D, parts * D)
-        if adapted and self.lora is not None:
-            for j in range(parts):
-                yield Parameter(f"{name}.matrix_A.{j}", (self.lora["r"], D))
-                yield Parameter(f"{name}.matrix_B.{j}", (D, self.lora["r"]))
-
-    def _norm(self, name: str, width: int) -> Iterator[Parameter]:
-        if self.params.get("elementwise_affine", True):
-            yield Parameter(f"{name}.weight", (width,))
-            yield Parameter(f"{name}.bias", (width,))
-
-
-def _linear(name: str, inputs: int, outputs: int) -> Iterator[Parameter]:
-    yield Parameter(f"{name}.weight", (outputs, inputs))
-    yield Parameter(f"{name}.bias", (outputs,))
-
-
-def _scalar(name: str, inputs: int, outputs: int) -> Iterator[Parameter]:
-    """sinusoid, Linear, SiLU, Linear."""
-    yield from _linear(f"{name}.0", inputs, outputs)
-    yield from _linear(f"{name}.2", outputs, outputs)

@@ -1,10 +1,12 @@
 """What the stages' costs are made of: the sizes of a config's networks, clips and batches (`stage_costs.py` adds them up)."""
 
+import math
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, TypeVar
 
 from cogtune.config.errors import ConfigError
+from cogtune.config.geometry import latent_frames, latent_size, pixel_frames
 from cogtune.config.registry import canonical
 from cogtune.plan.cost.autoencoder import Autoencoder
 from cogtune.plan.cost.text_encoder import TextEncoder
@@ -85,7 +87,7 @@ class Costs:
         """(frames, height, width) of a clip in pixels; frames 4k + 1."""
         given = self.input(PreprocessInput)
         height, width = given.video_size
-        return (given.max_num_frames - 1) // 4 * 4 + 1, height, width
+        return pixel_frames(latent_frames(given.max_num_frames)), height, width
 
     def tile(self, coder: str) -> tuple[int, int, int]:
         """(frames, height, width) that the VAE computes at once, as far as its tiles bound it; ``coder``: encode, decode."""
@@ -108,8 +110,7 @@ class Costs:
     @property
     def latents(self) -> int:
         """Positions of one clip's latent."""
-        frames, height, width = self.clip
-        return ((frames - 1) // 4 + 1) * (height // 8) * (width // 8)
+        return math.prod(latent_size(*self.clip))
 
     @property
     def only_adapters(self) -> bool:

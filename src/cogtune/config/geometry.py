@@ -1,0 +1,22 @@
+"""Sizes that are the same in every CogVideoX model, and what its checkpoints put before the network's names."""
+
+PIXELS_PER_LATENT = 8
+"""In height and in width."""
+FRAMES_PER_LATENT = 4
+"""After the first frame, which has a latent of its own."""
+NETWORK_PREFIX = "model.diffusion_model."
+
+
+def latent_frames(frames: int, rate: int = FRAMES_PER_LATENT) -> int:
+    """Latents of so many frames, ``rate`` to one; frames that do not fill one are left out."""
+    return (frames - 1) // rate + 1
+
+
+def pixel_frames(latents: int) -> int:
+    """Frames of so many latents, the first of which is a single one."""
+    return FRAMES_PER_LATENT * (latents - 1) + 1
+
+
+def latent_size(frames: int, height: int, width: int) -> tuple[int, int, int]:
+    """(T, H, W) of the latent of a clip in pixels."""
+    return latent_frames(frames), height // PIXELS_PER_LATENT, width // PIXELS_PER_LATENT

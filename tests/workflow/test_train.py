@@ -99,7 +99,7 @@ class Training:
         """log.jsonl without its timings, which differ from run to run."""
         path = self.folder / "log.jsonl"
         lines = path.read_text().split("\n")[:-1] if path.exists() else []
-        timings = {"seconds", "data_wait"}
+        timings = {"seconds", "data_wait", "crc32"}
         return [{k: v for k, v in json.loads(line).items() if k not in timings} for line in lines]
 
     def losses(self) -> list[float]:

@@ -30,7 +30,7 @@ MADE_FROM_DATA = ("scan", "preprocess", "latents", "images", "text", "train")
 MADE_FROM_TRAINING = ("export", "sample", "evaluate", "report")
 I2V = TINY.with_name("tiny_i2v.yaml")
 RANKS = 2
-_TIMES = {"seconds", "data_wait", "steps_per_second", "data_wait_fraction", "peak_memory", "checksum"}
+_TIMES = {"seconds", "data_wait", "steps_per_second", "data_wait_fraction", "peak_memory", "checksum", "crc32"}
 _VARYING = {"made", "reused", "peak_memory_mib"} | _TIMES
 
 

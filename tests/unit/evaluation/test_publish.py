@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -41,3 +42,14 @@ def test_json_does_not_depend_on_order():
     assert json.loads(to_json({"a": 1})) == {"a": 1}
     with pytest.raises(ValueError, match="JSON"):
         to_json({"a": float("nan")})
+
+
+def test_the_page_has_a_second_name_that_may_be_deleted(tmp_path: Path) -> None:
+    """Snakemake deletes it when a job starts or fails; an older one does not stay."""
+    for key, text in (("a" * 12, "first"), ("b" * 12, "second")):
+        publish(tmp_path, key, {"report.html": text}, {})
+        (page,) = tmp_path.glob(".page-*")
+        assert (page.name, page.read_text()) == (f".page-{key}.html", text)
+        assert page.samefile(tmp_path / "report.html")
+    page.unlink()
+    assert (tmp_path / "report.html").read_text() == "second"

@@ -36,7 +36,8 @@ def publish(
         _link(folder / name, target)
     for name, text in texts.items():
         write_text(folder / name, text)
-    _name_again(folder / "report.html", folder / f"{page}{key}.html")
+    if "report.html" in texts:
+        _name_again(folder / "report.html", folder / f"{page}{key}.html")
     published = folder / f"{marker}{key}"
     write_text(published, json.dumps({"stage": stage, "key": key}) + "\n")
     return published

@@ -185,7 +185,7 @@ class SampleInput(Flushed):
     guided: bool = identity("args.sampling_guided")
     controls: list[str] = identity("args.sampling_controls")
     steps: int | None = identity("args.sampling_steps")
-    average: bool = identity("args.ema_sampling")
+    average: bool = identity("args.ema_sampling")  # of the experiment that `load` names; else export has read it
     encoder_precision: str = identity("args.encoder_precision")
     batch: int = volatile("args.sampling_batch")
     threads: int = volatile("args.threads_per_rank")

@@ -17,8 +17,10 @@ from cogtune.runtime.digest import DIGESTS, digest
 from cogtune.runtime.saved import how_to_repair, read_sealed
 from cogtune.work.batches import BatchMemo, plan_batches
 from cogtune.work.content_hashes import ContentHashes, Source
+from cogtune.work.inputs import ScanInput
 from cogtune.work.runs import run_path, write_run
 from cogtune.work.slices import Slice, cut, reads_identity
+from cogtune.work.stage_input import read_input
 from cogtune.work.stages import STAGES, Stage, stages_of
 
 _PROMPTS = "args.input_file"
@@ -89,7 +91,7 @@ class Resolver:
             roots = {
                 name: [str(Path(root).resolve()) for root in args[name] or []] for name in ("train_data", "valid_data")
             }
-            follow = ((self.config.values.get("data") or {}).get("params") or {}).get("follow_links", True)
+            follow = read_input(ScanInput, self.config.values).follow_links
             known = json.dumps([roots, follow])
             if known not in self.fingerprints:
                 folders = {"train": roots["train_data"], "valid": roots["valid_data"]}

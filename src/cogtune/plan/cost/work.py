@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, TypeVar
 
-from cogtune.config.errors import ConfigError
+from cogtune.config import registry
 from cogtune.config.geometry import latent_frames, latent_size, pixel_frames
-from cogtune.config.registry import canonical
 from cogtune.plan.cost.autoencoder import Autoencoder
 from cogtune.plan.cost.text_encoder import TextEncoder
 from cogtune.plan.cost.transformer import Grid, Network
@@ -17,12 +16,13 @@ from cogtune.work.stage_input import default_of, read_input
 _EVALUATED_AT_ONCE, _LATENTS_AT_ONCE = 4, 1200
 """Clips, and latent positions, that are decoded in one call (stages/evaluate.py, sampling/generate.py)."""
 _MODULES = {
-    "pos_embed_config": ("Basic3DPositionEmbedding", "Rotary3DPositionEmbedding"),
-    "patch_embed_config": ("PatchEmbedding",),
-    "adaln_layer_config": ("AdaLN",),
-    "final_layer_config": ("FinalLayer",),
-    "lora_config": ("Lora",),
+    "pos_embed_config": "positions",
+    "patch_embed_config": "patch embedding",
+    "adaln_layer_config": "modulation",
+    "final_layer_config": "final layer",
+    "lora_config": "lora",
 }
+"""Part of the network -> its role."""
 Input = TypeVar("Input")
 
 
@@ -53,17 +53,18 @@ class Costs:
     def network(self) -> Network:
         model = self.values["model"]
         node = model["network_config"]
-        require_ours(node, "DiffusionTransformer")
-        for name, known in _MODULES.items():
-            require_ours((node["params"]["modules"].get(name) or {"target": known[0]}), *known)
+        require_ours(node, "network")
+        for name, role in _MODULES.items():
+            if part := node["params"]["modules"].get(name):
+                require_ours(part, role)
         return Network(node, model.get("not_trainable_prefixes", default_of("model.not_trainable_prefixes")))
 
     @cached_property
     def vae(self) -> Autoencoder:
         node = self.values["model"]["first_stage_config"]
-        require_ours(node, "VideoAutoencoder")
-        require_ours(node["params"]["encoder_config"], "Encoder3D")
-        require_ours(node["params"]["decoder_config"], "Decoder3D")
+        require_ours(node, "autoencoder")
+        require_ours(node["params"]["encoder_config"], "encoder")
+        require_ours(node["params"]["decoder_config"], "decoder")
         return Autoencoder(node)
 
     @cached_property
@@ -73,9 +74,9 @@ class Costs:
     @property
     def _embedder(self) -> Mapping[str, Any]:
         conditioner = self.input(TextInput).conditioner
-        require_ours(conditioner, "GeneralConditioner")
+        require_ours(conditioner, "conditioner")
         (node,) = conditioner["params"]["emb_models"]
-        require_ours(node, "T5Embedder")
+        require_ours(node, "embedder")
         return node["params"]
 
     @property
@@ -123,11 +124,7 @@ class Costs:
         return self.vae.decode_bytes(*self.tile("decode"), at_once, width)
 
 
-def require_ours(node: Mapping[str, Any], *names: str) -> None:
-    """Raises Unmodelled unless the component is one of these."""
-    try:
-        found = canonical(node["target"])
-    except ConfigError:
-        found = None
-    if found not in names:
+def require_ours(node: Mapping[str, Any], role: str) -> None:
+    """Raises Unmodelled unless the component is one of cogtune's own of this role, and no class of a plugin."""
+    if node["target"] not in registry.names(role):
         raise Unmodelled(node["target"])

@@ -170,13 +170,13 @@ def read(path: Path) -> Header:
 
 
 @dataclass(frozen=True)
-class _Place:
+class _StorageExtent:
     begin: int
     nbytes: int
     crc: int | None
 
 
-def _zip(path: Path) -> tuple[Any, dict[str, _Place]]:
+def _zip(path: Path) -> tuple[Any, dict[str, _StorageExtent]]:
     with zipfile.ZipFile(path) as archive, path.open("rb") as file:
         members = {info.filename: info for info in archive.infolist()}
         (pickled,) = [name for name in members if name.rpartition("/")[2] == "data.pkl"] or [""]
@@ -185,14 +185,16 @@ def _zip(path: Path) -> tuple[Any, dict[str, _Place]]:
         root = pickled.removesuffix("data.pkl")
         if root + "byteorder" in members and archive.read(root + "byteorder") != b"little":
             raise UserError(f"{path}: written on a big-endian machine; save it again on a little-endian one")
-        places: dict[str, _Place] = {}
+        places: dict[str, _StorageExtent] = {}
         if packed := next((name for name, info in members.items() if info.compress_type != zipfile.ZIP_STORED), None):
             raise UserError(f"{path}: {packed} is compressed, which torch does not write; save it again with torch")
         with archive.open(pickled) as stream:
             content = _Reader(stream, path).load()  # pyright: ignore[reportArgumentType]
         for name, info in members.items():
             if name.startswith(root + "data/"):
-                places[name.removeprefix(root + "data/")] = _Place(_data_of(file, info), info.file_size, info.CRC)
+                places[name.removeprefix(root + "data/")] = _StorageExtent(
+                    _data_of(file, info), info.file_size, info.CRC
+                )
     return content, places
 
 
@@ -205,7 +207,7 @@ def _data_of(file: BinaryIO, info: zipfile.ZipInfo) -> int:
     return info.header_offset + 30 + int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
 
 
-def _legacy(path: Path) -> tuple[Any, dict[str, _Place]]:
+def _legacy(path: Path) -> tuple[Any, dict[str, _StorageExtent]]:
     """Before torch 1.6: four pickles, the keys of the storages, then for each its number of elements and its bytes."""
     with path.open("rb") as file:
         magic, protocol, system = (_Reader(file, path).load() for _ in range(3))
@@ -216,13 +218,13 @@ def _legacy(path: Path) -> tuple[Any, dict[str, _Place]]:
         content = _Reader(file, path).load()
         keys = _Reader(file, path).load()
         types = {tensor.storage.key: tensor.storage.dtype for _, tensor in _all_tensors(content)}
-        places: dict[str, _Place] = {}
+        places: dict[str, _StorageExtent] = {}
         for key in keys:
             count = int.from_bytes(file.read(8), "little", signed=True)
             nbytes = count * SIZES[types.get(key, "U8")] if key in types else -1
             if nbytes < 0:
                 raise UserError(f"{path}: a storage of unknown type; save the weights with torch 1.6 or later")
-            places[key] = _Place(file.tell(), nbytes, None)
+            places[key] = _StorageExtent(file.tell(), nbytes, None)
             file.seek(nbytes, 1)
     return content, places
 
@@ -246,7 +248,7 @@ def _tensors(content: Any) -> Iterator[tuple[str, _Tensor]]:
         yield from ((name, value) for name, value in content.items() if isinstance(value, _Tensor))
 
 
-def _placed(path: Path, name: str, tensor: _Tensor, places: dict[str, _Place]) -> Stored:
+def _placed(path: Path, name: str, tensor: _Tensor, places: dict[str, _StorageExtent]) -> Stored:
     if tensor.storage.key not in places:
         raise _damaged(path, f"the bytes of {name} are missing")
     place, size = places[tensor.storage.key], SIZES[tensor.dtype]

@@ -12,7 +12,7 @@ from cogtune.errors import UserError
 from cogtune.runtime.paths import check_name, shown
 from cogtune.work.experiment import Experiment
 from cogtune.work.machine_limits import has_gpu, needs_gpu
-from cogtune.work.resolve import Place
+from cogtune.work.resolve import RunPaths
 from cogtune.work.slices import Slice
 from cogtune.work.stages import STAGES
 from cogtune.work.workspace import Workspace
@@ -107,7 +107,7 @@ def _prepare(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple[S
     return part, _receipt(arguments, place, part), workspace.store
 
 
-def _receipt(arguments: argparse.Namespace, place: Place, part: Slice) -> Path:
+def _receipt(arguments: argparse.Namespace, place: RunPaths, part: Slice) -> Path:
     if arguments.receipt:
         return arguments.receipt
     if part.stage == "report":

@@ -18,7 +18,7 @@ from cogtune.config.build import build, params_of
 from cogtune.errors import UserError
 from cogtune.model.lora import is_adapter
 from cogtune.model.weights.formats import FORMATS, Settings, Whole, write
-from cogtune.model.weights.lora_formats import Pairs, pairs_of, read_pairs, scaled
+from cogtune.model.weights.lora_formats import Adapters, pairs_of, read_pairs, scaled
 from cogtune.model.weights.read import DTYPES, read, read_all
 from cogtune.runtime.atomic import sync
 from cogtune.runtime.paths import remove_own
@@ -52,7 +52,7 @@ def convert(
         if lora is not None:
             raise UserError(f"{path}: is a LoRA itself; the first path is that of the weights under {lora}")
         alpha = 1.0 if alpha is None else alpha
-        weights: Whole | Pairs = read_pairs(header, alpha)
+        weights: Whole | Adapters = read_pairs(header, alpha)
     elif "network" in kinds.roles(header):
         node = _node(header, base, needed=to == "diffusers" or kinds.spelling(header) == "diffusers")
         alpha = _yaml_alpha(node) if alpha is None else alpha
@@ -163,7 +163,7 @@ def _whole(header: Header, node: dict[str, Any] | None, lora: Header | None, alp
     return Whole(state, node or {"params": {"modules": {}}}, alpha)
 
 
-def _with_lora(state: dict[str, Tensor], pairs: Pairs, path: Path, alpha: float) -> dict[str, Tensor]:
+def _with_lora(state: dict[str, Tensor], pairs: Adapters, path: Path, alpha: float) -> dict[str, Tensor]:
     """``state`` with adapters over its attention layers. Raises UserError where they do not fit."""
     if any(map(is_adapter, state)):
         raise UserError("the weights have adapters already; merge them first: cogtune weights convert … --to merged")
@@ -185,7 +185,7 @@ def _with_lora(state: dict[str, Tensor], pairs: Pairs, path: Path, alpha: float)
     return out
 
 
-def _check(to: str, path: Path, weights: Whole | Pairs, how: Settings) -> None:
+def _check(to: str, path: Path, weights: Whole | Adapters, how: Settings) -> None:
     """Read the result back; every tensor must be what was to be written. Raises UserError."""
     header = read_header(path)
     if FORMATS[to].whole is not None:

@@ -23,7 +23,7 @@ import numpy as np
 
 from cogtune.data import seeking
 from cogtune.data.container import declared
-from cogtune.data.inorder import Shown, shown
+from cogtune.data.inorder import ShownFrame, shown_frames
 from cogtune.data.picture import Painter
 from cogtune.data.streams import read_packets
 from cogtune.data.video import TimesError, VideoError, VideoInfo
@@ -56,7 +56,7 @@ class Video:
             self.times = [time + late for time in self.times]
         self._decoded = decode_all or self._packets.moved or (abs(late) > _SAME_SECONDS and not self._packets.guessed)
         if self._decoded:
-            self.times = [frame.time for frame in shown(path)]
+            self.times = [frame.time for frame in shown_frames(path)]
             if any(after < before for before, after in itertools.pairwise(self.times)):
                 raise VideoError("the time stamps of its frames run backwards; encode it again (ffmpeg -i IN OUT)")
 
@@ -98,7 +98,7 @@ class Video:
         seconds = self.times[-1] - max(0.0, self.times[0]) + 1 / self.fps
         return VideoInfo(len(self), round(self.fps, 4), width, height, round(seconds, 4), self.sample_aspect)
 
-    def _picture(self, index: int, found: Shown) -> np.ndarray:
+    def _picture(self, index: int, found: ShownFrame) -> np.ndarray:
         if found.hit:
             raise VideoError(
                 f"damaged: the clip uses frame {index} ({found.time:.2f} s), but bytes are missing that this frame needs, or "
@@ -132,10 +132,10 @@ class _Cursor:
         self._restart()
 
     def _restart(self) -> None:
-        self._frames, self._place = shown(self._path), -1
-        self._current: Shown | None = None
+        self._frames, self._place = shown_frames(self._path), -1
+        self._current: ShownFrame | None = None
 
-    def at(self, index: int) -> Shown | None:
+    def at(self, index: int) -> ShownFrame | None:
         """None behind the last frame."""
         if index < self._place:
             self._restart()

@@ -26,7 +26,7 @@ _HARMLESS = ("mmco: unref short failure",)
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownFrame:
     """A frame as the decoder gives it, shown at ``time`` (seconds); ``hit``: it stands on damaged data."""
 
     frame: Any
@@ -34,7 +34,7 @@ class Shown:
     hit: bool
 
 
-def shown(path: Path) -> Iterator[Shown]:
+def shown_frames(path: Path) -> Iterator[ShownFrame]:
     """Every frame that ffmpeg shows, in order. Damaged packets give no error, but frames that are hit. Raises
     VideoError, OSError."""
     with opened(path) as (container, stream):
@@ -58,7 +58,7 @@ def shown(path: Path) -> Iterator[Shown]:
                     if frame.is_corrupt and given not in excused:
                         damage.error(given)
                     clean = bool(frame.key_frame) and frame.pict_type == PictureType.I
-                    yield Shown(frame, clock.read(frame), damage.shows(given, clean))
+                    yield ShownFrame(frame, clock.read(frame), damage.shows(given, clean))
         except FFmpegError as error:
             raise unreadable(path, error, "damaged or cut short: it cannot be read to its end") from None
 

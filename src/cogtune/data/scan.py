@@ -29,7 +29,7 @@ class CaptionError(Exception):
 
 
 @dataclass
-class Found:
+class ScanResult:
     """What a scan found. ``others``: one line for each kind of files that are no videos; they are no rejects.
     ``probed``: files that were opened and can be used, ``known``: those that the memo knew. ``sample_aspects``: of the clips' pixels, as
     `VideoInfo` has them, counted."""
@@ -119,7 +119,7 @@ def scan(
     workers: int = 1,
     on_start: Callable[[int], object] = lambda total: None,
     on_file: Callable[[], object] = lambda: None,
-) -> Found:
+) -> ScanResult:
     """Look at every video below ``roots`` (split -> folders).
 
     A pair is accepted once in a split: a file of equal content is a duplicate of the first, in order of folders and
@@ -133,7 +133,7 @@ def scan(
         for root in folders
         for video in list_videos(Path(root), follow_links)
     ]
-    found, first = Found(), dict[tuple[str, str], str]()
+    found, first = ScanResult(), dict[tuple[str, str], str]()
     found.others = [_reject(*item, item[1].refused or "", item[1].files) for item in listed if item[1].files]
     videos = sorted((item for item in listed if not item[1].files), key=lambda item: bool(item[1].target))
     on_start(len(videos))

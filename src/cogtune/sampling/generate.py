@@ -20,7 +20,7 @@ _DECODED_AT_ONCE = 1200
 Denoise = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 
-class Decoder(Protocol):
+class LatentDecoder(Protocol):
     """The part of the VAE that sampling needs."""
 
     def decode(self, latent_BCTHW: Tensor) -> Tensor: ...
@@ -45,7 +45,7 @@ class Generator:
     """
 
     denoise: Denoise
-    vae: Decoder
+    vae: LatentDecoder
     shape: tuple[int, int, int, int]
     scale_factor: float
     seed: int
@@ -100,7 +100,7 @@ def encode_image(vae: ImageEncoder, pixels_CHW: Tensor, seed: int, name: str) ->
 
 
 @torch.no_grad()
-def decode(vae: Decoder, latent_BCTHW: Tensor) -> list[Tensor]:
+def decode(vae: LatentDecoder, latent_BCTHW: Tensor) -> list[Tensor]:
     """The uint8 (F, 3, H, W) video of each unscaled latent, on the CPU.
 
     Decoding takes the most memory of all, so videos of a real size go one by one. Small ones share a batch: PyTorch's

@@ -14,7 +14,7 @@ ID_DIGITS = 16
 """Hex digits of a clip's and a caption's digest in the id of a sample: 64 bits each."""
 
 
-class Pair(Protocol):
+class ManifestRow(Protocol):
     """What is needed of a manifest row."""
 
     @property
@@ -40,7 +40,7 @@ class Prompt:
     image: Path | None = None
 
 
-def of_data_set(pairs: Sequence[Pair], count: int | None) -> list[Prompt]:
+def of_data_set(pairs: Sequence[ManifestRow], count: int | None) -> list[Prompt]:
     """The first ``count`` (None: all) different training pairs in manifest order."""
     training = {(row.clip, row.caption_id): row for row in pairs if row.split == "train"}
     prompts = [
@@ -82,7 +82,7 @@ def batches(prompts: Sequence[Prompt], size: int) -> Iterator[list[int]]:
         yield list(range(start, min(start + max(1, size), len(prompts))))
 
 
-def chosen(given: SampleInput, pairs: Sequence[Pair]) -> list[Prompt]:
+def chosen(given: SampleInput, pairs: Sequence[ManifestRow]) -> list[Prompt]:
     """The prompts that a sample job is asked for: those of the data set, or with ``input_type: txt`` those of
     ``input_file``. Raises UserError when there are none."""
     if given.input_type == "txt":

@@ -9,7 +9,7 @@ from cogtune.config.build import params_of
 from cogtune.evaluation.report import gather, page
 from cogtune.evaluation.report.provenance import commit, versions, weights_of
 from cogtune.evaluation.report.publish import publish, to_json
-from cogtune.evaluation.report.report_data import Evidence, LossPoint, Strip
+from cogtune.evaluation.report.report_data import LossPoint, ReportData, ReportRow
 from cogtune.evaluation.sample_figures import SampleFigures, read_metrics, read_per_sample, with_names
 from cogtune.runtime.paths import named_folder
 from cogtune.stages.job import Job
@@ -24,7 +24,7 @@ def run(job: Job[ReportInput]) -> dict[str, Any]:
     told = job.slice.volatile["report"]
     figures = Figures.of(job)
     trained = "train" in job.upstream
-    evidence = Evidence(
+    data = ReportData(
         experiment=told["experiment"],
         metrics=figures.metrics,
         timings=figures.timings,
@@ -37,15 +37,15 @@ def run(job: Job[ReportInput]) -> dict[str, Any]:
         config_yaml=told["config_yaml"],
         run=_identity(job),
     )
-    html = page.render(evidence)
-    timings = evidence.timings | {"seconds.report": round(time.monotonic() - started, 3)}
+    html = page.render(data)
+    timings = data.timings | {"seconds.report": round(time.monotonic() - started, 3)}
     texts = {
         "report.html": html,
-        "metrics.json": to_json(evidence.metrics),
+        "metrics.json": to_json(data.metrics),
         "per_sample.json": to_json([one.to_json(names=True) for one in figures.samples]),
         "timings.json": to_json(timings),
-        "config.yaml": evidence.config_yaml,
-        "run.json": to_json(evidence.run),
+        "config.yaml": data.config_yaml,
+        "run.json": to_json(data.run),
     }
     publish(target(job), job.key, texts, _links(job))
     return {"made": 1, "reused": 0}
@@ -63,7 +63,7 @@ class Figures:
     samples: list[SampleFigures]
     metrics: dict[str, Any]
     timings: dict[str, Any]
-    strips: list[Strip]
+    strips: list[ReportRow]
     training: list[LossPoint]
     validation: list[LossPoint]
 

@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from cogtune.data.listing import ClipRow, write_manifest
-from cogtune.data.scan import Found, Memo, Reject, scan
+from cogtune.data.scan import Memo, Reject, ScanResult, scan
 from cogtune.errors import UserError
 from cogtune.runtime.atomic import write_changed
 from cogtune.runtime.digest import data_digests
@@ -58,7 +58,7 @@ def _line(reject: Reject) -> str:
     return json.dumps(told, ensure_ascii=False) + "\n"
 
 
-def _scan(job: Job[ScanInput], roots: dict[str, list[str]]) -> Found:
+def _scan(job: Job[ScanInput], roots: dict[str, list[str]]) -> ScanResult:
     bars: list[Progress] = []
     with ExitStack() as stack:
         return scan(
@@ -72,7 +72,7 @@ def _scan(job: Job[ScanInput], roots: dict[str, list[str]]) -> Found:
         )
 
 
-def _refuse(found: Found, train_roots: Sequence[str], most: float, folder: Path) -> None:
+def _refuse(found: ScanResult, train_roots: Sequence[str], most: float, folder: Path) -> None:
     rejects, total = found.rejects, len(found.rows) + len(found.rejects)
     beside = "".join(f"\n{line.path}: {line.reason}" for line in found.others)
     if not total:
@@ -92,7 +92,7 @@ def _first(rejects: list[Reject]) -> str:
     return "\n".join(lines) + (f"\n  … and {more} more" if more > 0 else "")
 
 
-def report(found: Found) -> dict[str, Any]:
+def report(found: ScanResult) -> dict[str, Any]:
     """The data in figures: clips and seconds by split, rejects by reason, captions, sizes, aspects, rates."""
     rows = found.rows
     captions = Counter(row.caption for row in rows)

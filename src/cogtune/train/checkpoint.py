@@ -33,7 +33,7 @@ TAG = "state"
 
 
 @dataclass(frozen=True)
-class Found:
+class SavedCheckpoint:
     """A checkpoint whose files are as they were written."""
 
     path: Path
@@ -69,12 +69,12 @@ def save(engine: Any, folder: Path, step: int, keep: int, skipped: Sequence[dict
     return target
 
 
-def load_newest(engine: Any, folder: Path, tell: Callable[[str], object] = _log.warning) -> Found | None:
+def load_newest(engine: Any, folder: Path, tell: Callable[[str], object] = _log.warning) -> SavedCheckpoint | None:
     """Load the newest whole checkpoint into ``engine`` and return it; None if there is none. Collective.
 
     Raises UserError if it was written by another number of ranks: ZeRO cuts a checkpoint for one number.
     """
-    choice: list[Found | None] = [newest(folder, tell) if _is_first() else None]
+    choice: list[SavedCheckpoint | None] = [newest(folder, tell) if _is_first() else None]
     dist.broadcast_object_list(choice, src=0)
     found = choice[0]
     if found is None:
@@ -90,7 +90,7 @@ def load_newest(engine: Any, folder: Path, tell: Callable[[str], object] = _log.
     return found
 
 
-def newest(folder: Path, tell: Callable[[str], object] = _log.warning) -> Found | None:
+def newest(folder: Path, tell: Callable[[str], object] = _log.warning) -> SavedCheckpoint | None:
     """The newest checkpoint in ``folder`` with all its bytes; ``tell`` is told of damaged ones, which are passed over."""
     damaged = list[str]()
     for path in sorted(folder.glob("step-*"), reverse=True):
@@ -110,7 +110,7 @@ def _tell_of(damaged: list[str], start: str, tell: Callable[[str], object]) -> N
         tell(f"{message} and is passed over; training goes on from {start}")
 
 
-def verify(path: Path) -> Found:
+def verify(path: Path) -> SavedCheckpoint:
     """The checkpoint at ``path``, if its files are those that its record names. Raises ValueError or DamagedError."""
     record = read_sealed(path / "record.json", _KEYS, "the checkpoint is not used")
     if record["format"] not in (FORMAT, UNSEALED):
@@ -125,7 +125,7 @@ def verify(path: Path) -> Found:
     skipped = record.get("skipped", [])
     if not isinstance(skipped, list) or not all(isinstance(one, dict) and one.keys() >= _SKIPPED for one in skipped):
         raise ValueError("its list of skipped steps does not read")
-    return Found(path, record["step"], record["ranks"], skipped)
+    return SavedCheckpoint(path, record["step"], record["ranks"], skipped)
 
 
 def _drop_old(folder: Path, keep: int) -> None:

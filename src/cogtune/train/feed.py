@@ -79,7 +79,7 @@ class Feed:
         index_B = self.sampling.index(
             uniform(self.seed, "timestep", step, indices=positions), torch.tensor(positions), global_batch
         )
-        place = _Place(step, positions)
+        place = _DrawKey(step, positions)
         kept = (
             self._kept("caption_dropout", self.caption_dropout, place),
             self._kept("image_dropout", self.image_dropout, place),
@@ -91,12 +91,12 @@ class Feed:
         middle_B = (torch.tensor(draws).double() + 0.5) / total
         index_B = (middle_B * self.sampling.params.num_idx).long()
         all_B = torch.ones(len(items), dtype=torch.bool)
-        return self._assemble(items, index_B, (all_B, all_B), _Place(0, draws, "validation_"))
+        return self._assemble(items, index_B, (all_B, all_B), _DrawKey(0, draws, "validation_"))
 
-    def _kept(self, purpose: str, share: float, place: "_Place") -> Tensor:
+    def _kept(self, purpose: str, share: float, place: "_DrawKey") -> Tensor:
         return uniform(self.seed, purpose, place.step, indices=place.indices) >= share
 
-    def _assemble(self, items: list[int], index_B: Tensor, kept: tuple[Tensor, Tensor], place: "_Place") -> Draws:
+    def _assemble(self, items: list[int], index_B: Tensor, kept: tuple[Tensor, Tensor], place: "_DrawKey") -> Draws:
         """``kept``: which samples see their caption, and which their image."""
         caption_kept_B, image_kept_B = kept
         moments_BCTHW = torch.stack([self.data.moments(i) for i in items]).float()
@@ -114,7 +114,7 @@ class Feed:
         return Draws(x0_BTCHW, context_BLD, index_B, noise, offset, concat)
 
     def _condition(
-        self, image: ImageCondition, items: list[int], frames: int, kept_B: Tensor, place: "_Place"
+        self, image: ImageCondition, items: list[int], frames: int, kept_B: Tensor, place: "_DrawKey"
     ) -> Tensor:
         """One of the cached noised first frames of each item, sampled from its posterior."""
         which_B = uniform(self.seed, f"{place.purpose}image_draw", place.step, indices=place.indices)
@@ -125,12 +125,12 @@ class Feed:
         posterior = self._normal((channels // 2, *grid), "image_posterior", place)
         return image(self.regularizer.sample(moments_BCHW, posterior), frames, kept_B)
 
-    def _normal(self, shape: Sequence[int], purpose: str, place: "_Place") -> Tensor:
+    def _normal(self, shape: Sequence[int], purpose: str, place: "_DrawKey") -> Tensor:
         return normal(shape, self.seed, f"{place.purpose}{purpose}", place.step, indices=place.indices)
 
 
 @dataclass(frozen=True)
-class _Place:
+class _DrawKey:
     """What draws are keyed by, beside their own name: step, positions in the global batch, and a prefix of the name."""
 
     step: int

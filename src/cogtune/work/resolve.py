@@ -27,7 +27,7 @@ _PROMPTS = "args.input_file"
 
 
 @dataclass(frozen=True)
-class Place:
+class RunPaths:
     """Where an experiment runs: its store, its results, and the machine facts that are not identity."""
 
     store: Path
@@ -60,7 +60,7 @@ class Resolver:
     """Cuts slices for one merged config. ``loaded`` is the train slice of the experiment that ``args.load`` names."""
 
     config: Config
-    place: Place
+    place: RunPaths
     hashes: ContentHashes
     loaded: Slice | None = None
     fingerprints: dict[str, str] = field(default_factory=dict)

@@ -15,7 +15,7 @@ from cogtune.runtime.deferred import DeferredWrites
 from cogtune.work.content_hashes import ContentHashes
 from cogtune.work.experiment import Experiment, parse_experiment
 from cogtune.work.load import load_config
-from cogtune.work.resolve import Place, Resolver, check_batch
+from cogtune.work.resolve import Resolver, RunPaths, check_batch
 from cogtune.work.runs import run_path, write_run
 from cogtune.work.slices import Slice, cut
 from cogtune.work.stages import SWEEP
@@ -117,7 +117,7 @@ class Workspace:
                 raise ConfigError(f"no experiment named {name!r}; there are: {', '.join(self.experiments)}")
             experiment = self.experiments[name]
             self._hashes = self._hashes or ContentHashes(self.store / "hashes.json")
-            place = Place(self.store, self.results, experiment.ranks, name)
+            place = RunPaths(self.store, self.results, experiment.ranks, name)
             shared = {"fingerprints": self._fingerprints, "writes": self.writes}
             self._resolvers[name] = Resolver(self.load_config(experiment), place, self._hashes, **shared)
         return self._resolvers[name]

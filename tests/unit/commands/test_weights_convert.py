@@ -18,7 +18,7 @@ from cogtune.errors import UserError
 from cogtune.model.lora import merge_lora
 from cogtune.model.weights import load_weights
 from cogtune.model.weights.formats import FORMATS
-from cogtune.model.weights.lora_formats import Pairs, pairs_of, read_pairs, to_diffusers_lora
+from cogtune.model.weights.lora_formats import Adapters, pairs_of, read_pairs, to_diffusers_lora
 from cogtune.work.load import load_config
 from tests.families import inputs, network_config, randomised
 from tests.layouts import one_safetensors, sat_folder, tensor_parallel
@@ -36,14 +36,14 @@ def tiny(lora: dict[str, Any] | None = None) -> dict[str, Any]:
     return {**node, "params": {**node["params"], "modules": modules}}
 
 
-def lora_file(folder: Path, alpha: float, **more: Any) -> tuple[Path, Pairs]:
+def lora_file(folder: Path, alpha: float, **more: Any) -> tuple[Path, Adapters]:
     pairs = pairs_of(randomised(network_config("5b", lora={"r": 4, "lora_alpha": alpha, **more})).state_dict(), alpha)
     tensors, metadata = to_diffusers_lora(pairs)
     save_file(tensors, folder / "pytorch_lora_weights.safetensors", metadata)
     return folder / "pytorch_lora_weights.safetensors", pairs
 
 
-def same(given: Pairs, expected: Pairs) -> None:
+def same(given: Adapters, expected: Adapters) -> None:
     assert given.keys() == expected.keys()
     for place, pair in expected.items():
         assert torch.equal(given[place].A, pair.A)

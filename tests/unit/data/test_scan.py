@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cogtune.data import scan as module
-from cogtune.data.scan import CaptionError, Found, Memo, read_caption, scan
+from cogtune.data.scan import CaptionError, Memo, ScanResult, read_caption, scan
 from cogtune.runtime.digest import file_digest
 from tests.unit.data.footage import copy, damaged
 
@@ -110,7 +110,7 @@ def test_both_splits_may_hold_a_clip(data: Path, tmp_path: Path) -> None:
     ]
 
 
-def known_after(memo: Path, data: Path) -> Found:
+def known_after(memo: Path, data: Path) -> ScanResult:
     return scan({"train": [data]}, Memo(memo))
 
 

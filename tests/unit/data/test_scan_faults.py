@@ -14,7 +14,7 @@ import pytest
 
 from cogtune.data import scan as module
 from cogtune.data.listing import fingerprint
-from cogtune.data.scan import Found, Memo, scan
+from cogtune.data.scan import Memo, ScanResult, scan
 from cogtune.errors import UserError
 from tests.unit.data.footage import copy
 
@@ -84,7 +84,7 @@ def at_open_of_the_memo(patch: pytest.MonkeyPatch, number: int) -> None:
     patch.setattr(io, "open", failing(io.open, "memo.jsonl", number))
 
 
-def look(data: Path, workers: int = 1) -> Found:
+def look(data: Path, workers: int = 1) -> ScanResult:
     return scan({"train": [data]}, Memo(data.parent / "memo.jsonl"), workers=workers)
 
 

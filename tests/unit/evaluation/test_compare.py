@@ -4,7 +4,7 @@ import csv
 import io
 
 from cogtune.evaluation.report.compare import Member, as_csv, render
-from cogtune.evaluation.report.report_data import LossPoint, Shown, Strip
+from cogtune.evaluation.report.report_data import LossPoint, ReportRow, ReportVideo
 
 
 def member(name, value, psnr, tmp_path, caption="a <b>wave</b>"):
@@ -17,7 +17,11 @@ def member(name, value, psnr, tmp_path, caption="a <b>wave</b>"):
         timings={"seconds.train": 2.0},
         training=[LossPoint(step, 1.0 / step, 1e-3) for step in range(1, 30)],
         validation=[LossPoint(20, 0.5)] if psnr > 10 else [],
-        strips=[Strip(caption, "wave", [Shown("Training clip", video), Shown("After training", video, psnr, True)])],
+        strips=[
+            ReportRow(
+                caption, "wave", [ReportVideo("Training clip", video), ReportVideo("After training", video, psnr, True)]
+            )
+        ],
     )
 
 

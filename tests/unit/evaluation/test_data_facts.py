@@ -12,7 +12,7 @@ from cogtune.data.rows import ClipPlan, FramePlan, Rejected, SourceVideo, TextRo
 from cogtune.data.store import ShardReader, ShardWriter
 from cogtune.evaluation.report import page
 from cogtune.evaluation.report.gather import data_facts
-from cogtune.evaluation.report.report_data import DataFacts, Evidence
+from cogtune.evaluation.report.report_data import DataFacts, ReportData
 
 PARAMS = SFTDatasetParams(video_size=[64, 96], max_num_frames=9, fps=8.0)
 
@@ -50,5 +50,5 @@ def test_what_was_done_to_pictures_is_counted(facts: DataFacts) -> None:
     assert (facts.stretched, facts.enlarged) == (1, 1)
     assert facts.least_kept == pytest.approx(64 / 170)
     assert "The crop leaves 38 % of the picture or more. 1 clip had to be enlarged. 1 clip with pixels" in (
-        page.render(Evidence("p", {"samples.count": 2}, {}, [], [], [], facts, [], [], "", {}))
+        page.render(ReportData("p", {"samples.count": 2}, {}, [], [], [], facts, [], [], "", {}))
     )

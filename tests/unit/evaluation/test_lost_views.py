@@ -10,7 +10,7 @@ from cogtune.evaluation.report import page
 from cogtune.evaluation.report.compare import Member
 from cogtune.evaluation.report.compare import render as render_sweep
 from cogtune.evaluation.report.gather import strips
-from cogtune.evaluation.report.report_data import DataFacts, Evidence, Strip
+from cogtune.evaluation.report.report_data import DataFacts, ReportData, ReportRow
 from cogtune.evaluation.sample_figures import Sample, SampleFigures
 from cogtune.sampling.prompts import ID_DIGITS
 from cogtune.sampling.video import write_mp4
@@ -34,13 +34,13 @@ def views(tmp_path: Path) -> list[Path]:
     return found
 
 
-def shown(views: list[Path]) -> list[Strip]:
+def shown(views: list[Path]) -> list[ReportRow]:
     sample, clip = views
     return strips([FIGURES], sample.parent, clip.parent, sample.parents[1] / "images")
 
 
-def rendered(found: list[Strip]) -> str:
-    return page.render(Evidence("p", {"samples.count": 1}, {}, found, [], [], DataFacts(), [], [], "", {}))
+def rendered(found: list[ReportRow]) -> str:
+    return page.render(ReportData("p", {"samples.count": 1}, {}, found, [], [], DataFacts(), [], [], "", {}))
 
 
 @pytest.mark.parametrize(("damage", "said"), [(Path.unlink, "is missing"), (cut, "is cut off")])

@@ -24,7 +24,7 @@ def test_a_then_b_then_a_shows_a(tmp_path):
 def test_links_survive_a_move_of_results_and_store_together(tmp_path):
     here = tmp_path / "here"
     (here / "store" / "export" / "k").mkdir(parents=True)
-    publish(here / "results" / "demo", "k", {}, {"export": here / "store" / "export" / "k"})
+    publish(here / "results" / "demo", "k", {"report.html": ""}, {"export": here / "store" / "export" / "k"})
     there = here.rename(tmp_path / "there")
     assert (there / "results" / "demo" / "export").is_dir()
 

@@ -7,7 +7,15 @@ import pytest
 
 from cogtune.evaluation.metrics import PSNR, RETRIEVAL, SSIM
 from cogtune.evaluation.report import page, plots, summary_text
-from cogtune.evaluation.report.report_data import DataFacts, Evidence, Exported, LossPoint, Shown, StageFacts, Strip
+from cogtune.evaluation.report.report_data import (
+    DataFacts,
+    Exported,
+    LossPoint,
+    ReportData,
+    ReportRow,
+    ReportVideo,
+    StageFacts,
+)
 
 HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)>'
 METRICS = {
@@ -41,16 +49,16 @@ class Page(HTMLParser):
 
 
 @pytest.fixture
-def evidence(tmp_path):
+def report(tmp_path):
     video = tmp_path / "v.mp4"
     video.write_bytes(b"not really a video")
-    shown = [Shown("Training clip", video), Shown("After training", video, 8.5, False, HOSTILE)]
+    shown = [ReportVideo("Training clip", video), ReportVideo("After training", video, 8.5, False, HOSTILE)]
     curve = [LossPoint(i, 1 / i, 1e-3) for i in range(1, 50)]
-    return Evidence(
+    return ReportData(
         experiment="demo",
         metrics=METRICS,
         timings={"train.steps_per_second": 5.0, "train.data_wait_fraction": 0.001},
-        strips=[Strip(HOSTILE, HOSTILE, shown)],
+        strips=[ReportRow(HOSTILE, HOSTILE, shown)],
         training=curve,
         validation=[LossPoint(10, 0.5)],
         data=DataFacts(
@@ -75,14 +83,14 @@ def evidence(tmp_path):
     )
 
 
-def test_every_string_is_escaped(evidence):
-    found = Page(page.render(evidence))
+def test_every_string_is_escaped(report):
+    found = Page(page.render(report))
     assert not {"script", "img", "iframe", "object", "link"} & set(found.tags)
     assert not found.handlers
 
 
-def test_nothing_is_loaded_from_elsewhere(evidence):
-    html = page.render(evidence)
+def test_nothing_is_loaded_from_elsewhere(report):
+    html = page.render(report)
     assert [uri for uri in Page(html).loaded if not uri.startswith(("data:video/mp4;base64,", "#"))] == []
     style = "".join(re.findall(r"<style>(.*?)</style>", html, re.DOTALL)) + "".join(
         re.findall(r'style="([^"]*)"', html)
@@ -92,8 +100,8 @@ def test_nothing_is_loaded_from_elsewhere(evidence):
     assert "default-src 'none'" in html
 
 
-def test_the_page_says_what_was_found(evidence):
-    html = page.render(evidence)
+def test_the_page_says_what_was_found(report):
+    html = page.render(report)
     assert "After training, 16 of 16 samples are nearest to their own clip; before: 1 of 16." in html
     assert html.count("<video") == 2
     assert "autoplay loop muted" in html
@@ -105,16 +113,16 @@ def test_the_page_says_what_was_found(evidence):
     assert cells == ["1,234 MB", "0", "2.3e-06", "0.25 MB", "0", "–"]
 
 
-def test_a_page_of_prompts_without_clips(evidence):
-    bare = Evidence("p", {"samples.count": 2}, {}, [], [], [], DataFacts(), [], [], "", {})
+def test_a_page_of_prompts_without_clips(report):
+    bare = ReportData("p", {"samples.count": 2}, {}, [], [], [], DataFacts(), [], [], "", {})
     html = page.render(bare)
     assert "Samples of your own prompts" in html
     assert "Is it the training" not in html
 
 
-def test_videos_beyond_the_budget_are_counted(evidence, monkeypatch):
+def test_videos_beyond_the_budget_are_counted(report, monkeypatch):
     monkeypatch.setattr(page, "MOST_VIDEO_BYTES", 40)
-    many = Evidence(**(vars(evidence) | {"strips": evidence.strips * 5}))
+    many = ReportData(**(vars(report) | {"strips": report.strips * 5}))
     html = page.render(many)
     assert html.count("<video") == 2
     assert "4 more captions were sampled" in html
@@ -162,11 +170,11 @@ def test_duration(seconds, text):
     assert plots.duration(seconds) == text
 
 
-def test_plots_leave_matplotlib_as_it_was(evidence):
+def test_plots_leave_matplotlib_as_it_was(report):
     import matplotlib
 
     before = dict(matplotlib.rcParams)
-    svg = plots.loss_plot(evidence.training, evidence.validation)
+    svg = plots.loss_plot(report.training, report.validation)
     assert dict(matplotlib.rcParams) == before
     assert svg.startswith("<svg role=")
     assert "var(--accent)" in svg

@@ -9,7 +9,7 @@ from cogtune.stages import images, latents, preprocess, scan, text
 from cogtune.stages.job import Job
 from cogtune.work.content_hashes import ContentHashes
 from cogtune.work.load import load_config
-from cogtune.work.resolve import Place, Resolver
+from cogtune.work.resolve import Resolver, RunPaths
 from tests.unit.data.footage import write_video
 from tests.workflow.weights import make_t5, make_vae
 
@@ -48,7 +48,7 @@ class Caching:
         if (self.root / "data/valid").exists():
             here[1] = f"args.valid_data=[{self.root}/data/valid]"
         config = load_config([self.yaml], [*here, *self.overrides], check_files=False)
-        return Resolver(config, Place(self.store, self.root / "results", experiment="tiny"), self.hashes)
+        return Resolver(config, RunPaths(self.store, self.root / "results", experiment="tiny"), self.hashes)
 
     def with_store(self, store: Path) -> "Caching":
         """The same data and assets with a copy of the store."""

@@ -22,7 +22,7 @@ from cogtune.stages.job import Job
 from cogtune.stages.train import start_of
 from cogtune.work.content_hashes import ContentHashes
 from cogtune.work.load import load_config
-from cogtune.work.resolve import Place, Resolver
+from cogtune.work.resolve import Resolver, RunPaths
 from cogtune.work.results import PeakMemory, TrainSummary
 from cogtune.work.slices import Slice
 from tests.workflow.project import make_clip
@@ -95,7 +95,7 @@ class Finished:
             f"model.conditioner_config.params.emb_models.0.params.model_dir={self.root}/assets/t5",
         ]
         config = load_config([self.yaml], [*here, *overrides], check_files=False)
-        place = Place(self.store, self.root / "results", experiment="tiny")
+        place = RunPaths(self.store, self.root / "results", experiment="tiny")
         resolver = Resolver(config, place, ContentHashes(self.store / "hashes.json"))
         scan = self.store / "scan" / resolver.scan().key
         scan.mkdir(parents=True, exist_ok=True)

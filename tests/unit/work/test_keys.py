@@ -19,7 +19,7 @@ from cogtune.runtime.digest import DIGESTS, digest, key_of
 from cogtune.runtime.saved import write_sealed
 from cogtune.work.content_hashes import ContentHashes, Source
 from cogtune.work.load import load_config
-from cogtune.work.resolve import Place, Resolver
+from cogtune.work.resolve import Resolver, RunPaths
 from cogtune.work.slices import Slice
 from cogtune.work.stages import SAMPLING, STAGES, SWEEP
 
@@ -76,7 +76,7 @@ def slices(case: Sequence[str], store: Path) -> dict[str, Slice]:
     """What the main process cuts for a config, with made-up contents of everything that it names."""
     files, overrides = [REPO / word for word in case if "=" not in word], [word for word in case if "=" in word]
     config = load_config(files, overrides, check_files=False)
-    place = Place(store, store, ranks=2, experiment="recorded")
+    place = RunPaths(store, store, ranks=2, experiment="recorded")
     resolver = Resolver(
         config, place, MadeUp(store / "hashes.json"), fingerprints=AnyFolder(), writes=DeferredWrites(held=True)
     )

@@ -21,7 +21,7 @@ from cogtune.config.schema.common import (
     key,
 )
 
-Node = dict[str, Any]
+Component = dict[str, Any]
 
 _BUCKET: dict[str, Any] = {"unit": "elements", "whole": True, "range": ELEMENTS}
 _FROM_0 = Range(0, ELEMENTS.most, ELEMENTS.why)
@@ -188,7 +188,7 @@ class Optimizer(Sparse):
     """`optimizer`."""
 
     type: str = key("AdamW", "sat.ops.FusedEmaAdam (AdamW with a moving average), AdamW, or Adam", node="optimizer")
-    params: Node = key({}, "its parameters")
+    params: Component = key({}, "its parameters")
     legacy_fusion: bool | None = key(None, "old fused kernel", without_effect="the optimizer is PyTorch's")
 
 
@@ -276,7 +276,7 @@ class DeepSpeedSection(Sparse):
         range=Range(0, 1_000_000, "norms of gradients are near 1; 0 switches clipping off"),
     )
     optimizer: Optimizer = key(Optimizer, "the optimizer")
-    scheduler: Node | None = key(
+    scheduler: Component | None = key(
         None, "learning rate schedule", refused="the rate follows args.lr_decay_style and args.warmup; leave it out"
     )
     zero_optimization: ZeroOptimization = key(ZeroOptimization, "what is split over the ranks")

@@ -14,7 +14,7 @@ from cogtune.config.schema.common import (
     key,
 )
 
-Node = dict[str, Any]
+Component = dict[str, Any]
 
 _DISCRETIZATION = {"target": "ZeroSNRDDPMDiscretization"}
 _BETA = Range(1e-8, 0.999, "at 0 there is no noise, and at 1 no signal")
@@ -48,14 +48,14 @@ class VideoScalingParams:
 class DiscreteDenoiserParams:
     """From the network's v to the clean latent, at the timesteps of the training table."""
 
-    scaling_config: Node = key({"target": "VideoScaling"}, "what the network predicts", node="scaling")
-    weighting_config: Node | None = key(
+    scaling_config: Component = key({"target": "VideoScaling"}, "what the network predicts", node="scaling")
+    weighting_config: Component | None = key(
         None,
         "weight of the loss",
         node="weighting",
         without_effect="the loss is plain v-MSE; upstream never evaluates it either",
     )
-    discretization_config: Node = key(_DISCRETIZATION, "the noise schedule", node="discretization")
+    discretization_config: Component = key(_DISCRETIZATION, "the noise schedule", node="discretization")
     num_idx: int = key(1000, "timesteps", range=TIMESTEPS)
     quantize_c_noise: bool = key(
         True,
@@ -70,7 +70,7 @@ class DiscreteDenoiserParams:
 class DiscreteSamplingParams:
     """Which timesteps are trained: uniform over all, or stratified over the global batch."""
 
-    discretization_config: Node = key(_DISCRETIZATION, "the noise schedule", node="discretization")
+    discretization_config: Component = key(_DISCRETIZATION, "the noise schedule", node="discretization")
     num_idx: int = key(1000, "timesteps", range=TIMESTEPS)
     uniform_sampling: bool = key(
         False, "stratify: each place of the global batch draws from its own range of timesteps"
@@ -88,7 +88,7 @@ class DiscreteSamplingParams:
 class VideoDiffusionLossParams:
     """The training loss: squared error of v, in fp32."""
 
-    sigma_sampler_config: Node = key(REQUIRED, "which timesteps are trained", node="timesteps")
+    sigma_sampler_config: Component = key(REQUIRED, "which timesteps are trained", node="timesteps")
     type: str = key("l2", "distance", choices=["l2", "l1"])
     offset_noise_level: float = key(
         0.0,
@@ -128,11 +128,11 @@ class VideoDiffusionLossParams:
 class VideoDDIMSamplerParams:
     """From noise to a clean latent. The same keys for DDIM and the two DPM-Solver++ samplers."""
 
-    discretization_config: Node = key(_DISCRETIZATION, "the noise schedule", node="discretization")
+    discretization_config: Component = key(_DISCRETIZATION, "the noise schedule", node="discretization")
     num_steps: int = key(
         REQUIRED, "network evaluations (each one twice with guidance)", unit="steps", range=SAMPLING_STEPS
     )
-    guider_config: Node | None = key(None, "guidance; null: none", node="guider")
+    guider_config: Component | None = key(None, "guidance; null: none", node="guider")
     fixed_frames: int = key(
         0,
         "latent frames of a clean prefix that is kept; by all samplers (upstream: by VPSDEDPMPP2MSampler alone)",
@@ -149,7 +149,7 @@ class VanillaCFGParams:
     """The same guidance scale at every step."""
 
     scale: float = key(REQUIRED, "x_u + scale (x_c - x_u)", range=GUIDANCE)
-    dyn_thresh_config: Node | None = key(
+    dyn_thresh_config: Component | None = key(
         None, "thresholding", refused="upstream's only class does nothing; leave it out"
     )
 
@@ -166,7 +166,7 @@ class DynamicCFGParams:
         "timestep: as upstream and diffusers, jumps about; step_index: the smooth ramp that was meant",
         choices=["timestep", "step_index"],
     )
-    dyn_thresh_config: Node | None = key(
+    dyn_thresh_config: Component | None = key(
         None, "thresholding", refused="upstream's only class does nothing; leave it out"
     )
 

@@ -18,7 +18,7 @@ from cogtune.config.schema.common import (
     key,
 )
 
-Node = dict[str, Any]
+Component = dict[str, Any]
 
 _LAYERS = Range(1, 1000, "the published ones have 30 and 42")
 _LATENT_PIXELS = Range(1, PIXELS.most // PIXELS_PER_LATENT, PIXELS.why)
@@ -73,11 +73,11 @@ class TransformerArgs:
 class Modules(Sparse):
     """`modules`: the exchangeable parts of the transformer."""
 
-    pos_embed_config: Node = key(REQUIRED, "positions", node="positions")
-    patch_embed_config: Node = key(REQUIRED, "patches and text to tokens", node="patch embedding")
-    adaln_layer_config: Node = key(REQUIRED, "modulation by the timestep", node="modulation")
-    final_layer_config: Node = key(REQUIRED, "tokens to patches", node="final layer")
-    lora_config: Node | None = key(None, "adapters; with them `not_trainable_prefixes: [all]`", node="lora")
+    pos_embed_config: Component = key(REQUIRED, "positions", node="positions")
+    patch_embed_config: Component = key(REQUIRED, "patches and text to tokens", node="patch embedding")
+    adaln_layer_config: Component = key(REQUIRED, "modulation by the timestep", node="modulation")
+    final_layer_config: Component = key(REQUIRED, "tokens to patches", node="final layer")
+    lora_config: Component | None = key(None, "adapters; with them `not_trainable_prefixes: [all]`", node="lora")
 
 
 @dataclass(kw_only=True)

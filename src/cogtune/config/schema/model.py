@@ -5,19 +5,19 @@ from typing import Any
 
 from cogtune.config.schema.common import FACTOR, REQUIRED, SHARE, key
 
-Node = dict[str, Any]
+Component = dict[str, Any]
 
 
 @dataclass(kw_only=True)
 class ModelSection:
     """The whole section."""
 
-    network_config: Node = key(REQUIRED, "the diffusion transformer", node="network")
-    denoiser_config: Node = key(REQUIRED, "from the network's output to the clean latent", node="denoiser")
-    sampler_config: Node = key(REQUIRED, "from noise to a clean latent", node="sampler")
-    conditioner_config: Node = key(REQUIRED, "the text encoder", node="conditioner")
-    first_stage_config: Node = key(REQUIRED, "the VAE", node="autoencoder")
-    loss_fn_config: Node = key(REQUIRED, "the training loss", node="loss")
+    network_config: Component = key(REQUIRED, "the diffusion transformer", node="network")
+    denoiser_config: Component = key(REQUIRED, "from the network's output to the clean latent", node="denoiser")
+    sampler_config: Component = key(REQUIRED, "from noise to a clean latent", node="sampler")
+    conditioner_config: Component = key(REQUIRED, "the text encoder", node="conditioner")
+    first_stage_config: Component = key(REQUIRED, "the VAE", node="autoencoder")
+    loss_fn_config: Component = key(REQUIRED, "the training loss", node="loss")
     scale_factor: float = key(1.0, "latents are multiplied by it (2B: 1.15258426, 5B and 1.5: 0.7)", range=FACTOR)
     not_trainable_prefixes: list[str] = key(
         ["first_stage_model", "conditioner"],

@@ -5,7 +5,7 @@ from typing import Any
 
 from cogtune.config.schema.common import REQUIRED, SHARE, TOKENS, key
 
-Node = dict[str, Any]
+Component = dict[str, Any]
 
 
 @dataclass(kw_only=True)
@@ -33,7 +33,7 @@ class EmbedderKeys:
 class GeneralConditionerParams:
     """The list of text encoders: one T5."""
 
-    emb_models: list[Node] = key(REQUIRED, "the encoders; one T5", node="embedder")
+    emb_models: list[Component] = key(REQUIRED, "the encoders; one T5", node="embedder")
     cor_embs: list[int] = key([], "encoders dropped together", refused="there is one encoder; leave it out")
     cor_p: list[float] = key([], "odds of dropping together", refused="there is one encoder; leave it out")
 

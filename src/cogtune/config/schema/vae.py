@@ -5,7 +5,7 @@ from typing import Any
 
 from cogtune.config.schema.common import FRAMES, LATENT_CHANNELS, PIXELS, REQUIRED, Range, key
 
-Node = dict[str, Any]
+Component = dict[str, Any]
 
 _TILE = Range(8, PIXELS.most, "8 pixels are one of the latent")
 _OVERLAP = Range(0, PIXELS.most, PIXELS.why)
@@ -75,9 +75,9 @@ class DiagonalGaussianParams:
 class VideoAutoencoderParams:
     """The whole VAE. Upstream: VideoAutoencoderInferenceWrapper."""
 
-    encoder_config: Node = key(REQUIRED, "the encoder", node="encoder")
-    decoder_config: Node = key(REQUIRED, "the decoder", node="decoder")
-    regularizer_config: Node = key({"target": "DiagonalGaussian"}, "the posterior", node="regularizer")
+    encoder_config: Component = key(REQUIRED, "the encoder", node="encoder")
+    decoder_config: Component = key(REQUIRED, "the decoder", node="decoder")
+    regularizer_config: Component = key({"target": "DiagonalGaussian"}, "the posterior", node="regularizer")
     ckpt_path: str | None = key(
         None, "weights: upstream's 3d-vae.pt, a diffusers folder, or .safetensors of either", file=True
     )
@@ -109,7 +109,9 @@ class VideoAutoencoderParams:
         64, "of two neighbouring tiles, a multiple of 8 (ours)", unit="pixels", range=_OVERLAP
     )
     slicing: bool = key(False, "encode and decode one video of a batch at a time: less memory, the same numbers (ours)")
-    loss_config: Node | None = key(None, "loss of VAE training", node="autoencoder loss", without_effect=_NOT_TRAINED)
+    loss_config: Component | None = key(
+        None, "loss of VAE training", node="autoencoder loss", without_effect=_NOT_TRAINED
+    )
     cp_size: int = key(0, "ranks that share one video", without_effect=_NOT_SPLIT)
     context_parallel_size: int = key(0, "ranks that share one video", without_effect=_NOT_SPLIT)
     image_video_weights: list[float] = key([1, 1], "weights of image and video loss", without_effect=_NOT_TRAINED)

@@ -9,7 +9,7 @@ from typing import Any
 from cogtune.evaluation.metrics import METRICS, PSNR
 from cogtune.evaluation.report import plots
 from cogtune.evaluation.report.gather import CLIP, SAMPLED, SHOWN
-from cogtune.evaluation.report.report_data import LossPoint, Shown, Strip
+from cogtune.evaluation.report.report_data import LossPoint, ReportRow, ReportVideo
 from cogtune.evaluation.report.sweep_plot import shades, sweep_plot
 
 _CAPTIONS = 3
@@ -45,7 +45,7 @@ class Member:
     timings: dict[str, Any]
     training: list[LossPoint]
     validation: list[LossPoint]
-    strips: list[Strip]
+    strips: list[ReportRow]
 
     @property
     def figures(self) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def render(name: str, members: Sequence[Member]) -> str:
         columns=columns,
         plot=plots.markup(sweep_plot(members, keys[0])),
         captions=[
-            (caption, [(label, shown, "" if shown.lack else data_uri(shown.path)) for label, shown in videos])
+            (caption, [(label, video, "" if video.problem else data_uri(video.path)) for label, video in videos])
             for caption, videos in _captions(members)
         ],
     )
@@ -109,14 +109,14 @@ def _headline(members: Sequence[Member]) -> str:
     return f"Of {len(members)} runs, {point} comes closest to the clips: {best.metrics[_RANKED_BY.key()]:.1f} dB."
 
 
-def _captions(members: Sequence[Member]) -> list[tuple[str, list[tuple[str, Shown]]]]:
+def _captions(members: Sequence[Member]) -> list[tuple[str, list[tuple[str, ReportVideo]]]]:
     """(caption, (label, video) of the clip and of every member) for the first captions that all members have."""
     by_name = [{strip.name: strip for strip in member.strips} for member in members]
     shared = [name for name in by_name[0] if all(name in strips for strips in by_name)]
     found = []
     for name in shared[:_CAPTIONS]:
-        videos = [(shown.label, shown) for shown in by_name[0][name].videos if shown.label == CLIP]
+        videos = [(video.label, video) for video in by_name[0][name].videos if video.label == CLIP]
         for member, strips in zip(members, by_name, strict=True):
-            videos += [(member.name, shown) for shown in strips[name].videos if shown.label in _SAMPLES]
+            videos += [(member.name, video) for video in strips[name].videos if video.label in _SAMPLES]
         found.append((by_name[0][name].caption, videos))
     return found

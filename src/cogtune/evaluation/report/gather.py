@@ -11,7 +11,7 @@ from cogtune.data.listing import ClipRow, Reject
 from cogtune.data.rows import ClipPlan, Rejected, TextRow, prepared_rows
 from cogtune.data.store import ShardReader
 from cogtune.evaluation.metrics import PSNR
-from cogtune.evaluation.report.report_data import DataFacts, Exported, LossPoint, Shown, StageFacts, Strip
+from cogtune.evaluation.report.report_data import DataFacts, Exported, LossPoint, ReportRow, ReportVideo, StageFacts
 from cogtune.evaluation.sample_figures import PER_SAMPLE, SampleFigures
 from cogtune.runtime.jsonl import read_lines
 from cogtune.runtime.paths import inside
@@ -36,7 +36,7 @@ def strips(
     clips: Path | None,
     images: Path,
     labels: Mapping[str, str] = SHOWN,
-) -> list[Strip]:
+) -> list[ReportRow]:
     """One strip for each prompt: the image that the samples start from, if any, the clip, then the variants of ``labels``.
     ``clips``: None where there is no data set. A video that is missing or cut off says so."""
     by_prompt: dict[str, dict[str, SampleFigures]] = {}
@@ -46,20 +46,20 @@ def strips(
     for prompt, variants in by_prompt.items():
         first = next(iter(variants.values()))
         image = inside(images, f"{prompt}.png", PER_SAMPLE)
-        row = [Shown("First frame given", image)] if image.exists() else []
+        row = [ReportVideo("First frame given", image)] if image.exists() else []
         if first.sample.clip and clips is not None:
             path = clips / f"{first.sample.clip[:ID_DIGITS]}.mp4"
-            row.append(Shown(CLIP, path, lack=_lack(path)))
+            row.append(ReportVideo(CLIP, path, problem=_problem(path)))
         for variant, label in labels.items():
             if one := variants.get(variant):
                 path = inside(videos, f"{one.sample.item}.mp4", PER_SAMPLE)
                 nearest = _stem(one.nearest_name)
-                row.append(Shown(label, path, one.values.get(PSNR.name), one.hit, nearest, _lack(path)))
-        rows.append(Strip(first.sample.caption, _stem(first.clip_name) or prompt, row))
+                row.append(ReportVideo(label, path, one.values.get(PSNR.name), one.hit, nearest, _problem(path)))
+        rows.append(ReportRow(first.sample.caption, _stem(first.clip_name) or prompt, row))
     return sorted(rows, key=lambda strip: strip.name)
 
 
-def _lack(video: Path) -> str:
+def _problem(video: Path) -> str:
     """What is wrong with a view of a sample or clip, and how to have it made again. The figures do not come from it."""
     if is_whole(video):
         try:

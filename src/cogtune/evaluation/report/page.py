@@ -1,4 +1,4 @@
-"""Renders the evidence as one self-contained HTML file: no script, nothing from a network or from another file."""
+"""Renders the report as one self-contained HTML file: no script, nothing from a network or from another file."""
 
 import base64
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from typing import Any
 
 from cogtune.evaluation.metrics import METRICS, PSNR, Metric
 from cogtune.evaluation.report import plots, summary_text
-from cogtune.evaluation.report.report_data import Evidence, Shown, Strip
+from cogtune.evaluation.report.report_data import ReportData, ReportRow, ReportVideo
 
 MOST_VIDEO_BYTES = 48_000_000
 """Videos are embedded until this much is used up (4/3 of it in base64); the page says how many were left out."""
@@ -17,38 +17,38 @@ MOST_VIDEO_BYTES = 48_000_000
 
 @dataclass(frozen=True)
 class _Embedded:
-    shown: Shown
+    video: ReportVideo
     uri: str
 
     @property
     def still(self) -> bool:
         """Whether it is a picture."""
-        return self.shown.path.suffix == ".png"
+        return self.video.path.suffix == ".png"
 
 
-def render(evidence: Evidence) -> str:
-    """The page as text. All strings of the evidence are escaped; only plots and css are passed through as markup."""
-    seconds = {row.stage: row.seconds for row in evidence.stages if row.seconds is not None}
-    strips, left_out = _within_budget(evidence.strips)
+def render(report: ReportData) -> str:
+    """The page as text. All strings of the report are escaped; only plots and css are passed through as markup."""
+    seconds = {row.stage: row.seconds for row in report.stages if row.seconds is not None}
+    strips, left_out = _within_budget(report.strips)
     return (
         environment()
         .get_template("report.html.j2")
         .render(
-            evidence=evidence,
-            headline=summary_text.headline(evidence.metrics, trained=evidence.data is not None),
-            summary=summary_text.summary(evidence.metrics),
+            report=report,
+            headline=summary_text.headline(report.metrics, trained=report.data is not None),
+            summary=summary_text.summary(report.metrics),
             metrics=METRICS,
             psnr=PSNR,
-            rows=summary_text.rows(evidence.metrics),
-            training=summary_text.training(evidence.metrics, evidence.timings),
+            rows=summary_text.rows(report.metrics),
+            training=summary_text.training(report.metrics, report.timings),
             strips=[
-                (strip, [_Embedded(shown, "" if shown.lack else data_uri(shown.path)) for shown in strip.videos])
+                (strip, [_Embedded(video, "" if video.problem else data_uri(video.path)) for video in strip.videos])
                 for strip in strips
             ],
             left_out=left_out,
-            loss_plot=plots.markup(plots.loss_plot(evidence.training, evidence.validation)),
+            loss_plot=plots.markup(plots.loss_plot(report.training, report.validation)),
             seconds_plot=plots.markup(plots.seconds_plot(seconds)),
-            config_lines=list(_config_lines(evidence.config_yaml)),
+            config_lines=list(_config_lines(report.config_yaml)),
             total_seconds=sum(seconds.values()),
         )
     )
@@ -70,10 +70,10 @@ def environment() -> Any:
     return found
 
 
-def _within_budget(strips: list[Strip]) -> tuple[list[Strip], int]:
+def _within_budget(strips: list[ReportRow]) -> tuple[list[ReportRow], int]:
     used, kept = 0, 0
     for strip in strips:
-        used += sum(shown.path.stat().st_size for shown in strip.videos if not shown.lack)
+        used += sum(video.path.stat().st_size for video in strip.videos if not video.problem)
         if used > MOST_VIDEO_BYTES and kept:
             break
         kept += 1

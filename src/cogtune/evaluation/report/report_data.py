@@ -6,25 +6,25 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Shown:
+class ReportVideo:
     """One video of a strip. ``hit``: nearest to its own clip; None for the clip itself and for a user's own prompts.
-    ``lack``: what is wrong with its file, and how it is made again."""
+    ``problem``: what is wrong with its file, and how it is made again."""
 
     label: str
     path: Path
     psnr_db: float | None = None
     hit: bool | None = None
     nearest: str | None = None
-    lack: str = ""
+    problem: str = ""
 
 
 @dataclass(frozen=True)
-class Strip:
+class ReportRow:
     """One caption with its clip and samples, side by side."""
 
     caption: str
     name: str
-    videos: list[Shown]
+    videos: list[ReportVideo]
 
 
 @dataclass(frozen=True)
@@ -104,13 +104,13 @@ class Exported:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class ReportData:
     """All that a report shows. ``data``: None where nothing was trained, but given weights were sampled."""
 
     experiment: str
     metrics: dict[str, Any]
     timings: dict[str, Any]
-    strips: list[Strip]
+    strips: list[ReportRow]
     training: list[LossPoint]
     validation: list[LossPoint]
     data: DataFacts | None

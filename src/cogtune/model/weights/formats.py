@@ -16,7 +16,7 @@ from cogtune.errors import UserError
 from cogtune.model.lora import is_adapter, merge_lora
 from cogtune.model.weights import lora_formats as lora
 from cogtune.model.weights.diffusers import config_json, to_diffusers
-from cogtune.model.weights.lora_formats import Pair, Pairs
+from cogtune.model.weights.lora_formats import Adapter, Adapters
 from cogtune.model.weights.write import write_safetensors, write_sat, write_shards
 from cogtune.runtime.atomic import write_json
 
@@ -72,10 +72,10 @@ class Settings:
             return dict(tensors)
         return {name: t.to(self.dtype) if t.is_floating_point() else t for name, t in tensors.items()}
 
-    def round(self, pairs: Pairs) -> Pairs:
+    def round(self, pairs: Adapters) -> Adapters:
         """Adapters in ``dtype``; alpha as it is."""
         dtype = self.dtype
-        return pairs if dtype is None else {k: Pair(p.A.to(dtype), p.B.to(dtype), p.alpha) for k, p in pairs.items()}
+        return pairs if dtype is None else {k: Adapter(p.A.to(dtype), p.B.to(dtype), p.alpha) for k, p in pairs.items()}
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Format:
 
     path: str
     whole: Callable[[Path, Whole, Settings], int] | None = None
-    adapters: Callable[[Path, Pairs, Settings], int] | None = None
+    adapters: Callable[[Path, Adapters, Settings], int] | None = None
 
 
 def _diffusers(path: Path, weights: Whole, how: Settings) -> int:
@@ -106,31 +106,31 @@ def _prefixed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {PREFIXES["network"] + name: tensor for name, tensor in state.items()}
 
 
-def _diffusers_lora(path: Path, pairs: Pairs, how: Settings) -> int:
+def _diffusers_lora(path: Path, pairs: Adapters, how: Settings) -> int:
     tensors, metadata = lora.to_diffusers_lora(pairs)
     return write_safetensors(path, tensors, how.note(metadata))
 
 
-def _folded_lora(path: Path, pairs: Pairs, how: Settings) -> int:
+def _folded_lora(path: Path, pairs: Adapters, how: Settings) -> int:
     tensors, metadata = lora.to_folded_lora(pairs)
     return write_safetensors(path, tensors, how.note(metadata))
 
 
-def _peft(path: Path, pairs: Pairs, how: Settings) -> int:
+def _peft(path: Path, pairs: Adapters, how: Settings) -> int:
     tensors, config = lora.to_peft(pairs)
     write_json(path / lora.PEFT_CONFIG, config)
     return write_safetensors(path / lora.PEFT_FILE, tensors, how.note())
 
 
-def _kohya(path: Path, pairs: Pairs, how: Settings) -> int:
+def _kohya(path: Path, pairs: Adapters, how: Settings) -> int:
     return write_safetensors(path, lora.to_kohya(pairs), how.note())
 
 
-def _comfyui(path: Path, pairs: Pairs, how: Settings) -> int:
+def _comfyui(path: Path, pairs: Adapters, how: Settings) -> int:
     return write_safetensors(path, lora.to_comfyui(pairs), how.note())
 
 
-def _sat_lora(path: Path, pairs: Pairs, how: Settings) -> int:
+def _sat_lora(path: Path, pairs: Adapters, how: Settings) -> int:
     return write_sat(path, lora.to_sat(pairs, how.sat_alpha), how.iteration, how.facts or {})
 
 
@@ -148,7 +148,7 @@ FORMATS = {
 """By the names in `EXPORT_FORMATS`, which says what each is for."""
 
 
-def write(name: str, path: Path, weights: Whole | Pairs, how: Settings) -> int:
+def write(name: str, path: Path, weights: Whole | Adapters, how: Settings) -> int:
     """Write ``weights`` to ``path`` (a file or a folder, as the format has it); returns the bytes.
 
     Adapters inside a whole network are taken out for the LoRA formats. Raises: UserError where the format needs what

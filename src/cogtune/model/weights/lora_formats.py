@@ -24,7 +24,7 @@ PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
 @dataclass(frozen=True)
-class Pair:
+class Adapter:
     """The adapter of one projection: y += (alpha / r) B A x, with A (r, D) and B (D, r)."""
 
     A: Tensor
@@ -36,15 +36,15 @@ class Pair:
         return self.A.shape[0]
 
 
-Pairs = dict[tuple[int, str], Pair]
+Adapters = dict[tuple[int, str], Adapter]
 """By (layer, projection in diffusers' name)."""
 
 
-def pairs_of(state: Mapping[str, Tensor], alpha: float) -> Pairs:
+def pairs_of(state: Mapping[str, Tensor], alpha: float) -> Adapters:
     """The adapters in a state dict with our names; its other tensors are left out. Raises UserError without any."""
     layers = {int(name.split(".")[2]) for name in state if ".matrix_A." in name}
     pairs = {
-        (layer, projection): Pair(state[A].contiguous(), state[our_name(layer, projection, "B")].contiguous(), alpha)
+        (layer, projection): Adapter(state[A].contiguous(), state[our_name(layer, projection, "B")].contiguous(), alpha)
         for layer in sorted(layers)
         for projection in PROJECTIONS
         if (A := our_name(layer, projection, "A")) in state
@@ -54,25 +54,27 @@ def pairs_of(state: Mapping[str, Tensor], alpha: float) -> Pairs:
     return pairs
 
 
-def read_pairs(header: Header, sat_alpha: float = 1.0) -> Pairs:
+def read_pairs(header: Header, sat_alpha: float = 1.0) -> Adapters:
     """The adapters of a LoRA file of any kind. ``sat_alpha``: of SAT's files, which do not say it."""
     lora = read_lora(header)
     return {
-        place: Pair(read(one.A), read(one.B), sat_alpha if one.scale is None else one.scale * one.rank)
+        place: Adapter(read(one.A), read(one.B), sat_alpha if one.scale is None else one.scale * one.rank)
         for place, one in lora.adapters.items()
     }
 
 
-def to_diffusers_lora(pairs: Pairs) -> tuple[dict[str, Tensor], dict[str, str]]:
+def to_diffusers_lora(pairs: Adapters) -> tuple[dict[str, Tensor], dict[str, str]]:
     """(tensors, metadata) of LORA_FILE. diffusers 0.35 and later takes rank and alpha from the metadata."""
     adapter = _one_config(pairs)
     prefixed = {f"transformer.{key}": value for key, value in adapter.items()}
     return _named(pairs, "transformer."), {"format": "pt", METADATA_KEY: json.dumps(prefixed, sort_keys=True)}
 
 
-def to_folded_lora(pairs: Pairs) -> tuple[dict[str, Tensor], dict[str, str]]:
+def to_folded_lora(pairs: Adapters) -> tuple[dict[str, Tensor], dict[str, str]]:
     """As `to_diffusers_lora`, the strength multiplied into lora_B: for programs that do not read the metadata."""
-    folded = {place: Pair(pair.A, scaled(pair.B, pair.alpha / pair.r), float(pair.r)) for place, pair in pairs.items()}
+    folded = {
+        place: Adapter(pair.A, scaled(pair.B, pair.alpha / pair.r), float(pair.r)) for place, pair in pairs.items()
+    }
     return to_diffusers_lora(folded)
 
 
@@ -82,23 +84,23 @@ def scaled(B: Tensor, factor: float) -> Tensor:
     return B * factor if exact else B.float() * factor
 
 
-def to_peft(pairs: Pairs) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def to_peft(pairs: Adapters) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """(tensors of PEFT_FILE, content of PEFT_CONFIG)."""
     return _named(pairs, "base_model.model."), {"peft_type": "LORA", "task_type": None} | _one_config(pairs)
 
 
-def to_kohya(pairs: Pairs) -> dict[str, Tensor]:
+def to_kohya(pairs: Adapters) -> dict[str, Tensor]:
     """kohya's names over diffusers' modules: lora_unet_transformer_blocks_0_attn1_to_q.lora_down.weight, …, .alpha"""
     return _with_alphas({f"lora_unet_{_module(*place).replace('.', '_')}": pair for place, pair in pairs.items()})
 
 
-def to_comfyui(pairs: Pairs) -> dict[str, Tensor]:
+def to_comfyui(pairs: Adapters) -> dict[str, Tensor]:
     """ComfyUI's own names of the CogVideoX network: diffusion_model.blocks.0.q.lora_down.weight, …, .alpha"""
     names = {place: f"diffusion_model.blocks.{place[0]}.{COMFY[place[1]]}" for place in pairs}
     return _with_alphas({names[place]: pair for place, pair in pairs.items()})
 
 
-def to_sat(pairs: Pairs, alpha: float) -> dict[str, Tensor]:
+def to_sat(pairs: Adapters, alpha: float) -> dict[str, Tensor]:
     """SAT's names. Its files do not say alpha: B is scaled so that the strength is right where the YAML says
     ``alpha``; nothing changes if that is what the pairs have."""
     out: dict[str, Tensor] = {}
@@ -113,7 +115,7 @@ def _module(layer: int, projection: str) -> str:
     return f"transformer_blocks.{layer}.attn1.{projection}"
 
 
-def _named(pairs: Pairs, prefix: str) -> dict[str, Tensor]:
+def _named(pairs: Adapters, prefix: str) -> dict[str, Tensor]:
     sides = {f"{prefix}{_module(*place)}.lora": pair for place, pair in pairs.items()}
     return {
         f"{name}_{side}.weight": tensor
@@ -122,7 +124,7 @@ def _named(pairs: Pairs, prefix: str) -> dict[str, Tensor]:
     }
 
 
-def _with_alphas(named: Mapping[str, Pair]) -> dict[str, Tensor]:
+def _with_alphas(named: Mapping[str, Adapter]) -> dict[str, Tensor]:
     out: dict[str, Tensor] = {}
     for name, pair in named.items():
         out[f"{name}.lora_down.weight"], out[f"{name}.lora_up.weight"] = pair.A, pair.B
@@ -130,7 +132,7 @@ def _with_alphas(named: Mapping[str, Pair]) -> dict[str, Tensor]:
     return out
 
 
-def _one_config(pairs: Pairs) -> dict[str, Any]:
+def _one_config(pairs: Adapters) -> dict[str, Any]:
     """PEFT's LoraConfig, which has one rank and one alpha for all. Raises UserError where they differ."""
     ranks, alphas = {pair.r for pair in pairs.values()}, {pair.alpha for pair in pairs.values()}
     if len(ranks) > 1 or len(alphas) > 1:

@@ -41,8 +41,9 @@ def test_the_licence_is_that_of_the_metadata(package: str) -> None:
         metadata = importlib.metadata.metadata(package)
     except importlib.metadata.PackageNotFoundError:
         pytest.skip(f"{package} is not installed")
+    fields = [metadata[name] for name in ("License-Expression", "License") if name in metadata]
     classifiers = [line for line in metadata.get_all("Classifier") or [] if line.startswith("License")]
-    said = " ".join([metadata.get("License-Expression") or "", metadata.get("License") or "", *classifiers])
+    said = " ".join([*fields, *classifiers])
     assert re.search(METADATA[ROWS[package]], said, re.IGNORECASE), said[:200]
 
 

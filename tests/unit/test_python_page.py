@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.stages.finished import published
+
 REPO = Path(__file__).resolve().parents[2]
 
 
@@ -16,6 +18,7 @@ def test_every_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     for name in ("config", "demo"):
         (tmp_path / name).symlink_to(REPO / name)
     write_t5(tmp_path / "data/demo/t5")
+    published(tmp_path, "demo")
     monkeypatch.chdir(tmp_path)
     page = (REPO / "docs/python.md").read_text()
     blocks = [(match.start(), match[1]) for match in re.finditer(r"```python\n(.*?)```", page, re.DOTALL)]

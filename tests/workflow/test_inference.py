@@ -16,7 +16,7 @@ import yaml
 from cogtune.model.start import trained_model
 from cogtune.stages.export import final
 from cogtune.stages.job import Job
-from cogtune.stages.sample import _loaded
+from cogtune.stages.sampled_models import _loaded
 from cogtune.stages.train import start_of
 from cogtune.work.workspace import Workspace
 from tests.workflow.project import Project, environment, lay_out

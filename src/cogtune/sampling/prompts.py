@@ -1,5 +1,6 @@
 """What is sampled: which captions, and in which order."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,14 +51,14 @@ def of_data_set(pairs: Sequence[ManifestRow], count: int | None) -> list[Prompt]
     return prompts if count is None else prompts[:count]
 
 
+def own_prompt(caption: str, number: int = 0, image: Path | None = None) -> Prompt:
+    """A prompt of the user's own, the one in line ``number`` of a file."""
+    return Prompt(f"prompt-{number:05d}", caption, hashlib.sha256(caption.encode()).hexdigest(), image=image)
+
+
 def of_file(path: str | Path, with_images: bool = False) -> list[Prompt]:
     """The lines of a prompt file; ``with_images``: each of them ``caption@@image``. Raises UserError."""
-    import hashlib
-
-    return [
-        Prompt(f"prompt-{i:05d}", line.caption, hashlib.sha256(line.caption.encode()).hexdigest(), image=line.image)
-        for i, line in enumerate(read_prompts(path, with_images))
-    ]
+    return [own_prompt(line.caption, i, line.image) for i, line in enumerate(read_prompts(path, with_images))]
 
 
 def context_id(prompts: Sequence[Prompt], index: int, variant: Variant) -> str | None:

@@ -8,9 +8,8 @@ from threading import Lock
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from cogtune.config.build import build, params_of
 from cogtune.data.clips import load_clip
 from cogtune.data.container import is_whole
 from cogtune.data.decoder import Decoder
@@ -19,25 +18,20 @@ from cogtune.data.pipeline import in_batches
 from cogtune.data.rows import SampleRow, TextRow, clip_plan
 from cogtune.data.store import ShardReader, ShardWriter
 from cogtune.data.video import VideoError
-from cogtune.diffusion.image import image_condition
 from cogtune.errors import UserError
-from cogtune.model.start import Start, initial_model
-from cogtune.model.weights import load_weights
-from cogtune.model.weights.lora_formats import LORA_FILE
-from cogtune.runtime.devices import device_for, dtype_of, set_threads
+from cogtune.runtime.devices import set_threads
 from cogtune.runtime.failures import told_of_environment
 from cogtune.runtime.progress import Progress
 from cogtune.runtime.saved import SUMS
 from cogtune.runtime.sums import names_in_sums, write_sums
 from cogtune.sampling import prompts as plan
-from cogtune.sampling.generate import Generator, encode_image, latent_shape, samplers
+from cogtune.sampling.generate import Generator, encode_image, samplers
 from cogtune.sampling.prompts import Prompt
 from cogtune.sampling.video import write_mp4, write_png
-from cogtune.stages.export import exported, final
 from cogtune.stages.job import Job
-from cogtune.stages.train import start_of, start_sources
+from cogtune.stages.sampled_models import SampledModels
 from cogtune.work.content_hashes import Source, proven
-from cogtune.work.inputs import LoadedSampleInput, SampleInput, TrainInput
+from cogtune.work.inputs import SampleInput
 from cogtune.work.variants import Variant, variants
 
 VIDEOS = "videos"
@@ -61,7 +55,7 @@ def run(job: Job[SampleInput]) -> dict[str, Any]:
     if lacking:
         _Work(job, prompts, sampled, lacking).make()
     _write_views(folder, wanted, job.input.fps)
-    if _takes_images(job):
+    if SampledModels(job).takes_images:
         _write_images(folder, wanted)
     return {
         "made": len(lacking),
@@ -91,20 +85,17 @@ class _Work:
     ) -> None:
         self.job, self.prompts, self.lacking = job, prompts, lacking
         self.variants = sorted(variants, key=lambda variant: variant.weights, reverse=True)  # tuned first
-        self.given, self.trained = job.input, _trained(job)
-        self.device = device_for()
+        self.given, self.models = job.input, SampledModels(job)
         self.samplers = samplers(self.given.sampler, self.given.steps)
         self.contexts = _contexts(job, prompts)
-        self.images = _images(job, prompts) if _takes_images(job) else {}
+        self.images = _images(job, prompts) if self.models.takes_images else {}
         self.latents: dict[str, Tensor] = {}
 
     def make(self) -> None:
         """Sample variant by variant, each in batches that do not depend on what is finished."""
-        precision = dtype_of(self.given.encoder_precision)
-        with self.job.proven("model.first_stage_config"):
-            vae = _InPrecision(build(self.given.vae).to(self.device, precision))
         self.latents = {
-            name: encode_image(vae, pixels_CHW, self.given.seed, name) for name, pixels_CHW in self.images.items()
+            name: encode_image(self.models.vae, pixels_CHW, self.given.seed, name)
+            for name, pixels_CHW in self.images.items()
         }
         batches = list(plan.batches(self.prompts, self.given.batch))
         steps = self.samplers[True].params.num_steps
@@ -112,7 +103,7 @@ class _Work:
         total = steps * sum(len(batch) for _, batch in todo)
         with self._writer() as writer, self.job.progress(total, "sample", "steps") as bar:
             for weights, group in groupby(todo, key=lambda pair: pair[0].weights):
-                generator = self._generator(weights, vae)
+                generator = self.models.generator(weights)
                 for variant, batch in group:
                     self._batch(generator, variant, batch, writer, bar)
 
@@ -138,83 +129,6 @@ class _Work:
                 row = SampleRow(prompt.id, variant.name, prompt.caption, prompt.clip, caption_id)
                 row.add(writer, item, video_FCHW, self.images[prompt.id] if self.images else None)
 
-    def _generator(self, weights: str, vae: "_InPrecision") -> Generator:
-        given, model, dtype = self.given, _model(self.job), _precision(self.given)
-        with proven(start_sources(self.trained or self.job)):
-            network = _network(self.job, self.trained, weights, dtype) if self.trained else _loaded(self.job, dtype)
-            network = network.to(self.device)
-        denoiser, time_rate = build(model.denoiser), params_of(model.network).time_compressed_rate
-        decoder = params_of(params_of(given.vae).decoder_config)
-        return Generator(
-            denoise=lambda x, a, index, context, concat: denoiser(network, x, a, index, context, concat=concat),
-            vae=vae,
-            shape=latent_shape(decoder, given.max_num_frames, given.video_size, time_rate),
-            scale_factor=given.scale_factor,
-            seed=given.seed,
-            device=self.device,
-            frame_multiple=network.patch_size[0],  # pyright: ignore[reportIndexIssue, reportArgumentType]
-            image=image_condition(model.image_input, model.image_scale_factor, model.image_everywhere),
-        )
-
-
-class _InPrecision:
-    """The VAE behind a cast to its own precision."""
-
-    def __init__(self, vae: nn.Module) -> None:
-        self._vae, self._parameter = vae, next(vae.parameters())
-        self.regularizer = vae.regularizer
-
-    def encode(self, video_BCTHW: Tensor) -> Tensor:
-        return self._vae.encode(video_BCTHW.to(self._parameter))  # pyright: ignore[reportCallIssue]
-
-    def decode(self, latent_BCTHW: Tensor) -> Tensor:
-        return self._vae.decode(latent_BCTHW.to(self._parameter))  # pyright: ignore[reportCallIssue]
-
-
-def _trained(job: Job[SampleInput]) -> Job[TrainInput] | None:
-    """The training whose result is sampled; None with ``args.mode: inference``."""
-    return job.upstream_job("export").upstream_job("train", TrainInput) if "export" in job.upstream else None
-
-
-def _model(job: Job[SampleInput]) -> TrainInput | LoadedSampleInput:
-    """What says how the model is made: the training, or this job itself."""
-    if (train := _trained(job)) is not None:
-        return train.input
-    assert isinstance(job.input, LoadedSampleInput)
-    return job.input
-
-
-def _network(job: Job[SampleInput], train: Job[TrainInput], weights: str, dtype: torch.dtype) -> nn.Module:
-    """The model before training, or with the exported weights: read back from the files that users get."""
-    start = start_of(train)
-    if weights == "base":
-        return initial_model(start, dtype)
-    path = exported(job.items_dir("export"))
-    if path.name != LORA_FILE:
-        return initial_model(Start(start.network_config, start.seed, weights=str(path)), dtype)
-    network = initial_model(start, dtype)
-    load_weights(network, path)
-    return network
-
-
-def _loaded(job: Job[SampleInput], dtype: torch.dtype) -> nn.Module:
-    """Without training: the weights of args.load as they are, or the result of the experiment that it names."""
-    given = job.input
-    assert isinstance(given, LoadedSampleInput)
-    if "load" not in job.upstream:
-        return initial_model(Start(given.network, given.seed, weights=given.load), dtype)
-    earlier = job.upstream_job("load", TrainInput)
-    trained = final(earlier, given.average)
-    return initial_model(Start(given.network, given.seed, before=start_of(earlier), trained=str(trained)), dtype)
-
-
-def _takes_images(job: Job[SampleInput]) -> bool:
-    return _model(job).image_input
-
-
-def _precision(given: SampleInput) -> torch.dtype:
-    return dtype_of("bf16" if given.bf16 else "fp16" if given.fp16 else "fp32")
-
 
 def _contexts(job: Job[SampleInput], prompts: list[Prompt]) -> dict[str, Tensor]:
     """caption id -> (L, D). Captions of the data set are in the text cache; a user's own prompts are encoded now."""
@@ -227,12 +141,8 @@ def _contexts(job: Job[SampleInput], prompts: list[Prompt]) -> dict[str, Tensor]
         found = {caption: TextRow.context(cached, caption) for caption in sorted(known)}
     own = [p for p in {p.caption_id: p for p in prompts}.values() if p.caption_id not in known]
     if own:
-        precision = dtype_of(job.input.encoder_precision)
-        encodes = job.upstream_job("text") if "text" in job.upstream else job  # whose key holds the encoder's hash
-        with encodes.proven("model.conditioner_config"):
-            embedder = build(job.input.conditioner).embedder(device_for(), precision)
-            for prompt in own:
-                found[prompt.caption_id] = embedder.encode([prompt.caption])[0].cpu()
+        encoded = SampledModels(job).encode([prompt.caption for prompt in own])
+        found |= {prompt.caption_id: context_LD for prompt, context_LD in zip(own, encoded, strict=True)}
     return found
 
 

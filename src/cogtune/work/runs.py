@@ -55,10 +55,19 @@ def read_part(run: Path, key: str) -> dict[str, Any]:
     return content["parts"][key]
 
 
-def known_parts(results: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(job key, volatile part) of every run that the results folder knows; files that cannot be read are passed over."""
+def known_runs(results: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """(path, job key -> volatile part) of every run that the results folder knows; files that cannot be read are passed
+    over."""
     for path in sorted((results / FOLDER).glob("*.json")):
         try:
-            yield from json.loads(path.read_text(encoding="utf-8"))["parts"].items()
-        except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+            parts = json.loads(path.read_text(encoding="utf-8"))["parts"]
+        except (OSError, ValueError, RecursionError, KeyError, TypeError):
             continue
+        if isinstance(parts, dict):
+            yield path.resolve(), parts
+
+
+def known_parts(results: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(job key, volatile part) of every run that the results folder knows."""
+    for _, parts in known_runs(results):
+        yield from parts.items()

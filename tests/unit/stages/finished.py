@@ -15,9 +15,10 @@ from cogtune.data.decoder import Decoder
 from cogtune.data.listing import ClipRow, Reject, write_manifest
 from cogtune.data.rows import LatentRow, TextRow
 from cogtune.data.store import ShardWriter
+from cogtune.evaluation.report.publish import publish
 from cogtune.model.start import initial_model
 from cogtune.runtime.digest import data_digests
-from cogtune.stages import images
+from cogtune.stages import export, images, sample
 from cogtune.stages.job import Job
 from cogtune.stages.train import start_of
 from cogtune.work.content_hashes import ContentHashes
@@ -26,7 +27,7 @@ from cogtune.work.resolve import Resolver, RunPaths
 from cogtune.work.results import PeakMemory, TrainSummary
 from cogtune.work.slices import Slice
 from tests.workflow.project import make_clip
-from tests.workflow.weights import make_vae
+from tests.workflow.weights import make_t5, make_vae
 
 TINY = Path(__file__).parents[2] / "workflow" / "tiny.yaml"
 
@@ -123,3 +124,24 @@ class Finished:
                 LatentRow(vae.encode(video_BCTHW)[0]).add(encoded, row.clip)
         if "images" in self.slices:
             images.run(self.job("images"))
+
+
+def published(root: Path, experiment: str) -> Finished:
+    """Sampled from a prompt file with one line, and published in root/results/<experiment>."""
+    make_t5(root / "t5", seed=0)
+    (root / "prompts.txt").write_text("a wave rolls\n")
+    finished = Finished(
+        root,
+        "args.input_type=txt",
+        f"args.input_file={root}/prompts.txt",
+        "args.sampling_guided=true",
+        "args.sampling_controls=[base]",
+        f"model.conditioner_config.params.emb_models.0.params.model_dir={root}/t5",
+    ).fill()
+    for part in finished.slices.values():
+        part.write(finished.store)
+    export.run(finished.job("export"))
+    sample.run(finished.job("sample"))
+    views = finished.job("sample").job_dir() / "videos"
+    publish(root / "results" / experiment, finished.job("report").key, {"report.html": ""}, {"samples": views})
+    return finished

@@ -15,7 +15,7 @@ from cogtune.data.listing import ClipRow, fingerprint
 from cogtune.data.store import ShardReader
 from cogtune.errors import UserError
 from cogtune.model.start import initial_model
-from cogtune.stages import evaluate, export, sample, train
+from cogtune.stages import evaluate, export, sample, sampled_models, train
 from cogtune.stages.execute import execute
 from cogtune.stages.job import Job
 from cogtune.stages.train import start_of
@@ -152,10 +152,10 @@ def test_between_the_cut_and_the_stage(world: World, stage: str, other: Other, h
 
 
 LATE = [
-    ("sample", other_prompts, (sample.plan, "read_args")),
+    ("sample", other_prompts, (sample.plan, "chosen")),
     ("sample", other_picture, (sample, "load_image")),
-    ("sample", other_weights, (sample, "initial_model")),
-    ("sample", other_vae, (sample, "build")),
+    ("sample", other_weights, (sampled_models, "initial_model")),
+    ("sample", other_vae, (sampled_models, "build")),
     ("export", other_weights, (export, "Exporter")),
     ("evaluate", other_clip, (evaluate, "load_clip")),
     ("evaluate", other_vae, (evaluate, "build")),

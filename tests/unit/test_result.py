@@ -1,0 +1,65 @@
+"""`cogtune.load_result`: the videos of a finished experiment, the same that its sample stage makes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import cogtune
+from cogtune.data.rows import SampleRow
+from cogtune.evaluation.report.publish import publish
+from tests.unit.stages.finished import Finished, published
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    return published(tmp_path_factory.mktemp("finished"), "tiny")
+
+
+def views(finished: Finished) -> Path:
+    return finished.job("sample").job_dir() / "videos"
+
+
+def test_the_same_prompt_and_seed_give_the_video_of_the_sample_stage(finished: Finished) -> None:
+    result = cogtune.load_result(finished.root / "results/tiny")
+    rows = finished.job("sample").rows()
+    for weights in ("tuned", "base"):
+        video = result.generate("a wave rolls", weights=weights)
+        assert torch.equal(video.frames_FCHW, SampleRow.video(rows, f"prompt-00000.{weights}"))
+    assert video.fps == finished.job("sample").input.fps
+
+
+def test_what_changes_the_video(finished: Finished, tmp_path: Path) -> None:
+    result = cogtune.load_result(str(finished.root / "results/tiny"))
+    videos = [
+        result.generate("a wave rolls").frames_FCHW,
+        result.generate("a wave rolls", seed=8).frames_FCHW,
+        result.generate("other words").frames_FCHW,
+        result.generate("a wave rolls", guided=False).frames_FCHW,
+        result.generate("a wave rolls", steps=2).frames_FCHW,
+    ]
+    assert all(not torch.equal(videos[i], videos[j]) for i in range(5) for j in range(i))
+    again = result.generate("a wave rolls", seed=8)
+    assert torch.equal(again.frames_FCHW, videos[1])
+    again.save(tmp_path / "wave.mp4")
+    assert (tmp_path / "wave.mp4").stat().st_size > 500
+
+
+def test_what_cannot_be_generated(finished: Finished) -> None:
+    result = cogtune.load_result(finished.root / "results/tiny")
+    with pytest.raises(cogtune.UserError, match="expected one of tuned, base"):
+        result.generate("a wave rolls", weights="ema")
+    with pytest.raises(cogtune.UserError, match="text-to-video model, which takes no picture"):
+        result.generate("a wave rolls", image="a.png")
+
+
+def test_what_is_not_a_result(finished: Finished, tmp_path: Path) -> None:
+    with pytest.raises(cogtune.UserError, match="no report of an experiment; expected a folder like results/demo"):
+        cogtune.load_result(tmp_path)
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny/samples").symlink_to(tmp_path / "gone/0123456789ab/videos")
+    with pytest.raises(cogtune.UserError, match="which is not in a store; was the store moved"):
+        cogtune.load_result(tmp_path / "tiny")
+    publish(tmp_path / "tiny", "0123456789ab", {"report.html": ""}, {"samples": views(finished)})
+    with pytest.raises(cogtune.UserError, match="no run knows the samples"):
+        cogtune.load_result(tmp_path / "tiny")

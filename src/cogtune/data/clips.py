@@ -49,11 +49,11 @@ def _by_timestamp(times: Sequence[float], asked_fps: float, frames: int, skip: i
     A clip that is too short is refused rather than padded: a repeated last frame would teach the model to freeze.
     Frames before time zero are not used: an edit list hides them from every player, they belong to the shot before.
     """
-    shown = max(bisect.bisect_left(times, -1e-3), skip)
+    first_usable = max(bisect.bisect_left(times, -1e-3), skip)
     last = len(times) - 1 - skip
-    if last < shown:
+    if last < first_usable:
         raise VideoError(f"too short: {len(times)} frames, of which {skip} are skipped at either end")
-    usable = times[shown : last + 1]
+    usable = times[first_usable : last + 1]
     needed = (frames - 1) / asked_fps
     # Half a source frame of tolerance: a clip cut to exactly the asked length must pass, whatever its time stamps round to.
     half = 0.5 * (usable[-1] - usable[0]) / max(1, len(usable) - 1)
@@ -62,7 +62,7 @@ def _by_timestamp(times: Sequence[float], asked_fps: float, frames: int, skip: i
             f"too short: {frames} frames at {asked_fps:g} fps need {needed:.2f} s, {usable[-1] - usable[0]:.2f} s are "
             f"usable; lower max_num_frames or skip_frms_num, or set frame_selection: stride for upstream's padding"
         )
-    return [shown + _nearest(usable, usable[0] + step / asked_fps) for step in range(frames)]
+    return [first_usable + _nearest(usable, usable[0] + step / asked_fps) for step in range(frames)]
 
 
 def _nearest(times: Sequence[float], moment: float) -> int:

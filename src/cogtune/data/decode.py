@@ -87,10 +87,10 @@ class Video:
             return
         self.reader = "pyav"
         for index, time in zip(indices[given:], times[given:], strict=True):
-            found = self._cursor.at(index)
-            if found is None or abs(found.time - time) > _SAME_SECONDS:
+            shown_frame = self._cursor.at(index)
+            if shown_frame is None or abs(shown_frame.time - time) > _SAME_SECONDS:
                 raise differs(f"frame {index} is not shown at {time:.3f} s: the file is damaged, or was replaced")
-            yield self._picture(index, found)
+            yield self._picture(index, shown_frame)
 
     def info(self) -> VideoInfo:
         """What it is. Raises VideoError."""
@@ -98,15 +98,15 @@ class Video:
         seconds = self.times[-1] - max(0.0, self.times[0]) + 1 / self.fps
         return VideoInfo(len(self), round(self.fps, 4), width, height, round(seconds, 4), self.sample_aspect)
 
-    def _picture(self, index: int, found: ShownFrame) -> np.ndarray:
-        if found.hit:
+    def _picture(self, index: int, shown_frame: ShownFrame) -> np.ndarray:
+        if shown_frame.hit:
             raise VideoError(
-                f"damaged: the clip uses frame {index} ({found.time:.2f} s), but bytes are missing that this frame needs, or "
+                f"damaged: the clip uses frame {index} ({shown_frame.time:.2f} s), but bytes are missing that this frame needs, or "
                 f"the decoder cannot read them"
             )
-        picture = self._painter.paint(found.frame)
+        picture = self._painter.paint(shown_frame.frame)
         if picture.shape[:2] != self.size:
-            raise VideoError(f"the picture changes size at {found.time:.2f} s; cut the video there")
+            raise VideoError(f"the picture changes size at {shown_frame.time:.2f} s; cut the video there")
         return picture
 
     def _by_seeking(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
@@ -173,10 +173,10 @@ def _check_file(path: Path) -> None:
         raise VideoError("empty file (0 bytes)")
     if git_lfs.is_pointer_file(path):
         raise VideoError(git_lfs.advice(path))
-    found = declared(path)
-    if found is not None and found.bytes > size:
-        raise VideoError(f"cut short: it has {size:,} of the {found.bytes:,} bytes that its container declares")
-    if found is not None and not found.indexed:
+    header = declared(path)
+    if header is not None and header.bytes > size:
+        raise VideoError(f"cut short: it has {size:,} of the {header.bytes:,} bytes that its container declares")
+    if header is not None and not header.indexed:
         raise VideoError("no index (moov box) in it: the recording or the download was not finished")
 
 
@@ -192,28 +192,28 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
         replies.flush()
 
     for line in requests:
-        asked = json.loads(line)
+        request = json.loads(line)
         try:
-            if asked["do"] == "probe":
-                send(asdict(probe(Path(asked["path"]))))
-            elif asked["do"] == "open":
-                video = Video(Path(asked["path"]), asked["decode_all"])
+            if request["do"] == "probe":
+                send(asdict(probe(Path(request["path"]))))
+            elif request["do"] == "open":
+                video = Video(Path(request["path"]), request["decode_all"])
                 send({"times": video.times, "fps": video.fps, "size": video.size, "sample_aspect": video.sample_aspect})
             else:
                 assert video is not None, "frames are asked for before a video is opened"
-                for frame in video.each(asked["indices"], asked["times"]):
+                for frame in video.each(request["indices"], request["times"]):
                     send({"shape": frame.shape}, frame)
                 send({"reader": video.reader})
         except TimesError as error:
             send({"times_differ": str(error)})
         except VideoError as error:
             # Without memory, ffmpeg's decoders call good packets invalid.
-            send({"refused": str(error)} if _has_memory() else _no_memory(asked))
+            send({"refused": str(error)} if _has_memory() else _no_memory(request))
         except MemoryError:
             video = None  # gives back what it holds
-            send(_no_memory(asked))
+            send(_no_memory(request))
         except OSError as error:
-            send({"os_error": [error.errno, error.strerror, asked.get("path")]})
+            send({"os_error": [error.errno, error.strerror, request.get("path")]})
 
 
 def _has_memory() -> bool:

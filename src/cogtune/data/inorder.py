@@ -44,14 +44,14 @@ def shown_frames(path: Path) -> Iterator[ShownFrame]:
         try:
             for number in itertools.count():
                 # One thread decodes, so what is said meanwhile is said of this packet.
-                with av.logging.Capture() as said:
+                with av.logging.Capture() as complaints:
                     joined = next(source, None)
                     frames = _decoded(joined.packet, number) if joined is not None else None
                 if joined is None:
                     return
                 if joined.packet.is_corrupt and not joined.corrupt:
                     excused.add(number)
-                if frames is None or joined.corrupt or any(text.strip() not in _HARMLESS for _, _, text in said):
+                if frames is None or joined.corrupt or any(text.strip() not in _HARMLESS for _, _, text in complaints):
                     damage.error(number)
                 for frame in frames or ():
                     given = frame.opaque if frame.opaque is not None else number

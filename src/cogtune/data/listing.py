@@ -73,9 +73,9 @@ class Listed:
 
 def list_videos(root: Path, follow_links: bool = True) -> Iterator[Listed]:
     """Every video below ``root``, in a fixed order, and a line for each kind of other files; see `walk`."""
-    for found in walk(root, follow_links):
-        label = None if found.label is None else Path(found.label)
-        yield Listed(found.name, Path(found.path), label, found.refused, escaped(found.target or ""), found.files)
+    for seen in walk(root, follow_links):
+        label = None if seen.label is None else Path(seen.label)
+        yield Listed(seen.name, Path(seen.path), label, seen.refused, escaped(seen.target or ""), seen.files)
 
 
 def fingerprint(roots: Mapping[str, Sequence[str | os.PathLike[str]]], follow_links: bool = True) -> str:
@@ -92,7 +92,7 @@ def fingerprint(roots: Mapping[str, Sequence[str | os.PathLike[str]]], follow_li
         for root in folders:
             state.update(comma + f"[{_quoted(split)},{_quoted(escaped(os.path.realpath(root)))},[".encode())
             comma, rows = b",", 0
-            for chunk in _batched((_stamps(found) for found in walk(Path(root), follow_links)), _ROWS_AT_ONCE):
+            for chunk in _batched((_stamps(seen) for seen in walk(Path(root), follow_links)), _ROWS_AT_ONCE):
                 state.update(("," * bool(rows) + ",".join(chunk)).encode())
                 rows += len(chunk)
             state.update(b"]]")
@@ -140,23 +140,23 @@ def read_columns(path: Path) -> Columns:
 
     Raises UserError as `read_manifest` does.
     """
-    found = Columns([], [], [])
+    columns = Columns([], [], [])
     try:
         check_sums(path)
         with path.open("rb") as lines:
             for line in lines:
                 # Keys stand in the order of ClipRow, and a quotation mark inside a value is escaped.
                 caption = line.rindex(_CAPTION_ID) + len(_CAPTION_ID)
-                found.clips.append(line[len(_CLIP) : len(_CLIP) + _DIGITS].decode())
-                found.captions.append(line[caption : caption + _DIGITS].decode())
-                found.splits.append("train" if b'"split": "train"' in line else "valid")
+                columns.clips.append(line[len(_CLIP) : len(_CLIP) + _DIGITS].decode())
+                columns.captions.append(line[caption : caption + _DIGITS].decode())
+                columns.splits.append("train" if b'"split": "train"' in line else "valid")
                 if not line.startswith(_CLIP):
                     raise ValueError("a row that does not begin with its clip")
     except FileNotFoundError:
         raise UserError(f"{path}: no manifest; {how_to_repair(path.parent)}") from None
     except ValueError as error:
         raise UserError(f"{path}: not a manifest of this version ({error}); {how_to_repair(path.parent)}") from None
-    return found
+    return columns
 
 
 def _batched(rows: Iterable[str], size: int) -> Iterator[list[str]]:

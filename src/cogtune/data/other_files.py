@@ -42,15 +42,17 @@ class OtherFiles:
 
     def lines(self) -> list[tuple[str, int, str]]:
         """(pattern of names, number of files, what is said of them) of each kind, in the order of kinds."""
-        found = []
+        kinds = []
         for kind, (count, paths, advice) in sorted(self._seen.items()):
             pattern = {"list": "lists", "": "other files"}.get(kind, f"*.{kind}")
             first, *names = [path.encode("utf-8", "backslashreplace").decode() for path in paths]
             names = [name.rpartition("/")[2] for name in [first, *names]]
-            told = advice.format(name=shlex.quote(names[0]), video=shlex.quote(f"{names[0].rpartition('.')[0]}.mp4"))
+            advice_text = advice.format(
+                name=shlex.quote(names[0]), video=shlex.quote(f"{names[0].rpartition('.')[0]}.mp4")
+            )
             examples = ", ".join([first, *names[1:]]) + ", …" * (count > len(names))
-            found.append((pattern, count, f"{count} file{'s' * (count > 1)} ({examples}): {told}"))
-        return found
+            kinds.append((pattern, count, f"{count} file{'s' * (count > 1)} ({examples}): {advice_text}"))
+        return kinds
 
     def _count(self, kind: str, advice: str, path: str) -> None:
         count, paths, _ = self._seen.get(kind, (0, [], advice))

@@ -51,14 +51,14 @@ def _with_image(line: str, path: Path, number: int) -> Line:
         )
     roots = list(dict.fromkeys([path.resolve().parent, Path.cwd()]))
     for root in roots:
-        found = root / images[0]
-        if not leads_into(found, roots):
+        candidate = root / images[0]
+        if not leads_into(candidate, roots):
             raise ConfigError(
                 f"{path}:{number}: {shown(images[0])} leads out of {' and '.join(map(str, roots))}, or round in circles; "
                 f"images of a prompt file lie below it or below the working directory",
                 key=_KEY,
             )
-        if os.path.isfile(found):
-            return Line(caption, Path(os.path.realpath(found)))
+        if os.path.isfile(candidate):
+            return Line(caption, Path(os.path.realpath(candidate)))
     looked = ", then ".join(str(root / images[0]) for root in roots)
     raise ConfigError(f"{path}:{number}: no such image: {shown(images[0])}, looked for at {looked}", key=_KEY)

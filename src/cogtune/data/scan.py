@@ -133,8 +133,8 @@ def scan(
         for root in folders
         for video in list_videos(Path(root), follow_links)
     ]
-    found, first = ScanResult(), dict[tuple[str, str], str]()
-    found.others = [_reject(*item, item[1].refused or "", item[1].files) for item in listed if item[1].files]
+    scanned, first = ScanResult(), dict[tuple[str, str], str]()
+    scanned.others = [_reject(*item, item[1].refused or "", item[1].files) for item in listed if item[1].files]
     videos = sorted((item for item in listed if not item[1].files), key=lambda item: bool(item[1].target))
     on_start(len(videos))
 
@@ -144,19 +144,19 @@ def scan(
     for (split, video), result in decode_ahead(videos, look, workers):
         on_file()
         if isinstance(result, Exception):
-            found.rejects.append(_reject(split, video, _reason(video.path, result)))
+            scanned.rejects.append(_reject(split, video, _reason(video.path, result)))
             continue
-        found.probed += result.new
-        found.known += not result.new
+        scanned.probed += result.new
+        scanned.known += not result.new
         if (split, result.clip) in first:
             reason = f"duplicate: same content as {first[split, result.clip]}"
-            found.rejects.append(_reject(split, video, reason))
+            scanned.rejects.append(_reject(split, video, reason))
             continue
         first[split, result.clip] = video.name
-        found.several_lines += result.several_lines
-        found.sample_aspects[result.video.sample_aspect] += 1
-        found.rows.append(_row(split, video, result))
-    return found
+        scanned.several_lines += result.several_lines
+        scanned.sample_aspects[result.video.sample_aspect] += 1
+        scanned.rows.append(_row(split, video, result))
+    return scanned
 
 
 def read_caption(label: Path | None, allow_missing: bool = False) -> str:

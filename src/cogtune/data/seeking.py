@@ -29,23 +29,23 @@ def opened(path: Path, times: Sequence[float], width: int) -> Any:
         return None
     decord.logging.set_level(decord.logging.ERROR)
     try:
-        with _complaints() as said:
+        with _complaints() as complained:
             reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
             starts = reader.get_frame_timestamp(list(range(len(reader))))[:, 0]
     except Exception:  # also where no temporary file can be made: the other reader needs none
         return None
     same = len(starts) == len(times) and bool((np.abs(starts - np.asarray(times)) < _SAME_SECONDS).all())
-    return reader if same and not said() else None
+    return reader if same and not complained() else None
 
 
 def frames(reader: Any, indices: Sequence[int]) -> np.ndarray | None:
     """uint8 (N, H, W, 3), RGB; None if it failed, or if the decoder complained: decord goes on as if nothing was."""
     try:
-        with _complaints() as said:
-            found = reader.get_batch(list(indices)).asnumpy()
+        with _complaints() as complained:
+            batch_NHWC = reader.get_batch(list(indices)).asnumpy()
     except Exception:
         return None
-    return None if said() else found
+    return None if complained() else batch_NHWC
 
 
 @contextlib.contextmanager

@@ -82,10 +82,10 @@ class Shard:
     @cached_property
     def meta(self) -> dict[str, dict[str, Any]]:
         """What was said of each row, not checked yet."""
-        found = self._parsed("meta")
-        if (self.checked and found.keys() != self._sums.keys()) or not all(isinstance(m, dict) for m in found.values()):
+        meta = self._parsed("meta")
+        if (self.checked and meta.keys() != self._sums.keys()) or not all(isinstance(m, dict) for m in meta.values()):
             raise self.damaged("what it says of its rows does not go with their checksums")
-        return found
+        return meta
 
     def rows(self) -> list[str]:
         """The names of all rows, in order."""
@@ -126,31 +126,31 @@ class Shard:
         return safe_open(self.path, framework="pt")
 
     def _content(self, tensors: Any) -> int:
-        found = 0
+        checksum = 0
         with self.path.open("rb", buffering=0) as file:
             for stored in tensors:
                 file.seek(stored.offset)
                 left = stored.nbytes
                 while left and (block := file.read(min(left, _BLOCK))):
-                    found, left = zlib.crc32(block, found), left - len(block)
-        return found
+                    checksum, left = zlib.crc32(block, checksum), left - len(block)
+        return checksum
 
     def _parsed(self, name: str) -> dict[str, Any]:
         try:
-            found = json.loads(self._said[name])
+            value = json.loads(self._said[name])
         except (KeyError, ValueError) as error:
             raise self.damaged(f"its {name} does not read: {error}") from None
-        if not isinstance(found, dict) or (name == "crc32" and not all(_is_sums(value) for value in found.values())):
+        if not isinstance(value, dict) or (name == "crc32" and not all(map(_is_sums, value.values()))):
             raise self.damaged(f"its {name} does not read")
-        return found
+        return value
 
     def _refuse_format(self) -> None:
         """A version is another one only if nothing says that this is one of ours with a flipped bit."""
-        found = self._said.get("format", "")
-        if self.checked or found in (FORMAT, UNCHECKED) or not _ANY_FORMAT.fullmatch(found):
-            raise self.damaged(f"its format reads {found!r}; expected {FORMAT!r}")
+        format_name = self._said.get("format", "")
+        if self.checked or format_name in (FORMAT, UNCHECKED) or not _ANY_FORMAT.fullmatch(format_name):
+            raise self.damaged(f"its format reads {format_name!r}; expected {FORMAT!r}")
         raise UserError(
-            f"{self.path}: format {found!r}, this version reads {FORMAT!r} and {UNCHECKED!r}; another version of cogtune "
+            f"{self.path}: format {format_name!r}, this version reads {FORMAT!r} and {UNCHECKED!r}; another version of cogtune "
             f"wrote it: use that one. If there was none, the file is damaged: {how_to_repair(self.path.parent)}"
         )
 

@@ -126,8 +126,8 @@ class ShardReader:
 
     def require(self, item_ids: Iterable[str]) -> None:
         """Raise UserError, with what to do, unless there is a row for each."""
-        if lacking := sorted(set(item_ids) - self._shard_of.keys()):
-            some = f"no row {lacking[0]}" + (f" (nor {len(lacking) - 1} more)" if len(lacking) > 1 else "")
+        if absent := sorted(set(item_ids) - self._shard_of.keys()):
+            some = f"no row {absent[0]}" + (f" (nor {len(absent) - 1} more)" if len(absent) > 1 else "")
             raise UserError(f"{self._folder}: {some}; {self._how_made}")
 
     def tensors(self, item_id: str) -> dict[str, Tensor]:
@@ -204,14 +204,14 @@ def damaged_rows(path: Path) -> tuple[list[str], str]:
         rows = shard.rows()
     except DamagedError as error:
         return [], str(error).split(";")[0]
-    found, why = [], ""
+    damaged, why = [], ""
     for row in rows:
         try:
             shard.check(row)
         except DamagedError as error:
-            found.append(row)
+            damaged.append(row)
             why = why or str(error).split(";")[0]
-    return found, why
+    return damaged, why
 
 
 def take_out(path: Path, rows: Iterable[str]) -> None:

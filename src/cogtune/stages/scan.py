@@ -35,21 +35,21 @@ def run(job: Job[ScanInput]) -> dict[str, Any]:
     """
     given, folder = job.input, job.job_dir()
     roots = {"train": given.train_data or [], "valid": given.valid_data or []}
-    found = _scan(job, roots)
-    write_changed(folder / "rejects.jsonl", "".join(map(_line, [*found.rejects, *found.others])))
-    _refuse(found, roots["train"], given.max_reject_share, folder)
-    write_manifest(folder / "manifest.jsonl", found.rows)
-    write_sealed(folder / "report.json", report(found))
+    scanned = _scan(job, roots)
+    write_changed(folder / "rejects.jsonl", "".join(map(_line, [*scanned.rejects, *scanned.others])))
+    _refuse(scanned, roots["train"], given.max_reject_share, folder)
+    write_manifest(folder / "manifest.jsonl", scanned.rows)
+    write_sealed(folder / "report.json", report(scanned))
     write_sums(folder, [folder / "manifest.jsonl", folder / "rejects.jsonl"])
-    write_sealed(folder / "digests.json", data_digests((row.clip, row.caption, row.split) for row in found.rows))
-    splits = Counter(row.split for row in found.rows)
+    write_sealed(folder / "digests.json", data_digests((row.clip, row.caption, row.split) for row in scanned.rows))
+    splits = Counter(row.split for row in scanned.rows)
     return {
-        "made": found.probed,
-        "reused": found.known,
+        "made": scanned.probed,
+        "reused": scanned.known,
         "train": splits["train"],
         "valid": splits["valid"],
-        "rejected": len(found.rejects),
-        "other_files": sum(line.files for line in found.others),
+        "rejected": len(scanned.rejects),
+        "other_files": sum(line.files for line in scanned.others),
     }
 
 
@@ -72,16 +72,16 @@ def _scan(job: Job[ScanInput], roots: dict[str, list[str]]) -> ScanResult:
         )
 
 
-def _refuse(found: ScanResult, train_roots: Sequence[str], most: float, folder: Path) -> None:
-    rejects, total = found.rejects, len(found.rows) + len(found.rejects)
-    beside = "".join(f"\n{line.path}: {line.reason}" for line in found.others)
+def _refuse(scanned: ScanResult, train_roots: Sequence[str], most: float, folder: Path) -> None:
+    rejects, total = scanned.rejects, len(scanned.rows) + len(scanned.rejects)
+    beside = "".join(f"\n{line.path}: {line.reason}" for line in scanned.others)
     if not total:
         expected = "expected videos/*.mp4 and labels/*.txt"
         raise UserError(f"args.train_data: no videos below {', '.join(train_roots)}; {expected}{beside}")
     if len(rejects) > most * total:
         share = f"{len(rejects)} of {total} files are rejected, more than args.max_reject_share ({most:g})"
         raise UserError(f"{share}:\n{_first(rejects)}\nall of them: {folder / 'rejects.jsonl'}{beside}")
-    if not any(row.split == "train" for row in found.rows):
+    if not any(row.split == "train" for row in scanned.rows):
         reasons = _first([reject for reject in rejects if reject.split == "train"])
         raise UserError(f"args.train_data: no usable clip below {', '.join(train_roots)}\n{reasons}{beside}")
 
@@ -92,9 +92,9 @@ def _first(rejects: list[Reject]) -> str:
     return "\n".join(lines) + (f"\n  … and {more} more" if more > 0 else "")
 
 
-def report(found: ScanResult) -> dict[str, Any]:
+def report(scanned: ScanResult) -> dict[str, Any]:
     """The data in figures: clips and seconds by split, rejects by reason, captions, sizes, aspects, rates."""
-    rows = found.rows
+    rows = scanned.rows
     captions = Counter(row.caption for row in rows)
     words = [len(row.caption.split()) for row in rows]
     return {
@@ -107,12 +107,12 @@ def report(found: ScanResult) -> dict[str, Any]:
         "fps": _counted(f"{row.fps:g}" for row in rows),
         "sizes": _counted(f"{row.width}x{row.height}" for row in rows),
         "aspects": _counted(_aspect(row) for row in rows),
-        "sample_aspects": _counted(found.sample_aspects.elements()),
+        "sample_aspects": _counted(scanned.sample_aspects.elements()),
         "captions": {
             "distinct": len(captions),
             "shared_by_several_clips": sum(count > 1 for count in captions.values()),
             "empty": captions[""],
-            "of_several_lines": found.several_lines,
+            "of_several_lines": scanned.several_lines,
             "words": _spread(words),
             "characters": _spread([len(row.caption) for row in rows]),
         },
@@ -120,8 +120,8 @@ def report(found: ScanResult) -> dict[str, Any]:
             "clips": sum(bool(row.target) for row in rows),
             "first": [[row.path, row.target] for row in rows if row.target][:_SHOWN],
         },
-        "other_files": {line.name: line.files for line in found.others},
-        "rejects": _counted(reject.reason.split(":")[0] for reject in found.rejects),
+        "other_files": {line.name: line.files for line in scanned.others},
+        "rejects": _counted(reject.reason.split(":")[0] for reject in scanned.rejects),
     }
 
 
@@ -138,5 +138,5 @@ def _counted(values: Any) -> dict[str, int]:
 def _spread(values: Sequence[float]) -> dict[str, float]:
     if not values:
         return {}
-    found = {"least": min(values), "mean": fmean(values), "most": max(values), "total": sum(values)}
-    return {name: round(value, 3) for name, value in found.items()}
+    spread = {"least": min(values), "mean": fmean(values), "most": max(values), "total": sum(values)}
+    return {name: round(value, 3) for name, value in spread.items()}

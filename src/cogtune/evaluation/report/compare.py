@@ -113,10 +113,10 @@ def _captions(members: Sequence[Member]) -> list[tuple[str, list[tuple[str, Repo
     """(caption, (label, video) of the clip and of every member) for the first captions that all members have."""
     by_name = [{strip.name: strip for strip in member.strips} for member in members]
     shared = [name for name in by_name[0] if all(name in strips for strips in by_name)]
-    found = []
+    captions = []
     for name in shared[:_CAPTIONS]:
         videos = [(video.label, video) for video in by_name[0][name].videos if video.label == CLIP]
         for member, strips in zip(members, by_name, strict=True):
             videos += [(member.name, video) for video in strips[name].videos if video.label in _SAMPLES]
-        found.append((by_name[0][name].caption, videos))
-    return found
+        captions.append((by_name[0][name].caption, videos))
+    return captions

@@ -86,14 +86,14 @@ def loss_curves(log: Iterable[Row]) -> tuple[list[LossPoint], list[LossPoint]]:
 
 def stages(records: Path, upstream: Mapping[str, str]) -> list[StageFacts]:
     """Time and memory of each stage, summed over the runs that its job took. ``upstream``: stage -> job key."""
-    found = []
+    facts = []
     for stage in (name for name in STAGES if name in upstream):
         key = upstream[stage]
         record = read_record(records / f"{stage}-{key}.json")
-        found.append(
+        facts.append(
             StageFacts(stage, key, record.get("seconds"), record.get("runs", 0), record.get("peak_memory_mib"))
         )
-    return found
+    return facts
 
 
 def _wrong(path: Path, expected: str) -> DamagedError:

@@ -58,16 +58,16 @@ def environment() -> Any:
     """Jinja as every page uses it: what is not marked as markup is escaped, a missing value is an error."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    found = Environment(
+    jinja = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters.update(duration=plots.duration, error=_error, figure=_figure, in_units=_in_units)
-    found.globals["css"] = plots.markup(Path(__file__).with_name("report.css").read_text())
-    return found
+    jinja.filters.update(duration=plots.duration, error=_error, figure=_figure, in_units=_in_units)
+    jinja.globals["css"] = plots.markup(Path(__file__).with_name("report.css").read_text())
+    return jinja
 
 
 def _within_budget(strips: list[ReportRow]) -> tuple[list[ReportRow], int]:

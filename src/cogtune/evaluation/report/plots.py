@@ -39,12 +39,12 @@ def smoothed(values: Sequence[float], span: int) -> list[float]:
     At the start, where a curve falls steeply, the window shrinks on both sides alike; at the end it is only cut, so that
     the last point is no single value.
     """
-    sums, found = [0.0, *accumulate(values)], []
+    sums, means = [0.0, *accumulate(values)], []
     for i in range(len(values)):
         reach = min(span // 2, i)
         first, end = i - reach, min(i + reach + 1, len(values))
-        found.append((sums[end] - sums[first]) / (end - first))
-    return found
+        means.append((sums[end] - sums[first]) / (end - first))
+    return means
 
 
 def thinned(rows: Sequence[Any], most: int = _MOST_POINTS) -> list[Any]:

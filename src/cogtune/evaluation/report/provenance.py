@@ -35,20 +35,20 @@ def weights_of(slices: Iterable[Slice]) -> dict[str, str]:
 
 def versions() -> dict[str, str]:
     """Python and the installed packages that results can depend on."""
-    found = {"python": platform.python_version()}
+    known = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            known[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return known
 
 
 def commit(folder: Path) -> str | None:
     """The git commit of the code in ``folder``, with "-dirty" if files differ from it; None outside a repository."""
-    asked = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        answer = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=False)
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return answer.stdout.strip() or None

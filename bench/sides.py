@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from cogtune.checkpoints.names import vae_in_diffusers
 from cogtune.config.build import build, params_of
 from cogtune.config.geometry import latent_size
+from cogtune.config.schema.checkpointing import Policy
 from cogtune.model.weights.diffusers import config_json, to_diffusers
 from cogtune.work.load import load_config
 
@@ -75,11 +76,11 @@ def dit_case(side: str, case: str, shape: dict[str, Any], device: torch.device) 
     torch.manual_seed(0)
     ours = build(node)
     model = (ours if side == "cogtune" else _diffusers_dit(node, ours)).to(device, dtype)
-    train, checkpointed = case != "forward", "checkpointed" in case
+    train, policy = case != "forward", Policy(case.rpartition(", ")[2]) if ", " in case else Policy.SELECTIVE
     model.train(train)
     if side == "cogtune":
-        ours.checkpoint_activations = checkpointed
-    elif checkpointed:
+        ours.checkpoint_activations = policy
+    elif policy in (Policy.FULL, Policy.ATTENTION):  # diffusers keeps a block's input, or everything
         model.enable_gradient_checkpointing()
     torch.manual_seed(1)
     T, H, W = shape["latent"]

@@ -98,7 +98,7 @@ class DiffusionTransformer(nn.Module):
             ),
         )
         self.reset_parameters()
-        self.checkpoint_activations = Policy.of(p.transformer_args.checkpoint_activations)
+        self.checkpoint_activations = p.transformer_args.checkpoint_activations
         self.lora: LoraParams | None = None
         if nodes.get("lora_config"):
             self.lora = params_of(nodes["lora_config"])
@@ -127,6 +127,15 @@ class DiffusionTransformer(nn.Module):
             unused = self.transformer.position_embeddings.weight
             derived["transformer.position_embeddings.weight"] = torch.zeros(unused.shape)
         return derived
+
+    @property
+    def checkpoint_activations(self) -> Policy:
+        """What the layers keep for the backward pass. It may be set at any time, also to a value of the config."""
+        return self._policy
+
+    @checkpoint_activations.setter
+    def checkpoint_activations(self, value: Policy | bool | str) -> None:
+        self._policy = Policy.of(value)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -160,9 +169,7 @@ class DiffusionTransformer(nn.Module):
 
     def _checkpointed(self, layer: Callable[..., Tensor], *inputs: Any) -> Tensor:
         rank, dropout = (self.lora.r, self.lora.lora_dropout) if self.lora else (None, 0.0)
-        return checkpointing.run(
-            self.checkpoint_activations, layer, *inputs, adapter_rank=rank, has_dropout=dropout > 0
-        )
+        return checkpointing.run(self._policy, layer, *inputs, adapter_rank=rank, has_dropout=dropout > 0)
 
     def _layer(self, i: int, h_BND: Tensor, emb_BE: Tensor, rotation: Rotation | None, L: int) -> Tensor:
         adaln = self.mixins.adaln_layer

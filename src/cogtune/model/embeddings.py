@@ -1,4 +1,8 @@
-"""What enters the transformer: patches, caption tokens, the timestep."""
+"""What enters the transformer: patches, caption tokens, the timestep.
+
+Shapes: B batch, T H W latent frames, height, width, C channels, L text tokens, N video tokens, P features of a patch,
+D hidden, K frequencies. A patch has o frames, p rows and q columns.
+"""
 
 import math
 

@@ -3,6 +3,8 @@
 LoRA (arXiv:2106.09685), in the layout of upstream's sat.model.finetune.lora2: the wrapped layer moves to `original`,
 and each part of its output (q, k, v; or the one of `dense`) has its own pair matrix_A.{j} (r, D), matrix_B.{j} (D, r).
 y_j = original(x)_j + (lora_alpha / r) B_j A_j x. With upstream's default lora_alpha = 1 the factor is 1/r.
+
+Shapes: B batch, N tokens, D hidden, R rank.
 """
 
 import math
@@ -47,8 +49,8 @@ class AdaptedLinear(nn.Module):
         return tuple(self._add(part, dropped_BND, j) for j, part in enumerate(y))
 
     def _add(self, y_BND: Tensor, x_BND: Tensor, j: int) -> Tensor:
-        low_NR = F.linear(x_BND, self.matrix_A[j]).flatten(0, 1)
-        return torch.addmm(y_BND.flatten(0, 1), low_NR, self.matrix_B[j].T, alpha=self.scale).view_as(y_BND)
+        low_MR = F.linear(x_BND, self.matrix_A[j]).flatten(0, 1)  # M = B N
+        return torch.addmm(y_BND.flatten(0, 1), low_MR, self.matrix_B[j].T, alpha=self.scale).view_as(y_BND)
 
 
 class Lora:

@@ -1,4 +1,7 @@
-"""Captions to what the transformer attends to: the states of a frozen T5 encoder."""
+"""Captions to what the transformer attends to: the states of a frozen T5 encoder.
+
+Shapes: B captions, L tokens, D width of the T5.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path

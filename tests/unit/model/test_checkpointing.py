@@ -58,6 +58,15 @@ def test_products_of_adapters_are_not_kept() -> None:
     assert adapted == pytest.approx(plain, rel=0.01)
 
 
+def test_a_network_takes_the_values_of_the_config() -> None:
+    dit = randomised(network_config("5b"))
+    for value, policy in ((True, Policy.FULL), (False, Policy.SELECTIVE), ("attention", Policy.ATTENTION)):
+        dit.checkpoint_activations = value
+        assert dit.checkpoint_activations is policy
+    with pytest.raises(ValueError, match="'some' is not a valid Policy"):
+        dit.checkpoint_activations = "some"
+
+
 def test_nothing_is_kept_without_gradients() -> None:
     node = network_config("5b")
     dit = randomised(node)

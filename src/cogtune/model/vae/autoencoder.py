@@ -1,4 +1,7 @@
-"""The 3D causal VAE as one object: encode to moments, decode from latents, load upstream's checkpoint."""
+"""The 3D causal VAE as one object: encode to moments, decode from latents, load upstream's checkpoint.
+
+Shapes: B batch, T H W frames, height, width, C channels; latent or pixels, as the name says.
+"""
 
 from collections.abc import Callable
 

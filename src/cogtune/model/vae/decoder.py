@@ -1,4 +1,7 @@
-"""Latent to video: the 3D causal decoder (upstream vae_modules/cp_enc_dec.py, ``ContextParallelDecoder3D``)."""
+"""Latent to video: the 3D causal decoder (upstream vae_modules/cp_enc_dec.py, ``ContextParallelDecoder3D``).
+
+Shapes: B batch, T H W frames, height, width, C channels; latent or pixels, as the name says.
+"""
 
 from math import log2
 

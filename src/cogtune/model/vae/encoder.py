@@ -1,4 +1,7 @@
-"""Video to moments: the 3D causal encoder (upstream vae_modules/cp_enc_dec.py, ``ContextParallelEncoder3D``)."""
+"""Video to moments: the 3D causal encoder (upstream vae_modules/cp_enc_dec.py, ``ContextParallelEncoder3D``).
+
+Shapes: B batch, T H W frames, height, width, C channels; latent or pixels, as the name says.
+"""
 
 from math import log2
 

@@ -1,6 +1,7 @@
 """Building blocks of the 3D causal VAE: convolutions that never look ahead, norms, resolution changes.
 
-Parameter names are upstream's (vae_modules/cp_enc_dec.py), so its checkpoints load as they are.
+Shapes: B batch, C channels, T H W frames, height, width. Parameter names are upstream's (vae_modules/cp_enc_dec.py), so
+its checkpoints load as they are.
 """
 
 from dataclasses import dataclass, field

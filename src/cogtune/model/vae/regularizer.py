@@ -1,4 +1,7 @@
-"""The posterior of the VAE: moments to a latent."""
+"""The posterior of the VAE: moments to a latent.
+
+Shapes: B batch, C channels of the latent, T H W frames, height, width.
+"""
 
 import torch
 from torch import Tensor

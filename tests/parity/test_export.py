@@ -29,8 +29,9 @@ def test_every_format(family: str, hold: Callable[..., None], tmp_path: Path) ->
     for name in FORMATS:
         entry = exporter.make(name, tmp_path)
         largest = float(exporter.expected.abs().max())
-        hold(f"exported as {name}, loaded by us", family, entry["own_error"] / largest, limits.NETWORK)
-        assert ("max_abs_error" in entry["foreign"]) == (name in FOREIGN)
+        hold(f"exported as {name}, loaded by us", family, entry.own_error / largest, limits.NETWORK)
+        assert (entry.foreign.max_abs_error is not None) == (name in FOREIGN)
         if name in FOREIGN:
-            error = entry["foreign"]["max_abs_error_at_one_epsilon"] / largest
-            hold(f"exported as {name}, loaded by diffusers", family, error, limits.NETWORK)
+            error = entry.foreign.max_abs_error_at_one_epsilon
+            assert error is not None
+            hold(f"exported as {name}, loaded by diffusers", family, error / largest, limits.NETWORK)

@@ -14,7 +14,7 @@ from cogtune.data.clips import ClipSettings, describe_clip, load_clip
 from cogtune.data.damage import Damage
 from cogtune.data.decode import Video, _mostly_skipped
 from cogtune.data.decoder import Decoder
-from cogtune.data.inorder import shown
+from cogtune.data.inorder import shown_frames
 from cogtune.data.picture import upright
 from cogtune.data.streams import read_packets
 from cogtune.data.video import TimesError, VideoError
@@ -201,7 +201,7 @@ def test_intra_refresh_does_not_end_damage(groups: Path, tmp_path: Path) -> None
         for offset in range(0, 400, 7):
             content[place + offset] ^= 0x55
         (tmp_path / name).write_bytes(content)
-        return [frame.hit for frame in shown(tmp_path / name)]
+        return [frame.hit for frame in shown_frames(tmp_path / name)]
 
     closed, refresh = hits("closed.mp4"), hits("refresh.mp4")
     assert any(closed)

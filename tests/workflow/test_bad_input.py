@@ -42,7 +42,7 @@ def test_the_report_shows_samples_and_the_metrics_file_has_the_figures(project: 
     ("old", "new", "words"),
     [
         ("train_iters: 6", "train_itters: 6", ["config/tiny.yaml", "args.train_itters", "train_iters"]),
-        ("train_iters: 6", "train_iters: six", ["config/tiny.yaml", "args.train_iters", "whole number"]),
+        ("train_iters: 6", "train_iters: six", ["config/tiny.yaml", "args.train_iters", "an integer"]),
         ("dit_video_concat.AdaLNMixin", "dit_video_concat.AdaLNMixim", ["config/tiny.yaml", "AdaLNMixin"]),
         ("assets/3d-vae.pt", "assets/no-vae.pt", ["config/tiny.yaml", "ckpt_path", "assets/no-vae.pt"]),
         ("assets/3d-vae.pt", "assets/t5/model.safetensors", ["config/tiny.yaml", "ckpt_path", "holds T5"]),
@@ -87,7 +87,7 @@ def test_unlock_works_as_snakemake_advises_it(project: Project) -> None:
     [
         (("run=try", "base=config/tiny.yaml", "sett=args.seed=3"), "--config: sett: unknown key; did you mean 'set'?"),
         (("storedir=/x",), "--config: storedir: unknown key; did you mean 'store_dir'?"),
-        (("ranks=two",), "--config: ranks: expected a whole number; found 'two'"),
+        (("ranks=two",), "--config: ranks: expected an integer; found 'two'"),
     ],
 )
 def test_a_slip_in_snakemakes_config_ends_before_any_job(project: Project, words: tuple[str, ...], told: str) -> None:

@@ -83,7 +83,7 @@ def _explained(declared: Declared) -> str:
         "default": "none, it must be set" if field.required else default_text(declared),
         "expected": bounds(declared),
         "keys": ", ".join(_keys_below(declared.path)),
-        "read by": readers(declared.path) if key.honoured else "",
+        "read by": readers(declared.path) if key.has_effect else "",
         "without effect": key.without_effect and f"accepted and ignored, because {key.without_effect}",
         "other values": key.refused and f"refused: {key.refused}",
         "upstream": upstream(declared),

@@ -19,7 +19,7 @@ _FILES = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "str
 _EXPERIMENT: dict[str, Any] = {
     "base": _FILES | {"description": "SAT-style YAML files, merged in this order"},
     "set": _TEXTS | {"description": "overrides key=value"},
-    "ranks": {"type": "integer", "minimum": 1, "description": "processes that train together"},
+    "ranks": {"type": "integer", "minimum": 1, "description": "training processes (ranks)"},
 }
 _SWEEP = _EXPERIMENT | {
     "experiment": {"type": "string", "description": "the experiment that it starts from, instead of base"},
@@ -116,7 +116,7 @@ def _shape(kind: Any, field: Field, definitions: dict[str, Any]) -> dict[str, An
 
 def _limits(field: Field) -> dict[str, Any]:
     found = field.key.range
-    return {"minimum": found.least, "maximum": found.most} if found else {}
+    return {"minimum": found.minimum, "maximum": found.maximum} if found else {}
 
 
 def _component(role: str, definitions: dict[str, Any]) -> dict[str, Any]:

@@ -42,5 +42,5 @@ def add_job(command: argparse.ArgumentParser, source: argparse._MutuallyExclusiv
 
 def _ranks(text: str) -> int:
     if not text.isdecimal() or int(text) not in RANKS:
-        raise argparse.ArgumentTypeError(f"expected a whole number from {RANKS}; found {text!r}")
+        raise argparse.ArgumentTypeError(f"expected an integer from {RANKS}; found {text!r}")
     return int(text)

@@ -27,24 +27,25 @@ _HEAD = """\
 
 <!-- Generated: `python -m cogtune.commands.reference`. -->
 
-Files here: `cogvideox*.yaml` say what a model is, `lora.yaml` turns full tuning into LoRA, `sft.yaml` says how to train,
-`inference.yaml` how to sample. `config.yaml` lists the experiments of the workflow. `tiny/` is the demo, for a CPU.
+Files: `cogvideox*.yaml` describe the models, `lora.yaml` switches from full fine-tuning to LoRA, `sft.yaml` configures
+training, `inference.yaml` sampling. `config.yaml` lists the experiments of the workflow. `tiny/` is the demo, for a CPU.
 
     cogtune config show    --base config/cogvideox_2b_lora.yaml config/sft.yaml -- args.load=weights/transformer --seed 7
     cogtune config check   --base config/cogvideox_2b_lora.yaml config/sft.yaml
     cogtune config explain deepspeed.optimizer.params.lr
 
-- **Who wins**, last one first: the command line, the last `--base` file, …, the first one, defaults. Mappings merge,
-  lists are replaced whole (OmegaConf.merge).
-- **Parents.** `base: [other.yaml, lora.yaml]` in a file merges those before it; relative to the file.
-- **References.** `${a.b}` is the value of another key, looked up after merging. `${oc.env:HOME}` and other resolvers are
-  refused, since merged configs are published.
+- **Precedence**, highest first: the command line, the last `--base` file, …, the first one, defaults. Mappings are
+  merged, lists are replaced (as OmegaConf.merge does).
+- **Parents.** `base: [other.yaml, lora.yaml]` in a file merges these files first; paths are relative to the file.
+- **References.** `${a.b}` is the value of another key, resolved after merging. Resolvers like `${oc.env:HOME}` are an
+  error unless `resolvers:` in `config.yaml` allows them, because merged configs are published.
 - **Command line.** `a.b.c=value`, or SAT's `--train-iters 10` for `args.train_iters=10`. Numbers, true, false, null and
-  `[lists]` are read as YAML; a value with a brace or a colon is text.
-- **Targets.** Upstream's names and ours mean the same. No string of a file is ever imported.
-- **Unknown keys**, wrong types and values that cannot be honoured are errors, all at once, with file, line and column.
+  `[lists]` are parsed as YAML; a value with a brace or a colon is a string.
+- **Targets.** Upstream's names and cogtune's are equivalent. YAML never imports code, except packages listed under
+  `plugins:` in `config.yaml`.
+- **Unknown keys**, wrong types and unsupported values are errors, all reported at once, with file, line and column.
 
-`—` stands for no default: the key must be set. *(ours)* marks keys that upstream does not have.
+`—` means no default: the key is required. *(ours)* marks keys that upstream does not have.
 """
 
 
@@ -71,18 +72,16 @@ def markdown() -> str:
         if name == "model":
             for role in _roles():
                 parts += _targets(role, "###")
-    parts.append(
-        "## Accepted, without effect\n\nFiles with these keys run unmodified; `config check` names them once.\n"
-    )
+    parts.append("## Ignored\n\nThese keys are accepted and ignored; `config check` lists them.\n")
     parts.append(_by_reason((field.key.without_effect, where) for where, field in _all()))
-    parts.append("## Refused\n\nThe default is accepted, any other value is an error.\n")
+    parts.append("## Not supported\n\nThe default is accepted; any other value is an error.\n")
     refused = [(field.key.refused, where) for where, field in _all()]
     parts.append(_by_reason(refused + [(why, f"deepspeed.{name}") for name, why in REFUSED.items()]))
     return "\n".join(parts)
 
 
 def _roles() -> list[str]:
-    """Roles of targets in the order of the registry, without the two that have a section of their own."""
+    """Roles of targets in registry order, without those that have their own section."""
     roles = dict.fromkeys(entry.role for entry in registry.ENTRIES)
     return [role for role in roles if role not in ("dataset", "optimizer", "autoencoder loss", "weighting")]
 
@@ -97,13 +96,13 @@ def _targets(role: str, level: str) -> list[str]:
             parts.append(_table(entry.schema))
             parts += _inner(entry.schema, entry.name)
             if role == "embedder":
-                parts.append("Beside `target` and `params`:\n")
+                parts.append("Besides `target` and `params`:\n")
                 parts.append(_table(EmbedderKeys))
     return [part for part in parts if part]
 
 
 def _inner(schema: type, path: str) -> list[str]:
-    """Tables of the mappings below ``schema`` that have a schema of their own."""
+    """Tables of the mappings below ``schema`` that have their own schema."""
     parts = []
     for name, field in fields_of(schema).items():
         inner = [kind for kind in members(field.type) if dataclasses.is_dataclass(kind)]
@@ -123,18 +122,18 @@ def _table(schema: type) -> str:
     rows = [
         (f"`{name}`", field.key.doc, _kind(field), _default(field))
         for name, field in fields_of(schema).items()
-        if field.key.honoured
+        if field.key.has_effect
     ]
     return _rows(("key", "meaning", "type", "default"), rows) if rows else ""
 
 
 def _by_reason(keys: Iterable[tuple[str, str]]) -> str:
-    """A table of (reason, key), keys of one reason together; keys without reason are left out."""
+    """A table of keys grouped by reason; keys without a reason are omitted."""
     grouped: dict[str, list[str]] = {}
     for reason, where in keys:
         if reason:
             grouped.setdefault(reason, []).append(f"`{where}`")
-    return _rows(("keys", "because"), [(", ".join(keys), reason) for reason, keys in grouped.items()])
+    return _rows(("keys", "reason"), [(", ".join(keys), reason) for reason, keys in grouped.items()])
 
 
 def _rows(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
@@ -183,7 +182,7 @@ def _all() -> list[tuple[str, Field]]:
 
 
 def schema_text() -> str:
-    """All of config/schema.json; a definition a line, so that a diff shows what changed."""
+    """All of config/schema.json; one definition per line, for readable diffs."""
     schema = json_schema()
     definitions = schema.pop("definitions")
     lines = ",\n".join(

@@ -8,30 +8,30 @@ import yaml
 from cogtune.config.merge import Config
 
 _COLUMN = 64
-"""Where the comments begin."""
+"""Column where comments start."""
 
 
 def annotated(values: dict[str, Any], config: Config) -> str:
-    """``values``, canonical ones of ``config`` or a part of them, as YAML; behind each leaf, who set it."""
+    """``values``, canonical ones of ``config`` or a part of them, as YAML; each leaf with its origin as a comment."""
     return "\n".join(_lines(values, "", 0, config)) + "\n"
 
 
 def _lines(value: Any, path: str, depth: int, config: Config) -> Iterator[str]:
-    """YAML, two blanks a level."""
+    """YAML lines, indented by two spaces per level."""
     pad = "  " * depth
     for name, inner in value.items():
-        here = f"{path}.{name}" if path else name
+        key_path = f"{path}.{name}" if path else name
         if isinstance(inner, dict) and inner:
             yield f"{pad}{name}:"
-            yield from _lines(inner, here, depth + 1, config)
+            yield from _lines(inner, key_path, depth + 1, config)
         elif isinstance(inner, list) and any(isinstance(item, dict) for item in inner):
             yield f"{pad}{name}:"
             for i, item in enumerate(inner):
-                first, *rest = _lines(item, f"{here}.{i}", depth + 2, config)
+                first, *rest = _lines(item, f"{key_path}.{i}", depth + 2, config)
                 yield f"{pad}  - {first.lstrip()}"
                 yield from rest
         else:
-            yield f"{f'{pad}{name}: {flow(inner)}':<{_COLUMN}}  # {config.origin_of(here)}"
+            yield f"{f'{pad}{name}: {flow(inner)}':<{_COLUMN}}  # {config.origin_of(key_path)}"
 
 
 def flow(value: Any) -> str:

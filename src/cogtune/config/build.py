@@ -1,4 +1,4 @@
-"""From a ``{target, params}`` node to the object that it describes."""
+"""Build the object that a ``{target, params}`` node describes."""
 
 import typing
 from dataclasses import is_dataclass
@@ -6,7 +6,7 @@ from typing import Any
 
 from cogtune.config.check import Checker
 from cogtune.config.errors import ConfigError, ConfigErrors
-from cogtune.config.key_types import members, shown
+from cogtune.config.key_types import members, short_repr
 from cogtune.config.registry import find
 from cogtune.config.schema.common import fields_of
 from cogtune.config.tree import from_plain
@@ -20,7 +20,7 @@ def build(node: dict[str, Any], **runtime: Any) -> Any:
 def params_of(node: dict[str, Any]) -> Any:
     """The params dataclass of a plain ``{target, params}`` mapping, checked. Raises ConfigErrors."""
     if not isinstance(node, dict) or not isinstance(node.get("target"), str):
-        raise ConfigError(f"expected a mapping with `target` and `params`; found {shown(node)}")
+        raise ConfigError(f"expected a mapping with `target` and `params`; found {short_repr(node)}")
     entry = find(node["target"])
     given = node.get("params") or {}
     checker = Checker()
@@ -33,7 +33,7 @@ def params_of(node: dict[str, Any]) -> Any:
 def instance(schema: type, values: dict[str, Any], given: dict[str, Any] | None = None) -> Any:
     """A schema dataclass of canonical values; nested sections become dataclasses, components stay dicts.
 
-    Keys that are not in ``values`` because they have no effect are taken from ``given``.
+    Keys that have no effect are not in ``values``; they are taken from ``given``.
     """
     merged = {name: value for name, value in (given or {}).items() if name in fields_of(schema)} | values
     arguments = {}

@@ -1,7 +1,7 @@
-"""A tree against the schema: every error of it, and its canonical values.
+"""Check a tree against the schema: collect every error and compute the canonical values.
 
 Canonical: our target names for upstream's, every default filled in, numbers of the declared type. Keys without effect
-and keys that allow one value only are checked and then left out, so they are in no digest.
+and keys that allow one value only are checked, then left out: no digest depends on them.
 """
 
 import typing
@@ -10,9 +10,9 @@ from typing import Any
 
 from cogtune.config import registry
 from cogtune.config.errors import ConfigError
-from cogtune.config.hints import elsewhere, with_stars
-from cogtune.config.key_types import Mismatch, check_bounds, describe, members, nearest, scalar, shown, slips
-from cogtune.config.schema.common import Field, Key, Sparse, fields_of
+from cogtune.config.hints import where_key_exists, with_stars
+from cogtune.config.key_types import Mismatch, check_bounds, describe, members, nearest, scalar, short_repr, slips
+from cogtune.config.schema.common import Field, Key, OmitNulls, fields_of
 from cogtune.config.schema.deepspeed import REFUSED, DeepSpeedSection, Optimizer
 from cogtune.config.schema.text import EmbedderKeys
 from cogtune.config.tree import Node, from_plain
@@ -20,7 +20,7 @@ from cogtune.config.tree import Node, from_plain
 _OMIT = object()
 _COMPONENT = ("target", "params")
 _LISTED = 16
-"""More keys than this are not listed in an error: nobody reads them."""
+"""An error lists the valid keys if there are at most this many."""
 _BESIDE_TARGET = {"embedder": EmbedderKeys}
 
 
@@ -32,43 +32,43 @@ class FileKey:
     value: str
     node: Node
     folder: str = ""
-    """What a folder here holds, where a file cannot stand."""
+    """What the folder must contain, if the path must be a folder."""
 
 
 @dataclass
 class Checker:
-    """Walks a tree; collects what it finds on the way."""
+    """Walks a tree; collects errors, origins, files and ignored keys."""
 
     errors: list[ConfigError] = field(default_factory=list)
     origin: dict[str, str] = field(default_factory=dict)
     files: list[FileKey] = field(default_factory=list)
     ignored: dict[str, list[str]] = field(default_factory=dict)
     """Reason -> paths of the keys that were given and have no effect."""
-    unheard: list[str] = field(default_factory=list)
-    """Requests that nothing here follows, in a sentence each."""
+    unsupported: list[str] = field(default_factory=list)
+    """Requests that cogtune does not carry out, one sentence each."""
 
     def section(self, node: Node | None, schema: type, path: str) -> dict[str, Any]:
         """The canonical dict of a mapping that must follow ``schema``."""
         if node is not None and not node.is_map:
-            self._error(node, path, f"expected a mapping; found {shown(node.plain())}")
+            self._error(node, path, f"expected a mapping; found {short_repr(node.plain())}")
             return {}
         given: dict[str, Node] = {} if node is None else node.value
         known = fields_of(schema)
         suggested = self._unknown(given, set(known), path, REFUSED if schema is DeepSpeedSection else {})
         values = {}
         for name, declared in known.items():
-            here = f"{path}.{name}" if path else name
+            key_path = f"{path}.{name}" if path else name
             if name in given:
-                found = self._given(given[name], declared, here)
+                value = self._given(given[name], declared, key_path)
             elif declared.required:
                 if name not in suggested:
-                    self._error(node, here, f"missing; {declared.key.doc}")
+                    self._error(node, key_path, f"missing; {declared.key.doc}")
                 continue
             else:
-                found = self._default(declared, here)
-            if found is _OMIT or (issubclass(schema, Sparse) and found in (None, {})):
+                value = self._default(declared, key_path)
+            if value is _OMIT or (issubclass(schema, OmitNulls) and value in (None, {})):
                 continue
-            values[name] = found
+            values[name] = value
         if schema is Optimizer:
             self._optimizer(given, values, path)
         return values
@@ -76,7 +76,7 @@ class Checker:
     def component(self, node: Node, role: str, path: str) -> dict[str, Any] | None:
         """The canonical form of a ``{target, params}`` mapping; None after an error."""
         if not node.is_map:
-            self._error(node, path, f"expected a mapping with `target` and `params`; found {shown(node.plain())}")
+            self._error(node, path, f"expected a mapping with `target` and `params`; found {short_repr(node.plain())}")
             return None
         extra = _BESIDE_TARGET.get(role)
         beside = fields_of(extra) if extra else {}
@@ -113,18 +113,18 @@ class Checker:
             self._error(node, path, self._mismatch(node, key, str(error)))
             return _OMIT
         if key.refused and value != declared.default():
-            self._error(node, path, f"{shown(node.plain())} is not available: {key.refused}")
+            self._error(node, path, f"{short_repr(node.plain())} is not available: {key.refused}")
         if key.request and value != declared.default():
-            self.unheard.append(f"{path}: {shown(node.plain())}, but {key.without_effect}; {key.request}")
+            self.unsupported.append(f"{path}: {short_repr(node.plain())}, but {key.without_effect}; {key.request}")
         elif key.without_effect:
             self.ignored.setdefault(key.without_effect, []).append(path)
             self._unused_plugin(node, key.node, path)
-        if not key.honoured:
+        if not key.has_effect:
             return _OMIT
         return value if key.canonical is None else key.canonical(value)
 
     def _unused_plugin(self, node: Node, role: str, path: str) -> None:
-        """An error for a class of the user's own where upstream's targets are accepted without effect."""
+        """An error for a plugin class in a place where upstream's targets are accepted and ignored."""
         target = node.value.get("target") if role and node.is_map else None
         if target is not None and isinstance(target.value, str):
             try:
@@ -134,13 +134,13 @@ class Checker:
 
     def _mismatch(self, node: Node, key: Key, message: str) -> str:
         if key.refused:
-            return f"{shown(node.plain())} is not available: {key.refused}"
+            return f"{short_repr(node.plain())} is not available: {key.refused}"
         if node.value == "auto":
-            return f"{message}; accelerate fills `auto` in, here leave the key out: {key.doc}"
+            return f"{message}; `auto` is supported by accelerate only; leave the key out: {key.doc}"
         return message
 
     def _default(self, declared: Field, path: str) -> Any:
-        if not declared.key.honoured:
+        if not declared.key.has_effect:
             return _OMIT
         return self._value(from_plain(_undressed(declared.default())), declared.type, declared.key, path)
 
@@ -172,25 +172,25 @@ class Checker:
                     return self._list(node, typing.get_args(member)[0], key, path)
         if not node.is_map and not node.is_list:
             return self._scalar(node, kind, key, path)
-        raise Mismatch(f"expected {describe(kind)}; found {shown(node.plain())}")
+        raise Mismatch(f"expected {describe(kind)}; found {short_repr(node.plain())}")
 
     def _plugged(self, node: Node, path: str) -> Any:
-        """A mapping of a plugin's params: a component where it names a target, and as written otherwise."""
+        """A mapping in a plugin's params: a component if it names a target, else as written."""
         return self.component(node, "", path) if "target" in node.value else node.plain()
 
     def _list(self, node: Node, item: Any, key: Key, path: str) -> list[Any]:
         if key.node:
-            found = [self.component(child, key.node, f"{path}.{i}") for i, child in enumerate(node.value)]
-            return [each for each in found if each is not None]
+            components = [self.component(child, key.node, f"{path}.{i}") for i, child in enumerate(node.value)]
+            return [each for each in components if each is not None]
         values = []
         for i, child in enumerate(node.value):
             value = "null" if child.value is None and "null" in key.choices else child.value
             try:
                 values.append(scalar(value, item, key))
             except Mismatch:
-                raise Mismatch(f"expected {describe(list[item])}; item {i} is {shown(child.plain())}") from None
+                raise Mismatch(f"expected {describe(list[item])}; item {i} is {short_repr(child.plain())}") from None
             if key.file and value == "":
-                raise Mismatch(f"expected a list of paths; item {i} is empty, which would be the working folder")
+                raise Mismatch(f"expected a list of paths; item {i} is empty, which would mean the current directory")
             if key.file:
                 self.files.append(FileKey(f"{path}.{i}", str(child.value), child, key.folder))
         self._leaf(path, node)
@@ -200,7 +200,7 @@ class Checker:
         for member in members(kind):
             if not isinstance(member, type):
                 continue
-            # What was typed on the command line is text as well: `args.split=1` is "1".
+            # A value typed on the command line is also a string: `args.split=1` is "1".
             for candidate in (node.value, node.text) if member is str else (node.value,):
                 try:
                     value = scalar(candidate, member, key)
@@ -208,11 +208,11 @@ class Checker:
                     continue
                 self._leaf(path, node)
                 if key.file and value == "":
-                    raise Mismatch("expected a path; it is empty, which would be the working folder")
+                    raise Mismatch("expected a path; found an empty string, which would mean the current directory")
                 if key.file and isinstance(value, str):
                     self.files.append(FileKey(path, value, node, key.folder))
                 return value
-        raise Mismatch(f"expected {describe(kind)}; found {shown(node.value)}")
+        raise Mismatch(f"expected {describe(kind)}; found {short_repr(node.value)}")
 
     def _optimizer(self, given: dict[str, Node], values: dict[str, Any], path: str) -> None:
         """`{type, params}`: as a component, but spelled `type`."""
@@ -223,7 +223,7 @@ class Checker:
         except ConfigError as error:
             self._error(kind, f"{path}.type", error.message)
         if entry is None:
-            values.pop("type", None)  # without a class behind it, no later check may look it up
+            values.pop("type", None)  # later checks must not look up a type that has no class
             return
         values["type"] = entry.name
         values["params"] = self.section(given.get("params", Node({}, kind.mark)), entry.schema, f"{path}.params")
@@ -232,26 +232,26 @@ class Checker:
         """Errors for keys that the schema does not have; returns the names that were suggested instead."""
         suggested: set[str] = set()
         for name, child in given.items():
-            here = f"{path}.{name}" if path else name
+            key_path = f"{path}.{name}" if path else name
             if name in known:
                 continue
             if name in refused:
-                self._error(child, here, refused[name])
+                self._error(child, key_path, refused[name])
                 continue
             near = nearest(name, known)
             suggested.update(near)
-            self._error(child, here, f"unknown key; {self._hint(name, near, known, path)}")
+            self._error(child, key_path, f"unknown key; {self._hint(name, near, known, path)}")
         return suggested
 
     def _hint(self, name: str, near: list[str], known: set[str], path: str) -> str:
-        place = "" if slips(name, known) else elsewhere(name, path)
+        place = "" if slips(name, known) else where_key_exists(name, path)
         if place:
             return place
         if near:
             return "did you mean " + " or ".join(map(repr, near)) + "?"
         if len(known) <= _LISTED:
-            return f"expected one of {', '.join(sorted(known))}" if known else "there are no keys here"
-        return f"`cogtune config explain {with_stars(path)}` lists the {len(known)} keys that there are"
+            return f"expected one of {', '.join(sorted(known))}" if known else "no keys are allowed here"
+        return f"run `cogtune config explain {with_stars(path)}` for the {len(known)} valid keys"
 
     def _leaf(self, path: str, node: Node) -> None:
         self.origin[path] = node.mark.origin
@@ -262,5 +262,5 @@ class Checker:
 
 
 def _undressed(value: Any) -> Any:
-    """A default as plain values: an instance of a schema stands for an empty mapping."""
+    """A default as plain values: an instance of a schema becomes an empty mapping."""
     return {} if is_dataclass(value) else value

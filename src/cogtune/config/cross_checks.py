@@ -1,4 +1,4 @@
-"""Keys that must fit each other. Each check reads canonical values and says which key is wrong, and what would fit."""
+"""Cross-field validation. Each check reads canonical values and yields the wrong key with the values that are valid."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +15,7 @@ _T5 = "model.conditioner_config.params.emb_models.0.params"
 
 
 def cross_check(values: dict[str, Any]) -> tuple[list[Problem], list[str]]:
-    """(key, message) of every contradiction, and remarks on what is legal but surprising."""
+    """(key, message) of every contradiction, and remarks on legal but surprising settings."""
     at = Values(values)
     problems = [problem for check in _CHECKS for problem in run(check, at)]
     remarks = [remark for check in REMARKS for remark in run(check, at)]
@@ -27,11 +27,12 @@ def _frames(at: Values) -> Iterator[Problem]:
     if frames % FRAMES_PER_LATENT != 1:
         below = max(frames - 1, 0) // FRAMES_PER_LATENT * FRAMES_PER_LATENT + 1
         fitting = f"{below} or {below + FRAMES_PER_LATENT}"
-        yield "data.params.max_num_frames", f"{frames}; the VAE takes 4k + 1 frames: {fitting}"
+        yield "data.params.max_num_frames", f"{frames} is not 4k + 1, which the VAE needs; expected {fitting}"
     if at[f"{NETWORK}.time_compressed_rate"] != FRAMES_PER_LATENT:
         yield (
             f"{NETWORK}.time_compressed_rate",
-            f"{at[f'{NETWORK}.time_compressed_rate']}; the VAE compresses {FRAMES_PER_LATENT} frames to one",
+            f"{at[f'{NETWORK}.time_compressed_rate']}; expected {FRAMES_PER_LATENT}, as the VAE compresses"
+            f" {FRAMES_PER_LATENT} frames into one",
         )
 
 
@@ -41,11 +42,11 @@ def _size(at: Values) -> Iterator[Problem]:
         multiple = PIXELS_PER_LATENT * size
         if pixels % multiple:
             near = f"{pixels // multiple * multiple} or {pixels // multiple * multiple + multiple}"
-            yield "data.params.video_size", f"{name} {pixels} is no multiple of {multiple}; expected {near}"
+            yield "data.params.video_size", f"{name} {pixels} is not a multiple of {multiple}; expected {near}"
 
 
 def _fixed_grid(at: Values) -> Iterator[Problem]:
-    """Sine-cosine and learned tables hold for one height and width, and for at most the configured frames."""
+    """Sine-cosine and learned tables fit one height and width, and at most the configured number of frames."""
     table = positions(at).table
     if table is None:
         return
@@ -54,13 +55,14 @@ def _fixed_grid(at: Values) -> Iterator[Problem]:
     if size != want:
         yield (
             "data.params.video_size",
-            f"{size}; the {table} positions are made for {want} (latent_height, latent_width x {PIXELS_PER_LATENT})",
+            f"{size}; expected {want} (latent_height, latent_width x {PIXELS_PER_LATENT}), the size of the {table} position "
+            "table",
         )
     frames, most = at["data.params.max_num_frames"], at[f"{NETWORK}.num_frames"]
     if frames > most:
         yield (
             "data.params.max_num_frames",
-            f"{frames} frames; the {table} positions are made for at most {most} (num_frames)",
+            f"{frames} frames; the {table} position table holds at most {most} (num_frames)",
         )
 
 
@@ -69,7 +71,7 @@ def _patch(at: Values) -> Iterator[Problem]:
         if at[f"{NETWORK}.latent_{side}"] % size:
             yield (
                 f"{NETWORK}.latent_{side}",
-                f"{at[f'{NETWORK}.latent_{side}']} is no multiple of the patch size {size}",
+                f"{at[f'{NETWORK}.latent_{side}']} is not a multiple of the patch size {size}",
             )
 
 
@@ -83,7 +85,7 @@ def _channels(at: Values) -> Iterator[Problem]:
     want = 2 * z if image else z
     if at[f"{NETWORK}.in_channels"] != want:
         why = (
-            f"{z} of noise and {z} of the image, since noised_image_input is true" if image else "the VAE's z_channels"
+            f"{z} for the noise and {z} for the image (noised_image_input is true)" if image else "the VAE's z_channels"
         )
         hint = (
             ""
@@ -100,7 +102,7 @@ def _groups(at: Values) -> Iterator[Problem]:
         if odd:
             yield (
                 f"{_VAE}.{part}.params.num_groups",
-                f"{groups} does not divide {odd[0]} channels (ch x ch_mult)",
+                f"{odd[0]} channels (ch x ch_mult) are not a multiple of {groups}",
             )
 
 
@@ -129,7 +131,7 @@ def _text(at: Values) -> Iterator[Problem]:
 def _heads(at: Values) -> Iterator[Problem]:
     hidden, heads = at[f"{NETWORK}.hidden_size"], at[f"{NETWORK}.num_attention_heads"]
     if hidden % heads:
-        yield f"{NETWORK}.hidden_size", f"{hidden} is no multiple of num_attention_heads, {heads}"
+        yield f"{NETWORK}.hidden_size", f"{hidden} is not a multiple of num_attention_heads, {heads}"
         return
     sized = at.get(f"{POSITIONS}.hidden_size_head")
     if sized is not None and sized != hidden // heads:
@@ -146,7 +148,10 @@ def _heads(at: Values) -> Iterator[Problem]:
 def _ofs(at: Values) -> Iterator[Problem]:
     ofs, time = at[f"{NETWORK}.ofs_embed_dim"], at[f"{NETWORK}.time_embed_dim"] or at[f"{NETWORK}.hidden_size"]
     if ofs is not None and ofs != time:
-        yield f"{NETWORK}.ofs_embed_dim", f"{ofs} is added to the timestep embedding; expected time_embed_dim, {time}"
+        yield (
+            f"{NETWORK}.ofs_embed_dim",
+            f"{ofs} must equal time_embed_dim, as the two embeddings are added; expected {time}",
+        )
 
 
 def _timestep(at: Values) -> Iterator[Problem]:
@@ -162,7 +167,7 @@ def _images(at: Values) -> Iterator[Problem]:
     if named and not takes_image:
         yield (
             "args.image2video",
-            "true, but the model takes no image; use an image-to-video model file, or set it to false",
+            "true, but this is not an image-to-video model; use an image-to-video model file, or set it to false",
         )
     if takes_image and not named and at.get("args.input_type") == "txt":
         yield "args.image2video", "false, but the model needs an image; set it to true, with `prompt@@image` lines"
@@ -178,9 +183,9 @@ def _lora(at: Values) -> Iterator[Problem]:
         layers, chosen = at[f"{NETWORK}.num_layers"], at[f"{NETWORK}.modules.lora_config.params.layer_range"]
         if chosen and max(chosen) >= layers:
             key = f"{NETWORK}.modules.lora_config.params.layer_range"
-            yield key, f"no layer {max(chosen)}; there are {layers}, counted from 0"
+            yield key, f"layer {max(chosen)} does not exist; the network has layers 0 to {layers - 1}"
         return
-    missing = f"without {NETWORK}.modules.lora_config nothing would train; add under {NETWORK}:\n      {_ADAPTERS}"
+    missing = f"without {NETWORK}.modules.lora_config no weight is trained; add below {NETWORK}:\n      {_ADAPTERS}"
     if at["model.lora_train"]:
         yield "model.lora_train", f"true; {missing}"
     elif "all" in at["model.not_trainable_prefixes"] and at.get("args.mode") != "inference":
@@ -189,9 +194,9 @@ def _lora(at: Values) -> Iterator[Problem]:
 
 def _precision(at: Values) -> Iterator[Problem]:
     if at["args.mode"] != "inference" and at["deepspeed.bf16.enabled"] and at["deepspeed.fp16.enabled"]:
-        yield "deepspeed.fp16.enabled", "true, and bf16.enabled as well; turn one of them off"
+        yield "deepspeed.fp16.enabled", "true, but bf16.enabled is true too; disable one of them"
     elif at["args.fp16"] and at["args.bf16"]:
-        yield "args.fp16", "true, and bf16 as well; turn one of them off"
+        yield "args.fp16", "true, but bf16 is true too; disable one of them"
 
 
 def _deepspeed(at: Values) -> Iterator[Problem]:
@@ -204,7 +209,7 @@ def _length(at: Values) -> Iterator[Problem]:
     if at["args.train_iters"] is not None and at["args.epochs"] is not None:
         yield (
             "args.epochs",
-            f"{at['args.epochs']}, and train_iters {at['args.train_iters']} as well; set one of them to null",
+            f"{at['args.epochs']}, but train_iters is set too ({at['args.train_iters']}); set one of them to null",
         )
 
 
@@ -218,7 +223,7 @@ def _batch(at: Values) -> Iterator[Problem]:
 
 
 def _timesteps(at: Values) -> Iterator[Problem]:
-    """The network is told a clip's place in the table, so the table has to have all of the schedule's timesteps."""
+    """The network gets a clip's index in the table, so the table needs all timesteps of the schedule."""
     for part in ("denoiser_config.params", "loss_fn_config.params.sigma_sampler_config.params"):
         have, total = at.get(f"model.{part}.num_idx"), at.get(f"model.{part}.{SCHEDULE}.num_timesteps")
         if None not in (have, total) and have != total:
@@ -245,29 +250,29 @@ def _steps(at: Values) -> Iterator[Problem]:
 
 def _prefix(at: Values) -> Iterator[Problem]:
     key = "model.sampler_config.params.fixed_frames"
-    own = "." not in kind(at["model.sampler_config.target"])  # a class of the user's own may mean something else
+    own = "." not in kind(at["model.sampler_config.target"])  # in a plugin's class the key may mean something else
     if at[key] and own:
         yield (
             key,
-            f"{at[key]}; samples start from noise in all frames, so the prefix that is kept would be noise; set 0",
+            f"{at[key]}; all frames of a sample start from noise, so the kept prefix would be noise; set it to 0",
         )
 
 
 def _inference(at: Values) -> Iterator[Problem]:
-    """Without a data set and a training, weights and captions have to be named."""
+    """Without data set and training, weights and prompts must be given."""
     if at["args.mode"] != "inference":
         return
     load = at["args.load"]
     if load is None:
-        yield "args.load", "not set; with mode inference it is what is sampled: weights, or {experiment: name}"
+        yield "args.load", "not set; mode inference needs the weights to sample from: a path, or {experiment: name}"
     if at["args.input_type"] != "txt":
         yield (
             "args.input_type",
-            f"{at['args.input_type']} asks for the captions of the data set, and with mode inference none is read; "
+            f"{at['args.input_type']} uses the captions of the data set, which mode inference does not read; "
             "expected txt, with the prompts in args.input_file",
         )
     if at["args.ema_sampling"] and isinstance(load, str):
-        yield "args.ema_sampling", "true, but a file of weights holds no moving average beside them; set it to false"
+        yield "args.ema_sampling", "true, but a weight file holds no moving average; set it to false"
 
 
 _CHECKS = (

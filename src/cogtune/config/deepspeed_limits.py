@@ -1,7 +1,7 @@
-"""What DeepSpeed cannot do, or silently does not do, as one table of (condition, words), read when a config is checked.
+"""Table of settings that DeepSpeed rejects or silently ignores: (key, condition, message), used when a config is checked.
 
-Each row was seen with DeepSpeed 0.19.8: it fails after the model was loaded, or trains with other numbers, or nothing
-comes of the key. `tests/unit/train/test_deepspeed_limits.py` holds the table against the engine that is installed.
+Each row was observed with DeepSpeed 0.19.8: it fails after loading the model, trains with wrong numbers, or ignores
+the key. `tests/unit/train/test_deepspeed_limits.py` tests the table with the installed engine.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,25 +13,24 @@ from cogtune.config.registry import PluginEntry, find, kind
 from cogtune.config.schema.common import fields_of
 
 Section = dict[str, Any]
-_CPU_ADAM = "only DeepSpeedCPUAdam can do it, whose kernel needs a compiler; the optimizer is PyTorch's here"
-_SPLITS = "ZeRO splits the gradients"
+_CPU_ADAM = "needs DeepSpeedCPUAdam, whose kernel needs a compiler; cogtune uses PyTorch's optimizer; remove it"
 
 
 @dataclass(frozen=True)
 class Limit:
-    """``key`` below `deepspeed`, when it is an error (of the whole section), and what to say after its value."""
+    """``key`` below `deepspeed`, when it is an error (given the whole section), and the message after its value."""
 
     key: str
     applies: Callable[[Section], bool]
-    words: str
+    message: str
 
 
 def value_of(section: Section, key: str) -> Any:
     """The value at a dotted key; None where it, or anything above it, is not set."""
-    found: Any = section
+    value: Any = section
     for part in key.split("."):
-        found = found.get(part) if isinstance(found, dict) else None
-    return found
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
 
 
 def stage_of(section: Section) -> int:
@@ -56,11 +55,11 @@ def _below(stage: int, condition: Callable[[Section], bool]) -> Callable[[Sectio
 
 
 def _split(condition: Callable[[Section], bool]) -> Callable[[Section], bool]:
-    """Stages 2 and 3, unless gradients are reduced whole."""
+    """Stages 2 and 3, if gradients are split (reduce_scatter)."""
 
     def applies(section: Section) -> bool:
-        whole = value_of(section, "zero_optimization.reduce_scatter") is False
-        return stage_of(section) >= 2 and not whole and condition(section)
+        reduced_unsplit = value_of(section, "zero_optimization.reduce_scatter") is False
+        return stage_of(section) >= 2 and not reduced_unsplit and condition(section)
 
     return applies
 
@@ -70,13 +69,13 @@ def _set(key: str, *but: Any) -> Callable[[Section], bool]:
 
 
 def _low_masters(section: Section) -> bool:
-    asked = value_of(section, "bf16.bf16_master_weights_and_grads")
-    return bool(asked and not value_of(section, "bf16.bf16_optimizer_states"))
+    low_masters = value_of(section, "bf16.bf16_master_weights_and_grads")
+    return bool(low_masters and not value_of(section, "bf16.bf16_optimizer_states"))
 
 
 def _states_alone(section: Section) -> bool:
-    asked = value_of(section, "bf16.bf16_optimizer_states")
-    return bool(asked and not value_of(section, "bf16.bf16_master_weights_and_grads"))
+    low_states = value_of(section, "bf16.bf16_optimizer_states")
+    return bool(low_states and not value_of(section, "bf16.bf16_master_weights_and_grads"))
 
 
 def _low_states_with(condition: Callable[[Section], bool]) -> Callable[[Section], bool]:
@@ -88,53 +87,53 @@ def _keeps_average(section: Section) -> bool:
 
 
 def _other_accumulation(section: Section) -> bool:
-    asked = value_of(section, "data_types.grad_accum_dtype")
+    accumulated = value_of(section, "data_types.grad_accum_dtype")
     trained = next((name for name in ("bf16", "fp16") if value_of(section, f"{name}.enabled")), "fp32")
-    return asked not in (None, trained)
+    return accumulated not in (None, trained)
 
 
 def _lacks(package: str, key: str) -> Callable[[Section], bool]:
     return lambda section: bool(value_of(section, f"{key}.enabled")) and find_spec(package) is None
 
 
-_NO_NVME = "it needs DeepSpeed's async_io, which is compiled at its first use; write `device: cpu`"
-_STAGE_1 = "takes effect from ZeRO stage 1 on; set zero_optimization.stage to 1, 2 or 3, or leave it out"
+_NO_NVME = "needs DeepSpeed's async_io, which is compiled at first use; set `device: cpu`"
+_STAGE_1 = "needs ZeRO stage 1 or higher; set zero_optimization.stage to 1, 2 or 3, or remove it"
 
 LIMITS = (
     Limit(
         "zero_optimization.stage", _below(1, _on("fp16")),
-        "with fp16: DeepSpeed does not scale the loss there, yet divides the gradients by the scale, so they come out "
-        "65,536 times too small and unclipped; set it to 1, 2 or 3",
+        "with fp16: DeepSpeed does not scale the loss at stage 0, but divides the gradients by the scale, so they are "
+        "65,536 times too small and not clipped; set it to 1, 2 or 3",
     ),
     Limit("zero_optimization.offload_optimizer.device", _below(1, _offloads("offload_optimizer")), _STAGE_1),
     Limit(
         "zero_optimization.offload_param.device", _below(3, _offloads("offload_param")),
-        "takes effect at ZeRO stage 3 only; set zero_optimization.stage: 3, or leave it out",
+        "needs ZeRO stage 3; set zero_optimization.stage: 3, or remove it",
     ),
     Limit("zero_optimization.offload_optimizer.device", _nvme("offload_optimizer"), _NO_NVME),
     Limit("zero_optimization.offload_param.device", _nvme("offload_param"), _NO_NVME),
     Limit("zero_optimization.offload_optimizer.ratio", _set("zero_optimization.offload_optimizer.ratio", 1), _CPU_ADAM),
     Limit("fp16.fp16_master_weights_and_grads", _set("fp16.fp16_master_weights_and_grads", False), _CPU_ADAM),
-    Limit("bf16.bf16_master_weights_and_grads", _low_masters, f"{_CPU_ADAM}; or set bf16_optimizer_states: true too"),
-    Limit("bf16.bf16_optimizer_states", _states_alone, "needs bf16_master_weights_and_grads: true as well"),
+    Limit("bf16.bf16_master_weights_and_grads", _low_masters, f"{_CPU_ADAM}, or set bf16_optimizer_states: true too"),
+    Limit("bf16.bf16_optimizer_states", _states_alone, "needs bf16_master_weights_and_grads: true too"),
     Limit("bf16.bf16_optimizer_states", _below(1, _low_states_with(lambda section: True)), _STAGE_1),
     Limit("bf16.bf16_optimizer_states", _low_states_with(_offloads("offload_optimizer")), f"with offload: {_CPU_ADAM}"),
     Limit(
         "bf16.bf16_optimizer_states", _low_states_with(_keeps_average),
-        "with FusedEmaAdam: the moving average would be kept in bf16, where a step of 1e-4 rounds to nothing; set "
+        "with FusedEmaAdam: the moving average would be in bf16, where an update of 1e-4 is rounded away; set "
         "optimizer.type: AdamW",
     ),
     Limit(
         "gradient_predivide_factor", _split(_set("gradient_predivide_factor", 1)),
-        f"takes effect where gradients are reduced whole; {_SPLITS} from stage 2 on; leave it out",
+        "has no effect when ZeRO splits the gradients (stage 2 and higher); remove it",
     ),
     Limit(
         "prescale_gradients", _split(_set("prescale_gradients", False)),
-        f"takes effect where gradients are reduced whole; {_SPLITS} from stage 2 on; leave it out",
+        "has no effect when ZeRO splits the gradients (stage 2 and higher); remove it",
     ),
     Limit(
         "data_types.grad_accum_dtype", _below(1, _other_accumulation),
-        "must be what the network is trained in at ZeRO stage 0; set zero_optimization.stage to 1, 2 or 3, or leave it out",
+        "must equal the training precision at ZeRO stage 0; set zero_optimization.stage to 1, 2 or 3, or remove it",
     ),
     Limit(
         "tensorboard.enabled", _lacks("tensorboard", "tensorboard"),
@@ -159,8 +158,8 @@ def refused(section: Section) -> Iterator[tuple[str, str]]:
     for limit in LIMITS:
         if limit.applies(section):
             value = value_of(section, limit.key)
-            shown = str(0 if value is None else value).lower()
-            yield limit.key, f"{shown}; {limit.words}"
+            value_text = str(0 if value is None else value).lower()
+            yield limit.key, f"{value_text}; {limit.message}"
 
 
 def idle(section: Section) -> Iterator[str]:
@@ -168,11 +167,11 @@ def idle(section: Section) -> Iterator[str]:
     stage, zero = stage_of(section), section.get("zero_optimization") or {}
     given = [name for name in zero if name not in _NOT_OF_A_STAGE]
     if keys := [name for name in given if stage == 0 or (stage < 3 and name in ZERO_3_KEYS)]:
-        yield f"deepspeed.zero_optimization: no effect at stage {stage}: {', '.join(keys)}"
+        yield f"deepspeed.zero_optimization: ignored at stage {stage}: {', '.join(keys)}"
     entry = find(value_of(section, "optimizer.type") or "AdamW", "optimizer")
     if isinstance(entry, PluginEntry) and "weight_decay" not in fields_of(entry.schema):
-        yield f"deepspeed.optimizer: {entry.name} has no weight_decay, so weights do not decay"
+        yield f"deepspeed.optimizer: {entry.name} does not take weight_decay, so weights do not decay"
     for name in ("bf16", "fp16"):
         node = section.get(name) or {}
         if not node.get("enabled") and (keys := [key for key in node if key != "enabled"]):
-            yield f"deepspeed.{name}: no effect while it is not enabled: {', '.join(keys)}"
+            yield f"deepspeed.{name}: ignored, because it is not enabled: {', '.join(keys)}"

@@ -8,7 +8,7 @@ from cogtune.errors import UserError
 
 @dataclass(frozen=True)
 class Mark:
-    """Where in a file something stands; line and column count from 1. ``line`` 0: the command line, or a default."""
+    """A position in a file; line and column count from 1. ``line`` 0: the command line, or a default."""
 
     file: str
     line: int = 0
@@ -24,7 +24,7 @@ class Mark:
 
 
 class ConfigError(UserError):
-    """One thing that is wrong with a config: ``file:line:column: key: message``."""
+    """One error in a config: ``file:line:column: key: message``."""
 
     exit_code = 2
 
@@ -33,8 +33,8 @@ class ConfigError(UserError):
         super().__init__(": ".join(part for part in (str(mark or ""), key, message) if part))
 
 
-class ConfigErrors(ConfigError):  # noqa: N818  it is many
-    """Everything that is wrong with a config; ``errors`` holds them in the order in which they stand in the files."""
+class ConfigErrors(ConfigError):  # noqa: N818  it holds several errors
+    """All errors of a config; ``errors`` are in file order."""
 
     def __init__(self, errors: Sequence[ConfigError]) -> None:
         self.errors = list(errors)

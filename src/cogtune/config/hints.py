@@ -1,4 +1,4 @@
-"""Where else a key of this name exists: for those who put the right key in the wrong place."""
+"""Suggestions for misplaced keys: where else a key of this name exists."""
 
 import typing
 from collections.abc import Iterator
@@ -44,17 +44,17 @@ def all_keys() -> tuple[Declared, ...]:
 
 def _section(schema: type, path: str, owner: str) -> Iterator[Declared]:
     for name, field in fields_of(schema).items():
-        here = f"{path}.{name}" if path else name
-        item = f"{here}.*" if any(typing.get_origin(kind) is list for kind in members(field.type)) else here
+        key_path = f"{path}.{name}" if path else name
+        item = f"{key_path}.*" if any(typing.get_origin(kind) is list for kind in members(field.type)) else key_path
         roles = registry.names(field.key.node) if field.key.node and schema is not Optimizer else []
-        yield Declared(here, field, owner, tuple(roles))
+        yield Declared(key_path, field, owner, tuple(roles))
         if schema is Optimizer and name == "params":
-            yield from _section(FusedEmaAdamParams, here, "FusedEmaAdam")
+            yield from _section(FusedEmaAdamParams, key_path, "FusedEmaAdam")
         if field.key.keys is not None:
-            yield from _section(field.key.keys, here, owner)
+            yield from _section(field.key.keys, key_path, owner)
         for kind in members(field.type):
             if hasattr(kind, "__dataclass_fields__"):
-                yield from _section(kind, here, kind.__name__)
+                yield from _section(kind, key_path, kind.__name__)
         for component in roles:
             yield from _section(registry.find(component).schema, f"{item}.params", component)
             if field.key.node == "embedder":
@@ -66,8 +66,8 @@ def with_stars(path: str) -> str:
     return ".".join("*" if part.isdecimal() else part for part in path.split("."))
 
 
-def elsewhere(name: str, here: str) -> str:
-    """``a key of that name belongs to model.network_config.params`` if one exists at one other place than ``here``."""
+def where_key_exists(name: str, current_path: str) -> str:
+    """``a key of this name exists in model.network_config.params`` if one exists at one other place than ``current_path``."""
     named = [declared for declared in all_keys() if declared.field.name == name]
-    places = sorted({declared.path.rpartition(".")[0] for declared in named} - {with_stars(here)})
-    return f"a key of that name belongs to {places[0]}" if len(places) == 1 else ""
+    places = sorted({declared.path.rpartition(".")[0] for declared in named} - {with_stars(current_path)})
+    return f"a key of this name exists in {places[0]}" if len(places) == 1 else ""

@@ -12,7 +12,7 @@ _INNERMOST = re.compile(r"\$\{([^${}]*)\}")
 _WHOLE = re.compile(r"^\$\{([^${}]*)\}$")
 _MAX_TEXT = 10_000
 RESOLVERS = ("oc.env", "oc.decode")
-"""OmegaConf's resolvers that config/config.yaml may allow: those that need no other key."""
+"""OmegaConf resolvers that config/config.yaml may allow: those that do not refer to other keys."""
 _MAX_CHAIN = 200
 Path = tuple[str, ...]
 
@@ -62,16 +62,16 @@ class _Resolver:
         assert node is not None
         if path in self.active:
             chain = " -> ".join(".".join(each) for each in [*self.active[self.active.index(path) :], path])
-            raise ConfigError(f"interpolations go round in a circle: {chain}", key=".".join(path), mark=node.mark)
+            raise ConfigError(f"circular interpolation: {chain}", key=".".join(path), mark=node.mark)
         if len(self.active) > _MAX_CHAIN:
-            raise self._error(f"more than {_MAX_CHAIN} interpolations lead to each other", node, path)
+            raise self._error(f"more than {_MAX_CHAIN} chained interpolations", node, path)
         self.active.append(path)
-        found = self._resolved(node, path)
+        resolved = self._resolved(node, path)
         self.active.pop()
-        if found.size > MAX_VALUES:
+        if resolved.size > MAX_VALUES:
             raise ConfigError(f"interpolations expand it to more than {MAX_VALUES:,} values", mark=node.mark)
-        self.done[path] = found
-        return found
+        self.done[path] = resolved
+        return resolved
 
     def _resolved(self, node: Node, path: Path) -> Node:
         if node.is_map:
@@ -81,17 +81,17 @@ class _Resolver:
         if not is_interpolation(node):
             return node
         text: Any = node.value
-        while (found := _INNERMOST.search(text)) is not None:
-            target = self._target(found[1], node, path)
+        while (match := _INNERMOST.search(text)) is not None:
+            target = self._target(match[1], node, path)
             if _WHOLE.match(text):
                 return Node(target.value, node.mark)
             if target.is_map or target.is_list:
-                raise self._error(f"${{{found[1]}}} is no single value, so it cannot stand inside text", node, path)
-            text = text[: found.start()] + _as_text(target.value) + text[found.end() :]
+                raise self._error(f"${{{match[1]}}} is not a scalar; it cannot be part of a string", node, path)
+            text = text[: match.start()] + _as_text(target.value) + text[match.end() :]
             if len(text) > _MAX_TEXT:
                 raise self._error(f"interpolations expand it to more than {_MAX_TEXT:,} characters", node, path)
         if "${" in text:
-            raise self._error("`${` without its `}`", node, path)
+            raise self._error("`${` without a closing `}`", node, path)
         return Node(text, node.mark)
 
     def _target(self, expression: str, node: Node, path: Path) -> Node:
@@ -101,10 +101,10 @@ class _Resolver:
         parts = tuple(re.findall(r"[^.\[\]]+", expression))
         start = path[: max(len(path) - relative, 0)] if relative else ()
         if not parts or lookup(self.root, (*start, *parts)) is None:
-            # The way may lead through another interpolation.
+            # The path may go through another interpolation.
             through = self._through(start, parts)
             if through is None:
-                raise self._error(f"${{{expression}}}: there is no such key", node, path)
+                raise self._error(f"${{{expression}}}: no such key", node, path)
             return through
         return self.at((*start, *parts))
 
@@ -112,8 +112,9 @@ class _Resolver:
         name = expression.partition(":")[0]
         if name not in self.resolvers:
             raise self._error(
-                f"${{{expression}}} is a resolver, and merged configs are published; write the value itself, here or on "
-                f"the command line, or allow it with `resolvers: [{name}]` in config/config.yaml ({', '.join(RESOLVERS)})",
+                f"${{{expression}}} is a resolver; resolvers are off by default, because merged configs are published. Write the "
+                f"value itself, here or on the command line, or allow the resolver with `resolvers: [{name}]` in "
+                f"config/config.yaml ({', '.join(RESOLVERS)})",
                 node,
                 path,
             )
@@ -128,7 +129,7 @@ class _Resolver:
             raise self._error(f"${{{expression}}}: {str(error).splitlines()[0]}", node, path) from None
         if not isinstance(value, str):
             return from_plain(value, node.mark)
-        read = typed(value)  # the environment holds text, like the command line: "0.7" is a number where one is wanted
+        read = typed(value)  # environment variables are strings, like the command line: parse "0.7" as a number
         return Node(read.value, node.mark, value) if not read.is_list else from_plain(read.plain(), node.mark)
 
     def _through(self, start: Path, parts: Path) -> Node | None:

@@ -1,4 +1,4 @@
-"""Does a value have the type that a schema asks for? Scalars only; containers are walked in `check.py`."""
+"""Check a scalar against the type of its key; containers are handled in `check.py`."""
 
 import math
 import types
@@ -8,11 +8,11 @@ from typing import Any
 
 from cogtune.config.schema.common import Key
 
-NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
+NAMES = {int: "an integer", float: "a number", str: "a string", bool: "true or false", type(None): "null"}
 
 
 class Mismatch(Exception):  # noqa: N818  not an error by itself: another member of a union may fit
-    """A value does not fit; the message says what was expected and what was found."""
+    """A value has the wrong type or range; the message says what was expected and what was found."""
 
 
 def members(kind: Any) -> tuple[Any, ...]:
@@ -23,19 +23,19 @@ def members(kind: Any) -> tuple[Any, ...]:
 
 
 def describe(kind: Any) -> str:
-    """A type in words: ``list[int] | None`` is "a list of whole numbers or null"."""
+    """The description of a type: ``list[int] | None`` is "a list of integers or null"."""
     words = []
     for member in members(kind):
         if typing.get_origin(member) is list:
             (item,) = typing.get_args(member)
-            words.append("a list of " + {int: "whole numbers", float: "numbers", str: "texts"}.get(item, "mappings"))
+            words.append("a list of " + {int: "integers", float: "numbers", str: "strings"}.get(item, "mappings"))
         else:
             words.append(NAMES.get(member, "a mapping"))
     return " or ".join(words)
 
 
-def shown(value: Any) -> str:
-    """A value as an error message shows it: short, and with its type where that is the point."""
+def short_repr(value: Any) -> str:
+    """A value for an error message: at most 80 characters; containers by type."""
     if isinstance(value, dict):
         return "a mapping"
     if isinstance(value, list):
@@ -51,7 +51,7 @@ def shown(value: Any) -> str:
 def scalar(value: Any, kind: type, key: Key) -> Any:
     """``value`` as ``kind`` (int, float, str, bool or NoneType). Raises Mismatch.
 
-    A whole number is a number; true is no number; 5e8 is a whole number only where the key says so.
+    An integer is a valid float; true is not a number; 5e8 is an integer only if the key is ``whole``.
     """
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
@@ -72,42 +72,44 @@ def check_bounds(value: Any, key: Key) -> None:
         if item is None or isinstance(item, dict):
             continue
         if key.choices and not isinstance(value, list) and value not in key.choices:
-            raise Mismatch(f"expected {one_of(key.choices)}; found {shown(value)}{nearest_hint(value, key.choices)}")
+            raise Mismatch(
+                f"expected {one_of(key.choices)}; found {short_repr(value)}{nearest_hint(value, key.choices)}"
+            )
         if key.choices and isinstance(value, list) and item not in key.choices:
-            raise Mismatch(f"expected a list of {', '.join(map(str, key.choices))}; found {shown(item)}")
+            raise Mismatch(f"expected a list of {', '.join(map(str, key.choices))}; found {short_repr(item)}")
         if isinstance(item, int | float) and not isinstance(item, bool) and key.range and item not in key.range:
-            raise Mismatch(f"expected {key.range}, because {key.range.why}; found {shown(item)}")
+            raise Mismatch(f"expected {key.range}, because {key.range.why}; found {short_repr(item)}")
 
 
 def one_of(values: Iterable[Any]) -> str:
     """``a, b or c``."""
-    words = [shown(value) if not isinstance(value, str) else value for value in values]
+    words = [short_repr(value) if not isinstance(value, str) else value for value in values]
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:
-    """Up to three of ``known`` that ``name`` may stand for, best first: slips, or else longer and shorter names."""
+    """Up to three of ``known`` that ``name`` may mean, best first: typos, or else longer and shorter names."""
     return slips(name, known) or _longer(name, known)
 
 
 def slips(name: str, known: Iterable[str]) -> list[str]:
-    """Up to three of ``known`` that ``name`` is a slip of: one letter in four changed, left out, put in or exchanged."""
+    """Up to three of ``known`` that differ from ``name`` by a typo: at most one edit per four letters."""
     near = {word: count for word in known if (count := edits(name, word)) <= max(1, len(word) // 4)}
     return sorted(near, key=lambda word: near[word])[:3]
 
 
 def _longer(name: str, known: Iterable[str]) -> list[str]:
-    """Names that hold ``name``, or the other way round; the shorter is at least two fifths of the longer."""
-    lower, found = name.lower(), []
+    """Names that contain ``name``, or are contained in it; the shorter has at least two fifths of the longer's length."""
+    lower, similar = name.lower(), []
     for word in known:
         short, long = sorted((lower, word.lower()), key=len)
         if short in long and 5 * len(short) >= 2 * len(long):
-            found.append(word)
-    return sorted(found, key=lambda word: abs(len(word) - len(name)))[:3]
+            similar.append(word)
+    return sorted(similar, key=lambda word: abs(len(word) - len(name)))[:3]
 
 
 def edits(one: str, other: str) -> int:
-    """How many letters were changed, left out, put in or exchanged with the next (optimal string alignment)."""
+    """Edit distance: substitutions, deletions, insertions, swaps of neighbours (optimal string alignment)."""
     before, row = [], list(range(len(other) + 1))
     for i, letter in enumerate(one, 1):
         last, before, row = before, row, [i]

@@ -1,4 +1,4 @@
-"""A nested config as its leaves, each with its path, and back."""
+"""Convert a nested config to its leaves, each with its path, and back."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -20,7 +20,7 @@ def leaves_of(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
 
 
 def nest(leaves: dict[KeyPath, Any]) -> dict[str, Any]:
-    """The inverse of `leaves_of`; integer segments become lists, gaps in them close up."""
+    """The inverse of `leaves_of`; integer segments become lists, without gaps."""
     tree: dict[str | int, Any] = {}
     for path, value in leaves.items():
         node = tree

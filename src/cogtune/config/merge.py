@@ -1,4 +1,4 @@
-"""Many files, one config: parents, merging, the command line, and the check of the result. `work.load.load_config` does it all."""
+"""Merge config files, their parents and the command line into one checked config (`work.load.load_config` does all steps)."""
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -14,13 +14,13 @@ from cogtune.config.key_types import nearest
 from cogtune.config.leaves import leaves_of
 from cogtune.config.overrides import Override, parse_overrides
 from cogtune.config.paths import check_paths
-from cogtune.config.reconcile import couple
+from cogtune.config.reconcile import reconcile
 from cogtune.config.schema.common import fields_of
 from cogtune.config.tree import Node
 from cogtune.config.yaml_source import load_tree
 
 MISSING = "???"
-"""OmegaConf's sign for a value that has to come from another file; it never overrides a value."""
+"""OmegaConf's marker for a value that another file must set; it never overrides a value."""
 
 
 class View(dict[str, Any]):
@@ -30,7 +30,7 @@ class View(dict[str, Any]):
         try:
             value = self[name]
         except KeyError:
-            raise AttributeError(f"the config has no key {name!r} here") from None
+            raise AttributeError(f"no key {name!r} in this part of the config") from None
         return View(value) if isinstance(value, dict) else value
 
 
@@ -42,7 +42,7 @@ class Config:
     ``raw``      the same sections as written.
     ``origin``   dotted leaf path -> "file:line", "command line", "default", or the key that decided it.
     ``files``    dotted path -> absolute path, for every key that names a file or folder.
-    ``notices``  what the user should be told once.
+    ``notices``  messages for the user, each shown once.
     """
 
     values: dict[str, Any]
@@ -52,7 +52,7 @@ class Config:
     notices: list[str] = field(default_factory=list)
 
     def origin_of(self, path: str) -> str:
-        """Who set the key at dotted ``path``; for a mapping, who set the first key in it."""
+        """The origin of the key at dotted ``path``; for a mapping, of its first key."""
         if path in self.origin:
             return self.origin[path]
         inside = (origin for leaf, origin in self.origin.items() if leaf.startswith(f"{path}."))
@@ -81,17 +81,17 @@ def check(root: Node, check_files: bool = True, partial: bool = False) -> Config
             values[name] = checker.component(node, "dataset", name) or {}
         elif node is not None or name not in _ABSENT:
             values[name] = checker.section(node, declared.type, name)
-    notices = [f"not done: {text}" for text in checker.unheard]
+    notices = [f"not supported: {text}" for text in checker.unsupported]
     notices += [_ignored(reason, keys) for reason, keys in checker.ignored.items()]
-    notices += couple(values, root, checker)
+    notices += reconcile(values, root, checker)
     problems, remarks = cross_check(values)
     errors = list(checker.errors)
     errors += [ConfigError(text, key=key) for key, text in _ABSENT.items() if key not in values and not partial]
     if check_files and not partial and "data" in values and values["args"].get("mode") != "inference":
         errors += _without_data(values["args"], root)
     for key, message in problems:
-        asked = _asked(key, checker.origin)
-        errors.append(ConfigError(message, key=asked, mark=mark_of(root, asked)))
+        written_key = _written_key(key, checker.origin)
+        errors.append(ConfigError(message, key=written_key, mark=mark_of(root, written_key)))
     files, missing = check_paths(checker.files, check_files)
     errors += missing
     if errors:
@@ -133,7 +133,7 @@ def _with_parents(path: Path, loaded: set[Path], line: tuple[Path, ...]) -> Iter
     for parent, node in _parents(base):
         place = path.parent / parent
         if place.resolve() in (*line, real):
-            raise ConfigError(f"{parent} leads back to itself", key="base", mark=node.mark)
+            raise ConfigError(f"{parent} includes itself (circular base)", key="base", mark=node.mark)
         if place.resolve() in loaded:
             continue
         if not place.is_file():
@@ -231,10 +231,10 @@ def _without_data(args: dict[str, Any], root: Node) -> list[ConfigError]:
 def _ignored(reason: str, keys: list[str]) -> str:
     parts = [key.split(".") for key in keys]
     short = dict.fromkeys(".".join(part) if len(part) < 3 else f"{part[0]}.….{part[-1]}" for part in parts)
-    return f"{', '.join(short)}: accepted, without effect here, because {reason}"
+    return f"{', '.join(short)}: ignored: {reason}"
 
 
-def _asked(key: str, origin: dict[str, str]) -> str:
+def _written_key(key: str, origin: dict[str, str]) -> str:
     """The key that the user wrote, where another one follows it."""
     source = origin.get(key, "")
     return source if source.split(".")[0] in fields_of(Sections) else key

@@ -1,4 +1,4 @@
-"""What stands on the command line: `a.b.c=v`, and SAT-style `--train-iters 10`, which means `args.train_iters=10`."""
+"""Parse overrides of the command line: `a.b.c=v`, and SAT-style `--train-iters 10`, which means `args.train_iters=10`."""
 
 import re
 import typing
@@ -29,22 +29,22 @@ class Override:
 
 
 def parse_overrides(words: Sequence[str]) -> list[Override]:
-    """The overrides in ``words``, in order. Raises ConfigError for a word that is none."""
-    found, rest = [], list(words)
+    """The overrides in ``words``, in order. Raises ConfigError for a word that is not an override."""
+    overrides, rest = [], list(words)
     while rest:
         word = rest.pop(0)
         if word.startswith("--"):
-            found.append(_option(word, rest))
+            overrides.append(_option(word, rest))
         elif "=" in word:
             name, _, text = word.partition("=")
-            found.append(Override(_path(name, word), typed(text)))
+            overrides.append(Override(_path(name, word), typed(text)))
         else:
             raise ConfigError(f"{word!r}: expected key=value or --option value", mark=COMMAND_LINE)
-    return found
+    return overrides
 
 
 def typed(text: str) -> Node:
-    """A value as typed: number, true, false, null and [flow, list] as in YAML; with a brace or a colon it is text."""
+    """A value as typed: number, true, false, null and [flow, list] as in YAML; with a brace or a colon it is a string."""
     value = text if any(sign in text for sign in "{}:") else _parsed(text)
     return from_plain(value, COMMAND_LINE) if isinstance(value, list) else Node(value, COMMAND_LINE, text)
 
@@ -56,7 +56,7 @@ def _parsed(text: str) -> Any:
     except (yaml.YAMLError, ConfigError):
         return text
     if isinstance(value, str):
-        return value if quoted else text  # YAML would fold blanks
+        return value if quoted else text  # YAML would fold spaces
     if isinstance(value, dict) or "#" in text or isinstance(value, list) != text.startswith("["):
         return text
     return value
@@ -79,7 +79,7 @@ def _path(name: str, word: str) -> tuple[str, ...]:
 
 
 def _option(word: str, rest: list[str]) -> Override:
-    """``--train-iters 10``, ``--train-iters=10``, ``--fp16``, ``--train-data a b``; takes its values out of ``rest``."""
+    """``--train-iters 10``, ``--train-iters=10``, ``--fp16``, ``--train-data a b``; removes its values from ``rest``."""
     name, equals, text = word[2:].partition("=")
     key = name.replace("-", "_")
     known = fields_of(ArgsSection)

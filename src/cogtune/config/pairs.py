@@ -1,4 +1,4 @@
-"""Two keys of one setting: who set which of them, and how both come to say the same."""
+"""Pairs of keys for one setting: which of the two was set where, and how to make both equal."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,18 +11,18 @@ from cogtune.config.tree import Node
 
 
 def given(root: Node, key: str) -> bool:
-    """Whether somebody set the key, to something else than null."""
+    """Whether the key is set to a value other than null."""
     node = lookup(root, tuple(key.split(".")))
     return node is not None and node.value is not None
 
 
 def get_at(values: dict[str, Any], key: str) -> Any:
-    found: Any = values
+    value: Any = values
     for part in key.split("."):
-        if not isinstance(found, dict) or part not in found:
+        if not isinstance(value, dict) or part not in value:
             return None
-        found = found[part]
-    return found
+        value = value[part]
+    return value
 
 
 def set_at(values: dict[str, Any], key: str, value: Any) -> None:
@@ -34,7 +34,7 @@ def set_at(values: dict[str, Any], key: str, value: Any) -> None:
 
 @dataclass(frozen=True)
 class Pairs:
-    """The canonical ``values``, changed in place, with what says who set a key."""
+    """The canonical ``values`` (changed in place), and the tree and origins that tell where a key was set."""
 
     values: dict[str, Any]
     root: Node
@@ -51,33 +51,33 @@ class Pairs:
         return node is not None and isinstance(node.value, str)
 
     def only_typed(self, key: str, other: str) -> bool:
-        """Whether the command line sets ``key`` and leaves ``other`` to the files, so that ``key`` decides."""
+        """Whether the command line sets ``key`` but not ``other``, so that ``key`` decides."""
         return self.typed(key) and not self.typed(other)
 
     def refuse_both(self, key: str, other: str) -> bool:
-        """An error, and True, if the command line sets two keys of one thing to different values."""
+        """Add an error and return True if the command line sets both keys to different values."""
         if not (self.typed(key) and self.typed(other)) or self.get(key) == self.get(other):
             return False
-        message = f"{self.get(key)}, but {other} is {self.get(other)}, and they are one setting; give one of them"
+        message = f"{self.get(key)}, but {other} is {self.get(other)}, and both are the same setting; set only one"
         self.refuse(key, message)
         return True
 
     def refuse(self, key: str, message: str) -> None:
-        """An error at a key of the command line."""
+        """Add an error at a key of the command line."""
         self.checker.errors.append(ConfigError(message, key=key, mark=COMMAND_LINE))
 
     def get(self, key: str) -> Any:
-        """The canonical value of a key; None where there is none."""
+        """The canonical value of a key; None if missing."""
         return get_at(self.values, key)
 
     def follow(self, key: str, value: Any, source: str) -> None:
-        """Give ``key`` what ``source`` decides."""
+        """Set ``key`` to ``value``, with ``source`` as its origin."""
         set_at(self.values, key, value)
         if self.checker.origin.get(source, "default") != "default":
             self.checker.origin[key] = source
 
-    def couple(self, strong: str, weak: str) -> list[str]:
-        """Make two keys say the same; a notice where one that a file gives is overruled by another file."""
+    def reconcile(self, strong: str, weak: str) -> list[str]:
+        """Make two keys equal; return a notice if one file's value is overridden by another's."""
         sections = [lookup(self.root, (key.split(".")[0],)) for key in (strong, weak)]
         if any(node is not None and not node.is_map for node in sections) or self.refuse_both(weak, strong):
             return []
@@ -88,4 +88,4 @@ class Pairs:
             return []
         overruled = given(self.root, target) and self.get(target) != value and not self.typed(source)
         self.follow(target, value, source)
-        return [f"{target}: accepted, without effect here, because {source} decides"] if overruled else []
+        return [f"{target}: ignored: {source} decides"] if overruled else []

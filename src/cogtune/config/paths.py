@@ -1,4 +1,4 @@
-"""The files and folders that a config names."""
+"""Check the files and folders that a config names."""
 
 import os
 import re
@@ -9,14 +9,14 @@ from cogtune.config.check import FileKey
 from cogtune.config.errors import ConfigError, Mark
 
 _NO_LISTS = (
-    ". Lists of clips (CSV, JSON, text) are not read: put each clip into FOLDER/videos/NAME.mp4 (a link will do) and its "
-    "caption into FOLDER/labels/NAME.txt"
+    ". Lists of clips (CSV, JSON, text) are not supported: put each clip into FOLDER/videos/NAME.mp4 (or a link to it) and "
+    "its caption into FOLDER/labels/NAME.txt"
 )
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}")
 
 
 def check_paths(named: Sequence[FileKey], must_exist: bool) -> tuple[dict[str, str], list[ConfigError]]:
-    """Dotted path -> absolute path of each, and an error for each that is not there. Relative ones start where we run."""
+    """Dotted path -> absolute path of each, and an error for each that does not exist. Relative to the current directory."""
     files, errors = {}, []
     for key in named:
         if key.node.mark == Mark("default"):
@@ -34,9 +34,9 @@ def _problem(key: FileKey, path: str) -> str | None:
         return f"{written!r} is a file; expected a folder with {key.folder}{lists}"
     if Path(path).exists():
         return None
-    holes = _PLACEHOLDER.findall(written)
-    if holes:
-        return f"{', '.join(holes)} is to be filled in: {written!r} is a template, write the real path"
+    placeholders = _PLACEHOLDER.findall(written)
+    if placeholders:
+        return f"{', '.join(placeholders)} is a placeholder: {written!r} is a template; replace it with the real path"
     if not Path(written).is_absolute():
-        return f"no such file or folder: {written!r}, looked for at {path}"
+        return f"no such file or folder: {written!r} (resolved to {path})"
     return f"no such file or folder: {written!r}"

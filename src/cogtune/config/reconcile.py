@@ -1,8 +1,8 @@
-"""Two keys for one thing: which of them decides, so that both say the same afterwards.
+"""Reconcile keys that SAT lets you set in two places, so that both have the same value.
 
-The command line wins over every file, whichever of the two keys it names; two that differ there are refused. Among files,
-as upstream: in training the `deepspeed` section decides over `args` (SwissArmyTransformer, arguments.py). Where that
-section is silent, `args` is asked here, and upstream's own default otherwise.
+The command line overrides every file, whichever of the two keys it sets; two different values there are an error. Among files,
+as upstream: in training the `deepspeed` section overrides `args` (SwissArmyTransformer, arguments.py). If neither
+sets the key, upstream's default is used.
 """
 
 from typing import Any
@@ -22,15 +22,15 @@ _PAIRS = (
     ("deepspeed.optimizer.params.weight_decay", "args.weight_decay"),
     ("deepspeed.zero_optimization.stage", "args.zero_stage"),
 )
-"""(the key that decides if it is given, the key that decides otherwise)."""
+"""(the key that decides if it is set, the key that decides otherwise)."""
 
 
-def couple(values: dict[str, Any], root: Node, checker: Checker) -> list[str]:
-    """Makes ``values`` agree with itself, in place; returns notices. ``root`` says which keys were given."""
+def reconcile(values: dict[str, Any], root: Node, checker: Checker) -> list[str]:
+    """Reconcile all such keys in ``values``, in place; return notices. ``root``: the tree as written."""
     pairs = Pairs(values, root, checker)
     notices: list[str] = []
     for strong, weak in _PAIRS:
-        notices += pairs.couple(strong, weak)
+        notices += pairs.reconcile(strong, weak)
     if values["args"].get("mode") != "inference":
         notices += _precision(pairs)
         notices += _length(values, checker.origin)
@@ -47,7 +47,7 @@ def couple(values: dict[str, Any], root: Node, checker: Checker) -> list[str]:
 
 
 def _precision(pairs: Pairs) -> list[str]:
-    """bf16 and fp16: if the section speaks of either, it decides both."""
+    """bf16 and fp16: if the deepspeed section sets either, it decides both."""
     names = ("bf16", "fp16")
     strong = any(given(pairs.root, f"deepspeed.{name}.enabled") for name in names)
     notices = []
@@ -62,7 +62,7 @@ def _precision(pairs: Pairs) -> list[str]:
                 pairs.checker.origin[switch] = flag
             continue
         if given(pairs.root, flag) and args.get(name) != section.get("enabled") and not pairs.typed(switch):
-            notices.append(f"{flag}: accepted, without effect here, because {switch} decides in training")
+            notices.append(f"{flag}: ignored: in training {switch} decides")
         args[name] = section.get("enabled", False)
         pairs.checker.origin[flag] = switch
     return notices
@@ -72,18 +72,16 @@ def _length(values: dict[str, Any], origin: dict[str, str]) -> list[str]:
     args = values["args"]
     if args.get("train_iters", 0) is None and args.get("epochs", 0) is None:
         args["train_iters"] = _ITERATIONS
-        return [f"args.train_iters: not set, and args.epochs neither, so {_ITERATIONS:,} steps as upstream"]
+        return [f"args.train_iters: neither it nor args.epochs is set; using upstream's default, {_ITERATIONS:,} steps"]
     return []
 
 
 def _accumulation(pairs: Pairs) -> None:
-    """The global batch says how many passes make a step; a number that is typed for them must not be lost to a file's."""
+    """The global batch size determines accumulation; a number given on the command line must not be ignored silently."""
     key, total = "deepspeed.gradient_accumulation_steps", "args.global_batch_size"
     typed = key if pairs.typed(key) else "args.gradient_accumulation_steps"
     if pairs.only_typed(typed, total) and given(pairs.root, total):
-        pairs.refuse(
-            typed, f"{pairs.get(typed)} is not used beside {total}, which is {pairs.get(total)}; set that to null"
-        )
+        pairs.refuse(typed, f"{pairs.get(typed)} is ignored when {total} is set ({pairs.get(total)}); set that to null")
 
 
 _TRAINING_KEYS = (
@@ -97,8 +95,7 @@ _TRAINING_KEYS = (
 
 
 def _sampling(pairs: Pairs) -> list[str]:
-    """With mode inference nothing is trained: what only a training has is said to be without effect, once, and need not be
-    there."""
+    """With mode inference nothing is trained: training-only keys are optional, and ignored with one notice."""
     args, checker = pairs.values["args"], pairs.checker
     unread = [key for key in _TRAINING_KEYS if given(pairs.root, key)]
     checker.files = [
@@ -107,15 +104,15 @@ def _sampling(pairs: Pairs) -> list[str]:
     if "base" in (args.get("sampling_controls") or []):
         args["sampling_controls"] = [name for name in args["sampling_controls"] if name != "base"]
         unread.append("args.sampling_controls: base")
-    return [f"{', '.join(unread)}: accepted, without effect here, because args.mode is inference"] if unread else []
+    return [f"{', '.join(unread)}: ignored: args.mode is inference"] if unread else []
 
 
 _SAMPLE_KEYS = {"sampling_image_size": "video_size", "sampling_num_frames": "max_num_frames", "sampling_fps": "fps"}
-"""Upstream's keys for the size of samples, and those of `data.params` for the size of clips."""
+"""Upstream's keys for the sample size -> the keys of `data.params` for the clip size."""
 
 
 def _sample_size(pairs: Pairs) -> list[str]:
-    """`data.params` says how large clips and samples are; without that section upstream's sampling keys do."""
+    """The size of clips and samples: from `data.params`, or from upstream's sampling keys if there is no data section."""
     values, sizes = pairs.values, {name: pairs.values["args"].pop(name, None) for name in _SAMPLE_KEYS}
     if sizes["sampling_num_frames"] is not None:
         sizes["sampling_num_frames"] = _frames(values, sizes["sampling_num_frames"])
@@ -133,14 +130,15 @@ def _sample_size(pairs: Pairs) -> list[str]:
 
 
 def _frames(values: dict[str, Any], latents: int) -> int:
-    """Frames of so many latents. Upstream counts the latent that only pads to a multiple of the patch (1.5: 22 for 81
-    frames); no frame comes of it."""
+    """Pixel frames of that many latent frames. Upstream's number includes the latent frame that only pads to a multiple of
+    the patch (1.5: 22 for 81 frames); it gives no pixel frame."""
     patch = (get_at(values, "model.network_config.params.patch_size") or [1])[0]
     return pixel_frames(latents - (patch - 1 if latents % patch == 0 else 0))
 
 
 def _beside_data(pairs: Pairs, sizes: dict[str, Any]) -> list[str]:
-    """Sampling keys beside a data section: typed ones set it where nothing is trained, and are refused elsewhere."""
+    """Sampling keys when there is a data section: on the command line they override it in mode inference, and are an
+    error otherwise."""
     reason, idle = "samples have the size of the training clips (data.params)", []
     inference = pairs.values["args"].get("mode") == "inference"
     for name, ours in _SAMPLE_KEYS.items():
@@ -152,15 +150,15 @@ def _beside_data(pairs: Pairs, sizes: dict[str, Any]) -> list[str]:
         elif not inference:
             pairs.refuse(key, f"{reason}; set {target}")
         elif pairs.typed(target) and pairs.get(target) != sizes[name]:
-            pairs.refuse(key, f"{target} is {pairs.get(target)}, and they are one setting; give one of them")
+            pairs.refuse(key, f"{target} is {pairs.get(target)}, and both are the same setting; set only one")
         elif isinstance(pairs.get("data.params"), dict) and sizes[name] is not None:
             pairs.follow(target, sizes[name], key)
-    return [f"{', '.join(idle)}: accepted, without effect here, because {reason}"] if idle else []
+    return [f"{', '.join(idle)}: ignored: {reason}"] if idle else []
 
 
 def _activations(pairs: Pairs) -> list[str]:
-    """Upstream has the switch twice. Among files true in either one turns it on, and a name says more than true or false:
-    it decides, that of `args` over the network's. Afterwards the network's key holds what is done."""
+    """Upstream has this switch twice. In files, true in either one enables it; a policy name takes precedence over true
+    and false, and that of `args` over the network's. Afterwards the network's key holds the policy in use."""
     key, inner = "args.checkpoint_activations", "model.network_config.params.transformer_args.checkpoint_activations"
     if pairs.get(inner) is None or pairs.refuse_both(key, inner) or pairs.get(inner) == pairs.get(key):
         return []
@@ -174,11 +172,11 @@ def _activations(pairs: Pairs) -> list[str]:
     weak = inner if strong == key else key
     pairs.follow(weak, pairs.get(strong), strong)
     overruled = decided and given(pairs.root, weak)
-    return [f"{weak}: accepted, without effect here, because {strong} names a policy"] if overruled else []
+    return [f"{weak}: ignored: {strong} names a policy"] if overruled else []
 
 
 def _steps(pairs: Pairs) -> None:
-    """`args.sampling_steps` stands for the number of steps, so for the guider's ramp as well, which is as long."""
+    """`args.sampling_steps` overrides the number of steps, and the length of the guider's ramp with it."""
     key, own = "args.sampling_steps", "model.sampler_config.params.num_steps"
     ramp = "model.sampler_config.params.guider_config.params.num_steps"
     if not pairs.get(key) or pairs.refuse_both(key, own):
@@ -198,11 +196,11 @@ def _lora_mode(pairs: Pairs) -> list[str]:
         pairs.follow(key, False, prefixes)
         return []
     if pairs.typed(key) and pairs.typed(prefixes):
-        pairs.refuse(prefixes, f"{pairs.get(prefixes)}, but {key} is true, which means [all]; give one of them")
+        pairs.refuse(prefixes, f"{pairs.get(prefixes)}, but {key} is true, which means [all]; set only one")
         return []
     overruled = given(pairs.root, prefixes) and not pairs.typed(key)
     pairs.follow(prefixes, ["all"], key)
-    return [f"{prefixes}: accepted, without effect here, because {key} decides"] if overruled else []
+    return [f"{prefixes}: ignored: {key} decides"] if overruled else []
 
 
 _IMAGE_KEYS = (
@@ -214,16 +212,14 @@ _IMAGE_KEYS = (
 
 
 def _images(values: dict[str, Any], root: Node, origin: dict[str, str]) -> list[str]:
-    """A text-to-video config does not have the keys of the image; an image-to-video one has all that follows from it."""
+    """Drop the image keys of a text-to-video config; fill in the derived values of an image-to-video one."""
     model = values.get("model", {})
     if not model.get("noised_image_input"):
         for key in _IMAGE_KEYS:
             section, name = key.split(".")
             values.get(section, {}).pop(name, None)
         idle = [key for key in _IMAGE_KEYS if given(root, key)]
-        return (
-            [f"{', '.join(idle)}: accepted, without effect here, because noised_image_input is false"] if idle else []
-        )
+        return [f"{', '.join(idle)}: ignored: noised_image_input is false"] if idle else []
     if model.get("image_scale_factor", 0) is None:
         scale = model.get("scale_factor") or 1.0
         inverted = get_at(values, "model.network_config.params.ofs_embed_dim") is not None
@@ -236,14 +232,14 @@ def _images(values: dict[str, Any], root: Node, origin: dict[str, str]) -> list[
 
 
 def _prompts(values: dict[str, Any], root: Node, checker: Checker) -> list[str]:
-    """The prompt file counts only where prompts come from a file."""
+    """The prompt file is used only if prompts come from a file."""
     path, kind = "args.input_file", lookup(root, ("args", "input_type"))
     if values["args"].get("input_type") != "txt" or kind is None:
         values["args"]["input_file"] = None
         checker.files = [key for key in checker.files if key.path != path]
-        reason = "prompts are read from it with args.input_type: txt only"
-        return [f"{path}: accepted, without effect here, because {reason}"] if given(root, path) else []
+        reason = "it is used only with args.input_type: txt"
+        return [f"{path}: ignored: {reason}"] if given(root, path) else []
     if not given(root, path):
-        # The default name is asked for by the key that says there is such a file.
+        # Report a missing default file at input_type, the key that requires it.
         checker.files.append(FileKey(path, values["args"]["input_file"], kind))
     return []

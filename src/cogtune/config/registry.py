@@ -1,5 +1,5 @@
-"""Targets: which names a config may use, and which class stands behind each. YAML never imports anything (`plugins.py`
-is for what a person has listed)."""
+"""The registry of targets: which names a config may use, and the class of each. YAML never imports anything; the
+packages that a user has listed are imported by `plugins.py`."""
 
 import difflib
 import importlib
@@ -9,7 +9,7 @@ from typing import Any
 
 from cogtune.config import plugins
 from cogtune.config.errors import ConfigError
-from cogtune.config.schema.common import fields_of
+from cogtune.config.schema.common import fields_of, with_article
 
 _SCHEMA = "cogtune.config.schema"
 _SGM = "sgm.modules.diffusionmodules"
@@ -17,7 +17,7 @@ _SGM = "sgm.modules.diffusionmodules"
 
 @dataclass(frozen=True)
 class Entry:
-    """One component. ``role`` is where it fits; ``params`` and ``target`` are "module:Class", imported when needed."""
+    """One component. ``role``: where it can be used; ``params`` and ``target`` are "module:Class", imported when needed."""
 
     name: str
     role: str
@@ -37,8 +37,8 @@ class Entry:
 
 @dataclass(frozen=True)
 class PluginEntry(Entry):
-    """A user's own class, known by its dotted name only; it fits wherever it has the methods that are needed there, or,
-    for a role of `DERIVED`, where it derives from cogtune's own class."""
+    """A plugin class, known by its dotted name only; it can be used where it has the required methods, or, for a role
+    of `DERIVED`, if it derives from cogtune's own class."""
 
     @property
     def schema(self) -> type:
@@ -114,27 +114,27 @@ UNAVAILABLE = {
     f"{_SGM}.loss.StandardDiffusionLoss": "CogVideoX is trained with VideoDiffusionLoss",
     f"{_SGM}.denoiser.Denoiser": "CogVideoX needs DiscreteDenoiser",
 }
-"""Upstream targets that are understood and not available: because …"""
+"""Upstream targets that are known but not supported, with the reason."""
 
 
 _TENSORS = "weights are checked, loaded and exported by the names and shapes of its tensors"
 DERIVED = {
     **dict.fromkeys(("network", "positions", "patch embedding", "modulation", "final layer", "lora"), _TENSORS),
     **dict.fromkeys(("autoencoder", "encoder", "decoder"), _TENSORS),
-    "loss": "training asks it for its timesteps and its offset noise",
-    "timesteps": "training and validation ask it for strata and for the number of timesteps",
+    "loss": "training uses its timesteps and its offset noise",
+    "timesteps": "training and validation use its strata and its number of timesteps",
 }
-"""Roles that a plugin fills by deriving from cogtune's class (and its params from that class's params): because …"""
+"""Roles for which a plugin must derive from cogtune's class (and its params from that class's params), with the reason."""
 
 NOT_PLUGGED = {
-    "dataset": "clips are read from folders and cached by the stages scan, preprocess, latents and text, which make no "
-    "dataset object; write your clips as videos/ and labels/, and use data_video.SFTDataset",
-    "conditioner": "it holds one text encoder and does nothing else; name your class under emb_models",
-    "weighting": "the loss is plain v-MSE and never asks for a weighting; put yours into a loss of your own "
+    "dataset": "clips are read from folders and cached by the stages scan, preprocess, latents and text, which do not create a "
+    "dataset object; put your clips into videos/ and labels/, and use data_video.SFTDataset",
+    "conditioner": "it only holds one text encoder; put your class under emb_models",
+    "weighting": "the loss is plain v-MSE without a weighting; implement yours in a loss of your own "
     "(model.loss_fn_config), and remove this key",
-    "autoencoder loss": "the VAE is not trained here, so no loss of it is ever computed; remove this key",
+    "autoencoder loss": "the VAE is not trained, so its loss is never computed; remove this key",
 }
-"""Roles that no plugin can fill: because …"""
+"""Roles that no plugin can fill, with the reason."""
 
 
 @cache
@@ -152,19 +152,19 @@ def find(target: str, role: str = "") -> Entry:
     entry = _by_name().get(target)
     if entry is None:
         if target in UNAVAILABLE:
-            raise ConfigError(f"target {target!r} is not available: {UNAVAILABLE[target]}")
+            raise ConfigError(f"target {target!r} is not supported: {UNAVAILABLE[target]}")
         if plugins.is_listed(target):
             return _plugged(target, role)
         raise ConfigError(f"unknown target {target!r}; {_nearest(target, role)}")
     if role and entry.role != role:
-        raise ConfigError(f"target {target!r} is no {role}; expected {' or '.join(names(role))}")
+        raise ConfigError(f"target {target!r} is not {with_article(role)}; expected {' or '.join(names(role))}")
     return entry
 
 
 def refuse_plugin(target: str, role: str) -> None:
     """Raise ConfigError, with the reason, if ``target`` is a listed plugin's and no plugin can fill ``role``."""
     if role in NOT_PLUGGED and plugins.is_listed(target):
-        raise ConfigError(f"target {target!r}: no class of your own can be the {role}: {NOT_PLUGGED[role]}")
+        raise ConfigError(f"target {target!r}: a plugin cannot be the {role}: {NOT_PLUGGED[role]}")
 
 
 def _plugged(target: str, role: str) -> PluginEntry:
@@ -174,17 +174,17 @@ def _plugged(target: str, role: str) -> PluginEntry:
     base = _base(cls)
     entry = PluginEntry(target, role or (base.role if base else ""), "", "")
     if role == "embedder" and "max_length" not in fields_of(entry.schema):
-        raise ConfigError(
-            f"target {target!r}: its params have no max_length, which is held against the network's text_length"
-        )
+        raise ConfigError(f"target {target!r}: its params need max_length, which must equal the network's text_length")
     if role in DERIVED:
         known = " or ".join(each.target.replace(":", ".") for each in ENTRIES if each.role == role)
         if base is None or base.role != role:
-            raise ConfigError(f"target {target!r} is no {role}: expected a class derived from {known}: {DERIVED[role]}")
-        theirs = entry.schema
+            raise ConfigError(
+                f"target {target!r} is not {with_article(role)}: expected a class derived from {known}: {DERIVED[role]}"
+            )
+        schema = entry.schema
         # The stages that encode get the keys of our own VAE, one by one (work/stages.py).
-        fits = theirs is base.schema if role == "autoencoder" else issubclass(theirs, base.schema)
-        if not fits:
+        schema_fits = schema is base.schema if role == "autoencoder" else issubclass(schema, base.schema)
+        if not schema_fits:
             also = "" if role == "autoencoder" else ", or a dataclass derived from it"
             raise ConfigError(
                 f"target {target!r}: expected `def __init__(self, params: {base.schema.__name__}, …)`{also}: {DERIVED[role]}"
@@ -199,29 +199,29 @@ def _base(cls: type) -> Entry | None:
 
 
 def kind(target: str) -> str:
-    """The canonical name of a target, or for a plugin that of cogtune's own class which it derives from; ``target``
-    itself where there is neither. Raises ConfigError."""
+    """The canonical name of a target; for a plugin, that of the cogtune class that it derives from, else ``target``
+    itself. Raises ConfigError."""
     entry = find(target)
     base = _base(plugins.load_class(target)) if isinstance(entry, PluginEntry) else entry
     return base.name if base else target
 
 
 def canonical(target: str) -> str:
-    """Our name of a target: ``sgm.….DynamicCFG`` and ``DynamicCFG`` are both ``DynamicCFG``. Raises ConfigError."""
+    """The canonical name of a target: ``sgm.….DynamicCFG`` and ``DynamicCFG`` are both ``DynamicCFG``. Raises ConfigError."""
     return find(target).name
 
 
 def _nearest(target: str, role: str) -> str:
     fitting = [name for name, entry in _by_name().items() if role in ("", entry.role)]
-    shown = [name for name in fitting if ("." in name) == ("." in target)] or fitting
-    near = difflib.get_close_matches(target, shown, n=1, cutoff=0.6)
+    candidates = [name for name in fitting if ("." in name) == ("." in target)] or fitting
+    near = difflib.get_close_matches(target, candidates, n=1, cutoff=0.6)
     if near:
         return f"did you mean {near[0]!r}?"
-    own = f"; for a class of your own list {target.partition('.')[0]!r} under plugins: in config/config.yaml"
+    own = f"; for your own class, list {target.partition('.')[0]!r} under plugins: in config/config.yaml"
     return f"expected one of {', '.join(names(role))}{own if '.' in target else ''}"
 
 
 def _load(name: str) -> Any:
-    """``module:Class``; only ever called with names that stand in this file."""
+    """``module:Class``; only called with names from this file."""
     module, _, member = name.partition(":")
     return getattr(importlib.import_module(module), member)

@@ -1,4 +1,4 @@
-"""What is legal in a config, but surprising: each remark is told once."""
+"""Remarks on legal but surprising settings; each is printed once."""
 
 import os
 from collections.abc import Iterator
@@ -15,8 +15,8 @@ def _held_out(at: Values) -> Iterator[str]:
     both = [name for name, folder in held.items() if any(folder.is_relative_to(other) for other in trained)]
     if both and at["args.mode"] != "inference":
         yield (
-            f"args.valid_data: {', '.join(both)} is in train_data as well, so its clips are trained on, and figures of "
-            "validation are not of held-out clips"
+            f"args.valid_data: {', '.join(both)} is also in train_data, so the model trains on its clips and "
+            "validation figures are not held out"
         )
 
 
@@ -30,8 +30,8 @@ def _padding(at: Values) -> Iterator[str]:
     latents = latent_frames(frames)
     if latents % size:
         yield (
-            f"data.params.max_num_frames: {frames} frames are {latents} latents, no multiple of the patch's {size}; "
-            "the first latent is repeated in front, and dropped again after decoding"
+            f"data.params.max_num_frames: {frames} frames are {latents} latent frames, not a multiple of the patch size {size}; "
+            "the first latent frame is repeated in front, and removed after decoding"
         )
 
 
@@ -42,8 +42,8 @@ def _beyond(at: Values) -> Iterator[str]:
     size, frames = at["data.params.video_size"], at["data.params.max_num_frames"]
     if frames > at[f"{NETWORK}.num_frames"] or any(have > limit for have, limit in zip(size, most, strict=True)):
         yield (
-            f"data.params: {frames} frames of {size} are more than {at[f'{NETWORK}.num_frames']} of {most}, "
-            "which the positions of this model were trained on"
+            f"data.params: {frames} frames of {size} exceed {at[f'{NETWORK}.num_frames']} frames of {most}, "
+            "the largest size that this model was trained on"
         )
 
 
@@ -51,7 +51,7 @@ def _schedules(at: Values) -> Iterator[str]:
     first, *others = SCHEDULES
     for part in others:
         if at[f"model.{part}.discretization_config"] != at[f"model.{first}.discretization_config"]:
-            yield f"model.{part}.discretization_config: another noise schedule than model.{first}'s; is that meant?"
+            yield f"model.{part}.discretization_config: differs from the noise schedule of model.{first}; is this intended?"
 
 
 _HIDDEN_2B = 1920
@@ -63,18 +63,18 @@ def _trained_in(at: Values) -> Iterator[str]:
     have = "fp16" if at["args.fp16"] else "bf16" if at["args.bf16"] else None
     if small and have == "bf16":
         yield (
-            f"{have}: CogVideoX-2B was trained in fp16, which is the finer of the two; for that set deepspeed.bf16.enabled: "
+            f"{have}: CogVideoX-2B was trained in fp16, which is more precise; to use it, set deepspeed.bf16.enabled: "
             "false and deepspeed.fp16.enabled: true"
         )
     elif not small and have == "fp16" and at[f"{NETWORK}.hidden_size"] > _HIDDEN_2B:
-        yield f"{have}: this family was trained in bf16, whose range is larger; watch for overflows (inf in the loss)"
+        yield f"{have}: this model family was trained in bf16, which has a larger range; watch for overflow (inf in the loss)"
 
 
 def _adapters(at: Values) -> Iterator[str]:
     if at.get(f"{NETWORK}.modules.lora_config") and "all" not in at["model.not_trainable_prefixes"]:
         yield (
-            "model.not_trainable_prefixes: the LoRA adapters train together with all other weights; "
-            "for the adapters alone set it to [all]"
+            "model.not_trainable_prefixes: the LoRA adapters and all other weights are trained; "
+            "to train the adapters only, set it to [all]"
         )
 
 
@@ -91,8 +91,8 @@ def _lora_rate(at: Values) -> Iterator[str]:
     alpha = lora["lora_alpha"]
     if 0 < rate < _LEAST_LORA_RATE or 0 < rate * alpha < _LEAST_LORA_STEP:
         yield (
-            f"deepspeed.optimizer.params.lr: {rate:g} with lora_alpha {alpha:g}: the LoRA will learn next to nothing. Such "
-            "a rate is for full tuning; a LoRA needs 5e-4 to 1e-3 at lora_alpha 1, 1e-4 and more where it equals r. Name "
+            f"deepspeed.optimizer.params.lr: {rate:g} with lora_alpha {alpha:g}: the LoRA will hardly learn. This "
+            "rate suits full fine-tuning; a LoRA needs 5e-4 to 1e-3 at lora_alpha 1, or at least 1e-4 at lora_alpha r. Put "
             "the LoRA file after sft.yaml, or set the rate"
         )
 
@@ -101,20 +101,20 @@ def _accumulation(at: Values) -> Iterator[str]:
     steps = at.get("deepspeed.gradient_accumulation_steps") or 1
     if at["args.global_batch_size"] and steps != 1 and at["args.mode"] != "inference":
         yield (
-            f"deepspeed.gradient_accumulation_steps: {steps} is not used beside args.global_batch_size: accumulation is "
-            "what that leaves for each rank; `cogtune plan` prints it. Leave one of the two out"
+            f"deepspeed.gradient_accumulation_steps: {steps} is ignored: accumulation follows from "
+            "args.global_batch_size and the ranks; `cogtune plan` prints it. Remove one of the two keys"
         )
 
 
 def _random_weights(at: Values) -> Iterator[str]:
     if not at["model.first_stage_config.params.ckpt_path"]:
         yield (
-            "model.first_stage_config.params.ckpt_path: not set, so the VAE has random weights, and latents and samples "
-            "show nothing; name its file (3d-vae.pt, or a diffusers folder)"
+            "model.first_stage_config.params.ckpt_path: not set, so the VAE has random weights and latents and samples "
+            "are noise; set it to the VAE's weights (3d-vae.pt, or a diffusers folder)"
         )
     if not at["args.load"] and at["args.mode"] == "finetune":
         yield (
-            "args.load: not set, so training starts from random weights; name the weights of the model, or say "
+            "args.load: not set, so training starts from random weights; set it to the model's weights, or set "
             "args.mode: pretrain"
         )
 

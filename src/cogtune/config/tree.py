@@ -1,4 +1,4 @@
-"""A config as it was written: nested values, each with the place where it stands."""
+"""A config as written: nested values, each with its position in the file."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,9 +10,9 @@ from cogtune.config.errors import Mark
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """One value: a dict of nodes, a list of nodes, or a scalar. Never changed, so subtrees may be shared.
+    """One value: a dict of nodes, a list of nodes, or a scalar. Immutable, so subtrees may be shared.
 
-    ``mark``  where its key stands. ``text``  what was typed, if it came from the command line.
+    ``mark``  position of its key. ``text``  the text as typed, if it came from the command line.
     """
 
     value: Any
@@ -29,7 +29,7 @@ class Node:
 
     @cached_property
     def size(self) -> int:
-        """Number of values in the tree, each use of a shared one counted."""
+        """Number of values in the tree; shared subtrees count once per use."""
         return 1 + sum(child.size for child in self.children())
 
     def children(self) -> Iterator["Node"]:
@@ -40,7 +40,7 @@ class Node:
             yield from self.value
 
     def plain(self) -> Any:
-        """The same as nested dicts, lists and scalars."""
+        """The tree as nested dicts, lists and scalars."""
         if self.is_map:
             return {name: child.plain() for name, child in self.value.items()}
         if self.is_list:
@@ -49,7 +49,7 @@ class Node:
 
 
 def from_plain(value: Any, mark: Mark | None = None) -> Node:
-    """A tree of a plain value, all of it at ``mark``."""
+    """A tree from a plain value, with ``mark`` as the position of every node."""
     mark = mark or Mark("default")
     if isinstance(value, dict):
         return Node({str(name): from_plain(inner, mark) for name, inner in value.items()}, mark)

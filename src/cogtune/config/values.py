@@ -10,36 +10,36 @@ from cogtune.config.schema.dit import PositionParams
 NETWORK = "model.network_config.params"
 POSITIONS = f"{NETWORK}.modules.pos_embed_config.params"
 SCHEDULES = ("denoiser_config.params", "loss_fn_config.params.sigma_sampler_config.params", "sampler_config.params")
-"""Where a noise schedule stands in `model`."""
+"""Paths of the noise schedules below `model`."""
 SCHEDULE = "discretization_config.params"
 
 
-class Missing(Exception):  # noqa: N818  a key that is wrong or absent is reported elsewhere; nothing to compare
+class Missing(Exception):  # noqa: N818  a missing or invalid key is reported by the schema check
     pass
 
 
 class Values:
-    """Canonical values by dotted path; a path that is not there ends the check that asked for it."""
+    """Canonical values by dotted path; reading a missing path ends the check that reads it."""
 
     def __init__(self, values: dict[str, Any]) -> None:
         self._values = values
 
     def __getitem__(self, path: str) -> Any:
-        found = self.get(path, Missing)
-        if found is Missing:
+        value = self.get(path, Missing)
+        if value is Missing:
             raise Missing
-        return found
+        return value
 
     def get(self, path: str, default: Any = None) -> Any:
-        found: Any = self._values
+        value: Any = self._values
         for part in path.split("."):
-            if isinstance(found, list) and part.isdecimal() and int(part) < len(found):
-                found = found[int(part)]
-            elif isinstance(found, dict) and part in found:
-                found = found[part]
+            if isinstance(value, list) and part.isdecimal() and int(part) < len(value):
+                value = value[int(part)]
+            elif isinstance(value, dict) and part in value:
+                value = value[part]
             else:
                 return default
-        return found
+        return value
 
 
 def positions(at: Values) -> PositionParams:
@@ -51,7 +51,7 @@ def positions(at: Values) -> PositionParams:
 
 
 def run(check: Callable[[Values], Iterator[Any]], at: Values) -> Iterator[Any]:
-    """What a check finds; nothing where a key that it compares is absent."""
+    """The results of a check; empty if a key that it compares is missing."""
     try:
         yield from check(at)
     except Missing:

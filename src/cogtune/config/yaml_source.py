@@ -1,7 +1,7 @@
-"""Reading one YAML file: safely, and with the place of every key. Nothing is constructed but dicts, lists and scalars.
+"""Read a YAML file safely, with the position of every key. Only dicts, lists and scalars are constructed.
 
-Scalars are read as OmegaConf reads them (`1e-8` is a number, dates are text). Input that could hurt is refused before
-it is expanded: large files, deep nesting, aliases that multiply.
+Scalars are read as OmegaConf reads them (`1e-8` is a number, dates are text). Dangerous input is refused before
+it is expanded: large files, deep nesting, exponential aliases.
 """
 
 import os
@@ -67,7 +67,7 @@ def load_tree(path: str | os.PathLike[str]) -> Node:
 
 
 def parse_value(text: str) -> Any:
-    """One YAML scalar or flow list, plain. Raises ConfigError, or yaml.YAMLError for text that is no YAML."""
+    """One YAML scalar or flow list, plain. Raises ConfigError, or yaml.YAMLError for invalid YAML."""
     builder = _Builder(yaml.parse(text, Loader=_LOADER), "command line")
     return builder.document().plain()
 
@@ -97,9 +97,7 @@ def _read(path: Path) -> str:
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", mark=Mark(str(path))) from None
     if len(raw) > MAX_BYTES:
-        raise ConfigError(
-            f"is larger than {MAX_BYTES // 1000} kB; no config is, is it the right file?", mark=Mark(str(path))
-        )
+        raise ConfigError(f"file exceeds {MAX_BYTES // 1_000_000} MB; is this a config?", mark=Mark(str(path)))
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -112,11 +110,11 @@ def _syntax(error: yaml.YAMLError, file: str, text: str) -> ConfigError:
     line = text.split("\n")[place.line] if place and place.line < text.count("\n") + 1 else ""
     if place and line[place.column : place.column + 1] == "\t":
         return ConfigError(
-            "no valid YAML: a tab; it is indented with blanks", mark=Mark(file, place.line + 1, place.column + 1)
+            "invalid YAML: tab character; indent with spaces", mark=Mark(file, place.line + 1, place.column + 1)
         )
     mark = Mark(file, place.line + 1, place.column + 1) if place else Mark(file)
     words = " ".join(part for part in (getattr(error, "context", None), getattr(error, "problem", None)) if part)
-    return ConfigError(f"no valid YAML: {words or str(error).splitlines()[0]}", mark=mark)
+    return ConfigError(f"invalid YAML: {words or str(error).splitlines()[0]}", mark=mark)
 
 
 class _Builder:
@@ -136,7 +134,7 @@ class _Builder:
         next(self.events)  # the end of the document
         after = next(self.events)
         if not isinstance(after, yaml.StreamEndEvent):
-            raise ConfigError("a second document; expected one", mark=self._mark(after))
+            raise ConfigError("expected one YAML document; found a second", mark=self._mark(after))
         return tree
 
     def _node(self, event: Any, depth: int) -> Node:
@@ -151,7 +149,9 @@ class _Builder:
         if depth > MAX_DEPTH:
             raise ConfigError(f"nested deeper than {MAX_DEPTH} levels", mark=mark)
         if event.tag not in (None, "!", *_PLAIN_TAGS):
-            raise ConfigError(f"tag {event.tag!r}; a config holds plain values only", mark=mark)
+            raise ConfigError(
+                f"tag {event.tag!r}; not allowed; not allowed; a config holds plain values only", mark=mark
+            )
         self._grow(1, mark)
         if isinstance(event, yaml.ScalarEvent):
             node = Node(self._scalar(event, mark), mark)
@@ -168,7 +168,7 @@ class _Builder:
         try:
             return self.scalars.value(tag, event.value)
         except (ValueError, yaml.YAMLError):
-            raise ConfigError(f"{event.value[:40]!r} is no {tag.rpartition(':')[2]}", mark=mark) from None
+            raise ConfigError(f"{event.value[:40]!r} is not a valid {tag.rpartition(':')[2]}", mark=mark) from None
 
     def _items(self, depth: int) -> Iterator[Node]:
         while not isinstance(event := next(self.events), yaml.SequenceEndEvent):
@@ -180,7 +180,7 @@ class _Builder:
         while not isinstance(event := next(self.events), yaml.MappingEndEvent):
             mark = self._mark(event)
             if not isinstance(event, yaml.ScalarEvent):
-                raise ConfigError("a key must be plain text", mark=mark)
+                raise ConfigError("a key must be a string", mark=mark)
             tag = self.scalars.tag_of(event.value, event.implicit[0])
             value = self._node(next(self.events), depth + 1)
             if tag == _MERGE:
@@ -206,9 +206,7 @@ class _Builder:
         self.count += by
         if self.count > MAX_VALUES:
             cause = "its aliases expand to" if self.aliased else "it has"
-            raise ConfigError(
-                f"{cause} more than {MAX_VALUES:,} values; no config has, is it the right file?", mark=mark
-            )
+            raise ConfigError(f"{cause} more than {MAX_VALUES:,} values; is this a config?", mark=mark)
 
     def _mark(self, event: Any) -> Mark:
         return Mark(self.file, event.start_mark.line + 1, event.start_mark.column + 1)

@@ -32,7 +32,7 @@ def parse_experiment(name: str, body: Any, ranks: int, where: str) -> Experiment
     base = _texts(body["base"], f"{where}.base")
     own = body.get("ranks", ranks)
     if not isinstance(own, int) or isinstance(own, bool) or own not in RANKS:
-        raise ConfigError(f"{where}.ranks: expected a whole number from {RANKS}; found {own!r}")
+        raise ConfigError(f"{where}.ranks: expected an integer from {RANKS}; found {own!r}")
     return Experiment(name, base, _texts(body.get("set") or [], f"{where}.set"), own)
 
 

@@ -25,7 +25,7 @@ def test_show(capsys):
     ("words", "code", "message"),
     [
         (["--no-files", "--base", *FILES], 0, ""),
-        (["--base", *FILES], 2, "sft.yaml:5:3: args.load: {your CogVideoX SAT folder} is to be filled in"),
+        (["--base", *FILES], 2, "sft.yaml:5:3: args.load: {your CogVideoX SAT folder} is a placeholder"),
         (["--no-files", "--base", *FILES, "--", "args.sede=1"], 2, "args.sede: unknown key; did you mean 'seed'"),
         (["--no-files", "--base", *FILES, "--", "--sede", "1"], 2, "unknown option --sede; did you mean --seed?"),
         (
@@ -126,7 +126,7 @@ def test_check_reads_the_lines_of_a_prompt_file(world, capsys, tmp_path):
         ),
         (["config", "show", "--base", "a.yaml", "--fp16"], "cogtune config show --base a.yaml -- --fp16"),
         (["train", "--base", "a.yaml", "--sede", "1"], "unrecognized arguments: --sede 1"),
-        (["train", "--base", "a.yaml", "--ranks", "0"], "expected a whole number from 1 to 1024; found '0'"),
+        (["train", "--base", "a.yaml", "--ranks", "0"], "expected an integer from 1 to 1024; found '0'"),
     ],
 )
 def test_values_before_the_dashes_are_told_where_they_go(words, told, capsys):

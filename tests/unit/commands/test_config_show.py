@@ -105,15 +105,15 @@ def test_an_unknown_key_without_a_near_name_leads_to_the_list_and_not_to_97_name
     with pytest.raises(ConfigError) as caught:
         load("args.wombat=1")
     assert len(str(caught.value)) < 160
-    assert "unknown key; `cogtune config explain args` lists the" in str(caught.value)
+    assert "unknown key; run `cogtune config explain args` for the" in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("model.noise_mode=1", "model.noise_mode: unknown key; `cogtune config explain model` lists"),
+        ("model.noise_mode=1", "model.noise_mode: unknown key; run `cogtune config explain model` for"),
         ("model.network_config.params.num_layer=1", "did you mean 'num_layers'?"),
-        ("args.num_layers=1", "a key of that name belongs to model.network_config.params"),
+        ("args.num_layers=1", "a key of this name exists in model.network_config.params"),
         ("deepspeed.micro_batch_size=1", "did you mean 'train_micro_batch_size_per_gpu'?"),
     ],
 )

@@ -135,14 +135,14 @@ def test_all_errors_at_once_each_with_its_place(write):
         "a.yaml:3:3: model.scale_facto: unknown key; did you mean 'scale_factor'",
         "a.yaml:4:3: model.lora_train: expected true or false; found 'maybe'",
         "a.yaml:6:5: model.sampler_config.target: unknown target 'Sampler'; did you mean 'VideoDDIMSampler'?",
-        "a.yaml:9:7: model.network_config.params.num_layers: expected 1 to 1000, because the published ones have",
+        "a.yaml:9:7: model.network_config.params.num_layers: expected 1 to 1000, because published models have",
         "b.yaml:2:3: args.mode: expected pretrain, finetune or inference; found 'tune'; did you mean 'finetune'?",
-        "b.yaml:3:3: args.seed: expected 1 to 4294967295, because upstream seeds NumPy too, which takes 32 bits; found -1",
+        "b.yaml:3:3: args.seed: expected 1 to 4294967295, because NumPy, which upstream seeds too, takes 32 bits; found -1",
         "b.yaml:4:3: args.lr: expected a number; found 'fast'",
         "b.yaml:6:3: deepspeed.gradient_cliping: unknown key; did you mean 'gradient_clipping'",
         "b.yaml:7:3: deepspeed.fp16: expected a mapping; found true",
-        "command line: args.warmup: expected 0 to 1, because it is a share; found 2.0",
-        "command line: args.save_interval: expected a whole number; found 'often'",
+        "command line: args.warmup: expected 0 to 1, because it is a fraction; found 2.0",
+        "command line: args.save_interval: expected an integer; found 'often'",
     ):
         assert expected in text
     assert text.startswith(f"{len(caught.value.errors)} errors")
@@ -151,7 +151,7 @@ def test_all_errors_at_once_each_with_its_place(write):
 def test_a_key_in_the_wrong_place_is_told_where_it_belongs(write):
     tree = copy.deepcopy(merged("cogvideox_2b.yaml", "sft.yaml"))
     tree["model"]["num_attention_heads"] = 30
-    assert "a key of that name belongs to model.network_config.params" in message_of(tree)
+    assert "a key of this name exists in model.network_config.params" in message_of(tree)
 
 
 def test_removed_and_unused_deepspeed_keys_say_why():
@@ -164,10 +164,10 @@ def test_removed_and_unused_deepspeed_keys_say_why():
     }
     text = message_of(tree)
     for expected in (
-        "deepspeed.nebula: DeepSpeed has removed it",
-        "deepspeed.autotuning: it has no place in this training loop",
-        "deepspeed.bfloat16: old spelling; write bf16",
-        "deepspeed.scheduler: a mapping is not available: the rate follows args.lr_decay_style",
+        "deepspeed.nebula: DeepSpeed has removed this key",
+        "deepspeed.autotuning: not supported by this trainer",
+        "deepspeed.bfloat16: old spelling; use bf16",
+        "deepspeed.scheduler: a mapping is not available: args.lr_decay_style",
     ):
         assert expected in text
 
@@ -181,8 +181,8 @@ def test_load_is_a_path_or_an_experiment(value, accepted):
     if accepted:
         assert check(from_plain(tree), check_files=False).values["args"]["load"] == value
     else:
-        assert "args.load: expected text or a mapping or null" in message_of(tree).replace(
-            "a mapping or text", "text or a mapping"
+        assert "args.load: expected a string or a mapping or null" in message_of(tree).replace(
+            "a mapping or a string", "a string or a mapping"
         )
 
 
@@ -196,8 +196,8 @@ def test_files_that_are_not_there(write, tmp_path):
         load_config([CONFIG / "cogvideox_2b.yaml", CONFIG / "sft.yaml"], overrides)
     text = str(caught.value)
     assert "ckpt_path: no such file or folder: '/nowhere/3d-vae.pt'" in text
-    assert "args.load: {your CogVideoX SAT folder} is to be filled in" in text
-    assert "args.train_data.0: {folder with videos/ and labels/} is to be filled in" in text
+    assert "args.load: {your CogVideoX SAT folder} is a placeholder" in text
+    assert "args.train_data.0: {folder with videos/ and labels/} is a placeholder" in text
     assert "model_dir" not in text
     files = load_config([CONFIG / "cogvideox_2b.yaml", CONFIG / "sft.yaml"], overrides, check_files=False).files
     assert files["model.conditioner_config.params.emb_models.0.params.model_dir"] == str(tmp_path / "t5")

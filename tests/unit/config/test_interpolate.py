@@ -33,14 +33,14 @@ def _doubling() -> dict:
 REFUSED = {
     "environment": ({"a": "${oc.env:HOME}"}, "a: ${oc.env:HOME} is a resolver"),
     "any resolver": ({"a": "${eval:1+1}"}, "is a resolver"),
-    "nothing there": ({"a": "${b.c}"}, "${b.c}: there is no such key"),
-    "circle": ({"a": "${b}", "b": "${a}"}, "round in a circle: a -> b -> a"),
-    "itself": ({"a": {"b": "${a}"}}, "round in a circle"),
-    "open": ({"a": "${b", "b": 1}, "`${` without its `}`"),
-    "mapping in text": ({"a": {"x": 1}, "b": "x${a}"}, "is no single value"),
+    "nothing there": ({"a": "${b.c}"}, "${b.c}: no such key"),
+    "circle": ({"a": "${b}", "b": "${a}"}, "circular interpolation: a -> b -> a"),
+    "itself": ({"a": {"b": "${a}"}}, "circular interpolation"),
+    "open": ({"a": "${b", "b": 1}, "`${` without a closing `}`"),
+    "mapping in text": ({"a": {"x": 1}, "b": "x${a}"}, "is not a scalar"),
     "doubling lists": (_doubling(), "expand it to more than"),
     "doubling text": ({"a0": "x" * 99} | {f"a{i}": f"${{a{i - 1}}}" * 9 for i in range(1, 30)}, "expand it to more"),
-    "long chain": ({"a0": 1} | {f"a{i}": f"${{a{i - 1}}}" for i in reversed(range(1, 2000))}, "lead to each other"),
+    "long chain": ({"a0": 1} | {f"a{i}": f"${{a{i - 1}}}" for i in reversed(range(1, 2000))}, "chained interpolations"),
 }
 
 

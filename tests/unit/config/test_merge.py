@@ -64,8 +64,11 @@ def test_a_parent_counts_once(write):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"a.yaml": "base: b.yaml", "b.yaml": "base: a.yaml"}, "b.yaml:1:1: base: a.yaml leads back to itself"),
-        ({"a.yaml": "base: a.yaml"}, "leads back to itself"),
+        (
+            {"a.yaml": "base: b.yaml", "b.yaml": "base: a.yaml"},
+            "b.yaml:1:1: base: a.yaml includes itself",
+        ),
+        ({"a.yaml": "base: a.yaml"}, "includes itself"),
         ({"a.yaml": "base: missing.yaml"}, "no such file: .*missing.yaml"),
         ({"a.yaml": "base: [1]"}, "expected a file or a list of files"),
         ({"a.yaml": "base: {b: c}"}, "expected a file or a list of files"),

@@ -67,7 +67,7 @@ def typed(key: str, value: Any) -> str:
 
 
 def overruled(config: Config, *keys: str) -> list[str]:
-    return [notice for notice in config.notices if "without effect" in notice and any(key in notice for key in keys)]
+    return [notice for notice in config.notices if ": ignored: " in notice and any(key in notice for key in keys)]
 
 
 def test_every_pair_is_in_the_table() -> None:
@@ -90,7 +90,7 @@ def test_the_command_line_wins_over_the_other_key_in_a_file(tmp_path: Path, pair
 def test_both_on_the_command_line_are_refused_where_they_differ(tmp_path: Path, pair: Pair) -> None:
     words = [typed(pair.strong, pair.strong_value), typed(pair.weak, pair.weak_value)]
     with pytest.raises(
-        ConfigError, match=r"^command line: \S+: \S+, but \S+ is \S+, and they are one setting; give one"
+        ConfigError, match=r"^command line: \S+: \S+, but \S+ is \S+, and both are the same setting; set only one"
     ):
         load(tmp_path, {}, *pair.also, *words)
     load(tmp_path, {}, *pair.also, typed(pair.strong, pair.strong_value), typed(pair.weak, pair.strong_value))
@@ -143,7 +143,7 @@ def test_the_number_of_sampling_steps_is_the_one_that_is_typed(tmp_path: Path) -
     config = load(tmp_path, {"args.sampling_steps": 20}, f"{own}=40", f"{ramp}=40")
     assert (at(config, "args.sampling_steps"), at(config, own)) == (None, 40)
     with pytest.raises(
-        ConfigError, match=r"args\.sampling_steps: 20, but \S+num_steps is 40, and they are one setting"
+        ConfigError, match=r"args\.sampling_steps: 20, but \S+num_steps is 40, and both are the same setting"
     ):
         load(tmp_path, {}, "args.sampling_steps=20", f"{own}=40")
 
@@ -182,7 +182,7 @@ def test_lora_train_is_lora_mode(tmp_path: Path, files: dict, words: list[str], 
 
 def test_accumulation_that_is_typed_is_not_lost_to_a_global_batch(tmp_path: Path) -> None:
     for key in ("deepspeed.gradient_accumulation_steps", "args.gradient_accumulation_steps"):
-        with pytest.raises(ConfigError, match=rf"{key}: 3 is not used beside args\.global_batch_size, which is 8"):
+        with pytest.raises(ConfigError, match=rf"{key}: 3 is ignored when args\.global_batch_size is set .8."):
             load(tmp_path, {"args.global_batch_size": 8}, f"{key}=3")
         load(tmp_path, {"args.global_batch_size": 8}, f"{key}=3", "args.global_batch_size=null")
 
@@ -203,5 +203,5 @@ def test_a_size_of_samples_is_followed_or_refused(tmp_path: Path, name: str, tex
     config = load(tmp_path, INFERENCE, word)
     assert at(config, target) == value
     assert config.origin[target] == f"args.{name}"
-    with pytest.raises(ConfigError, match="they are one setting; give one of them"):
+    with pytest.raises(ConfigError, match="both are the same setting; set only one"):
         load(tmp_path, INFERENCE, word, f"{target}={[480, 720] if ours == 'video_size' else 9}")

@@ -110,7 +110,7 @@ def test_a_sampler_without_a_guider_samples_unguided_too(package):
         ("EtaSampler", ["model.sampler_config.params.eta=much"], "expected a number; found 'much'"),
         ("EtaSampler", ["model.sampler_config.params.num_steps=0"], "expected 1 to 10000, because"),
         ("EtaSampler", ["model.sampler_config.params.guider_config.target=VanilaCFG"], "did you mean 'VanillaCFG'"),
-        ("NoSampler", [], "is no sampler: it has no __call__"),
+        ("NoSampler", [], "is not a sampler: missing method __call__"),
         ("Popen", [], "expected a class that plugged"),
         ("subprocess.Popen", [], "cannot be imported"),
         ("Missing", [], "cannot be imported: AttributeError"),

@@ -41,7 +41,7 @@ NUMBERS = [
     pytest.param(schema, field, id=f"{schema.__name__}.{name}")
     for schema in sorted(schemas(), key=lambda schema: schema.__name__)
     for name, field in fields_of(schema).items()
-    if field.key.honoured and not field.key.choices and kinds(field) & {int, float}
+    if field.key.has_effect and not field.key.choices and kinds(field) & {int, float}
 ]
 
 
@@ -68,13 +68,13 @@ def test_there_are_numbers():
 @pytest.mark.parametrize(("schema", "field"), NUMBERS)
 def test_every_number_has_a_range_and_a_reason_and_is_refused_beyond_both_ends(schema: type, field: Field):
     limits = field.key.range
-    assert isinstance(limits, Range), "a number needs range=Range(least, most, why), see schema/common.py"
+    assert isinstance(limits, Range), "a number needs range=Range(minimum, maximum, why), see schema/common.py"
     assert limits.why
-    assert limits.least < limits.most
+    assert limits.minimum < limits.maximum
     whole = float not in kinds(field)
-    for inside in (limits.least, limits.most):
+    for inside in (limits.minimum, limits.maximum):
         assert refused(schema, field, int(inside) if whole else inside) == []
-    for value in beyond(limits.least, -1, whole) + beyond(limits.most, 1, whole):
+    for value in beyond(limits.minimum, -1, whole) + beyond(limits.maximum, 1, whole):
         (message,) = refused(schema, field, value)
         assert message.startswith(f"expected {limits}, because {limits.why}; found")
 
@@ -87,7 +87,7 @@ def test_defaults_are_inside(schema: type, field: Field):
 
 
 def test_a_range_is_shown_wherever_a_key_is_explained():
-    assert "1 to 1000, because the published ones have 30 and 42" in explain("model.network_config.params.num_layers")
+    assert "1 to 1000, because published models have 30 or 42" in explain("model.network_config.params.num_layers")
     layers = json_schema()["definitions"]["DiffusionTransformerParams"]["properties"]["num_layers"]["anyOf"][0]
     assert (layers["minimum"], layers["maximum"]) == (1, 1000)
     betas = json_schema()["definitions"]["FusedEmaAdamParams"]["properties"]["betas"]["anyOf"][0]

@@ -44,7 +44,7 @@ def test_unknown_targets(target, message):
 
 
 def test_a_target_in_the_wrong_role():
-    with pytest.raises(ConfigError, match="is no sampler; expected VPSDEDPMPP2MSampler or"):
+    with pytest.raises(ConfigError, match="is not a sampler; expected VPSDEDPMPP2MSampler or"):
         find("DynamicCFG", "sampler")
 
 

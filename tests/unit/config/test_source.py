@@ -21,14 +21,14 @@ HOSTILE = {
     "recursive alias": ("a: &a [*a]", "unknown anchor"),
     "duplicate key": ("a: 1\nb: 2\na: 3", "duplicate key 'a'; first at line 1"),
     "duplicate in flow": ("a: {b: 1, b: 2}", "duplicate key 'b'"),
-    "two documents": ("a: 1\n---\nb: 2", "second document"),
+    "two documents": ("a: 1\n---\nb: 2", "found a second"),
     "no mapping": ("- a\n- b", "expected a mapping"),
-    "key is a list": ("? [a, b]\n: 1", "a key must be plain text"),
-    "broken": ("a: [1, 2", "no valid YAML"),
-    "tab": ("a:\n\tb: 1", "no valid YAML"),
-    "control character": ("a: \x07", "no valid YAML"),
+    "key is a list": ("? [a, b]\n: 1", "a key must be a string"),
+    "broken": ("a: [1, 2", "invalid YAML"),
+    "tab": ("a:\n\tb: 1", "invalid YAML"),
+    "control character": ("a: \x07", "invalid YAML"),
     "merge of a scalar": ("a:\n  <<: 3", "`<<` needs a mapping"),
-    "endless number": ("a: " + "9" * 5000, "is no int"),
+    "endless number": ("a: " + "9" * 5000, "is not a valid int"),
 }
 
 
@@ -47,7 +47,7 @@ def test_files_that_are_no_text(tmp_path):
     with pytest.raises(ConfigError, match=r"a\.yaml:2:1: is not UTF-8"):
         load_tree(path)
     path.write_bytes(b"# " + b"x" * 10_000_000)
-    with pytest.raises(ConfigError, match="is larger than 1000 kB"):
+    with pytest.raises(ConfigError, match="file exceeds 1 MB"):
         load_tree(path)
     with pytest.raises(ConfigError, match="no such file"):
         load_tree(tmp_path / "b.yaml")
@@ -117,12 +117,12 @@ def test_a_large_honest_file_loads_soon(write):
 def test_too_many_values_without_an_alias_are_not_blamed_on_aliases(tmp_path):
     path = tmp_path / "many.yaml"
     path.write_text("args:\n" + "".join(f"  k{i}: 1\n" for i in range(20_001)))
-    with pytest.raises(ConfigError, match="it has more than 20,000 values; no config has"):
+    with pytest.raises(ConfigError, match="it has more than 20,000 values; is this a config"):
         load_tree(path)
 
 
 def test_a_tab_is_named(tmp_path):
     path = tmp_path / "tab.yaml"
     path.write_text("args:\n\tseed: 1\n")
-    with pytest.raises(ConfigError, match=r"tab\.yaml:2:1: no valid YAML: a tab; it is indented with blanks"):
+    with pytest.raises(ConfigError, match=r"tab\.yaml:2:1: invalid YAML: tab character; indent with spaces"):
         load_tree(path)

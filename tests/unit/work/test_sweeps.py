@@ -74,7 +74,7 @@ def test_what_is_wrong_with_a_sweep(body, message):
     [
         ("experiments: {a: {base: [x.yaml]}}\nsweep: {a: {experiment: a, grid: {args.lr: [1]}}}", "named 'a' already"),
         ("experiments: [a]", "experiments: expected a mapping"),
-        ("experiments: {a: {base: [x.yaml], ranks: two}}", "experiments.a.ranks: expected a whole number"),
+        ("experiments: {a: {base: [x.yaml], ranks: two}}", "experiments.a.ranks: expected an integer"),
         ("experiments: {a: {base: [x.yaml], set: {a: 1}}}", "experiments.a.set: expected a list of texts"),
         ("experiments: {../a: {base: [x.yaml]}}", "a name becomes a folder"),
         ("experiments: {a: {base: [x.yaml]}}\nplugins: os", "plugins: expected a list"),
@@ -136,7 +136,7 @@ def test_resolvers_are_allowed_by_the_workflow_config_only(tmp_path, monkeypatch
         ({"run": "try", "base": "y.yaml", "sett": "args.seed=3"}, "--config: sett: unknown key; did you mean 'set'?"),
         ({"storedir": "/x"}, "--config: storedir: unknown key; did you mean 'store_dir'?"),
         ({"rnu": "try", "base": "y.yaml"}, "--config: rnu: unknown key; did you mean 'run'?"),
-        ({"ranks": "two"}, "--config: ranks: expected a whole number; found 'two'"),
+        ({"ranks": "two"}, "--config: ranks: expected an integer; found 'two'"),
         ({"ranks": 0}, "--config: ranks: expected 1 to 1024"),
         ({"demo_data": "yes please"}, "--config: demo_data: expected true or false"),
         ({"plugins": "os"}, "--config: plugins: expected a list of texts"),
@@ -166,9 +166,9 @@ def test_every_slip_of_file_and_command_line_is_told_at_once(tmp_path):
         Workspace.load(path, {"storedir": "x", "ranks": "many"})
     assert [str(error).partition(";")[0] for error in caught.value.errors] == [
         f"{path}:1:1: experimints: unknown key",
-        f"{path}:2:1: ranks: expected a whole number",
+        f"{path}:2:1: ranks: expected an integer",
         "--config: storedir: unknown key",
-        "--config: ranks: expected a whole number",
+        "--config: ranks: expected an integer",
     ]
 
 

@@ -1,4 +1,4 @@
-"""How a key is declared: a dataclass field, its type, and what a user may want to know about it."""
+"""Declare config keys: a dataclass field with its type, description and limits."""
 
 import dataclasses
 import functools
@@ -8,77 +8,80 @@ from dataclasses import dataclass
 from typing import Any
 
 REQUIRED: Any = object()
-"""Stands for a default where there is none."""
+"""Marks a key without default."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """The values that a number may have, both ends included, and why it ends there.
+    """The valid values of a number, both ends included, and the reason.
 
-    Everything beyond is a slip or cannot work: an end is either where the arithmetic stops, or far from anything in use.
+    Values outside are typos or cannot work: the ends are limits of the arithmetic, or far from all values in use.
     """
 
-    least: float
-    most: float
+    minimum: float
+    maximum: float
     why: str
 
     def __contains__(self, value: float) -> bool:
-        return self.least <= value <= self.most
+        return self.minimum <= value <= self.maximum
 
     def __str__(self) -> str:
-        return f"{number(self.least)} to {number(self.most)}"
+        return f"{number(self.minimum)} to {number(self.maximum)}"
 
 
 def number(value: float) -> str:
-    """A number as a person writes it: 100000, 0.001, 1e-16."""
+    """A number without trailing zeros: 100000, 0.001, 1e-16."""
     return str(int(value)) if value == int(value) and abs(value) < 1e15 else f"{value:.15g}"
 
 
-SHARE = Range(0, 1, "it is a share")
-STEPS = Range(1, 100_000_000, "at a second each, 100 million steps take three years")
+def with_article(role: str) -> str:
+    """``a sampler``, ``an optimizer``: the role of a component with its article."""
+    return f"{'an' if role[:1] in 'aeiou' else 'a'} {role}"
+
+
+SHARE = Range(0, 1, "it is a fraction")
+STEPS = Range(1, 100_000_000, "100 million steps of one second take three years")
 LR = Range(
     1e-10,
     1,
-    "Adam moves a weight by about lr in a step; weights are smaller than 1, and in fp32 hardly any moves by less than 1e-10",
+    "Adam moves a weight by about lr per step; weights are smaller than 1, and fp32 rounds steps below 1e-10 away",
 )
-DECAY = Range(0, 100, "a step multiplies weights by 1 - lr x decay, and 100 takes all of a weight at lr 0.01")
+DECAY = Range(0, 100, "a step multiplies weights by 1 - lr x decay, which is 0 for 100 at lr 0.01")
 CLIPS = Range(1, 4096, "no device holds more than a few clips at once")
-RANKS = Range(1, 1024, "ranks are the devices of one machine")
+RANKS = Range(1, 1024, "all ranks run on one machine")
 ACCUMULATION = Range(1, 65_536, "each pass is a forward and a backward pass of the network")
-THREADS = Range(1, 1024, "they are CPU threads of one machine")
-PIXELS = Range(16, 8192, "video codecs end at 8192 pixels, and one patch is 16")
+THREADS = Range(1, 1024, "all threads run on one machine")
+PIXELS = Range(16, 8192, "video codecs support up to 8192 pixels, and a patch is 16 pixels")
 FRAMES = Range(1, 16_385, "4 x 4096 + 1 frames are half an hour at 8 fps; the models were trained on 49 and 81")
-LATENT_FRAMES = Range(1, 4097, "16385 frames are 4097 latent ones")
-FPS = Range(0.001, 1000, "0.001 fps is one frame in 17 minutes, and high-speed cameras reach 1000")
-TIMESTEPS = Range(2, 10_000, "the models have 1000")
+LATENT_FRAMES = Range(1, 4097, "16385 frames are 4097 latent frames")
+FPS = Range(0.001, 1000, "0.001 fps is one frame per 17 minutes, and high-speed cameras reach 1000 fps")
+TIMESTEPS = Range(2, 10_000, "the published models have 1000")
 SAMPLING_STEPS = Range(1, 10_000, "there are at most as many as training timesteps, 1000 in the models")
 CHANNELS = Range(1, 65_536, "the largest published width is 3072; 65536 is beyond any device")
 LATENT_CHANNELS = Range(1, 1024, "the published VAEs have 16")
 TOKENS = Range(1, 4096, "T5 was trained on 512, and the models on 226")
-FACTOR = Range(
-    0.001, 1000, "a factor of 0 or less destroys the values that it scales; the published factors are near 1"
-)
+FACTOR = Range(0.001, 1000, "a factor of 0 or less destroys the scaled values; published factors are near 1")
 GUIDANCE = Range(0, 100, "0 ignores the caption, and published samples use 6 to 7")
-ELEMENTS = Range(1, 1_000_000_000_000, "the end is a thousand times DeepSpeed's largest default")
+ELEMENTS = Range(1, 1_000_000_000_000, "the limit is a thousand times DeepSpeed's largest default")
 
 
 @dataclass(frozen=True)
 class Key:
-    """What is known of a key beside its name, type and default.
+    """The properties of a key besides its name, type and default.
 
-    ``doc``             meaning, one line. ``unit`` of a number.
-    ``choices``         the values that are legal.
-    ``range``           of a number, or of each one in a list. Every number that is honoured has one, or choices.
-    ``items``           what the items of a list are, which also says how many: "height, width".
-    ``file``            a path; its content, not its name, identifies it.
-    ``folder``          of such a path: what its folder holds, where a plain file cannot stand.
-    ``node``            a ``{target, params}`` mapping; the word names the role that the target must have.
+    ``doc``             meaning, one line. ``unit``: of a number.
+    ``choices``         the valid values.
+    ``range``           of a number, or of each number in a list. Every number that has an effect has a range or choices.
+    ``items``           the items of a list, and so their number: "height, width".
+    ``file``            a path; it is identified by its content, not its name.
+    ``folder``          for a path that must be a folder: what the folder contains.
+    ``node``            a ``{target, params}`` mapping; the role that the target must have.
     ``keys``            a mapping that stays a dict; the dataclass says which keys it may have.
     ``whole``           an integer that may be written as 5e8.
-    ``canonical``       the form of a legal value that stands for all others of the same meaning.
-    ``without_effect``  accepted, ignored, in no digest: because …
-    ``request``         of a key without effect: another value than the default asks for something. What will happen instead.
-    ``refused``         any other value than the default is an error: why, and what to do instead. In no digest.
+    ``canonical``       function that maps values of equal meaning to one form.
+    ``without_effect``  accepted and ignored, part of no digest: the reason.
+    ``request``         for an ignored key whose other values ask for a feature: what happens instead.
+    ``refused``         any value but the default is an error: why, and what to do instead. Part of no digest.
     """
 
     doc: str = ""
@@ -97,8 +100,8 @@ class Key:
     refused: str = ""
 
     @property
-    def honoured(self) -> bool:
-        """Whether the value reaches a stage."""
+    def has_effect(self) -> bool:
+        """Whether a stage reads the value."""
         return not (self.without_effect or self.refused)
 
 
@@ -116,7 +119,7 @@ def key(default: Any, doc: str, *, choices: Sequence[Any] = (), **about: Any) ->
 
 @dataclass(frozen=True)
 class Field:
-    """One key of a schema dataclass, ready to use."""
+    """One key of a schema dataclass."""
 
     name: str
     type: Any
@@ -135,17 +138,17 @@ class Field:
 def fields_of(schema: type) -> dict[str, Field]:
     """All keys of a schema dataclass, by name."""
     hints = typing.get_type_hints(schema)
-    found = {}
+    fields = {}
     for field in dataclasses.fields(schema):
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        found[field.name] = Field(field.name, hints[field.name], field.metadata.get("key", Key()), required, field)
-    return found
+        fields[field.name] = Field(field.name, hints[field.name], field.metadata.get("key", Key()), required, field)
+    return fields
 
 
-class Sparse:
-    """Base of schemas whose null keys are left out of the canonical values, so that a library's own default holds."""
+class OmitNulls:
+    """Base of schemas whose null keys are omitted from the canonical values, so that the library's default applies."""
 
 
 @dataclass(kw_only=True)
 class IdentityParams:
-    """``torch.nn.Identity``: takes nothing."""
+    """``torch.nn.Identity``: no params."""

@@ -11,26 +11,22 @@ class SFTDatasetParams:
 
     video_size: list[int] = key(
         REQUIRED,
-        "size of the clips; resized to cover, centre cropped",
+        "size of the clips: resized to cover it, then centre-cropped",
         items="height, width",
         unit="pixels",
         range=PIXELS,
     )
-    fps: float = key(REQUIRED, "frames a second of the clips", unit="1/s", range=FPS)
-    max_num_frames: int = key(REQUIRED, "frames of a clip; 4k + 1", unit="frames", range=FRAMES)
+    fps: float = key(REQUIRED, "frames per second of the clips", unit="1/s", range=FPS)
+    max_num_frames: int = key(REQUIRED, "maximum number of frames of a clip; 4k + 1", unit="frames", range=FRAMES)
     skip_frms_num: float = key(
         3,
-        "source frames that are skipped at either end",
+        "source frames skipped at both ends",
         unit="frames",
         range=Range(0, 1_000_000, "a million frames are four hours at 60 fps"),
     )
     frame_selection: str = key(
-        "timestamp", "timestamp: exactly the asked fps; stride: upstream's integer stride (30 fps give 10, not 8)",
+        "timestamp", "timestamp: exactly this fps; stride: upstream's integer stride (30 fps give 10, not 8)",
         choices=["timestamp", "stride"],
     )  # fmt: skip
-    allow_missing_caption: bool = key(
-        False, "true: a clip without caption trains with an empty one; false: it is rejected"
-    )
-    follow_links: bool = key(
-        True, "true: clips, captions and folders behind symbolic links are used; false: each is rejected"
-    )
+    allow_missing_caption: bool = key(False, "true: a clip without a caption gets an empty one; false: it is rejected")
+    follow_links: bool = key(True, "true: follow symbolic links to clips, captions and folders; false: reject them")

@@ -1,4 +1,4 @@
-"""Keys of `deepspeed`. A default of null leaves the choice to DeepSpeed; DeepSpeed itself ignores mistyped keys.
+"""Keys of `deepspeed`. A default of null means DeepSpeed's own default; DeepSpeed itself ignores unknown keys.
 
 Source: DeepSpeed 0.19, deepspeed/runtime/{config,zero/config,zero/offload_config,precision_config}.py.
 """
@@ -16,30 +16,32 @@ from cogtune.config.schema.common import (
     RANKS,
     SHARE,
     STEPS,
+    OmitNulls,
     Range,
-    Sparse,
     key,
 )
 
 Component = dict[str, Any]
 
 _BUCKET: dict[str, Any] = {"unit": "elements", "whole": True, "range": ELEMENTS}
-_FROM_0 = Range(0, ELEMENTS.most, ELEMENTS.why)
-_LOSS_SCALE = Range(0, 2**32, "fp16 ends at 2^16, and DeepSpeed's older default starts at 2^32")
-_MISPLACED = "DeepSpeed reads it in its fp16 section only (upstream's sft.yaml has it here, without effect too)"
-_PARTS = "activations are recomputed by PyTorch, block by block (args.checkpoint_activations)"
-_REMOVED = "DeepSpeed has removed it; leave it out"
-_NOT_HERE = "it has no place in this training loop; leave it out"
+_FROM_0 = Range(0, ELEMENTS.maximum, ELEMENTS.why)
+_LOSS_SCALE = Range(0, 2**32, "fp16 ends at 2^16, and DeepSpeed's old default is 2^32")
+_MISPLACED = "DeepSpeed reads it in its fp16 section only (upstream ignores it too)"
+_PARTS = "PyTorch recomputes activations, block by block (args.checkpoint_activations)"
+_REMOVED = "DeepSpeed has removed this key; remove it"
+_NOT_HERE = "not supported by this trainer; remove it"
 
 
 @dataclass(kw_only=True)
-class Offload(Sparse):
-    """What both offloads have."""
+class Offload(OmitNulls):
+    """Keys of both offloads."""
 
-    device: str = key("none", "where to", choices=["none", "cpu", "nvme"])
+    device: str = key("none", "target device", choices=["none", "cpu", "nvme"])
     nvme_path: str | None = key(None, "folder on the NVMe device")
     pin_memory: bool | None = key(None, "use page-locked memory (DeepSpeed: true)")
-    buffer_count: int | None = key(None, "buffers for NVMe", range=Range(1, 1024, "each is a buffer in CPU memory"))
+    buffer_count: int | None = key(
+        None, "number of buffers for NVMe", range=Range(1, 1024, "each buffer takes CPU memory")
+    )
 
 
 @dataclass(kw_only=True)
@@ -48,8 +50,8 @@ class OffloadOptimizer(Offload):
 
     pipeline_read: bool | None = key(None, "NVMe: overlap reading with the step")
     pipeline_write: bool | None = key(None, "NVMe: overlap writing with the step")
-    fast_init: bool | None = key(None, "NVMe: quick start")
-    ratio: float | None = key(None, "share that steps on the CPU (ZeRO 3; DeepSpeed: 1)", range=SHARE)
+    fast_init: bool | None = key(None, "NVMe: fast initialisation")
+    ratio: float | None = key(None, "fraction updated on the CPU (ZeRO 3; DeepSpeed: 1)", range=SHARE)
 
 
 @dataclass(kw_only=True)
@@ -57,18 +59,18 @@ class OffloadParam(Offload):
     """`offload_param`: keep weights outside GPU memory (ZeRO 3)."""
 
     buffer_size: int | None = key(None, "NVMe: size of a buffer (DeepSpeed: 1e8)", **_BUCKET)
-    max_in_cpu: int | None = key(None, "NVMe: kept in CPU memory (DeepSpeed: 1e9)", **_BUCKET)
+    max_in_cpu: int | None = key(None, "NVMe: elements kept in CPU memory (DeepSpeed: 1e9)", **_BUCKET)
 
 
 @dataclass(kw_only=True)
-class ZeroOptimization(Sparse):
+class ZeroOptimization(OmitNulls):
     """`zero_optimization`: what is split over the ranks."""
 
     stage: int = key(
-        0, "0 nothing, 1 optimizer, 2 and gradients, 3 and weights; fp16 needs 1 or more", choices=[0, 1, 2, 3]
+        0, "0: nothing, 1: optimizer, 2: also gradients, 3: also weights; fp16 needs at least 1", choices=[0, 1, 2, 3]
     )
     contiguous_gradients: bool | None = key(None, "copy gradients into one buffer (DeepSpeed: true)")
-    overlap_comm: bool | None = key(None, "reduce while the backward pass runs")
+    overlap_comm: bool | None = key(None, "reduce during the backward pass")
     reduce_scatter: bool | None = key(None, "reduce-scatter instead of all-reduce (DeepSpeed: true)")
     reduce_bucket_size: int | None = key(None, "elements reduced at once (DeepSpeed: 5e8)", **_BUCKET)
     allgather_partitions: bool | None = key(None, "all-gather weights after the step (DeepSpeed: true)")
@@ -77,43 +79,51 @@ class ZeroOptimization(Sparse):
     round_robin_gradients: bool | None = key(None, "spread gradient copies over ranks (ZeRO 2 with CPU offload)")
     offload_optimizer: OffloadOptimizer | None = key(None, "keep the optimizer outside GPU memory (ZeRO 1 and above)")
     offload_param: OffloadParam | None = key(None, "keep weights outside GPU memory (ZeRO 3)")
-    cpu_offload: bool = key(False, "old switch", refused="write `offload_optimizer: {device: cpu}` instead")
+    cpu_offload: bool = key(False, "old switch", refused="use `offload_optimizer: {device: cpu}`")
     load_from_fp32_weights: bool | None = key(
         None,
-        "restore fp32 masters on resume; always true here: false loses precision, and a resumed run ends elsewhere",
+        "restore fp32 master weights on resume; always true, as false loses precision and changes resumed runs",
     )
-    ignore_unused_parameters: bool | None = key(None, "allow parameters without gradient (DeepSpeed: true)")
-    sub_group_size: int | None = key(None, "elements stepped at once (ZeRO 3; DeepSpeed: 1e9)", **_BUCKET)
+    ignore_unused_parameters: bool | None = key(None, "allow parameters without gradients (DeepSpeed: true)")
+    sub_group_size: int | None = key(None, "elements updated at once (ZeRO 3; DeepSpeed: 1e9)", **_BUCKET)
     stage3_prefetch_bucket_size: int | None = key(
-        None, "elements fetched ahead (ZeRO 3; DeepSpeed: 5e7)", unit="elements", whole=True, range=_FROM_0
+        None, "elements prefetched (ZeRO 3; DeepSpeed: 5e7)", unit="elements", whole=True, range=_FROM_0
     )
     stage3_param_persistence_threshold: int | None = key(
-        None, "smaller tensors stay whole (ZeRO 3; DeepSpeed: 1e5)", unit="elements", whole=True, range=_FROM_0
+        None,
+        "tensors below this size are not split (ZeRO 3; DeepSpeed: 1e5)",
+        unit="elements",
+        whole=True,
+        range=_FROM_0,
     )
     stage3_model_persistence_threshold: int | None = key(
-        None, "at most so many elements stay whole (ZeRO 3)", unit="elements", whole=True, range=_FROM_0
+        None, "maximum number of elements that are not split (ZeRO 3)", unit="elements", whole=True, range=_FROM_0
     )
     stage3_max_live_parameters: int | None = key(
-        None, "elements gathered at a time (ZeRO 3; DeepSpeed: 1e9)", unit="elements", whole=True, range=_FROM_0
+        None, "maximum number of gathered elements (ZeRO 3; DeepSpeed: 1e9)", unit="elements", whole=True, range=_FROM_0
     )
     stage3_max_reuse_distance: int | None = key(
-        None, "keep what is used again within (ZeRO 3; DeepSpeed: 1e9)", unit="elements", whole=True, range=_FROM_0
+        None,
+        "keep weights that are reused within this many elements (ZeRO 3; DeepSpeed: 1e9)",
+        unit="elements",
+        whole=True,
+        range=_FROM_0,
     )
     stage3_gather_16bit_weights_on_model_save: bool | None = key(
-        None, "gather weights when saving", without_effect="checkpoints are written by cogtune, with whole tensors"
+        None, "gather weights when saving", without_effect="cogtune writes checkpoints with full tensors"
     )
     zero_hpz_partition_size: int | None = key(
-        None, "ranks of a node that hold a second copy (ZeRO++; DeepSpeed: 1)", range=RANKS
+        None, "ranks per node that share a secondary copy (ZeRO++; DeepSpeed: 1)", range=RANKS
     )
     zero_quantized_weights: bool | None = key(None, "quantise weights for the all-gather (ZeRO++)")
     zero_quantized_gradients: bool | None = key(None, "quantise gradients for the reduce (ZeRO++)")
     elastic_checkpoint: bool | None = key(
-        None, "checkpoints for any number of ranks", without_effect="checkpoints are written by cogtune"
+        None, "checkpoints for any number of ranks", without_effect="cogtune writes checkpoints for any number of ranks"
     )
 
 
 @dataclass(kw_only=True)
-class Fp16(Sparse):
+class Fp16(OmitNulls):
     """`fp16`: half precision with loss scaling."""
 
     enabled: bool = key(False, "train in fp16 (upstream: for CogVideoX-2B); needs a GPU")
@@ -121,26 +131,26 @@ class Fp16(Sparse):
     loss_scale: float | None = key(None, "fixed loss scale; 0 (DeepSpeed's default): dynamic", range=_LOSS_SCALE)
     initial_scale_power: int | None = key(
         None,
-        "dynamic: start at 2^this (DeepSpeed: 16)",
-        range=Range(0, 32, "2^32 is DeepSpeed's older default, and fp16 ends at 2^16"),
+        "dynamic: exponent of the initial scale, 2^x (DeepSpeed: 16)",
+        range=Range(0, 32, "2^32 is DeepSpeed's old default, and fp16 ends at 2^16"),
     )
     loss_scale_window: int | None = key(
-        None, "dynamic: raise after so many good steps (DeepSpeed: 1000)", unit="steps", range=STEPS
+        None, "dynamic: raise after this many steps without overflow (DeepSpeed: 1000)", unit="steps", range=STEPS
     )
-    hysteresis: int | None = key(None, "dynamic: lower after so many overflows (DeepSpeed: 2)", range=STEPS)
-    consecutive_hysteresis: bool | None = key(None, "dynamic: refill the hysteresis after a good step")
+    hysteresis: int | None = key(None, "dynamic: lower after this many overflows (DeepSpeed: 2)", range=STEPS)
+    consecutive_hysteresis: bool | None = key(None, "dynamic: reset the hysteresis after a step without overflow")
     min_loss_scale: int | None = key(
-        None, "dynamic: never below (DeepSpeed: 1)", range=Range(1, _LOSS_SCALE.most, _LOSS_SCALE.why)
+        None, "dynamic: minimum scale (DeepSpeed: 1)", range=Range(1, _LOSS_SCALE.maximum, _LOSS_SCALE.why)
     )
     fp16_master_weights_and_grads: bool | None = key(None, "master weights in fp16 (DeepSpeedCPUAdam only)")
 
 
 @dataclass(kw_only=True)
-class Bf16(Sparse):
+class Bf16(OmitNulls):
     """`bf16`: bfloat16, without loss scaling."""
 
     enabled: bool = key(False, "train in bfloat16 (upstream: for CogVideoX-5B and 1.5)")
-    immediate_grad_update: bool | None = key(None, "add to fp32 gradients at once")
+    immediate_grad_update: bool | None = key(None, "add to fp32 gradients immediately")
     check_grad_overflow: bool | None = key(None, "skip steps with overflowing gradients (DeepSpeed: true)")
     bf16_master_weights_and_grads: bool | None = key(None, "master weights in bf16")
     bf16_optimizer_states: bool | None = key(None, "optimizer state in bf16")
@@ -150,134 +160,140 @@ class Bf16(Sparse):
 class AdamParams:
     """`optimizer.params` of AdamW and Adam."""
 
-    lr: float | None = key(None, "peak learning rate (LoRA 5e-4 to 1e-3, full tuning 1e-5); null: args.lr", range=LR)
+    lr: float | None = key(
+        None, "peak learning rate (LoRA: 5e-4 to 1e-3, full fine-tuning: 1e-5); null: args.lr", range=LR
+    )
     betas: list[float] = key(
         [0.9, 0.999],
         "decay of the moments",
         items="first, second",
-        range=Range(0, 0.999999, "at 1 the moments never move, and AdamW divides by 1 - beta^n"),
+        range=Range(0, 0.999999, "at 1 the moments never change, and AdamW divides by 1 - beta^n"),
     )
     eps: float = key(
         1e-8,
         "added to the root of the second moment",
-        range=Range(1e-16, 1, "with 0, a weight without gradient becomes 0 / 0; upstream's is 1e-8"),
+        range=Range(1e-16, 1, "at 0, a weight without gradient becomes 0 / 0; upstream uses 1e-8"),
     )
     weight_decay: float | None = key(
-        None, "decoupled decay; none on biases and norms; null: args.weight_decay", range=DECAY
+        None, "decoupled weight decay, not applied to biases and norms; null: args.weight_decay", range=DECAY
     )
-    amsgrad: bool = key(False, "keep the largest second moment")
+    amsgrad: bool = key(False, "use the maximum of the second moment")
     adam_w_mode: bool = key(True, "decoupled decay (AdamW) for type Adam")
-    bias_correction: bool = key(True, "divide the moments by 1 - beta^n", refused="it is always on; leave it out")
-    torch_adam: bool = key(False, "PyTorch's implementation", without_effect="it is always PyTorch's")
+    bias_correction: bool = key(True, "divide the moments by 1 - beta^n", refused="it is always on; remove it")
+    torch_adam: bool = key(
+        False, "use PyTorch's implementation", without_effect="PyTorch's implementation is always used"
+    )
 
 
 @dataclass(kw_only=True)
 class FusedEmaAdamParams(AdamParams):
     """`optimizer.params` of FusedEmaAdam: AdamW that keeps a moving average of the weights."""
 
-    ema_decay: float = key(0.9999, "decay of the average", range=Range(0, 0.999999, "at 1 the average never moves"))
-    use_num_upates: bool = key(True, "at step n the decay is at most (1 + n) / (10 + n); upstream's spelling")
-    set_grad_none: bool = key(True, "free gradients", without_effect="DeepSpeed owns the gradients")
+    ema_decay: float = key(0.9999, "decay of the average", range=Range(0, 0.999999, "at 1 the average never changes"))
+    use_num_upates: bool = key(True, "limit the decay at step n to (1 + n) / (10 + n); upstream's spelling")
+    set_grad_none: bool = key(True, "free gradients", without_effect="DeepSpeed manages the gradients")
     adam_w_mode: bool = key(
-        True, "decoupled decay", refused="FusedEmaAdam is AdamW here; for plain Adam set type: Adam"
+        True, "decoupled decay", refused="FusedEmaAdam is always AdamW; for plain Adam set type: Adam"
     )
 
 
 @dataclass(kw_only=True)
-class Optimizer(Sparse):
+class Optimizer(OmitNulls):
     """`optimizer`."""
 
     type: str = key("AdamW", "sat.ops.FusedEmaAdam (AdamW with a moving average), AdamW, or Adam", node="optimizer")
     params: Component = key({}, "its parameters")
-    legacy_fusion: bool | None = key(None, "old fused kernel", without_effect="the optimizer is PyTorch's")
+    legacy_fusion: bool | None = key(None, "old fused kernel", without_effect="PyTorch's optimizer is used")
 
 
 @dataclass(kw_only=True)
-class ActivationCheckpointing(Sparse):
-    """`activation_checkpointing`: for modules that call DeepSpeed's own checkpointing, which the network does not."""
+class ActivationCheckpointing(OmitNulls):
+    """`activation_checkpointing`: only for modules that use DeepSpeed's checkpointing; the network does not."""
 
     partition_activations: bool | None = key(None, "split over tensor-parallel ranks", without_effect=_PARTS)
-    cpu_checkpointing: bool | None = key(None, "keep on the CPU", without_effect=_PARTS)
-    contiguous_memory_optimization: bool | None = key(None, "one buffer", without_effect=_PARTS)
-    number_checkpoints: int | None = key(None, "for the buffer", without_effect=_PARTS)
+    cpu_checkpointing: bool | None = key(None, "keep activations on the CPU", without_effect=_PARTS)
+    contiguous_memory_optimization: bool | None = key(None, "use one buffer", without_effect=_PARTS)
+    number_checkpoints: int | None = key(None, "number of checkpoints in the buffer", without_effect=_PARTS)
     synchronize_checkpoint_boundary: bool | None = key(None, "synchronise", without_effect=_PARTS)
-    profile: bool | None = key(None, "time it", without_effect=_PARTS)
+    profile: bool | None = key(None, "measure time", without_effect=_PARTS)
 
 
 @dataclass(kw_only=True)
-class Monitor(Sparse):
-    """`tensorboard`, `csv_monitor`: where DeepSpeed writes its own scalars."""
+class Monitor(OmitNulls):
+    """`tensorboard`, `csv_monitor`: DeepSpeed's scalars."""
 
-    enabled: bool = key(False, "write them")
+    enabled: bool = key(False, "write scalars")
     output_path: str | None = key(None, "folder")
     job_name: str | None = key(None, "name of the run")
 
 
 @dataclass(kw_only=True)
-class Wandb(Sparse):
-    """`wandb`: the same, to Weights & Biases."""
+class Wandb(OmitNulls):
+    """`wandb`: DeepSpeed's scalars, for Weights & Biases."""
 
-    enabled: bool = key(False, "write them")
+    enabled: bool = key(False, "write scalars")
     group: str | None = key(None, "group of runs")
     team: str | None = key(None, "team")
     project: str | None = key(None, "project")
 
 
 @dataclass(kw_only=True)
-class FlopsProfiler(Sparse):
+class FlopsProfiler(OmitNulls):
     """`flops_profiler`."""
 
     enabled: bool = key(False, "profile one step")
-    profile_step: int | None = key(None, "which step (DeepSpeed: 1)", range=Range(0, STEPS.most, STEPS.why))
-    module_depth: int | None = key(None, "how deep; -1: all", range=Range(-1, 1000, "-1 means all levels"))
+    profile_step: int | None = key(None, "step to profile (DeepSpeed: 1)", range=Range(0, STEPS.maximum, STEPS.why))
+    module_depth: int | None = key(
+        None, "depth of the module tree; -1: all", range=Range(-1, 1000, "-1 means all levels")
+    )
     top_modules: int | None = key(
-        None, "modules listed (DeepSpeed: 1)", range=Range(1, 1000, "nobody reads a table of more rows")
+        None, "modules listed (DeepSpeed: 1)", range=Range(1, 1000, "longer tables are of no use")
     )
     detailed: bool | None = key(None, "list all modules (DeepSpeed: true)")
     output_file: str | None = key(None, "file; null: the log")
 
 
 @dataclass(kw_only=True)
-class CommsLogger(Sparse):
+class CommsLogger(OmitNulls):
     """`comms_logger`."""
 
     enabled: bool = key(False, "log communication")
-    verbose: bool | None = key(None, "each call")
-    prof_all: bool | None = key(None, "all operations (DeepSpeed: true)")
-    debug: bool | None = key(None, "with the caller's name")
-    prof_ops: list[str] | None = key(None, "only these operations")
+    verbose: bool | None = key(None, "log each call")
+    prof_all: bool | None = key(None, "log all operations (DeepSpeed: true)")
+    debug: bool | None = key(None, "log the caller's name")
+    prof_ops: list[str] | None = key(None, "log only these operations")
 
 
 @dataclass(kw_only=True)
-class DataTypes(Sparse):
+class DataTypes(OmitNulls):
     """`data_types`."""
 
     grad_accum_dtype: str | None = key(None, "precision of accumulated gradients", choices=["fp32", "fp16", "bf16"])
 
 
 @dataclass(kw_only=True)
-class DeepSpeedSection(Sparse):
-    """The whole section."""
+class DeepSpeedSection(OmitNulls):
+    """All keys of the section."""
 
     train_micro_batch_size_per_gpu: int | None = key(
-        None, "clips of one rank in one forward pass; null: args.batch_size", unit="clips", range=CLIPS
+        None, "clips per rank and forward pass; null: args.batch_size", unit="clips", range=CLIPS
     )
     gradient_accumulation_steps: int | None = key(
-        None, "passes to one step; null: args.gradient_accumulation_steps", range=ACCUMULATION
+        None, "passes per step; null: args.gradient_accumulation_steps", range=ACCUMULATION
     )
     train_batch_size: int | None = key(
         None,
-        "clips of one step",
-        refused="leave it out, or set args.global_batch_size; accumulation follows from it and the ranks",
+        "clips per step",
+        refused="remove it, or set args.global_batch_size, from which accumulation follows",
     )
     gradient_clipping: float = key(
         0.0,
-        "largest norm of the gradient; 0: no clipping",
-        range=Range(0, 1_000_000, "norms of gradients are near 1; 0 switches clipping off"),
+        "maximum norm of the gradient; 0: no clipping",
+        range=Range(0, 1_000_000, "gradient norms are near 1; 0 disables clipping"),
     )
     optimizer: Optimizer = key(Optimizer, "the optimizer")
     scheduler: Component | None = key(
-        None, "learning rate schedule", refused="the rate follows args.lr_decay_style and args.warmup; leave it out"
+        None, "learning rate schedule", refused="args.lr_decay_style and args.warmup set the schedule; remove it"
     )
     zero_optimization: ZeroOptimization = key(ZeroOptimization, "what is split over the ranks")
     bf16: Bf16 = key(Bf16, "bfloat16")
@@ -286,14 +302,14 @@ class DeepSpeedSection(Sparse):
         ActivationCheckpointing, "DeepSpeed's activation checkpointing"
     )
     zero_allow_untested_optimizer: bool = key(
-        True, "allow sat's optimizer under ZeRO", without_effect="it is always true: our optimizer is tested with it"
+        True, "allow sat's optimizer under ZeRO", without_effect="it is always true; the optimizer is tested with ZeRO"
     )
     zero_force_ds_cpu_optimizer: bool = key(
-        False, "DeepSpeed's CPU Adam with offload", without_effect="it is always false: its kernel needs a compiler"
+        False, "DeepSpeed's CPU Adam with offload", without_effect="it is always false; its kernel needs a compiler"
     )
-    prescale_gradients: bool | None = key(None, "divide before the reduce")
+    prescale_gradients: bool | None = key(None, "divide gradients before the reduce")
     gradient_predivide_factor: float | None = key(
-        None, "divide by this before the reduce (DeepSpeed: 1.0)", range=FACTOR
+        None, "divisor of gradients before the reduce (DeepSpeed: 1.0)", range=FACTOR
     )
     communication_data_type: str | None = key(None, "precision of the reduce", choices=["fp32", "fp16", "bf16"])
     data_types: DataTypes | None = key(None, "precisions")
@@ -302,22 +318,20 @@ class DeepSpeedSection(Sparse):
     memory_breakdown: bool | None = key(None, "DeepSpeed logs memory")
     dump_state: bool | None = key(None, "DeepSpeed prints its state at the start")
     log_level: str | None = key(None, "DeepSpeed's log level")
-    disable_allgather: bool | None = key(
-        None, "old switch", without_effect="DeepSpeed reads it and does nothing with it"
-    )
+    disable_allgather: bool | None = key(None, "old switch", without_effect="DeepSpeed ignores it")
     dataloader_drop_last: bool | None = key(
-        None, "for DeepSpeed's data loader", without_effect="batches are whole by construction"
+        None, "for DeepSpeed's data loader", without_effect="batches are always full"
     )
     flops_profiler: FlopsProfiler | None = key(None, "count operations")
     comms_logger: CommsLogger | None = key(None, "log communication")
     tensorboard: Monitor | None = key(None, "scalars for TensorBoard")
     csv_monitor: Monitor | None = key(None, "scalars as CSV")
     wandb: Wandb | None = key(None, "scalars for Weights & Biases")
-    loss_scale: float | None = key(None, "misplaced", without_effect=_MISPLACED)
-    loss_scale_window: int | None = key(None, "misplaced", without_effect=_MISPLACED)
-    hysteresis: int | None = key(None, "misplaced", without_effect=_MISPLACED)
-    min_loss_scale: float | None = key(None, "misplaced", without_effect=_MISPLACED)
-    initial_scale_power: int | None = key(None, "misplaced", without_effect=_MISPLACED)
+    loss_scale: float | None = key(None, "key of the fp16 section", without_effect=_MISPLACED)
+    loss_scale_window: int | None = key(None, "key of the fp16 section", without_effect=_MISPLACED)
+    hysteresis: int | None = key(None, "key of the fp16 section", without_effect=_MISPLACED)
+    min_loss_scale: float | None = key(None, "key of the fp16 section", without_effect=_MISPLACED)
+    initial_scale_power: int | None = key(None, "key of the fp16 section", without_effect=_MISPLACED)
 
 
 _GONE = """nebula compression_training amp quantize_training sparse_gradients eigenvalue sparse_attention elasticity
@@ -329,6 +343,6 @@ managed_gradient_accumulation"""
 REFUSED = {
     **dict.fromkeys(_GONE.split(), _REMOVED),
     **dict.fromkeys(_UNUSED.split(), _NOT_HERE),
-    "bfloat16": "old spelling; write bf16",
+    "bfloat16": "old spelling; use bf16",
 }
-"""Keys that DeepSpeed knows, or knew, and that are an error here: because …"""
+"""Keys of DeepSpeed that are an error, with the reason."""

@@ -17,9 +17,9 @@ from cogtune.config.schema.common import (
 Component = dict[str, Any]
 
 _DISCRETIZATION = {"target": "ZeroSNRDDPMDiscretization"}
-_BETA = Range(1e-8, 0.999, "at 0 there is no noise, and at 1 no signal")
-_TABLE = "the table of signal scales is as upstream's own classes make it"
-_APPEND = {"refused": f"{_TABLE}; leave it out"}
+_BETA = Range(1e-8, 0.999, "0 means no noise, and 1 means no signal")
+_TABLE = "the table of signal scales is the one of upstream's classes"
+_APPEND = {"refused": f"{_TABLE}; remove it"}
 
 
 @dataclass(kw_only=True)
@@ -29,14 +29,14 @@ class ZeroSNRDDPMDiscretizationParams:
     linear_start: float = key(0.00085, "first beta", range=_BETA)
     linear_end: float = key(0.0120, "last beta", range=_BETA)
     num_timesteps: int = key(1000, "training timesteps", range=TIMESTEPS)
-    shift_scale: float = key(1.0, "SNR is divided by this: 3.0 for CogVideoX-2B, 1.0 for the others", range=FACTOR)
-    keep_start: bool = key(False, "adapt linear_start so that the shift leaves the first step as it is")
-    post_shift: bool = key(False, "shift after the rescale to zero SNR instead of before it")
+    shift_scale: float = key(1.0, "divisor of the SNR: 3.0 for CogVideoX-2B, 1.0 for the others", range=FACTOR)
+    keep_start: bool = key(False, "adjust linear_start so that the shift does not change the first step")
+    post_shift: bool = key(False, "shift after the rescaling to zero SNR instead of before")
 
 
 @dataclass(kw_only=True)
 class EpsWeightingParams:
-    """Weight 1/sigma^2. Upstream never evaluates it: the loss is plain v-MSE."""
+    """Weight 1/sigma^2. Upstream never uses it: the loss is plain v-MSE."""
 
 
 @dataclass(kw_only=True)
@@ -46,102 +46,100 @@ class VideoScalingParams:
 
 @dataclass(kw_only=True)
 class DiscreteDenoiserParams:
-    """From the network's v to the clean latent, at the timesteps of the training table."""
+    """Convert the network's v to the clean latent, at the timesteps of the training table."""
 
     scaling_config: Component = key({"target": "VideoScaling"}, "what the network predicts", node="scaling")
     weighting_config: Component | None = key(
         None,
         "weight of the loss",
         node="weighting",
-        without_effect="the loss is plain v-MSE; upstream never evaluates it either",
+        without_effect="the loss is plain v-MSE; upstream ignores it too",
     )
     discretization_config: Component = key(_DISCRETIZATION, "the noise schedule", node="discretization")
     num_idx: int = key(1000, "timesteps", range=TIMESTEPS)
     quantize_c_noise: bool = key(
         True,
-        "snap the timestep; must be false for VideoScaling, whose timestep is an index already",
+        "round the timestep to the table; must be false for VideoScaling, whose timestep is already an index",
         choices=[False, True],
     )
-    do_append_zero: bool = key(False, "add a last zero", **_APPEND)
-    flip: bool = key(True, "order of the table", **_APPEND)
+    do_append_zero: bool = key(False, "append a zero to the table", **_APPEND)
+    flip: bool = key(True, "reverse the table", **_APPEND)
 
 
 @dataclass(kw_only=True)
 class DiscreteSamplingParams:
-    """Which timesteps are trained: uniform over all, or stratified over the global batch."""
+    """Draw training timesteps: uniform, or stratified over the global batch."""
 
     discretization_config: Component = key(_DISCRETIZATION, "the noise schedule", node="discretization")
     num_idx: int = key(1000, "timesteps", range=TIMESTEPS)
-    uniform_sampling: bool = key(
-        False, "stratify: each place of the global batch draws from its own range of timesteps"
-    )
+    uniform_sampling: bool = key(False, "stratify: each clip of the global batch draws from its own range of timesteps")
     group_num: int = key(
         0,
-        "number of ranges with uniform_sampling; 0: one for each sample of the global batch",
-        range=Range(0, 10_000, "there are no more timesteps"),
+        "number of ranges with uniform_sampling; 0: one per clip of the global batch",
+        range=Range(0, 10_000, "there are at most 10000 timesteps"),
     )
-    do_append_zero: bool = key(False, "add a last zero", **_APPEND)
-    flip: bool = key(True, "order of the table", **_APPEND)
+    do_append_zero: bool = key(False, "append a zero to the table", **_APPEND)
+    flip: bool = key(True, "reverse the table", **_APPEND)
 
 
 @dataclass(kw_only=True)
 class VideoDiffusionLossParams:
     """The training loss: squared error of v, in fp32."""
 
-    sigma_sampler_config: Component = key(REQUIRED, "which timesteps are trained", node="timesteps")
-    type: str = key("l2", "distance", choices=["l2", "l1"])
+    sigma_sampler_config: Component = key(REQUIRED, "draws the training timesteps", node="timesteps")
+    type: str = key("l2", "error norm", choices=["l2", "l1"])
     offset_noise_level: float = key(
         0.0,
-        "one more normal draw per sample, the same in every element, times this",
+        "scale of one extra normal draw per sample, added to all elements",
         range=Range(0, 10, "it is added to noise of standard deviation 1; 0.1 is usual"),
     )
     min_snr_value: float | None = key(
         None,
-        "cap of the min-SNR weight; null: no weight",
-        range=Range(0.001, 1_000_000, "0 gives every loss the weight 0; 5 is usual"),
+        "maximum of the min-SNR weight; null: no weight",
+        range=Range(0.001, 1_000_000, "0 makes every loss 0; 5 is usual"),
     )
     fixed_frames: int = key(
         0,
-        "frames of a clean prefix",
+        "frames of the clean prefix",
         unit="latent frames",
-        without_effect="upstream stores it and never reads it",
+        without_effect="upstream ignores it too",
         request="all frames are noised in training",
     )
     block_scale: float | None = key(
         None,
         "scale of block noise",
-        without_effect="upstream stores it and never reads it",
-        request="the noise is plain",
+        without_effect="upstream ignores it too",
+        request="the noise is plain Gaussian",
     )
     block_size: int | None = key(
         None,
         "size of block noise",
-        without_effect="upstream stores it and never reads it",
-        request="the noise is plain",
+        without_effect="upstream ignores it too",
+        request="the noise is plain Gaussian",
     )
     batch2model_keys: str | list[str] | None = key(
-        None, "batch entries that go to the network", without_effect="the network gets what it needs by itself"
+        None, "batch entries for the network", without_effect="the inputs of the network are fixed"
     )
 
 
 @dataclass(kw_only=True)
 class VideoDDIMSamplerParams:
-    """From noise to a clean latent. The same keys for DDIM and the two DPM-Solver++ samplers."""
+    """Sample a clean latent from noise. The same keys for DDIM and both DPM-Solver++ samplers."""
 
     discretization_config: Component = key(_DISCRETIZATION, "the noise schedule", node="discretization")
     num_steps: int = key(
-        REQUIRED, "network evaluations (each one twice with guidance)", unit="steps", range=SAMPLING_STEPS
+        REQUIRED, "sampling steps (with guidance, two network evaluations each)", unit="steps", range=SAMPLING_STEPS
     )
     guider_config: Component | None = key(None, "guidance; null: none", node="guider")
     fixed_frames: int = key(
         0,
-        "latent frames of a clean prefix that is kept; by all samplers (upstream: by VPSDEDPMPP2MSampler alone)",
+        "latent frames of a clean prefix to keep; supported by all samplers (upstream: VPSDEDPMPP2MSampler only)",
         unit="latent frames",
-        range=Range(0, LATENT_FRAMES.most, LATENT_FRAMES.why),
+        range=Range(0, LATENT_FRAMES.maximum, LATENT_FRAMES.why),
     )
-    sdedit: bool = key(False, "noise the clean prefix to the level of each step")
-    verbose: bool = key(False, "print progress", without_effect="every long stage shows its progress")
-    device: str = key("cuda", "where to sample", without_effect="the stage picks the device")
+    sdedit: bool = key(False, "add noise to the clean prefix at each step's level")
+    verbose: bool = key(False, "print progress", without_effect="every long stage prints its progress")
+    device: str = key("cuda", "device", without_effect="the stage picks the device")
 
 
 @dataclass(kw_only=True)
@@ -150,7 +148,7 @@ class VanillaCFGParams:
 
     scale: float = key(REQUIRED, "x_u + scale (x_c - x_u)", range=GUIDANCE)
     dyn_thresh_config: Component | None = key(
-        None, "thresholding", refused="upstream's only class does nothing; leave it out"
+        None, "thresholding", refused="upstream's only class does nothing; remove it"
     )
 
 
@@ -158,16 +156,18 @@ class VanillaCFGParams:
 class DynamicCFGParams:
     """Guidance between 1 and 1 + scale, varying with the step."""
 
-    scale: float = key(REQUIRED, "largest guidance, less one", range=GUIDANCE)
-    exp: float = key(REQUIRED, "power of the ramp", range=Range(0, 1000, "it is a power; upstream's is 5"))
-    num_steps: int = key(REQUIRED, "length of the ramp; the sampler's num_steps", unit="steps", range=SAMPLING_STEPS)
+    scale: float = key(REQUIRED, "maximum guidance minus 1", range=GUIDANCE)
+    exp: float = key(REQUIRED, "exponent of the ramp", range=Range(0, 1000, "it is an exponent; upstream uses 5"))
+    num_steps: int = key(
+        REQUIRED, "length of the ramp; must equal the sampler's num_steps", unit="steps", range=SAMPLING_STEPS
+    )
     schedule: str = key(
         "timestep",
-        "timestep: as upstream and diffusers, jumps about; step_index: the smooth ramp that was meant",
+        "timestep: as in upstream and diffusers, not monotonic; step_index: the smooth ramp that upstream intended",
         choices=["timestep", "step_index"],
     )
     dyn_thresh_config: Component | None = key(
-        None, "thresholding", refused="upstream's only class does nothing; leave it out"
+        None, "thresholding", refused="upstream's only class does nothing; remove it"
     )
 
 

@@ -13,18 +13,18 @@ from cogtune.config.schema.common import (
     PIXELS,
     REQUIRED,
     TOKENS,
+    OmitNulls,
     Range,
-    Sparse,
     key,
 )
 
 Component = dict[str, Any]
 
-_LAYERS = Range(1, 1000, "the published ones have 30 and 42")
-_LATENT_PIXELS = Range(1, PIXELS.most // PIXELS_PER_LATENT, PIXELS.why)
-_NOT_PUBLISHED = "no published CogVideoX has it; leave it out"
-_LANGUAGE_MODEL = "it is a leftover of language models; upstream ignores it too"
-_NO_DROPOUT = "the published models train without dropout; leave it out, or use lora_config.params.lora_dropout"
+_LAYERS = Range(1, 1000, "published models have 30 or 42")
+_LATENT_PIXELS = Range(1, PIXELS.maximum // PIXELS_PER_LATENT, PIXELS.why)
+_NOT_PUBLISHED = "no published CogVideoX model uses it; remove it"
+_LANGUAGE_MODEL = "it is for language models; upstream ignores it too"
+_NO_DROPOUT = "the published models were trained without dropout; remove it, or use lora_config.params.lora_dropout"
 
 
 def _patch(size: int | list[int]) -> list[int]:
@@ -33,36 +33,38 @@ def _patch(size: int | list[int]) -> list[int]:
 
 @dataclass(kw_only=True)
 class TransformerArgs:
-    """`transformer_args`: what upstream hands to SwissArmyTransformer."""
+    """`transformer_args`: arguments for upstream's SwissArmyTransformer."""
 
     checkpoint_activations: bool | str = key(
         False,
-        "the same switch as args.checkpoint_activations, which decides where it has a name; true in either is full",
+        "same as args.checkpoint_activations, whose policy name takes precedence; true in either key means full",
         choices=checkpointing.CHOICES,
         canonical=checkpointing.canonical,
     )
     max_sequence_length: int = key(
         64,
-        "rows of the unused transformer.position_embeddings (rotary models have it in their files)",
-        range=Range(1, 100_000_000, "it is a row for each token, and 1.5 has 82000"),
+        "rows of transformer.position_embeddings, which rotary models store but do not use",
+        range=Range(1, 100_000_000, "there is one row per token, and 1.5 has 82000"),
     )
-    layernorm_order: str = key("pre", "place of the norms", choices=["pre", "post", "sandwich"], refused=_NOT_PUBLISHED)
+    layernorm_order: str = key(
+        "pre", "position of the norms", choices=["pre", "post", "sandwich"], refused=_NOT_PUBLISHED
+    )
     model_parallel_size: int = key(
         1,
-        "ranks that share one layer",
-        refused="tensor parallelism is not available; set 1, and use ZeRO to fit a model into memory",
+        "tensor-parallel ranks per layer",
+        refused="tensor parallelism is not supported; set 1, and use ZeRO to reduce memory",
     )
     layernorm_epsilon: float = key(1e-5, "epsilon of the block norms", refused=_NOT_PUBLISHED)
-    hidden_dropout: float = key(0.0, "dropout of the branches", refused=_NO_DROPOUT)
+    hidden_dropout: float = key(0.0, "dropout of the residual branches", refused=_NO_DROPOUT)
     attention_dropout: float = key(0.0, "dropout of attention weights", refused=_NO_DROPOUT)
     drop_path: float = key(0.0, "stochastic depth", refused=_NO_DROPOUT)
     inner_hidden_size: int | None = key(
-        None, "width of the MLP", refused="4 x hidden_size in every published model; leave it out"
+        None, "width of the MLP", refused="it is 4 x hidden_size in every published model; remove it"
     )
     vocab_size: int = key(1, "vocabulary", without_effect=_LANGUAGE_MODEL)
     is_decoder: bool = key(False, "causal attention", without_effect=_LANGUAGE_MODEL)
     skip_init: bool = key(
-        False, "leave weights uninitialised", without_effect="weights are loaded, or initialised from the seed"
+        False, "do not initialise weights", without_effect="weights are loaded, or initialised from the seed"
     )
     use_gpu_initialization: bool = key(
         False, "initialise on the GPU", without_effect="weights are loaded, or initialised from the seed"
@@ -70,70 +72,72 @@ class TransformerArgs:
 
 
 @dataclass(kw_only=True)
-class Modules(Sparse):
-    """`modules`: the exchangeable parts of the transformer."""
+class Modules(OmitNulls):
+    """`modules`: the configurable parts of the transformer."""
 
-    pos_embed_config: Component = key(REQUIRED, "positions", node="positions")
-    patch_embed_config: Component = key(REQUIRED, "patches and text to tokens", node="patch embedding")
+    pos_embed_config: Component = key(REQUIRED, "position embedding", node="positions")
+    patch_embed_config: Component = key(REQUIRED, "converts patches and text to tokens", node="patch embedding")
     adaln_layer_config: Component = key(REQUIRED, "modulation by the timestep", node="modulation")
-    final_layer_config: Component = key(REQUIRED, "tokens to patches", node="final layer")
-    lora_config: Component | None = key(None, "adapters; with them `not_trainable_prefixes: [all]`", node="lora")
+    final_layer_config: Component = key(REQUIRED, "converts tokens to patches", node="final layer")
+    lora_config: Component | None = key(
+        None, "LoRA adapters; use them with `not_trainable_prefixes: [all]`", node="lora"
+    )
 
 
 @dataclass(kw_only=True)
 class DiffusionTransformerParams:
-    """The network."""
+    """The diffusion transformer."""
 
-    num_layers: int = key(REQUIRED, "blocks", range=_LAYERS)
-    hidden_size: int = key(REQUIRED, "width", range=CHANNELS)
+    num_layers: int = key(REQUIRED, "number of blocks", range=_LAYERS)
+    hidden_size: int = key(REQUIRED, "channels of a token", range=CHANNELS)
     num_attention_heads: int = key(
         REQUIRED,
-        "heads; the published ones have 64 channels",
-        range=Range(1, 1024, "the published ones have 30 and 48"),
+        "attention heads; published models have 64 channels per head",
+        range=Range(1, 1024, "published models have 30 or 48"),
     )
     in_channels: int = key(
         REQUIRED,
-        "latent channels, plus as many for the image of an image-to-video model",
+        "latent channels; twice as many for an image-to-video model",
         range=Range(1, 2048, "it is twice the latent channels, and the published VAEs have 16"),
     )
     out_channels: int = key(REQUIRED, "latent channels", range=LATENT_CHANNELS)
     patch_size: int | list[int] = key(
         REQUIRED,
-        "size of a patch; a plain 2 means [1, 2, 2]",
+        "size of a patch; 2 means [1, 2, 2]",
         items="latent frames, rows, columns",
         canonical=_patch,
-        range=Range(1, 64, "the published ones have 1 and 2"),
+        range=Range(1, 64, "published models have 1 or 2"),
     )
-    num_frames: int = key(REQUIRED, "pixel frames that the positions are made for", unit="frames", range=FRAMES)
+    num_frames: int = key(REQUIRED, "pixel frames covered by the positions", unit="frames", range=FRAMES)
     time_compressed_rate: int = key(
         REQUIRED,
-        "pixel frames to one latent frame",
+        "pixel frames per latent frame",
         unit="frames",
-        range=Range(1, 64, "the published VAEs compress 4 frames to one"),
+        range=Range(1, 64, "the published VAEs compress 4 frames into one"),
     )
     latent_width: int = key(
-        REQUIRED, "columns that the positions are made for", unit="latent pixels (8 pixels)", range=_LATENT_PIXELS
+        REQUIRED, "columns covered by the positions", unit="latent pixels (8 pixels)", range=_LATENT_PIXELS
     )
     latent_height: int = key(
-        REQUIRED, "rows that the positions are made for", unit="latent pixels (8 pixels)", range=_LATENT_PIXELS
+        REQUIRED, "rows covered by the positions", unit="latent pixels (8 pixels)", range=_LATENT_PIXELS
     )
-    modules: dict[str, Any] = key(REQUIRED, "the exchangeable parts", keys=Modules)
-    transformer_args: TransformerArgs = key(TransformerArgs, "what upstream hands to SwissArmyTransformer")
+    modules: dict[str, Any] = key(REQUIRED, "configurable parts", keys=Modules)
+    transformer_args: TransformerArgs = key(TransformerArgs, "arguments for upstream's SwissArmyTransformer")
     time_embed_dim: int | None = key(None, "width of the timestep embedding; null: hidden_size", range=CHANNELS)
     ofs_embed_dim: int | None = key(
         None, "width of the `ofs` embedding (1.5 image-to-video: 512); null: none", range=CHANNELS
     )
     elementwise_affine: bool = key(True, "norms have weight and bias")
     height_interpolation: float = key(
-        1.0, "row positions are divided by it, unless pos_embed_config says otherwise", range=FACTOR
+        1.0, "divisor of row positions, unless pos_embed_config sets its own", range=FACTOR
     )
     width_interpolation: float = key(
-        1.0, "column positions are divided by it, unless pos_embed_config says otherwise", range=FACTOR
+        1.0, "divisor of column positions, unless pos_embed_config sets its own", range=FACTOR
     )
     time_interpolation: float = key(
-        1.0, "frame positions are divided by it, unless pos_embed_config says otherwise", range=FACTOR
+        1.0, "divisor of frame positions, unless pos_embed_config sets its own", range=FACTOR
     )
-    input_time: str = key("adaln", "how the timestep enters", choices=["adaln"])
+    input_time: str = key("adaln", "how the network uses the timestep", choices=["adaln"])
     num_classes: int | None = key(None, "class conditioning", refused=_NOT_PUBLISHED)
     use_SwiGLU: bool = key(False, "gated MLP", refused=_NOT_PUBLISHED)
     use_RMSNorm: bool = key(False, "RMSNorm instead of LayerNorm", refused=_NOT_PUBLISHED)
@@ -141,10 +145,10 @@ class DiffusionTransformerParams:
         None, "width of class conditioning", without_effect="there is no class conditioning; upstream ignores it too"
     )
     parallel_output: bool = key(
-        True, "leave the output split over ranks", without_effect="there is no tensor parallelism here"
+        True, "keep the output split over ranks", without_effect="tensor parallelism is not supported"
     )
     dtype: str = key(
-        "fp32", "precision", without_effect="the deepspeed section (training) and args.bf16 (sampling) decide"
+        "fp32", "precision", without_effect="the deepspeed section (training) and args.bf16 (sampling) set it"
     )
 
 
@@ -172,18 +176,19 @@ class PositionParams:
 
 @dataclass(kw_only=True)
 class Basic3DPositionEmbeddingParams(PositionParams):
-    """Sine-cosine table over frames, columns, rows; fixed grid (CogVideoX-2B)."""
+    """Sine-cosine table over frames, columns and rows, for one grid size (CogVideoX-2B)."""
 
     rotates = False
 
     text_length: int = key(
-        0, "text tokens in front; the T5's max_length", unit="tokens", range=Range(0, TOKENS.most, TOKENS.why)
+        0,
+        "text tokens before the video tokens; must equal the text encoder's max_length",
+        unit="tokens",
+        range=Range(0, TOKENS.maximum, TOKENS.why),
     )
-    height_interpolation: float | None = key(None, "row positions are divided by it; null: the network's", range=FACTOR)
-    width_interpolation: float | None = key(
-        None, "column positions are divided by it; null: the network's", range=FACTOR
-    )
-    time_interpolation: float | None = key(None, "frame positions are divided by it; null: the network's", range=FACTOR)
+    height_interpolation: float | None = key(None, "divisor of row positions; null: the network's", range=FACTOR)
+    width_interpolation: float | None = key(None, "divisor of column positions; null: the network's", range=FACTOR)
+    time_interpolation: float | None = key(None, "divisor of frame positions; null: the network's", range=FACTOR)
 
     @property
     def table(self) -> str:
@@ -192,24 +197,33 @@ class Basic3DPositionEmbeddingParams(PositionParams):
 
 @dataclass(kw_only=True)
 class Rotary3DPositionEmbeddingParams(PositionParams):
-    """Rotary positions over frames, rows, columns; any grid up to the configured one."""
+    """Rotary positions over frames, rows and columns, for grids up to the configured size."""
 
     rotates = True
 
-    hidden_size_head: int = key(REQUIRED, "channels of a head", range=Range(1, 1024, "the published ones have 64"))
+    hidden_size_head: int = key(REQUIRED, "channels of a head", range=Range(1, 1024, "published models have 64"))
     text_length: int = key(
-        REQUIRED, "text tokens in front; the T5's max_length", unit="tokens", range=Range(0, TOKENS.most, TOKENS.why)
+        REQUIRED,
+        "text tokens before the video tokens; must equal the text encoder's max_length",
+        unit="tokens",
+        range=Range(0, TOKENS.maximum, TOKENS.why),
     )
     theta: float = key(
         10000,
         "base of the frequencies",
-        range=Range(1, 1_000_000_000, "it is the base of a power; every published model has 10000"),
+        range=Range(1, 1_000_000_000, "it is the base of a power; published models have 10000"),
     )
-    learnable_pos_embed: bool = key(False, "a learned table is added as well; fixed grid (1.0 image-to-video)")
+    learnable_pos_embed: bool = key(False, "add a learned table, for one grid size (1.0 image-to-video)")
     rot_v: bool = key(False, "rotate values too", refused=_NOT_PUBLISHED)
-    height_interpolation: float = key(1.0, "divides rows", without_effect="upstream's rotary positions ignore it too")
-    width_interpolation: float = key(1.0, "divides columns", without_effect="upstream's rotary positions ignore it too")
-    time_interpolation: float = key(1.0, "divides frames", without_effect="upstream's rotary positions ignore it too")
+    height_interpolation: float = key(
+        1.0, "divisor of row positions", without_effect="upstream ignores it too for rotary positions"
+    )
+    width_interpolation: float = key(
+        1.0, "divisor of column positions", without_effect="upstream ignores it too for rotary positions"
+    )
+    time_interpolation: float = key(
+        1.0, "divisor of frame positions", without_effect="upstream ignores it too for rotary positions"
+    )
 
     @property
     def table(self) -> str | None:
@@ -218,7 +232,7 @@ class Rotary3DPositionEmbeddingParams(PositionParams):
 
 @dataclass(kw_only=True)
 class PatchEmbeddingParams:
-    """Latent patches and T5 states to tokens."""
+    """Convert latent patches and T5 states to tokens."""
 
     text_hidden_size: int = key(REQUIRED, "width of the T5 (4096 for t5-v1_1-xxl)", range=CHANNELS)
 
@@ -232,7 +246,7 @@ class AdaLNParams:
 
 @dataclass(kw_only=True)
 class FinalLayerParams:
-    """Tokens back to patches."""
+    """Convert tokens back to patches."""
 
 
 @dataclass(kw_only=True)
@@ -240,18 +254,18 @@ class LoraParams:
     """Low-rank adapters on query_key_value and dense of the attention."""
 
     r: int = key(
-        REQUIRED, "rank: 128 or 256 upstream", range=Range(1, 65_536, "a rank beyond the width of a layer adds nothing")
+        REQUIRED, "rank: 128 or 256 upstream", range=Range(1, 65_536, "a rank above the layer's width adds nothing")
     )
     lora_alpha: float = key(
         1,
-        "the adapters are scaled by lora_alpha / r; upstream's 1 gives 1/128 at r 128",
-        range=Range(0.0001, 1_000_000, "0 switches the adapters off"),
+        "adapters are scaled by lora_alpha / r; upstream's 1 gives 1/128 at r 128",
+        range=Range(0.0001, 1_000_000, "0 disables the adapters"),
     )
     lora_dropout: float = key(
         0.0, "dropout on the adapters' input", unit="probability", range=Range(0, 0.99, "1 drops everything")
     )
     layer_range: list[int] | None = key(
-        None, "layers that get adapters; null: all", range=Range(0, _LAYERS.most - 1, _LAYERS.why)
+        None, "layers that get adapters; null: all", range=Range(0, _LAYERS.maximum - 1, _LAYERS.why)
     )
-    qlora: bool = key(False, "quantised base weights", refused="there is no 4-bit base here; set false")
+    qlora: bool = key(False, "quantised base weights", refused="4-bit base weights are not supported; set false")
     cross_attention: bool = key(True, "adapters on cross-attention", without_effect="the model has no cross-attention")

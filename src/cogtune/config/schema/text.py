@@ -10,22 +10,20 @@ Component = dict[str, Any]
 
 @dataclass(kw_only=True)
 class EmbedderKeys:
-    """What an entry of `emb_models` has beside target and params."""
+    """Keys of an entry of `emb_models` besides target and params."""
 
-    ucg_rate: float = key(
-        0.0, "share of samples that train without caption (the embedding is set to zero)", range=SHARE
-    )
+    ucg_rate: float = key(0.0, "fraction of clips trained without caption (the embedding is set to zero)", range=SHARE)
     is_trainable: bool = key(
-        False, "train the text encoder", refused="T5 states are cached, so T5 stays frozen; set false"
+        False, "train the text encoder", refused="T5 states are cached, so T5 cannot be trained; set false"
     )
-    input_key: str = key("txt", "which part of a batch is embedded", choices=["txt"])
+    input_key: str = key("txt", "batch entry that is embedded", choices=["txt"])
     input_keys: list[str] | None = key(
-        None, "as input_key, for several", refused="there is one text encoder; use input_key: txt"
+        None, "several input_key", refused="only one text encoder is supported; use input_key: txt"
     )
     legacy_ucg_value: str | None = key(
         None,
-        "caption that stands for none",
-        refused="dropping zeroes the cached embedding, as the published models were trained; leave it out",
+        "caption that replaces a dropped one",
+        refused="a dropped caption is a zero embedding, as in the training of the published models; remove it",
     )
 
 
@@ -34,8 +32,10 @@ class GeneralConditionerParams:
     """The list of text encoders: one T5."""
 
     emb_models: list[Component] = key(REQUIRED, "the encoders; one T5", node="embedder")
-    cor_embs: list[int] = key([], "encoders dropped together", refused="there is one encoder; leave it out")
-    cor_p: list[float] = key([], "odds of dropping together", refused="there is one encoder; leave it out")
+    cor_embs: list[int] = key([], "encoders dropped together", refused="only one text encoder is supported; remove it")
+    cor_p: list[float] = key(
+        [], "probabilities of dropping together", refused="only one text encoder is supported; remove it"
+    )
 
 
 @dataclass(kw_only=True)
@@ -43,11 +43,19 @@ class T5EmbedderParams:
     """T5 encoder states, padded, without attention mask. Upstream: FrozenT5Embedder."""
 
     model_dir: str = key(
-        REQUIRED, "folder with tokenizer and weights in transformers' format", file=True, folder="tokenizer and weights"
+        REQUIRED,
+        "folder with tokenizer and weights in the format of transformers",
+        file=True,
+        folder="tokenizer and weights",
     )
-    max_length: int = key(77, "tokens; longer captions are cut (226 for 1.0, 224 for 1.5)", unit="tokens", range=TOKENS)
-    freeze: bool = key(True, "never train it", refused="T5 states are cached, so T5 stays frozen; set true")
-    device: str = key("cuda", "where it runs", without_effect="the text stage picks the device")
+    max_length: int = key(
+        77,
+        "maximum number of tokens; longer captions are truncated (226 for 1.0, 224 for 1.5)",
+        unit="tokens",
+        range=TOKENS,
+    )
+    freeze: bool = key(True, "freeze T5", refused="T5 states are cached, so T5 cannot be trained; set true")
+    device: str = key("cuda", "device", without_effect="the text stage picks the device")
     cache_dir: str | None = key(
-        None, "download folder", without_effect="nothing is downloaded: model_dir is a folder on disk"
+        None, "download folder", without_effect="nothing is downloaded; model_dir is a local folder"
     )

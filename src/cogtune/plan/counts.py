@@ -57,11 +57,13 @@ class Counts:
         """The data set that the slices were cut for."""
         return self._history.columns(parts["scan"].key)
 
-    def done(self, part: Slice) -> Work:
-        """Of a job whose receipt is there: what the receipt says."""
+    def done(self, part: Slice) -> Work | None:
+        """Of a job that is done: what its receipt says. None where the receipt is lost, or damaged and does not say it."""
         unit, receipt = STAGES[part.stage].unit, self._history.receipt(part.stage, part.key)
-        total = (receipt.get("made") or 0) + (receipt.get("reused") or 0)
-        return Work(0, receipt.get("steps", total), unit)  # a training says its steps
+        counts = ("steps",) if part.stage == "train" else ("made", "reused")
+        if not all(name in receipt for name in counts):
+            return None
+        return Work(0, sum(receipt[name] for name in counts), unit)
 
     def left(self, part: Slice, parts: Parts, count: Callable[["Counts", Slice, Parts], tuple[int, int, int]]) -> Work:
         """Of a job without receipt, as ``count`` counts what the store holds (`stage_costs.StageCost.left`); each job once."""

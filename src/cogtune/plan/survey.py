@@ -113,7 +113,7 @@ class Surveyor:
     ) -> Step:
         part = parts[stage]
         if shown or (stage != "report" and self.history.receipt(stage, part.key)):
-            return Step(stage, part.key, UP_TO_DATE, self._done(part), warnings=self._lost(part))
+            return Step(stage, part.key, UP_TO_DATE, self._done(part, parts), warnings=self._lost(part))
         if stage == "report":
             work = Work(1, 1, STAGES[stage].unit)
             return Step(
@@ -143,8 +143,14 @@ class Surveyor:
             f"lost: {folder} is gone, and {receipt} says that it is there; delete that file and those of later stages"
         ]
 
-    def _done(self, part: Slice) -> Work:
-        return Work(0, 1, STAGES[part.stage].unit) if part.stage == "report" else self.counts.done(part)
+    def _done(self, part: Slice, parts: Mapping[str, Slice]) -> Work:
+        """What nothing is left of, since its receipt is there, or a report that stands on it."""
+        unit = STAGES[part.stage].unit
+        if part.stage == "report":
+            return Work(0, 1, unit)
+        if (work := self.counts.done(part)) is not None:
+            return work
+        return Work(0, self.counts.left(part, parts, cost_of(STAGES[part.stage]).left).total, unit)
 
     def _explained(
         self, part: Slice, work: Work, name: str, config: Config, steps: Mapping[str, Step]

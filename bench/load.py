@@ -46,7 +46,7 @@ def make(folder: Path, layers: int) -> int:
     import torch
 
     from cogtune.checkpoints.shapes import shapes_of
-    from cogtune.model.weights.formats import Settings, Whole, write
+    from cogtune.model.weights.formats import NetworkWeights, Settings, write
 
     node = network_node(layers)
     draw = torch.Generator().manual_seed(0)
@@ -55,7 +55,7 @@ def make(folder: Path, layers: int) -> int:
         for name, shape in (shapes_of(node) or {}).items()
     }
     for form in ("diffusers", "sat"):
-        write(form, folder / form, Whole(state, node), Settings(shard=500_000_000))
+        write(form, folder / form, NetworkWeights(state, node), Settings(shard=500_000_000))
     return sum(tensor.nbytes for tensor in state.values())
 
 

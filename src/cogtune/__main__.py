@@ -1,4 +1,4 @@
-"""`cogtune`: the command line. Each subcommand has a file of its own in `commands/`."""
+"""`cogtune`: the command line. Each subcommand has its own file in `commands/`."""
 
 import argparse
 import shlex
@@ -21,13 +21,16 @@ _EXAMPLES = """examples:
   cogtune weights inspect CogVideoX-2b-sat/transformer
   cogtune store drop 3f0c9a51d2b7
   cogtune store verify --repair
-Values after `--` win over every file: key.path=value, or SAT's own flags (--train-iters 10)."""
+Values after `--` override all files: key.path=value, or SAT's flags (--train-iters 10)."""
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line. Everything after ``--`` is overrides and never reaches argparse."""
+    """The command line. Arguments after ``--`` are overrides and are not passed to argparse."""
     parser = argparse.ArgumentParser(
-        "cogtune", description="Tune CogVideoX.", epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+        "cogtune",
+        description="Fine-tune CogVideoX.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -37,17 +40,17 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _unknown_words(unknown: Sequence[str], words: Sequence[str]) -> str:
-    """Usage: what argparse does not know; SAT's own flags stand behind `--`, as upstream's scripts do not write them."""
+    """The usage error for unknown arguments. SAT's flags must follow `--`, unlike in upstream's scripts."""
     given = shlex.join(unknown)
     known = shlex.join(word for word in words if word not in unknown)
     name = unknown[0].removeprefix("--").partition("=")[0].replace("-", "_")
     if unknown[0].startswith("--") and name in ArgsSection.__dataclass_fields__:
-        return f"{given}: values of the config follow `--`: cogtune {known} -- {given}"
+        return f"{given}: put config values after `--`: cogtune {known} -- {given}"
     return f"unrecognized arguments: {given}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point. Exit codes: 0 done, 2 usage or config, 1 anything else."""
+    """Entry point. Exit codes: 0 success, 2 usage or config error, 1 any other error."""
     log_to_terminal()
     words = list(sys.argv[1:] if argv is None else argv)
     cut = words.index("--") if "--" in words else len(words)
@@ -64,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"cogtune: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("cogtune: interrupted; what was finished is kept", file=sys.stderr)
+        print("cogtune: interrupted; finished work is kept", file=sys.stderr)
         return 130
 
 

@@ -1,8 +1,8 @@
-"""The errors that a user is expected to read; everything else is a bug and keeps its traceback."""
+"""Errors for the user; all other exceptions are bugs and keep their traceback."""
 
 
 class UserError(Exception):
-    """Something outside the program is wrong (data, weights, disk): one message, exit code 1, no traceback.
+    """An error outside the program (data, weights, disk): one message, exit code 1, no traceback.
 
     The message names the file or key, what was expected, and what to do.
     """

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from cogtune.__main__ import main
-from cogtune.model.weights.formats import Settings, Whole, write
+from cogtune.model.weights.formats import NetworkWeights, Settings, write
 from cogtune.model.weights.lora_formats import pairs_of, to_diffusers_lora
 from cogtune.work.load import load_config
 from tests.families import diffusers_twin, randomised
@@ -30,7 +30,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "config" / "cogvideox_2b.yaml").write_text(config)
     node = load_config([root / "config" / "cogvideox_2b.yaml"], check_files=False).values["model"]["network_config"]
     base = randomised(node, seed=1).state_dict()
-    write("sat", root / "CogVideoX-2b-sat" / "transformer", Whole(base, node), Settings())
+    write("sat", root / "CogVideoX-2b-sat" / "transformer", NetworkWeights(base, node), Settings())
     (root / "assets").mkdir()
     make_vae(root / "assets" / "3d-vae.pt", seed=1)
     make_t5(root / "assets" / "t5", seed=1)
@@ -44,7 +44,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     export.mkdir(parents=True)
     tensors, metadata = to_diffusers_lora(pairs)
     save_file(tensors, export / "pytorch_lora_weights.safetensors", metadata)
-    write("diffusers", root / "results" / "full" / "export" / "transformer", Whole(base, node), Settings())
+    write("diffusers", root / "results" / "full" / "export" / "transformer", NetworkWeights(base, node), Settings())
     return root
 
 

@@ -37,7 +37,7 @@ def test_killed_and_run_again(project: Project, tmp_path: Path) -> None:
             time.sleep(0.1)
         second = plain(copy)
         assert second.returncode == 1
-        assert f"another snakemake (process {first.pid}) runs in {copy.root}" in second.stderr
+        assert f"another snakemake (process {first.pid}) is running in {copy.root}" in second.stderr
         assert "Traceback" not in second.stderr
         assert first.poll() is None
         os.killpg(first.pid, signal.SIGKILL)

@@ -137,15 +137,15 @@ def test_a_stage_of_training_has_nothing_to_do(sampling: Project, stage: str) ->
     words = ["--base", "config/model.yaml", "config/sampling.yaml", "--", "args.load=weights"]
     told = cogtune(sampling, stage, *words)
     assert told.returncode == 1
-    assert f"{stage}: nothing to do, because args.mode is inference" in told.stderr
+    assert f"{stage}: nothing to do: args.mode is inference" in told.stderr
 
 
 @pytest.mark.parametrize("command", [["config", "check"], ["plan"], ["sample"]], ids=" ".join)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("args.input_type=txt", "args.load: not set; with mode inference it is what is sampled"),
-        ("args.input_type=cli", "args.input_type: cli asks for the captions of the data set"),
+        ("args.input_type=txt", "args.load: not set; mode inference needs the weights to sample from"),
+        ("args.input_type=cli", "args.input_type: cli uses the captions of the data set"),
     ],
 )
 def test_what_is_lacking_is_said_by_every_command(

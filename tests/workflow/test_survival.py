@@ -89,7 +89,7 @@ def wait_for_sign(project: Project, stage: str, make: subprocess.Popen[bytes]) -
     deadline = time.monotonic() + 240
     while not any(project.root.glob(FIRST_SIGN[stage])):
         assert make.poll() is None, (project.root / "make.log").read_text()[-4000:]
-        assert time.monotonic() < deadline, f"{stage} gave no sign of life"
+        assert time.monotonic() < deadline, f"{stage} sent no heartbeat"
         time.sleep(0.002)
 
 

@@ -1,7 +1,7 @@
-"""What a weight file holds, from its header alone: names, types, shapes, and where the bytes lie. No torch.
+"""Read the headers of weight files: names, dtypes, shapes and byte offsets of the tensors. Does not import torch.
 
-`read_header` finds out what a path is; `recognise` says what the weights are; `misfit` what of them does not belong to
-a network. Nothing in a file is run: pickles are read by an interpreter that knows no functions (see torch_file.py).
+`folders.read_header` detects the layout of a path, `kinds` the component and family, `fit` compares weights with a
+network. No code in a file is run: pickles are read by a restricted interpreter (see torch_file.py).
 """
 
 from cogtune.checkpoints.folders import read_header

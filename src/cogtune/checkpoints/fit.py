@@ -30,8 +30,8 @@ SHOWN = 8
 
 @dataclass(frozen=True)
 class Misfit:
-    """What does not belong together: names that the file lacks, that the config does not have, other shapes, and what
-    config.json beside the weights says otherwise."""
+    """The differences between weights and a network: missing names, unexpected names, different shapes, and values of the
+    weights' config.json that contradict the config."""
 
     missing: list[str]
     unexpected: list[str]
@@ -44,22 +44,22 @@ class Misfit:
     def lists(self) -> dict[str, list[str]]:
         """Each list by its title."""
         return {
-            "missing": self.missing, "unexpected": self.unexpected, "of another shape": self.reshaped,
+            "missing": self.missing, "unexpected": self.unexpected, "shape mismatch": self.reshaped,
             "contradicted by config.json": self.contradicted,
         }  # fmt: skip
 
-    def listed(self, most: int | None = SHOWN) -> str:
-        """The lists, each cut after ``most`` names."""
+    def listed(self, limit: int | None = SHOWN) -> str:
+        """The lists, each with at most ``limit`` names."""
         lists = self.lists()
-        return "\n".join(_listed(title, found, most) for title, found in lists.items() if found)
+        return "\n".join(_listed(title, names, limit) for title, names in lists.items() if names)
 
 
 def compare(expected: Mapping[str, Shape], given: Mapping[str, Source], optional: Iterable[str] = ()) -> Misfit:
-    """``expected``: name -> shape of every weight; ``optional``: those that a file may leave out."""
+    """``expected``: name -> shape of every weight; ``optional``: names that may be missing."""
     missing = [name for name in expected if name not in given and name not in set(optional)]
     unexpected = [name for name in given if name not in expected]
     reshaped = [
-        f"{name}: {given[name].shape} in the file, {shape} in the model"
+        f"{name}: {given[name].shape} in the file, expected {shape}"
         for name, shape in expected.items()
         if name in given and not same_shape(name, given[name].shape, shape)
     ]
@@ -67,22 +67,24 @@ def compare(expected: Mapping[str, Shape], given: Mapping[str, Source], optional
 
 
 def contradictions(params: Any, config: Mapping[str, Any] | None) -> list[str]:
-    """Where config.json of a diffusers transformer contradicts a network's ``params`` in what no tensor shows."""
+    """Settings in config.json of a diffusers transformer that contradict ``params`` and cannot be seen from tensor shapes."""
     if not isinstance(params, DiffusionTransformerParams) or (config or {}).get("_class_name") != _TRANSFORMER:
         return []
     rotary = params_of(params.modules["pos_embed_config"]).rotates
     ours = {"use_rotary_positional_embeddings": rotary, "num_attention_heads": params.num_attention_heads}
-    said = {name: config[name] for name in ours if config and name in config}
+    stated = {name: config[name] for name in ours if config and name in config}
     return [
-        f"{name}: {said[name]} in config.json, {ours[name]} by the YAML" for name in said if said[name] != ours[name]
+        f"{name}: {stated[name]} in config.json, {ours[name]} in the YAML"
+        for name in stated
+        if stated[name] != ours[name]
     ]
 
 
-def same_shape(name: str, given: Shape, wanted: Shape) -> bool:
-    """Equal, or the convolution that 1.0 checkpoints hold where we have a matrix."""
+def same_shape(name: str, given: Shape, expected: Shape) -> bool:
+    """Whether shapes are equal, or differ only because 1.0 checkpoints store a convolution instead of a matrix."""
     if name.endswith("patch_embed.proj.weight") and len(given) == 4:
         given = (given[0], math.prod(given[1:]))
-    return given == wanted
+    return given == expected
 
 
 def under_adapters(tensors: Mapping[str, Source], own: Iterable[str]) -> dict[str, Source]:
@@ -96,21 +98,21 @@ def is_adapter(name: str) -> bool:
 
 
 def fit(node: dict[str, Any], header: Header) -> Misfit | None:
-    """Weights against a ``{target, params}`` node; None where the node's weights are not known without building it.
+    """Compare weights with a ``{target, params}`` node; None if the node's shapes are not known without building it.
 
-    A base checkpoint fits a network with adapters, which then keep their initial values; a LoRA fits if its pairs do.
-    Raises: UserError when the path holds no weights of such a component.
+    A base checkpoint fits a network with adapters (they keep their initial values); a LoRA fits if all its pairs fit.
+    Raises: UserError if the path contains no weights of this component.
     """
     expected = shapes_of(node)
     if expected is None:
         return None
     role = find(node["target"]).role
-    inside = kinds.roles(header)
-    if role == "network" and inside == ["lora"]:
+    roles = kinds.roles(header)
+    if role == "network" and roles == ["lora"]:
         return _fit_lora(expected, header)
-    if role not in inside:
-        found = " and ".join(kinds.WORDS[each] for each in inside) or "unknown tensors"
-        raise UserError(f"{header.path}: holds {found}; expected weights of the {kinds.WORDS[role]}")
+    if role not in roles:
+        contents = f"{' and '.join(kinds.WORDS[each] for each in roles)} weights" if roles else "unknown tensors"
+        raise UserError(f"{header.path}: contains {contents}; expected {kinds.WORDS[role]} weights")
     given = kinds.component(header, PREFIXES[role])
     optional: set[str] = set()
     if role == "network":
@@ -122,8 +124,8 @@ def fit(node: dict[str, Any], header: Header) -> Misfit | None:
     else:
         ignored = tuple(params_of(node).ignore_keys)
         given = {name: tensor for name, tensor in given.items() if not name.startswith(ignored)}
-    found = compare(expected, given, optional)
-    return replace(found, contradicted=contradictions(params_of(node), header.config))
+    misfit = compare(expected, given, optional)
+    return replace(misfit, contradicted=contradictions(params_of(node), header.config))
 
 
 def adapters_of(header: Header) -> dict[str, Source]:
@@ -137,61 +139,61 @@ def adapters_of(header: Header) -> dict[str, Source]:
 
 def _fit_lora(expected: dict[str, Shape], header: Header) -> Misfit:
     given = adapters_of(header)
-    wanted = {name: shape for name, shape in expected.items() if is_adapter(name)}
-    if not wanted:
-        raise UserError(f"{header.path}: a LoRA, but the model has no adapters; add modules.lora_config to the YAML")
-    return compare(wanted, given)
+    expected_pairs = {name: shape for name, shape in expected.items() if is_adapter(name)}
+    if not expected_pairs:
+        raise UserError(f"{header.path}: is a LoRA, but the model has no adapters; add modules.lora_config to the YAML")
+    return compare(expected_pairs, given)
 
 
 def refusal(path: str | Path, misfit: Misfit, expected: Mapping[str, Shape], given: Mapping[str, Source]) -> str:
-    """What a user is told of weights that do not fit."""
+    """The error message for weights that do not fit."""
     named, words = advice(path, misfit, expected, given)
     return (
-        f"{path}: these weights do not belong to the configured model.{named}\n{misfit.listed()}\n"
-        f"{words}; everything that differs:\n  cogtune weights inspect {path} --full --base YOUR.yaml"
+        f"{path}: these weights do not fit the configured model.{named}\n{misfit.listed()}\n"
+        f"{words}. For the full list, run\n  cogtune weights inspect {path} --full --base YOUR.yaml"
     )
 
 
 def advice(
     path: str | Path, misfit: Misfit, expected: Mapping[str, Shape], given: Mapping[str, Source]
 ) -> tuple[str, str]:
-    """(what was found out, or nothing; what to do) about weights that do not fit."""
+    """(the families, or ""; what to do) for weights that do not fit."""
     if ranks := _other_rank(misfit, expected, given):
         theirs, ours = ranks
         return "", f"The LoRA has rank {theirs}, the YAML r: {ours}. Set modules.lora_config.params.r: {theirs}"
-    words, named = "Use weights that belong to this config", ""
+    words, named = "Use weights that fit this config", ""
     if "mixins.patch_embed.proj.weight" in expected:
         ours, theirs = kinds.family(expected), kinds.family({name: tensor.shape for name, tensor in given.items()})
         if ours != theirs and "custom" not in (ours, theirs):
-            named = f" These are weights of the {theirs}; the YAML describes the {ours}."
-        words = f"Use the YAML of the same family ({', '.join(kinds.FAMILIES)}), or other weights"
+            named = f" The weights are {theirs}, the YAML describes {ours}."
+        words = f"Use the YAML of the weights' family ({', '.join(kinds.FAMILIES)}), or other weights"
     if any(map(is_adapter, misfit.unexpected)):
         words = (
-            "They hold LoRA adapters: add modules.lora_config with their rank to the YAML, or fold them in with\n"
+            "They contain LoRA adapters: add modules.lora_config with their rank to the YAML, or merge them with\n"
             f"  cogtune weights convert {path} --to merged\n{words}"
         )
     return named, words
 
 
 def _other_rank(misfit: Misfit, expected: Mapping[str, Shape], given: Mapping[str, Source]) -> tuple[int, int] | None:
-    """(theirs, ours) if another rank of all adapters is the only thing that differs."""
+    """(rank in the file, rank in the YAML) if the adapters' rank is the only difference."""
     if misfit.missing or misfit.unexpected or misfit.contradicted:
         return None
     differ = [name for name, shape in expected.items() if name in given and given[name].shape != shape]
     sides = {name: 0 if "matrix_A" in name else 1 for name in differ if is_adapter(name)}
-    theirs = {given[name].shape[side] for name, side in sides.items()}
-    ours = {expected[name][side] for name, side in sides.items()}
+    file_ranks = {given[name].shape[side] for name, side in sides.items()}
+    yaml_ranks = {expected[name][side] for name, side in sides.items()}
     widths = all(given[name].shape[1 - side] == expected[name][1 - side] for name, side in sides.items())
-    if not widths or len(sides) != len(misfit.reshaped) or len(theirs) != 1 or len(ours) != 1:
+    if not widths or len(sides) != len(misfit.reshaped) or len(file_ranks) != 1 or len(yaml_ranks) != 1:
         return None
-    return theirs.pop(), ours.pop()
+    return file_ranks.pop(), yaml_ranks.pop()
 
 
 def weight_problems(values: Mapping[str, Any], files: Mapping[str, str]) -> list[tuple[str, str]]:
-    """(key, message) for each path in a config that does not hold the weights which its config describes.
+    """(key, message) for each path in a config whose weights do not fit the config.
 
-    ``values``: canonical config. ``files``: dotted key -> absolute path of the files that it names; those that are not
-    there are passed over, since that is another check's to say. Reads headers only: a second for the largest models.
+    ``values``: canonical config. ``files``: dotted key -> absolute path of the files that it names; missing
+    ones are skipped (`config.paths` reports them). Reads headers only: about a second for the largest models.
     """
     model = values.get("model") or {}
     named = {
@@ -200,21 +202,21 @@ def weight_problems(values: Mapping[str, Any], files: Mapping[str, str]) -> list
     }
     problems = []
     for key, node in named.items():
-        if node and key in files and Path(files[key]).exists() and (said := _problem(files[key], node)):
-            problems.append((key, said))
-    if (said := _text_encoder(values, files)) is not None:
-        problems.append((_MODEL_DIR, said))
+        if node and key in files and Path(files[key]).exists() and (problem := _problem(files[key], node)):
+            problems.append((key, problem))
+    if (problem := _text_encoder(values, files)) is not None:
+        problems.append((_MODEL_DIR, problem))
     return problems
 
 
 def _text_encoder(values: Mapping[str, Any], files: Mapping[str, str]) -> str | None:
-    """Why the folder is no T5, or one whose states are not as wide as the network takes them; its config.json says it."""
+    """An error message if the folder is not a T5, or its width differs from the network's text_hidden_size."""
     network = (values.get("model") or {}).get("network_config")
     if not network or _MODEL_DIR not in files:
         return None
     folder = Path(files[_MODEL_DIR])
     if not folder.exists() or Values(dict(values)).get(f"{_EMBEDDER}.target") != "T5Embedder":
-        return None  # an encoder of the user's own reads its folder in its own way
+        return None  # a plugin's encoder has its own folder format
     try:
         width = read_text_encoder(folder).config.get("d_model")
     except UserError as error:
@@ -222,7 +224,7 @@ def _text_encoder(values: Mapping[str, Any], files: Mapping[str, str]) -> str | 
     patch = params_of(network["params"]["modules"]["patch_embed_config"])
     if width is None or not isinstance(patch, PatchEmbeddingParams) or width == patch.text_hidden_size:
         return None
-    return f"{folder}: a T5 of width {width}; the network takes {patch.text_hidden_size} (patch_embed_config)"
+    return f"{folder}: T5 of width {width}; expected {patch.text_hidden_size} (text_hidden_size of patch_embed_config)"
 
 
 def _problem(path: str, node: dict[str, Any]) -> str | None:
@@ -231,7 +233,7 @@ def _problem(path: str, node: dict[str, Any]) -> str | None:
         header = read_header(path, component="vae" if role == "autoencoder" else "transformer")
         if role == "network" and kinds.roles(header) == ["lora"]:
             return (
-                f"{path}: a LoRA alone, without the weights under it; put them together first:\n"
+                f"{path}: a LoRA without base weights; merge the two first:\n"
                 f"  cogtune weights convert BASE_WEIGHTS --lora {path} --to sat"
             )
         misfit = fit(node, header)
@@ -242,7 +244,7 @@ def _problem(path: str, node: dict[str, Any]) -> str | None:
     return refusal(path, misfit, shapes_of(node) or {}, kinds.component(header, PREFIXES[role]))
 
 
-def _listed(title: str, found: list[str], most: int | None) -> str:
-    most = len(found) if most is None else most
-    more = f", and {len(found) - most} more" if len(found) > most else ""
-    return f"  {title} ({len(found)}): {', '.join(found[:most])}{more}"
+def _listed(title: str, names: list[str], limit: int | None) -> str:
+    limit = len(names) if limit is None else limit
+    more = f", and {len(names) - limit} more" if len(names) > limit else ""
+    return f"  {title} ({len(names)}): {', '.join(names[:limit])}{more}"

@@ -1,4 +1,4 @@
-"""What a path is: one file, a folder of SAT, of diffusers, of PEFT. Seen by looking inside, never by its name."""
+"""Detect the layout of weights: one file, or a folder of SAT, diffusers or PEFT. By content, never by name."""
 
 import json
 import os
@@ -19,22 +19,22 @@ COMPONENTS = ("transformer", "vae", "text_encoder")
 
 def read_header(path: str | Path, component: str = "transformer") -> Header:
     """The header of a SAT folder (with `latest`), an iteration folder, a diffusers pipeline (its ``component``) or
-    component folder, a PEFT folder, a folder with one weight file, a safetensors file, or a torch file. What stands for
-    one of them is read as it: an index, a shard, one of several ranks, a link (`ways.py`).
+    component folder, a PEFT folder, a folder with one weight file, a safetensors file, or a torch file. A path to
+    a part of one of them works too: an index, a shard, one of several ranks, a link (`locations.py`).
 
-    Raises: UserError when the path is none of these, is damaged, or asks for more than tensors.
+    Raises: UserError when the path is none of these, is damaged, or contains more than tensors.
     """
     path = place_of(Path(path))
     if path.is_dir():
         return _folder(path, component)
     if not path.is_file():
-        raise UserError(f"{path}: no such file or folder; expected weights")
+        raise UserError(f"{path}: no such file or folder; expected a path to weights")
     shards_like(path)
-    return _with_what_is_beside(path, _file(path))
+    return _with_config_files(path, _file(path))
 
 
-def _with_what_is_beside(path: Path, header: Header) -> Header:
-    """adapter_config.json of a PEFT file says its strength, config.json of a diffusers file what no tensor shows."""
+def _with_config_files(path: Path, header: Header) -> Header:
+    """Add adapter_config.json of a PEFT file (LoRA rank and alpha), and config.json of a diffusers file."""
     ours = usual_name(path)
     peft = ours or any(name.startswith(PEFT_PREFIX) for name in header.tensors)
     adapter = beside(path, "adapter_config.json") if peft else None
@@ -62,7 +62,7 @@ def _folder(folder: Path, component: str) -> Header:
         return _ranks(folder, "SAT iteration folder")
     if (folder / "model_index.json").is_file():
         if not (folder / component).is_dir():
-            raise UserError(f"{folder}: a diffusers pipeline without a {component} folder")
+            raise UserError(f"{folder}: diffusers pipeline without {component}/ folder")
         return _component(folder / component, f"{component} of a diffusers pipeline")
     return _component(folder, "")
 
@@ -70,11 +70,11 @@ def _folder(folder: Path, component: str) -> Header:
 def _ranks(folder: Path, layout: str) -> Header:
     files = sorted(folder.glob(_RANKS))
     if not files:
-        raise UserError(f"{folder}: no mp_rank_00_model_states.pt; the file `latest` beside it names this iteration")
+        raise UserError(f"{folder}: mp_rank_00_model_states.pt is missing; the file `latest` points to this folder")
     expected = [folder / f"mp_rank_{rank:02d}_model_states.pt" for rank in range(len(files))]
     if files != expected:
-        lacking = next(path for path in expected if path not in files)
-        raise UserError(f"{folder}: {lacking.name} is missing among {len(files)} tensor-parallel ranks")
+        missing = next(path for path in expected if path not in files)
+        raise UserError(f"{folder}: {missing.name} is missing; found {len(files)} tensor-parallel ranks")
     headers = [torch_file.read(file) for file in files]
     ranks = [header.tensors for header in headers]
     if len(ranks) == 1:
@@ -82,15 +82,15 @@ def _ranks(folder: Path, layout: str) -> Header:
     for file, rank in zip(files, ranks, strict=True):
         if rank.keys() != ranks[0].keys():
             name = next(iter(rank.keys() ^ ranks[0].keys()))
-            raise UserError(f"{file}: holds other tensors than rank 0, such as {name}; the ranks are of one checkpoint")
+            raise UserError(f"{file}: tensors differ from rank 0, e.g. {name}; all ranks must be from one checkpoint")
     merged = {name: _merged(name, tuple(rank[name] for rank in ranks)) for name in ranks[0]}
     return Header(folder, f"{layout}, {len(ranks)} tensor-parallel ranks merged", merged)
 
 
 def _merged(name: str, pieces: tuple[Source, ...]) -> Source:
-    """Rows of query_key_value are split within each of q, k, v; rows of dense_h_to_4h as they are; columns of dense
-    and dense_4h_to_h. Of an adapter, matrix_B is split as the rows of its layer, matrix_A of dense by columns.
-    Everything else, biases of the latter two included, is replicated."""
+    """How a tensor is split over ranks: query_key_value by rows within each of q, k, v; dense_h_to_4h by rows; dense and
+    dense_4h_to_h by columns. For adapters, matrix_B like the rows of its layer, matrix_A of dense by columns.
+    Everything else, including the biases of dense and dense_4h_to_h, is replicated."""
     layer, _, kind = name.replace(".original.", ".").rpartition(".")
     if layer.endswith(".attention.query_key_value"):
         return Joined("thirds", pieces)
@@ -107,7 +107,7 @@ def _component(folder: Path, layout: str) -> Header:
     files = _weight_files(folder)
     if not files:
         raise UserError(
-            f"{folder}: no weights found; expected a SAT folder (with a file `latest`), a diffusers folder, or "
+            f"{folder}: no weights found; expected a SAT folder (with a `latest` file), a diffusers folder, or "
             "a folder with one weight file"
         )
     adapter, config = _json(folder / "adapter_config.json"), _json(folder / "config.json")
@@ -117,8 +117,8 @@ def _component(folder: Path, layout: str) -> Header:
     metadata: dict[str, str] = {}
     for file in files:
         shard = _file(file)
-        if twice := next((name for name in shard.tensors if name in tensors), None):
-            raise UserError(f"{folder}: {twice} stands in two of its files; remove the older ones")
+        if duplicate := next((name for name in shard.tensors if name in tensors), None):
+            raise UserError(f"{folder}: {duplicate} is in two files; remove the outdated one")
         tensors |= shard.tensors
         metadata |= shard.metadata
     shards = f", {len(files)} shards" if len(files) > 1 else ""
@@ -130,7 +130,7 @@ def _library(config: dict[str, Any]) -> str:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """The weight file of a folder, or the shards that its index lists. Raises UserError where that is not clear."""
+    """The weight file of a folder, or the shards listed in its index. Raises UserError if ambiguous."""
     for ending in ("safetensors", "bin", "pt"):
         indexes = sorted(folder.glob(f"*.{ending}.index.json"))
         if len(indexes) == 1:
@@ -140,7 +140,7 @@ def _weight_files(folder: Path) -> list[Path]:
             return files
         if len(files) > 1:
             names = ", ".join(file.name for file in files)
-            raise UserError(f"{folder}: holds several weight files ({names}); name one of them")
+            raise UserError(f"{folder}: contains several weight files ({names}); give the path of one of them")
         if files:
             return files
     return []
@@ -149,11 +149,11 @@ def _weight_files(folder: Path) -> list[Path]:
 def _shards(index: Path) -> list[Path]:
     listed = (_json(index) or {}).get("weight_map")
     if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
-        raise UserError(f"{index}: expected `weight_map` with the file of each tensor")
+        raise UserError(f"{index}: expected `weight_map`, a mapping of tensor names to files")
     files = [inside(index.parent, name, index) for name in sorted(set(listed.values()))]
     for file in files:
         if file.parent != index.parent or not os.path.isfile(file):
-            raise UserError(f"{index}: lists {file.name}, which is not beside it; fetch the folder again")
+            raise UserError(f"{index}: lists {file.name}, which is missing; download the folder again")
     return files
 
 
@@ -161,9 +161,9 @@ def _json(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        found = json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except ValueError as error:
-        raise UserError(f"{path}: is not JSON ({error}); fetch it again") from None
-    if not isinstance(found, dict):
+        raise UserError(f"{path}: invalid JSON ({error}); download it again") from None
+    if not isinstance(content, dict):
         raise UserError(f"{path}: expected a JSON mapping")
-    return found
+    return content

@@ -1,4 +1,4 @@
-"""Where a tensor comes from: a place in a file, or several such places put together."""
+"""Where a tensor is stored: in one file, or joined from several stored tensors."""
 
 import math
 from collections.abc import Iterator
@@ -15,8 +15,8 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor in a file. ``offset``: byte of its first element. ``strides``, in elements, only where it is not laid
-    out row by row. ``crc``: of the whole stored record, where the format has one and this tensor is all of it."""
+    """A tensor in a file. ``offset``: byte of its first element. ``strides``, in elements, only if it is not
+    contiguous. ``crc``: of the stored record, if the format has one and the tensor covers all of it."""
 
     file: Path
     dtype: str
@@ -27,7 +27,7 @@ class Stored:
 
     @property
     def nbytes(self) -> int:
-        """Bytes from the first element to the last."""
+        """Number of bytes from the first to the last element."""
         if self.strides is None:
             return math.prod(self.shape) * SIZES[self.dtype]
         if 0 in self.shape:
@@ -38,9 +38,9 @@ class Stored:
 
 @dataclass(frozen=True)
 class Joined:
-    """A tensor made of several. ``how``:
+    """A tensor joined from several. ``how``:
 
-    ``rows``, ``columns``  one after the other along axis 0, axis 1
+    ``rows``, ``columns``  concatenated along axis 0, axis 1
     ``thirds``             each part holds q, k, v; all q first, then all k, then all v (tensor-parallel ranks)
     ``branches``           of modulation: parts are (attention, MLP), each [video shift, scale, gate; text …]; SAT
                            keeps video first, then text
@@ -68,7 +68,7 @@ Source = Stored | Joined
 
 
 def stored(source: Source) -> Iterator[Stored]:
-    """The places in files that ``source`` is made of."""
+    """The stored tensors of ``source``."""
     if isinstance(source, Stored):
         yield source
     else:
@@ -78,9 +78,9 @@ def stored(source: Source) -> Iterator[Stored]:
 
 @dataclass(frozen=True)
 class Header:
-    """All tensors of a path, by the names in the file.
+    """All tensors of a path, by their names in the file.
 
-    ``layout``: what the path is, in words. ``metadata``: what a safetensors header says beside the tensors.
+    ``layout``: description of the path. ``metadata``: metadata of a safetensors header.
     ``adapter``: adapter_config.json of a PEFT folder. ``config``: config.json of a diffusers or transformers folder.
     """
 

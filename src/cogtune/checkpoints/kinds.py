@@ -1,4 +1,4 @@
-"""What weights are: of which network, of which family, how many, of which type."""
+"""Identify weights: component, family, parameter count, dtypes."""
 
 import math
 import re
@@ -14,8 +14,8 @@ from cogtune.checkpoints.shapes import PREFIXES, Shape
 
 @dataclass(frozen=True)
 class Family:
-    """What tells a published transformer from the others. ``inputs``, ``outputs``: numbers of a patch going in and
-    coming out. ``positions``: whether its files hold a position table; None: some do."""
+    """The sizes that identify a published transformer. ``inputs``, ``outputs``: values per patch at input and output.
+    ``positions``: whether its files contain a position table; None: some do."""
 
     hidden_size: int
     num_layers: int
@@ -41,7 +41,7 @@ WORDS = {"network": "transformer", "autoencoder": "VAE", "embedder": "T5", "lora
 
 
 def roles(header: Header) -> list[str]:
-    """What is inside: ``lora``, or some of network, autoencoder, embedder (all three in a training checkpoint)."""
+    """The components in a file: ``lora``, or some of network, autoencoder, embedder (all three in a training checkpoint)."""
     if holds_lora(header.tensors):
         return ["lora"]
     inside = [role for role, prefix in PREFIXES.items() if any(name.startswith(prefix) for name in header.tensors)]
@@ -51,8 +51,8 @@ def roles(header: Header) -> list[str]:
 
 
 def component(header: Header, prefix: str) -> dict[str, Source]:
-    """The tensors of one component in our names. ``prefix``: what stands before them in a training checkpoint.
-    Raises UserError where only some of the parts of a tensor are there."""
+    """The tensors of one component with our names. ``prefix``: their prefix in a training checkpoint.
+    Raises UserError if only some of the parts of a tensor exist."""
     tensors = header.tensors
     if prefix and any(name.startswith(prefix) for name in tensors):
         tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
@@ -65,18 +65,18 @@ def component(header: Header, prefix: str) -> dict[str, Source]:
 
 
 def spelling(header: Header) -> str:
-    """Whose names the tensors have: SAT or diffusers."""
+    """The naming scheme of the tensors: SAT or diffusers."""
     theirs = ("transformer_blocks.", "encoder.down_blocks.", "decoder.up_blocks.")
     return "diffusers" if any(name.startswith(theirs) for name in header.tensors) else "SAT"
 
 
 def sizes(shapes: Mapping[str, Shape]) -> dict[str, Any]:
-    """What the shapes of a transformer, in our names, say of its config."""
+    """Config values of a transformer that follow from its shapes (with our names)."""
     plain = {name.replace(".original.", "."): shape for name, shape in shapes.items()}
-    layers = {int(found[1]) for name in plain if (found := re.match(r"transformer\.layers\.(\d+)\.", name))}
+    layers = {int(match[1]) for name in plain if (match := re.match(r"transformer\.layers\.(\d+)\.", name))}
     patch = plain.get("mixins.patch_embed.proj.weight", (0, 0))
     head = plain.get("mixins.adaln_layer.query_layernorm_list.0.weight")
-    found = {
+    values = {
         "hidden_size": patch[0],
         "num_layers": len(layers),
         "inputs": math.prod(patch[1:]),
@@ -86,11 +86,11 @@ def sizes(shapes: Mapping[str, Shape]) -> dict[str, Any]:
         "text_hidden_size": plain.get("mixins.patch_embed.text_proj.weight", (0, 0))[1],
         "time_embed_dim": plain.get("time_embed.0.weight", (0,))[0],
     }
-    return found | ({"num_attention_heads": patch[0] // head[0]} if head and head[0] else {})
+    return values | ({"num_attention_heads": patch[0] // head[0]} if head and head[0] else {})
 
 
 def family(shapes: Mapping[str, Shape]) -> str:
-    """The published family of a transformer in our names, or "custom"."""
+    """The published family of a transformer (with our names), or "custom"."""
     has = sizes(shapes)
     for name, wanted in FAMILIES.items():
         same = all(
@@ -102,9 +102,9 @@ def family(shapes: Mapping[str, Shape]) -> str:
 
 
 def lora_families(layers: Iterable[int], hidden_size: int) -> list[str]:
-    """The families that a LoRA may be for; the four 5B models have adapters of the same shapes."""
-    most = max(layers, default=0)
-    return [name for name, one in FAMILIES.items() if one.hidden_size == hidden_size and most < one.num_layers]
+    """The families that a LoRA fits; the four 5B models have adapters of the same shapes."""
+    last = max(layers, default=0)
+    return [name for name, one in FAMILIES.items() if one.hidden_size == hidden_size and last < one.num_layers]
 
 
 def parameters(tensors: Mapping[str, Source]) -> int:
@@ -112,7 +112,7 @@ def parameters(tensors: Mapping[str, Source]) -> int:
 
 
 def dtypes(tensors: Mapping[str, Source]) -> list[str]:
-    """The types in it, the most frequent first."""
+    """The dtypes of the tensors, most frequent first."""
     count: dict[str, int] = {}
     for tensor in tensors.values():
         count[tensor.dtype] = count.get(tensor.dtype, 0) + math.prod(tensor.shape)

@@ -1,7 +1,7 @@
-"""One network, two spellings: SAT's names, which are ours, and diffusers'. For each of our tensors, theirs.
+"""Map tensor names between SAT, whose names cogtune uses, and diffusers.
 
-Names here are those below `model.diffusion_model.` and `first_stage_model.`. diffusers splits query_key_value in three
-and the modulation of a layer in two; it computes the sine-cosine table itself, and has no use for
+Names are relative to `model.diffusion_model.` and `first_stage_model.`. diffusers splits query_key_value in three
+and the modulation of a layer in two; it computes the sine-cosine table, and does not use
 `transformer.position_embeddings`.
 """
 
@@ -15,7 +15,7 @@ from cogtune.errors import UserError
 POSITIONS, UNUSED = "mixins.pos_embed.pos_embedding", "transformer.position_embeddings.weight"
 LEARNED = "patch_embed.pos_embedding"
 
-# Modules whose parameters only change their name; {} is the layer.
+# Modules that are only renamed; {} is the layer number.
 _RENAMED = {
     "time_embed.0": "time_embedding.linear_1",
     "time_embed.2": "time_embedding.linear_2",
@@ -50,15 +50,15 @@ _LAYER = re.compile(r"(?<=layers\.)\d+|(?<=blocks\.)\d+|(?<=_list\.)\d+|(?<=modu
 
 @dataclass(frozen=True)
 class Foreign:
-    """Where one of our tensors is in diffusers: its names, and ``how`` they make ours (see `source.Joined`; ``same``
-    for one that only changes its name)."""
+    """One of our tensors in diffusers: its names there, and ``how`` to join them (see `header.Joined`; ``same``: renamed
+    only)."""
 
     how: str
     names: tuple[str, ...]
 
 
 def in_diffusers(name: str) -> Foreign | None:
-    """The transformer tensor ``name`` in diffusers; None for one that neither knows, or that only we keep."""
+    """The transformer tensor ``name`` in diffusers; None if diffusers does not have it."""
     if name == POSITIONS:
         return Foreign("same", (LEARNED,))
     module, layer, kind = _split(name)
@@ -71,16 +71,16 @@ def in_diffusers(name: str) -> Foreign | None:
 
 
 def our_name(theirs: str) -> str:
-    """Our tensor that the transformer tensor ``theirs`` of diffusers is, or is part of; an unknown name stays."""
+    """Our name of a diffusers transformer tensor, or of the tensor that it is part of; unknown names are returned as they are."""
     if theirs == LEARNED:
         return POSITIONS
     module, layer, kind = _split(theirs)
-    found = _FROM_DIFFUSERS.get(module)
-    return theirs if found is None else f"{found.replace('{}', layer)}.{kind}"
+    module_name = _FROM_DIFFUSERS.get(module)
+    return theirs if module_name is None else f"{module_name.replace('{}', layer)}.{kind}"
 
 
 def from_diffusers(tensors: Mapping[str, Source]) -> dict[str, Source]:
-    """A transformer in our names. Raises UserError where only some of the parts of a tensor are there."""
+    """A transformer with our names. Raises UserError if only some of the parts of a tensor exist."""
     out: dict[str, Source] = {}
     for theirs, tensor in tensors.items():
         ours = our_name(theirs)
@@ -90,9 +90,9 @@ def from_diffusers(tensors: Mapping[str, Source]) -> dict[str, Source]:
         if foreign is None:
             out[ours] = tensor
             continue
-        lacking = [part for part in foreign.names if part not in tensors]
-        if lacking:
-            raise UserError(f"the diffusers weights lack {lacking[0]}, though they hold its sisters")
+        missing = [part for part in foreign.names if part not in tensors]
+        if missing:
+            raise UserError(f"the diffusers weights are incomplete: {missing[0]} is missing")
         parts = tuple(tensors[part] for part in foreign.names)
         out[ours] = parts[0] if foreign.how == "same" else Joined(foreign.how, parts)
     return out
@@ -108,9 +108,9 @@ _VAE = [
 
 
 def vae_in_diffusers(name: str, levels: int) -> str:
-    """The VAE tensor ``name`` in diffusers, which counts the decoder's levels from the other end."""
-    name = re.sub(r"\bup\.(\d+)", lambda found: f"up_blocks.{levels - 1 - int(found[1])}", name)
-    name = re.sub(r"\bmid\.block_(\d)", lambda found: f"mid_block.resnets.{int(found[1]) - 1}", name)
+    """The name of a VAE tensor in diffusers, which counts the decoder's levels in the opposite order."""
+    name = re.sub(r"\bup\.(\d+)", lambda match: f"up_blocks.{levels - 1 - int(match[1])}", name)
+    name = re.sub(r"\bmid\.block_(\d)", lambda match: f"mid_block.resnets.{int(match[1]) - 1}", name)
     for pattern, new, _, _ in _VAE:
         name = re.sub(pattern, new, name)
     return name
@@ -119,22 +119,22 @@ def vae_in_diffusers(name: str, levels: int) -> str:
 def vae_from_diffusers(names: Iterable[str]) -> dict[str, str]:
     """Our name of each VAE tensor in diffusers."""
     names = list(names)
-    levels = 1 + max((int(found[1]) for name in names if (found := re.search(r"\bup_blocks\.(\d+)", name))), default=0)
+    levels = 1 + max((int(match[1]) for name in names if (match := re.search(r"\bup_blocks\.(\d+)", name))), default=0)
     return {name: _vae_ours(name, levels) for name in names}
 
 
 def _vae_ours(name: str, levels: int) -> str:
-    name = re.sub(r"\bup_blocks\.(\d+)", lambda found: f"up.{levels - 1 - int(found[1])}", name)
-    name = re.sub(r"\bmid_block\.resnets\.(\d)", lambda found: f"mid.block_{int(found[1]) + 1}", name)
+    name = re.sub(r"\bup_blocks\.(\d+)", lambda match: f"up.{levels - 1 - int(match[1])}", name)
+    name = re.sub(r"\bmid_block\.resnets\.(\d)", lambda match: f"mid.block_{int(match[1]) + 1}", name)
     for _, _, pattern, new in _VAE:
         name = re.sub(pattern, new, name)
     return name
 
 
 def _split(name: str) -> tuple[str, str, str]:
-    """ "a.layers.3.b.weight" -> ("a.layers.{}.b", "3", "weight"): the layer is the number after a list of layers."""
+    """ "a.layers.3.b.weight" -> ("a.layers.{}.b", "3", "weight"): the layer is the number after the name of a list of layers."""
     module, _, kind = name.rpartition(".")
-    found = _LAYER.search(module)
-    if not found:
+    layer = _LAYER.search(module)
+    if not layer:
         return module, "", kind
-    return module[: found.start()] + "{}" + module[found.end() :], found[0], kind
+    return module[: layer.start()] + "{}" + module[layer.end() :], layer[0], kind

@@ -1,6 +1,6 @@
-"""Names and shapes of every weight of a configured network or VAE, worked out from the config alone.
+"""Names and shapes of all weights of a network or VAE, computed from the config alone.
 
-The classes in model/ decide what there is; a test holds these tables against them, for every family.
+The classes in model/ define the weights; a test compares these tables with them, for every family.
 """
 
 import math
@@ -22,9 +22,9 @@ from cogtune.config.schema.vae import Coder3DParams, VideoAutoencoderParams
 
 Shape = tuple[int, ...]
 PREFIXES = {"network": NETWORK_PREFIX, "autoencoder": "first_stage_model.", "embedder": "conditioner."}
-"""What stands before the names in a training checkpoint, by role of the component."""
+"""Prefix of the names in a training checkpoint, by role of the component."""
 ADAPTED = {"query_key_value": 3, "dense": 1}
-"""Layers of the attention that get adapters, and into how many parts their output falls."""
+"""Attention layers that get adapters -> number of parts of their output."""
 
 
 def shapes_of(node: dict[str, Any]) -> dict[str, Shape] | None:
@@ -39,7 +39,7 @@ def shapes_of(node: dict[str, Any]) -> dict[str, Shape] | None:
 
 
 def derived_names(node: dict[str, Any]) -> set[str]:
-    """Tensors of a network that are computed or unused, so that formats with learned weights only leave them out."""
+    """Tensors of a network that are computed or unused; formats with learned weights only omit them."""
     pos = params_of(params_of(node).modules["pos_embed_config"])
     return ({UNUSED} if pos.rotates else set()) | ({POSITIONS} if pos.table == "sine-cosine" else set())
 

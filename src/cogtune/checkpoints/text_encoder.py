@@ -1,4 +1,4 @@
-"""The folder of a text encoder: T5 and its tokenizer, as transformers reads them. Nothing is loaded."""
+"""Check the folder of a text encoder: T5 and its tokenizer in the format of transformers. Nothing is loaded."""
 
 import json
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _INDEX = ".index.json"
 
 @dataclass(frozen=True)
 class TextEncoderFolder:
-    """``weights`` and ``tokenizer``: one folder, or two of a diffusers pipeline; ``config``: config.json of the weights."""
+    """``weights`` and ``tokenizer``: the same folder, or two of a diffusers pipeline; ``config``: config.json of the weights."""
 
     weights: Path
     tokenizer: Path
@@ -23,9 +23,9 @@ class TextEncoderFolder:
 
 
 def read_text_encoder(folder: Path) -> TextEncoderFolder:
-    """The places in ``folder``, or in its ``text_encoder/`` and ``tokenizer/``.
+    """Weights and tokenizer in ``folder``, or in its ``text_encoder/`` and ``tokenizer/``.
 
-    Raises UserError, naming what is wrong, unless there is a T5's config.json, all files of its weights, and a vocabulary.
+    Raises UserError unless there are config.json of a T5, all its weight files, and a vocabulary.
     """
     weights = folder / "text_encoder" if (folder / "text_encoder").is_dir() else folder
     tokenizer = folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder
@@ -43,8 +43,8 @@ def read_text_encoder(folder: Path) -> TextEncoderFolder:
         )
     words = [tokenizer / name for name in _VOCABULARIES if (tokenizer / name).exists()]
     if not words:
-        # transformers would make a tokenizer without a vocabulary, to which every word is unknown.
-        raise UserError(f"{folder}: no tokenizer in it; expected one of {', '.join(_VOCABULARIES)} in {tokenizer}")
+        # transformers would create a tokenizer without a vocabulary, which maps every word to unknown.
+        raise UserError(f"{folder}: no tokenizer found; expected one of {', '.join(_VOCABULARIES)} in {tokenizer}")
     for file in (*words, *_weight_files(weights)):
         if git_lfs.is_pointer_file(file):
             raise UserError(f"{file}: {git_lfs.advice(file)}")
@@ -52,16 +52,14 @@ def read_text_encoder(folder: Path) -> TextEncoderFolder:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """The one that transformers would take, or its shards. Raises UserError where one is not there."""
+    """The weight file that transformers would load, or its shards. Raises UserError if one is missing."""
     for name in _WEIGHTS:
         if (folder / name).is_file():
             return [folder / name]
         index = folder / f"{name}{_INDEX}"
         if index.is_file():
             return _shards(index)
-    raise UserError(
-        f"{folder}: no weights in it; expected one of {', '.join(_WEIGHTS)}, or their shards with NAME{_INDEX}"
-    )
+    raise UserError(f"{folder}: no weights found; expected one of {', '.join(_WEIGHTS)}, or shards with NAME{_INDEX}")
 
 
 def _shards(index: Path) -> list[Path]:
@@ -69,8 +67,10 @@ def _shards(index: Path) -> list[Path]:
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
         files = [index.parent / name for name in names]
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{index}: expected `weight_map` with the file of each tensor; fetch it again") from None
+        raise UserError(
+            f"{index}: expected `weight_map`, a mapping of tensor names to files; download it again"
+        ) from None
     for file in files:
         if not file.is_file():
-            raise UserError(f"{index}: lists {file.name}, which is not beside it; fetch the folder again")
+            raise UserError(f"{index}: lists {file.name}, which is missing; download the folder again")
     return files

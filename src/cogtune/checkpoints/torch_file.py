@@ -1,7 +1,7 @@
-"""The contents of a torch file (.pt, .bin, .ckpt), zip or the older kind, without torch and without running anything.
+"""Read torch files (.pt, .bin, .ckpt; zip or legacy format) without torch and without running code from the file.
 
-A pickle is a program. Here it runs on an interpreter whose only functions are the stand-ins below: they note down what
-a tensor is made of, and call nothing. Whatever else a pickle asks for is refused by name before it is used.
+A pickle is a program. The interpreter here only knows the stand-ins below, which record how a tensor is stored and
+execute nothing. Every other global in a pickle is refused by name before it is used.
 """
 
 import pickle
@@ -27,7 +27,7 @@ _DTYPES = {
 }  # fmt: skip
 _LEGACY_MAGIC, _LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 _WRAPPERS = ("module", "state_dict")
-"""Keys below which a state dict stands: SAT and DeepSpeed, the VAE."""
+"""Keys that hold a state dict: of SAT and DeepSpeed, of the VAE."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class _Storage:
 
 @dataclass(frozen=True)
 class _Tensor:
-    """What a stand-in knows of a tensor; its storage's place in the file is looked up later."""
+    """A tensor as recorded by a stand-in; the offset of its storage in the file is looked up later."""
 
     storage: _Storage
     dtype: str
@@ -49,7 +49,7 @@ class _Tensor:
 
 
 class _Name:
-    """A name that may stand in a file and means nothing here: a dtype, a type of storage."""
+    """A name that is allowed in a file: a dtype, a storage type."""
 
     __slots__ = ("value",)
 
@@ -57,11 +57,11 @@ class _Name:
         object.__setattr__(self, "value", value)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        raise pickle.UnpicklingError("the file tries to change its reader")
+        raise pickle.UnpicklingError("the file tries to modify the reader")
 
 
 class _Call(_Name):
-    """A function that may be called in a file; calling it notes down its arguments."""
+    """A function that a file may call; a call only records its arguments."""
 
     __slots__ = ("_does",)
 
@@ -74,16 +74,16 @@ class _Call(_Name):
 
 
 class _Opaque:
-    """An object that no weight is made of, such as a numpy random state; it takes whatever state it is given."""
+    """An object that is not part of any weight, such as a numpy random state; it accepts any state."""
 
     def __setstate__(self, state: Any) -> None:
         pass
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
-    whole = all(isinstance(n, int) and n >= 0 for n in (offset, *shape, *strides))
-    if not isinstance(storage, _Storage) or not whole or len(shape) != len(strides):
-        raise pickle.UnpicklingError("a tensor that contradicts itself")
+    valid_sizes = all(isinstance(n, int) and n >= 0 for n in (offset, *shape, *strides))
+    if not isinstance(storage, _Storage) or not valid_sizes or len(shape) != len(strides):
+        raise pickle.UnpicklingError("inconsistent tensor metadata")
     return _Tensor(storage, storage.dtype, offset, tuple(shape), tuple(strides))
 
 
@@ -93,7 +93,7 @@ def _tensor_of_type(storage: Any, offset: Any, shape: Any, strides: Any, grad: A
 
 
 def _known() -> dict[str, Any]:
-    """Every global that a file may name."""
+    """Every global that a file may use."""
     opaque = _Call("opaque", lambda *_: _Opaque())
     known: dict[str, Any] = {f"torch.{name}": _Name(dtype) for name, dtype in (_STORAGES | _DTYPES).items()}
     known["torch.storage.UntypedStorage"] = _Name("U8")
@@ -131,25 +131,25 @@ class _Reader(pickle.Unpickler):
         self._file = file
 
     def find_class(self, module: str, name: str) -> Any:
-        asked = f"{module}.{name}"
-        if asked not in _KNOWN:
+        full_name = f"{module}.{name}"
+        if full_name not in _KNOWN:
             raise UserError(
-                f"{self._file}: refused: it asks for {asked}, which is code; expected nothing but tensors. If you trust "
-                "who made it, open it yourself and save its tensors alone, best as .safetensors"
+                f"{self._file}: refused: it uses {full_name}, which can run code; expected tensors only. If you trust "
+                "its source, load it yourself and save the tensors only, preferably as .safetensors"
             )
-        return _KNOWN[asked]
+        return _KNOWN[full_name]
 
     def persistent_load(self, pid: Any) -> _Storage:
         match pid:
             case ("storage", _Name(value=dtype), key, _, int(), *rest) if dtype in SIZES:
                 view = rest[0] if rest and rest[0] else (None, 0, 0)  # (key, first element, number) of the older kind
                 return _Storage(str(key), dtype, int(view[1]))
-        raise pickle.UnpicklingError("an object from outside the file")
+        raise pickle.UnpicklingError("an object outside the file")
 
 
 def read(path: Path) -> Header:
     """Names, types, shapes and places of the tensors of its state dict: below ``module`` (SAT, DeepSpeed), below
-    ``state_dict`` (VAE), or bare. Raises UserError for a damaged file, a Git LFS pointer, and one that asks for more than tensors.
+    ``state_dict`` (VAE), or bare. Raises UserError for a damaged file, a Git LFS pointer, and one that contains more than tensors.
     """
     if git_lfs.is_pointer_file(path):
         raise UserError(f"{path}: {git_lfs.advice(path)}")
@@ -159,12 +159,14 @@ def read(path: Path) -> Header:
         raise
     except (zipfile.BadZipFile, EOFError, KeyError, OSError) as error:
         raise _damaged(path, error) from None
-    except Exception as error:  # an unpickler that is given garbage may raise anything
-        raise UserError(f"{path}: is not a torch file of tensors ({_first_line(error)}); fetch it again") from None
+    except Exception as error:  # the unpickler may raise anything for invalid data
+        raise UserError(f"{path}: is not a torch file of tensors ({_first_line(error)}); download it again") from None
     named = dict(_tensors(content))
     if not named:
-        raise UserError(f"{path}: holds no tensors; expected a state dict, alone or below `module` or `state_dict`")
-    note = content.get("cogtune") if isinstance(content, dict) else None  # what we write beside the weights
+        raise UserError(
+            f"{path}: contains no tensors; expected a state dict, at the top level or under `module` or `state_dict`"
+        )
+    note = content.get("cogtune") if isinstance(content, dict) else None  # cogtune's own metadata
     placed = {name: _placed(path, name, tensor, places) for name, tensor in named.items()}
     return Header(path, "torch file", dict(placed), {"cogtune": note} if isinstance(note, str) else {})
 
@@ -187,7 +189,7 @@ def _zip(path: Path) -> tuple[Any, dict[str, _StorageExtent]]:
             raise UserError(f"{path}: written on a big-endian machine; save it again on a little-endian one")
         places: dict[str, _StorageExtent] = {}
         if packed := next((name for name, info in members.items() if info.compress_type != zipfile.ZIP_STORED), None):
-            raise UserError(f"{path}: {packed} is compressed, which torch does not write; save it again with torch")
+            raise UserError(f"{path}: {packed} is compressed, which torch does not support; save it again with torch")
         with archive.open(pickled) as stream:
             content = _Reader(stream, path).load()  # pyright: ignore[reportArgumentType]
         for name, info in members.items():
@@ -199,7 +201,7 @@ def _zip(path: Path) -> tuple[Any, dict[str, _StorageExtent]]:
 
 
 def _data_of(file: BinaryIO, info: zipfile.ZipInfo) -> int:
-    """First byte of a member's data: behind its local header, whose extra field is not the directory's."""
+    """Offset of a member's data, after its local header (its extra field may differ from that of the central directory)."""
     file.seek(info.header_offset)
     local = file.read(30)
     if local[:4] != b"PK\x03\x04":
@@ -208,7 +210,7 @@ def _data_of(file: BinaryIO, info: zipfile.ZipInfo) -> int:
 
 
 def _legacy(path: Path) -> tuple[Any, dict[str, _StorageExtent]]:
-    """Before torch 1.6: four pickles, the keys of the storages, then for each its number of elements and its bytes."""
+    """The format before torch 1.6: four pickles, the storage keys, then the element count and bytes of each storage."""
     with path.open("rb") as file:
         magic, protocol, system = (_Reader(file, path).load() for _ in range(3))
         if magic != _LEGACY_MAGIC or protocol != _LEGACY_PROTOCOL:
@@ -223,7 +225,7 @@ def _legacy(path: Path) -> tuple[Any, dict[str, _StorageExtent]]:
             count = int.from_bytes(file.read(8), "little", signed=True)
             nbytes = count * SIZES[types.get(key, "U8")] if key in types else -1
             if nbytes < 0:
-                raise UserError(f"{path}: a storage of unknown type; save the weights with torch 1.6 or later")
+                raise UserError(f"{path}: unknown storage type; save the weights with torch 1.6 or later")
             places[key] = _StorageExtent(file.tell(), nbytes, None)
             file.seek(nbytes, 1)
     return content, places
@@ -250,16 +252,16 @@ def _tensors(content: Any) -> Iterator[tuple[str, _Tensor]]:
 
 def _placed(path: Path, name: str, tensor: _Tensor, places: dict[str, _StorageExtent]) -> Stored:
     if tensor.storage.key not in places:
-        raise _damaged(path, f"the bytes of {name} are missing")
+        raise _damaged(path, f"data of {name} is missing")
     place, size = places[tensor.storage.key], SIZES[tensor.dtype]
     begin = place.begin + (tensor.storage.begin + tensor.offset) * size
     strides = None if tensor.strides == _row_by_row(tensor.shape) else tensor.strides
-    found = Stored(path, tensor.dtype, tensor.shape, begin, strides)
+    stored = Stored(path, tensor.dtype, tensor.shape, begin, strides)
     end = min(place.begin + place.nbytes, path.stat().st_size)
-    if begin < place.begin or begin + found.nbytes > end:
-        raise _damaged(path, f"{name} ends at byte {begin + found.nbytes}, its storage at {end}")
-    whole = begin == place.begin and found.nbytes == place.nbytes
-    return Stored(path, tensor.dtype, tensor.shape, begin, strides, place.crc if whole else None)
+    if begin < place.begin or begin + stored.nbytes > end:
+        raise _damaged(path, f"{name} ends at byte {begin + stored.nbytes}, its storage at {end}")
+    covers_storage = begin == place.begin and stored.nbytes == place.nbytes
+    return Stored(path, tensor.dtype, tensor.shape, begin, strides, place.crc if covers_storage else None)
 
 
 def _row_by_row(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -276,7 +278,7 @@ def _begins(path: Path, with_: bytes) -> bool:
 
 
 def _damaged(path: Path, why: object) -> UserError:
-    return UserError(f"{path}: not a complete weight file ({_first_line(why)}); fetch it again")
+    return UserError(f"{path}: incomplete or damaged weight file ({_first_line(why)}); download it again")
 
 
 def _first_line(error: object) -> str:

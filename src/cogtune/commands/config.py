@@ -25,28 +25,30 @@ def add_to(commands: Subcommands) -> None:
     command = commands.add_parser("config", help=text, description=text)
     command.set_defaults(run_command=run)
     actions = command.add_subparsers(dest="action", required=True, metavar="ACTION")
-    show = actions.add_parser("show", help="the merged config; at each key, who set it")
+    show = actions.add_parser("show", help="the merged config with the source of each value")
     show.add_argument("--format", choices=["yaml", "json"], default="yaml")
-    show.add_argument("--stage", choices=list(STAGES), help="only what this stage reads")
-    check = actions.add_parser("check", help="exit 0 or 2; without --base, all experiments of the workflow config")
-    check.add_argument("--no-files", action="store_true", help="do not look whether files exist")
+    show.add_argument("--stage", choices=list(STAGES), help="only the keys that this stage reads")
+    check = actions.add_parser(
+        "check", help="check a config, or without --base all experiments of the workflow config; exit code 0 or 2"
+    )
+    check.add_argument("--no-files", action="store_true", help="do not check that files exist")
     for action in (show, check):
         action.add_argument("--base", nargs="+", metavar="FILE", required=action is show)
-    diff = actions.add_parser("diff", help="the keys in which two configs differ")
+    diff = actions.add_parser("diff", help="the keys that differ between two configs")
     diff.add_argument("files", nargs=2, metavar="FILE")
     for action in (show, check, diff):
         add_workflow(action, "experiments, plugins")
-    explain = actions.add_parser("explain", help="what a key means, its type, default, and the stages that read it")
+    explain = actions.add_parser("explain", help="meaning, type and default of a key, and the stages that read it")
     explain.add_argument("key")
 
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
-    """Print what was asked for; returns the exit code. Raises ConfigErrors for a config that is wrong."""
+    """Run the action; return the exit code. Raises ConfigErrors for an invalid config."""
     if arguments.action == "explain":
         print(config_show.explain(arguments.key))
     elif arguments.action == "diff":
         before, after = (_partial(arguments, [file], overrides) for file in arguments.files)
-        print("\n".join(config_show.diff(before, after)) or "no key differs")
+        print("\n".join(config_show.diff(before, after)) or "no differences")
     elif arguments.action == "show":
         config = _partial(arguments, arguments.base, overrides)
         _tell(config.notices)
@@ -63,7 +65,7 @@ def _partial(arguments: argparse.Namespace, files: Sequence[str], overrides: Seq
 
 
 def _check(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
-    """One config, or every experiment of the workflow's; all errors of all of them."""
+    """Check one config, or every experiment of the workflow config; report all errors of all of them."""
     if arguments.base:
         workspace = Workspace.by_hand(arguments.workflow)
         experiments = {"config": Experiment("config", tuple(arguments.base), tuple(overrides))}
@@ -86,7 +88,7 @@ def _check(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
             continue
         notices.update(dict.fromkeys(config.notices))
         if (problem := needs_gpu(config.values)) and not has_gpu():
-            notices[f"{problem}. This machine has no GPU"] = None
+            notices[f"{problem}; no GPU found on this machine"] = None
         print(f"{name}: ok")
     _tell(notices)
     if errors:
@@ -94,7 +96,7 @@ def _check(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def _check_prompts(config: Config) -> None:
-    """The lines of the prompt file, and the pictures that they name. Raises ConfigErrors."""
+    """Check the lines of the prompt file and their images. Raises ConfigErrors."""
     if "args.input_file" in config.files:
         try:
             read_prompts(config.files["args.input_file"], config.values["args"]["image2video"])

@@ -1,4 +1,4 @@
-"""What the user is shown of a config: the merged YAML with who set what, differences, the meaning of a key."""
+"""Views of a config: merged YAML with the source of each value, differences, the description of a key."""
 
 import json
 from typing import Any
@@ -15,12 +15,12 @@ from cogtune.work.stages import STAGES, stages_of
 
 
 def as_yaml(config: Config, stage: str | None = None) -> str:
-    """The canonical config as YAML, each leaf with its source; with ``stage``, only what that stage reads."""
+    """The canonical config as YAML, each leaf with its source; with ``stage``, only the keys that the stage reads."""
     return annotated(_part(config.values, stage), config)
 
 
 def as_json(config: Config, stage: str | None = None) -> str:
-    """The merged values alone: as written, targets included; with ``stage``, the canonical values that it reads."""
+    """The merged values as written; with ``stage``, the canonical values that the stage reads."""
     return json.dumps(config.raw if stage is None else _part(config.values, stage), indent=2, ensure_ascii=False) + "\n"
 
 
@@ -35,7 +35,7 @@ def _part(values: dict[str, Any], stage: str | None) -> dict[str, Any]:
 
 
 def diff(before: Config, after: Config) -> list[str]:
-    """One line for each key in which two configs differ: `key: old → new (who set the new one)`."""
+    """One line per differing key: `key: old → new (source of the new value)`."""
     old, new = dict(leaves_of(before.values)), dict(leaves_of(after.values))
     lines = []
     for path in old | new:
@@ -49,27 +49,27 @@ def diff(before: Config, after: Config) -> list[str]:
 
 
 def explain(key: str) -> str:
-    """Meaning, type, unit, default, stages that read it, for every place where the key may stand.
+    """Meaning, type, unit, default and readers of a key, for every place where it may be set.
 
-    ``key`` is a name, or the end of a dotted path. Raises ConfigError with the nearest names for an unknown one.
+    ``key`` is a name, or the end of a dotted path. Raises ConfigError with similar names for an unknown key.
     """
     parts = ["*" if part.isdecimal() else part for part in key.split(".")]
-    found = [declared for declared in all_keys() if declared.path.split(".")[-len(parts) :] == parts]
-    exact = [declared for declared in found if declared.path.split(".") == parts]
-    if not found and (below := _keys_below(key)):
+    matches = [declared for declared in all_keys() if declared.path.split(".")[-len(parts) :] == parts]
+    exact = [declared for declared in matches if declared.path.split(".") == parts]
+    if not matches and (below := _keys_below(key)):
         return f"{key}\n  keys           {', '.join(below)}"
-    if not found:
+    if not matches:
         known = {declared.path.rpartition(".")[2] for declared in all_keys()}
         near = nearest(parts[-1], known)
-        hint = f"did you mean {' or '.join(near)}?" if near else "config/README.md lists all keys"
-        raise ConfigError(f"no key of that name; {hint}", key=key)
-    return "\n\n".join(_explained(declared) for declared in _unique(exact or found))
+        hint = f"did you mean {' or '.join(near)}?" if near else "see config/README.md for all keys"
+        raise ConfigError(f"unknown key; {hint}", key=key)
+    return "\n\n".join(_explained(declared) for declared in _unique(exact or matches))
 
 
-def _unique(found: list[Declared]) -> list[Declared]:
-    """Several components at one place share keys: each key once a place."""
+def _unique(matches: list[Declared]) -> list[Declared]:
+    """Components of the same role share keys: list each key once per place."""
     seen: dict[tuple[str, str], Declared] = {}
-    for declared in found:
+    for declared in matches:
         seen.setdefault((declared.path, declared.field.key.doc), declared)
     return list(seen.values())
 
@@ -80,12 +80,12 @@ def _explained(declared: Declared) -> str:
         "meaning": key.doc,
         "type": " or ".join(declared.components) if declared.components else describe(field.type),
         "unit": key.unit,
-        "default": "none, it must be set" if field.required else default_text(declared),
+        "default": "none (required)" if field.required else default_text(declared),
         "expected": bounds(declared),
         "keys": ", ".join(_keys_below(declared.path)),
         "read by": readers(declared.path) if key.has_effect else "",
-        "without effect": key.without_effect and f"accepted and ignored, because {key.without_effect}",
-        "other values": key.refused and f"refused: {key.refused}",
+        "ignored": key.without_effect,
+        "other values": key.refused and f"not available: {key.refused}",
         "upstream": upstream(declared),
     }
     return "\n".join([declared.path, *(f"  {name:<15}{text}" for name, text in rows.items() if text)])
@@ -107,7 +107,7 @@ def default_text(declared: Declared) -> str:
 
 
 def bounds(declared: Declared) -> str:
-    """Choices and limits in words."""
+    """Choices and limits as text."""
     key = declared.field.key
     words = [f"[{key.items}]"] if key.items else []
     words += [", ".join(flow(choice) for choice in key.choices)] if key.choices else []
@@ -116,7 +116,7 @@ def bounds(declared: Declared) -> str:
 
 
 def readers(path: str) -> str:
-    """The stages that read a key; those whose work does not depend on its value in brackets."""
+    """The stages that read a key; in brackets those whose results do not depend on it."""
     words = []
     for stage in STAGES.values():
         kind = how_read(stage, path)
@@ -126,8 +126,8 @@ def readers(path: str) -> str:
 
 
 def upstream(declared: Declared) -> str:
-    """Upstream's name of a key or of what stands there."""
+    """Upstream's name of a key or component."""
     if "(ours)" in declared.field.key.doc:
-        return "no such key"
+        return "none"
     aliases = [alias for name in declared.components for alias in find(name).aliases[:1]]
     return ", ".join(aliases) if aliases else "the same name"

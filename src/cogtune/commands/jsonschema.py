@@ -29,9 +29,9 @@ _REFERENCE = {"type": "string", "pattern": r"^\$\{.*\}$"}
 
 
 def json_schema() -> dict[str, Any]:
-    """A JSON schema (draft 7) for editors: completes and describes keys, and marks unknown ones.
+    """A JSON schema (draft 7): editors complete and describe keys, and mark unknown ones.
 
-    Nothing is required in it, because a file may be an overlay.
+    No key is required, because a file may be an overlay.
     """
     definitions: dict[str, Any] = {}
     sections = {name: _property(field, definitions) for name, field in fields_of(Sections).items()}
@@ -89,7 +89,7 @@ def _object(schema: type, definitions: dict[str, Any]) -> dict[str, Any]:
 
 def _property(field: Field, definitions: dict[str, Any]) -> dict[str, Any]:
     key = field.key
-    fate = f" Without effect: {key.without_effect}." if key.without_effect else ""
+    fate = f" Ignored: {key.without_effect}." if key.without_effect else ""
     about: dict[str, Any] = {"description": f"{key.doc}.{fate}" + (f" Unit: {key.unit}." if key.unit else "")}
     if not field.required and isinstance(field.default(), bool | int | float | str):
         about["default"] = field.default()
@@ -115,8 +115,8 @@ def _shape(kind: Any, field: Field, definitions: dict[str, Any]) -> dict[str, An
 
 
 def _limits(field: Field) -> dict[str, Any]:
-    found = field.key.range
-    return {"minimum": found.minimum, "maximum": found.maximum} if found else {}
+    limits = field.key.range
+    return {"minimum": limits.minimum, "maximum": limits.maximum} if limits else {}
 
 
 def _component(role: str, definitions: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Options that several subcommands share."""
+"""Options shared by several subcommands."""
 
 import argparse
 from pathlib import Path
@@ -9,7 +9,7 @@ Subcommands = argparse._SubParsersAction
 
 
 def add_workflow(command: argparse.ArgumentParser, what: str) -> None:
-    """``--workflow``; ``what`` of it the command uses."""
+    """Add ``--workflow``; ``what``: the parts that the command uses."""
     command.add_argument(
         "--workflow",
         type=Path,
@@ -20,23 +20,21 @@ def add_workflow(command: argparse.ArgumentParser, what: str) -> None:
 
 
 def add_ranks(command: argparse.ArgumentParser) -> None:
-    """``--ranks``."""
+    """Add ``--ranks``."""
     command.add_argument(
-        "--ranks", type=_ranks, metavar="N", help="processes that train together (default: from --workflow)"
+        "--ranks", type=_ranks, metavar="N", help="number of training processes (default: from --workflow)"
     )
 
 
 def add_job(command: argparse.ArgumentParser, source: argparse._MutuallyExclusiveGroup) -> None:
-    """What Snakemake gives a job, and where it reports."""
-    source.add_argument("--slice", type=Path, metavar="FILE", help="a slice that Snakemake's main process wrote")
+    """Add the options that Snakemake passes to a job."""
+    source.add_argument("--slice", type=Path, metavar="FILE", help="slice file written by Snakemake's main process")
+    command.add_argument("--run", type=Path, metavar="FILE", help="with --slice: run file, results/.runs/….json")
     command.add_argument(
-        "--run", type=Path, metavar="FILE", help="with --slice: results/.runs/….json, what the run tells its jobs"
+        "--receipt", type=Path, metavar="FILE", help="path of the receipt (default: where Snakemake expects it)"
     )
-    command.add_argument(
-        "--receipt", type=Path, metavar="FILE", help="where to write the receipt (default: where Snakemake looks)"
-    )
-    command.add_argument("--log", type=Path, metavar="FILE", help="also write everything printed here")
-    command.add_argument("--plain", action="store_true", help="progress as lines, for logs and parallel jobs")
+    command.add_argument("--log", type=Path, metavar="FILE", help="also write the output to this file")
+    command.add_argument("--plain", action="store_true", help="print progress as lines, for logs and parallel jobs")
     add_workflow(command, "store, results, other experiments")
 
 

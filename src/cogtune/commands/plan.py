@@ -1,4 +1,4 @@
-"""`cogtune plan`: what would run, why, and what it costs. Nothing is computed but the scans, which decide the keys."""
+"""`cogtune plan`: what would run, why, and what it costs. Runs only the scans, which determine the keys."""
 
 import argparse
 import json
@@ -28,25 +28,27 @@ WIDTH = 100
 
 def add_to(commands: Subcommands) -> None:
     """The subcommand."""
-    told = "what would run, why, and what it costs; runs nothing but the scans"
-    plan = commands.add_parser("plan", help=told, description=told, epilog="example: cogtune plan demo --device H100")
-    plan.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="of the workflow config (default: all)")
-    plan.add_argument(
-        "--base", nargs="+", metavar="FILE", help="plan one config instead; overrides follow `--` in either case"
+    summary = "what would run, why, and what it costs; runs only the scans"
+    plan = commands.add_parser(
+        "plan", help=summary, description=summary, epilog="example: cogtune plan demo --device H100"
     )
+    plan.add_argument(
+        "experiments", nargs="*", metavar="EXPERIMENT", help="experiments of the workflow config (default: all)"
+    )
+    plan.add_argument("--base", nargs="+", metavar="FILE", help="plan one config instead; overrides follow `--`")
     add_workflow(plan, "experiments, store, results")
     plan.add_argument("--format", choices=["table", "json"], default="table")
     plan.add_argument(
-        "--device", metavar="NAME", help="estimate for this GPU (H100, A100, 4090, …), not for this machine"
+        "--device", metavar="NAME", help="estimate for this GPU (H100, A100, 4090, …) instead of this machine"
     )
     add_ranks(plan)
-    plan.add_argument("--name", default="by-hand", help="with --base: experiment name (default: by-hand)")
-    plan.add_argument("--plain", action="store_true", help="progress of a scan as lines")
+    plan.add_argument("--name", default="by-hand", help="experiment name for --base (default: by-hand)")
+    plan.add_argument("--plain", action="store_true", help="print progress as lines")
     plan.set_defaults(run_command=run)
 
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
-    """`cogtune plan`: of one config, or of the experiments of the workflow's, all with ``overrides`` on top."""
+    """Plan one config, or experiments of the workflow config, with ``overrides`` applied."""
     if arguments.base:
         workspace = stage.open_workspace(arguments, overrides)
         arguments.experiments = [arguments.name]
@@ -60,16 +62,16 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 
 def make_demo_data(workspace: Workspace) -> None:
-    """What the Snakefile does first where ``demo_data`` is set: nothing can be planned without clips."""
+    """Create the demo data if ``demo_data`` is set, as the Snakefile does: planning needs the clips."""
     if workspace.demo_data and subprocess.run([sys.executable, "demo/make_data.py"], stdout=sys.stderr).returncode:
-        raise UserError("demo/make_data.py failed; see above")
+        raise UserError("demo/make_data.py failed; see its output above")
 
 
 def show(arguments: argparse.Namespace, workspace: Workspace, scan: Callable[[Workspace, str], None]) -> int:
     """Print the plan of ``arguments.experiments``, or of all; returns the exit code.
 
-    ``scan`` runs the scans that an experiment still lacks. An experiment that cannot be planned is told last, and the
-    exit code is then 1.
+    ``scan`` runs the missing scans of an experiment. Experiments that cannot be planned are reported last, with exit
+    code 1.
     """
     names = chosen(workspace, arguments.experiments)
     machine = machine_of(arguments.device, max(workspace.experiments[name].ranks for name in names))
@@ -80,15 +82,15 @@ def show(arguments: argparse.Namespace, workspace: Workspace, scan: Callable[[Wo
         from rich.console import Console
 
         console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
-        if surveys or not failed:  # "nothing to do" is said only of what could be planned
+        if surveys or not failed:  # without any plan, "nothing to do" would be wrong
             draw(surveys, machine, console)
     for name, error in failed.items():
-        _log.error("cogtune: %s cannot be planned: %s", name, error)
+        _log.error("cogtune: cannot plan %s: %s", name, error)
     return 1 if failed else 0
 
 
 def _waiting(text: str) -> AbstractContextManager[object]:
-    """A sign of life on a terminal: what a million clips have left takes seconds to read."""
+    """A spinner on a terminal: reading the state of a million clips takes seconds."""
     if not sys.stderr.isatty():
         return nullcontext()
     from rich.console import Console
@@ -99,23 +101,23 @@ def _waiting(text: str) -> AbstractContextManager[object]:
 def survey_all(
     workspace: Workspace, names: Iterable[str], machine: Machine, scan: Callable[[Workspace, str], None]
 ) -> tuple[list[Survey], dict[str, UserError]]:
-    """Surveys in order, after the experiments that they start from; and what went wrong, by experiment."""
+    """Surveys, each after the experiments that it starts from; and the errors, by experiment."""
     history = History(workspace.store, workspace.results)
     surveyor = Surveyor(workspace, history, Counts(history))
     workspace.writes.held = True
-    asked, surveys = list(names), dict[str, Survey]()
+    requested, surveys = list(names), dict[str, Survey]()
     failed: dict[str, UserError] = {}
-    for name in asked:
+    for name in requested:
         try:
             with _waiting("listing the data"):
                 workspace.scan_receipts(name)
             for link in workspace.chain(name):
-                scan(workspace, link)  # all of them first: what a parent is wanted for is known after its child's scan
+                scan(workspace, link)  # all scans first: a parent's purpose is known only after its child's scan
             for link in workspace.chain(name):
                 if link not in surveys:
                     with _waiting("looking at what the store holds"):
                         estimator = estimator_of(workspace, link, machine, history)
-                        surveys[link] = surveyor.survey(link, estimator, None if link in asked else name)
+                        surveys[link] = surveyor.survey(link, estimator, None if link in requested else name)
         except UserError as error:
             failed[name] = error
     workspace.save_hashes()
@@ -123,15 +125,15 @@ def survey_all(
 
 
 def chosen(workspace: Workspace, wanted: Sequence[str]) -> list[str]:
-    """The experiments asked for. Raises UserError for a name that does not exist."""
+    """The requested experiments, or all. Raises UserError for an unknown name."""
     for name in wanted:
         if name not in workspace.experiments:
-            raise UserError(f"no experiment named {name!r}; there are: {', '.join(workspace.experiments)}")
+            raise UserError(f"unknown experiment {name!r}; expected one of {', '.join(workspace.experiments)}")
     return list(wanted) or list(workspace.experiments)
 
 
 def as_dict(surveys: Sequence[Survey], machine: Machine, failed: dict[str, UserError]) -> dict[str, Any]:
-    """For JSON."""
+    """The plan as JSON data."""
     steps = distinct(surveys)
     known = [step.estimate for step in steps if step.estimate]
     return {

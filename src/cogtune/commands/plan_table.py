@@ -1,4 +1,4 @@
-"""A plan as people read it: one table an experiment, the reasons under it, totals at the end. 100 columns are enough."""
+"""Print a plan: one table per experiment with the reasons below, and totals at the end. Fits into 100 columns."""
 
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -18,7 +18,7 @@ _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 
 def draw(surveys: Sequence[Survey], machine: Machine, console: "Console") -> None:
-    """Print everything."""
+    """Print all surveys and the totals."""
     for survey in surveys:
         _draw_one(survey, console)
     _draw_total(surveys, machine, console)
@@ -27,7 +27,7 @@ def draw(surveys: Sequence[Survey], machine: Machine, console: "Console") -> Non
 def _draw_one(survey: Survey, console: "Console") -> None:
     from rich.markup import escape
 
-    why = f"only what {survey.only_for} starts from" if survey.only_for else ", ".join(survey.base)
+    why = f"only the stages that {survey.only_for} needs" if survey.only_for else ", ".join(survey.base)
     console.print(f"[bold]{escape(survey.experiment)}[/bold]  {escape(why)}", highlight=False)
     if any(step.runs for step in survey.steps):
         _draw_stages(survey, console)
@@ -36,7 +36,7 @@ def _draw_one(survey: Survey, console: "Console") -> None:
         _draw_reasons(survey, console)
     else:
         total = ", ".join(_amount(step) for step in survey.steps if step.stage in ("latents", "text", "train"))
-        console.print(f"  [green]up to date[/green]: nothing would run ({total})", highlight=False)
+        console.print(f"  [green]up to date[/green]: nothing to run ({total})", highlight=False)
     for warning in (text for step in survey.steps for text in step.warnings):
         _write(warning, console, "  ", "      ", "red")
     console.print()
@@ -56,7 +56,7 @@ def _draw_stages(survey: Survey, console: "Console") -> None:
 
 
 def _draw_reasons(survey: Survey, console: "Console") -> None:
-    """Stages that run for the same reasons share a line; the lines are wrapped, and go on further in."""
+    """Print the reasons; stages with equal reasons share a line. Long lines are wrapped and indented."""
     console.print("  [dim]why[/dim]")
     for stages, texts in _grouped(survey.steps):
         head = f"{', '.join(stages)}:"
@@ -66,7 +66,7 @@ def _draw_reasons(survey: Survey, console: "Console") -> None:
 
 
 def _write(text: str, console: "Console", first: str, further: str, style: str | None = None) -> None:
-    """Wrapped between words where it is too long; a path that is longer than a line stays whole."""
+    """Print text wrapped between words; words longer than a line are not broken."""
     lines = textwrap.wrap(
         text, console.width, initial_indent=first, subsequent_indent=further, break_long_words=False,
         break_on_hyphens=False,
@@ -76,27 +76,27 @@ def _write(text: str, console: "Console", first: str, further: str, style: str |
 
 
 def _grouped(steps: Iterable[Step]) -> list[tuple[list[str], list[str]]]:
-    """Stages that run for the same reasons, side by side. What an earlier stage said already is not said again where a
-    stage has another reason: that it stands on the earlier one."""
-    found: list[tuple[list[str], list[str]]] = []
-    said: set[str] = set()
+    """Group adjacent stages with equal reasons. Reasons already listed for an earlier stage are omitted if the stage has
+    another reason, such as depending on that stage."""
+    groups: list[tuple[list[str], list[str]]] = []
+    listed: set[str] = set()
     for step in steps:
-        new = [reason.text for reason in step.why if reason.kind == "upstream" or reason.text not in said]
+        new = [reason.text for reason in step.why if reason.kind == "upstream" or reason.text not in listed]
         texts = new or [reason.text for reason in step.why]
-        said.update(reason.text for reason in step.why if reason.kind in ("key", "file", "data"))
+        listed.update(reason.text for reason in step.why if reason.kind in ("key", "file", "data"))
         if not texts:
             continue
-        if found and found[-1][1] == texts:
-            found[-1][0].append(step.stage)
+        if groups and groups[-1][1] == texts:
+            groups[-1][0].append(step.stage)
         else:
-            found.append(([step.stage], texts))
-    return found
+            groups.append(([step.stage], texts))
+    return groups
 
 
 def _amount(step: Step) -> str:
     work = step.work
     unit = work.unit if work.total != 1 else work.unit.removesuffix("s")
-    if not work.unit.endswith("s"):  # there is one only: the model, the report
+    if not work.unit.endswith("s"):  # a single item: the model, the report
         return "1" if work.todo else "–"
     if not work.total:
         return "–"
@@ -106,13 +106,13 @@ def _amount(step: Step) -> str:
 
 
 def _figures(step: Step) -> tuple[str, str, str, str]:
-    found = step.estimate
-    if found is None:
+    estimate = step.estimate
+    if estimate is None:
         return "", "", "", ""
-    about = "" if found.basis == "measured" else "~"
-    time = "?" if found.seconds is None else f"{about}{duration(found.seconds)}"
-    memory = f"{about}{size(found.memory)}" if found.memory else ""
-    return time, size(found.disk) if found.disk else "", str(found.devices or ""), memory
+    about = "" if estimate.basis == "measured" else "~"
+    time = "?" if estimate.seconds is None else f"{about}{duration(estimate.seconds)}"
+    memory = f"{about}{size(estimate.memory)}" if estimate.memory else ""
+    return time, size(estimate.disk) if estimate.disk else "", str(estimate.devices or ""), memory
 
 
 def _draw_total(surveys: Sequence[Survey], machine: Machine, console: "Console") -> None:
@@ -121,7 +121,7 @@ def _draw_total(surveys: Sequence[Survey], machine: Machine, console: "Console")
     on = (
         f"{machine.count} x {device.name}"
         if device.gpu
-        else "this CPU (no GPU was found; `--device H100` plans for one)"
+        else "this CPU (no GPU found; use --device to estimate for a GPU, e.g. H100)"
     )
     if not steps:
         console.print("nothing to do", highlight=False)
@@ -133,29 +133,29 @@ def _draw_total(surveys: Sequence[Survey], machine: Machine, console: "Console")
     host = max((estimate.host for estimate in known), default=0.0)
     words = [
         f"{len(steps)} jobs",
-        f"{duration(seconds)} one after the other",
+        f"{duration(seconds)} if run serially",
         f"{size(sum(e.disk for e in known))} of disk",
     ]
     words += [f"at most {size(peak)} {'on a device' if device.gpu else 'in a process'}"] if peak else []
     words += [f"{size(host)} of CPU memory"] if host > _WORTH_TELLING and device.gpu else []
-    told = [f"estimated for {on}"]
+    notes = [f"estimated for {on}"]
     if unknown:
-        told.append(f"the time of {unknown} of them is not known: {_why_unknown(known, device.name)}")
+        notes.append(f"no time estimate for {unknown} jobs: {_why_unknown(known, device.name)}")
     if any(estimate.basis == "modelled" for estimate in known):
-        told.append("~ modelled (docs/cost_model.md); without ~: scaled from an earlier run")
+        notes.append("~ modelled (docs/cost_model.md); without ~: scaled from an earlier run")
     _write(f"total  {', '.join(filter(None, words))}", console, "", _MARGIN)
-    for line in told:
+    for line in notes:
         _write(line, console, _MARGIN, _MARGIN)
 
 
 def _why_unknown(estimates: Sequence[Estimate], device: str) -> str:
     if any(estimate.basis == "unknown" for estimate in estimates):
-        return "there is no cost model for their stage, or for a component of yours"
-    return f"there are no figures for {device}; use --device to pick a similar GPU"
+        return "their stage, or a plugin, has no cost model"
+    return f"no performance data for {device}; use --device to pick a similar GPU"
 
 
 def distinct(surveys: Iterable[Survey]) -> list[Step]:
-    """Steps that would run, each job once however many experiments share it."""
+    """Steps that would run; jobs shared by several experiments count once."""
     jobs: dict[tuple[str, str], Step] = {}
     for step in (step for survey in surveys for step in survey.steps if step.runs):
         jobs.setdefault((step.stage, step.key), step)

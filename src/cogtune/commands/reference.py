@@ -163,11 +163,11 @@ def _default(field: Field) -> str:
 
 def _all() -> list[tuple[str, Field]]:
     """Every key once, named by its section or target."""
-    found: dict[str, Field] = {}
+    fields: dict[str, Field] = {}
 
     def walk(schema: type, path: str) -> None:
         for name, field in fields_of(schema).items():
-            found.setdefault(f"{path}.{name}", field)
+            fields.setdefault(f"{path}.{name}", field)
             for kind in members(field.type):
                 if dataclasses.is_dataclass(kind):
                     walk(typing.cast(type, kind), f"{path}.{name}")
@@ -178,7 +178,7 @@ def _all() -> list[tuple[str, Field]]:
     for entry in registry.ENTRIES:
         walk(entry.schema, entry.name)
     walk(EmbedderKeys, "emb_models.*")
-    return list(found.items())
+    return list(fields.items())
 
 
 def schema_text() -> str:

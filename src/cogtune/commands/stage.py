@@ -1,4 +1,4 @@
-"""`cogtune <stage>`: one job, of Snakemake's or by hand. `--base` cuts the same slices, so either finds the other's work."""
+"""`cogtune <stage>`: run one job, for Snakemake or by hand. Both use the same slices, so they share results."""
 
 import argparse
 import logging
@@ -27,10 +27,15 @@ def add_to(commands: Subcommands) -> None:
         command = commands.add_parser(name, help=stage.help, description=stage.help, epilog=epilog)
         source = command.add_mutually_exclusive_group(required=True)
         source.add_argument(
-            "--base", nargs="+", metavar="FILE", help="SAT-style YAML files, later ones win; overrides follow `--`"
+            "--base",
+            nargs="+",
+            metavar="FILE",
+            help="SAT-style YAML files, later ones override earlier ones; overrides follow `--`",
         )
         add_job(command, source)
-        command.add_argument("--name", default="by-hand", help="experiment name, for results/<name> (default: by-hand)")
+        command.add_argument(
+            "--name", default="by-hand", help="experiment name; results go to results/<name> (default: by-hand)"
+        )
         add_ranks(command)
         command.set_defaults(run_command=run)
 
@@ -41,8 +46,8 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 
 def open_workspace(arguments: argparse.Namespace, overrides: Sequence[str]) -> Workspace:
-    """The workspace of ``--workflow`` (of the defaults, if there is no such file) with the experiment that ``--base``
-    describes, under ``--name``."""
+    """The workspace of ``--workflow`` (or of the defaults, if the file does not exist) with the experiment of ``--base``
+    as ``--name``."""
     if problem := check_name(arguments.name):
         raise ConfigError(f"--name {shown(arguments.name)}: {problem}")
     workspace = Workspace.by_hand(arguments.workflow)
@@ -52,8 +57,8 @@ def open_workspace(arguments: argparse.Namespace, overrides: Sequence[str]) -> W
 
 
 def scan_first(workspace: Workspace, name: str, plain: bool = False) -> None:
-    """Run the scans of the experiment's chain that have no receipt: every other key is known only after them. A plan does
-    with what the store holds of them, and writes nothing then."""
+    """Run the scans of the experiment's chain that have no receipt: all other keys depend on them. A plan uses finished
+    scans in the store without writing receipts."""
     from cogtune.stages.execute import execute
     from cogtune.stages.job import Job
 
@@ -69,19 +74,19 @@ def scan_first(workspace: Workspace, name: str, plain: bool = False) -> None:
 
 
 def _prepare(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple[Slice, Path, Path]:
-    """(slice, receipt, store) of the stage asked for. Scans inline, since keys are known only after it.
+    """(slice, receipt, store) of the requested stage. Runs the scan first, because all keys depend on it.
 
-    Raises UserError with the command to run first when an upstream stage has not left its receipt.
+    Raises UserError with the command to run first if an upstream stage has no receipt.
     """
     workspace = open_workspace(arguments, overrides)
     resolver = workspace.resolver(arguments.name)
     place = resolver.place
     if arguments.command not in resolver.stages:
-        raise UserError(f"{arguments.command}: nothing to do, because args.mode is inference, which only samples")
+        raise UserError(f"{arguments.command}: nothing to do: args.mode is inference, which only samples")
     if (problem := needs_gpu(resolver.config.values)) and not has_gpu():
         if arguments.command == "train":
             raise UserError(problem)
-        _log.warning("%s, or train on another machine; this one has no GPU", problem)
+        _log.warning("%s, or train on another machine; no GPU found on this one", problem)
     if arguments.command == "scan":
         part = workspace.resolver(arguments.name).scan()
         return part, _receipt(arguments, place, part), workspace.store
@@ -89,9 +94,7 @@ def _prepare(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple[S
     workspace.writes.held = True  # what other stages need is none of this one's business: the store may be read-only
     parts = workspace.slices(arguments.name)
     if arguments.command not in parts:
-        raise UserError(
-            f"{arguments.command}: nothing to do, because {STAGES[arguments.command].when} is false in this config"
-        )
+        raise UserError(f"{arguments.command}: nothing to do: {STAGES[arguments.command].when} is false in this config")
     part = parts[arguments.command]
     bases = " ".join(arguments.base) + (f" -- {' '.join(overrides)}" if overrides else "")
     for name, job in part.volatile["jobs"].items():

@@ -1,4 +1,4 @@
-"""What the store holds, and how to take something out of it so that Snakemake makes it again."""
+"""`cogtune store`: list the store, and remove entries so that Snakemake recomputes them."""
 
 import argparse
 import json
@@ -21,14 +21,17 @@ from cogtune.work.workflow_config import workflow_values
 
 def add_to(commands: Subcommands) -> None:
     """The subcommand."""
-    store = commands.add_parser(
-        "store", help="look into the store, drop a key from it, verify that it holds what was written"
-    )
+    store = commands.add_parser("store", help="list the store, remove a key, verify checksums")
     store.add_argument("action", choices=["list", "drop", "verify"])
-    store.add_argument("key", nargs="?", help="12 hex digits, as in the folder's name (verify: default all)")
-    store.add_argument("--repair", action="store_true", help="verify: take out what is damaged; the next run makes it")
+    store.add_argument("key", nargs="?", help="12 hex digits, the folder's name (verify: default all)")
+    store.add_argument("--repair", action="store_true", help="verify: remove damaged data; the next run recomputes it")
     store.add_argument("--store", type=Path, metavar="DIR", help="default: store_dir of --workflow")
-    store.add_argument("--results", type=Path, metavar="DIR", help="whose receipts to remove (default: results_dir)")
+    store.add_argument(
+        "--results",
+        type=Path,
+        metavar="DIR",
+        help="results folder with the receipts to remove (default: results_dir of --workflow)",
+    )
     add_workflow(store, "store_dir, results_dir")
     store.set_defaults(run_command=run)
 
@@ -36,45 +39,45 @@ def add_to(commands: Subcommands) -> None:
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     """`cogtune store list`, `drop KEY` and `verify`; returns the exit code. Raises UserError."""
     if overrides:
-        raise UserError(f"store takes no overrides; found {' '.join(overrides)} behind `--`")
+        raise UserError(f"store takes no overrides; found {' '.join(overrides)} after `--`")
     store, results = _places(arguments)
     if arguments.action == "verify":
         from cogtune.commands import store_verify
 
         return store_verify.run(store, arguments.key, arguments.repair, results)
     if not store.is_dir():
-        raise UserError(f"{store}: no store here; name it with --store DIR")
+        raise UserError(f"{store}: no such store; set it with --store DIR")
     if arguments.action == "list":
         _print_table(store)
         return 0
     if not arguments.key:
-        raise UserError("store drop needs a key: 12 hex digits, as `cogtune store list` shows them")
+        raise UserError("store drop needs a key: 12 hex digits, see `cogtune store list`")
     for path in drop(store, arguments.key, results):
         print(f"removed {path}")
     return 0
 
 
 def _places(arguments: argparse.Namespace) -> tuple[Path, Path]:
-    """Store and results folder: as asked for, else those of the workflow config, else the defaults."""
+    """Store and results folder: from the options, the workflow config, or the defaults."""
     named = workflow_values(arguments.workflow, {}) if arguments.workflow.exists() else {}
     store = arguments.store or Path(named.get("store_dir", "store"))
     return store, arguments.results or Path(named.get("results_dir", "results"))
 
 
 def drop(store: Path, key: str, results: Path) -> list[Path]:
-    """Remove the folder named ``key``, and every receipt that it stands behind; returns what was removed.
+    """Remove the folders named ``key``, and all receipts that depend on them; return the removed paths.
 
-    Raises UserError, before anything is removed, unless ``key`` is 12 hex digits and names real folders of the store:
-    nothing is removed through a symbolic link.
+    Raises UserError, before removing anything, unless ``key`` is 12 hex digits and names real folders of the store:
+    symbolic links are not followed.
 
-    Snakemake does not make a missing receipt again while those after it are there, so the receipts of all downstream
-    jobs go too. Their work stays: run again, they find it complete. Receipts are named by job key and item folders by
-    item key, so both are looked up through the slices.
+    Snakemake does not recreate a missing receipt while downstream receipts exist, so the receipts of all downstream
+    jobs are removed too. Their data stays and is reused. Receipts are named by job key and item folders by item key, so
+    both are looked up in the slices.
     """
     named = [key_folder(store / stage, key, "store drop") for stage in STAGES]
     folders = [folder for folder in named if os.path.lexists(folder)]
     if not folders:
-        raise UserError(f"{store}: nothing has the key {key}; `cogtune store list` shows the keys")
+        raise UserError(f"{store}: no entry with key {key}; see `cogtune store list`")
     for folder in folders:
         check_removable(folder, store)
     removed: list[Path] = []
@@ -89,14 +92,14 @@ def drop(store: Path, key: str, results: Path) -> list[Path]:
 
 
 def finished_folders(store: Path, results: Path) -> set[Path]:
-    """The folders of all jobs that a receipt says are finished."""
+    """The folders of all jobs that have a receipt."""
     receipts = {path.stem for path in (results / ".receipts").glob("*-*.json")}
     done = [part for part in _slices(store) if f"{part.stage}-{part.key}" in receipts]
     return {store / part.stage / (part.items_key if STAGES[part.stage].items else part.key) for part in done}
 
 
 def remove_receipts(store: Path, folder: Path, results: Path) -> list[Path]:
-    """Remove the receipts of the jobs that work in ``folder``, and of all that stand on them; returns what was removed."""
+    """Remove the receipts of the jobs that write to ``folder``, and of all downstream jobs; return the removed paths."""
     jobs = _with_downstream(_jobs(store, folder, results), list(_links(store, results)))
     receipts = [path for name in jobs for path in _receipts(results, name)]
     for path in receipts:
@@ -105,9 +108,9 @@ def remove_receipts(store: Path, folder: Path, results: Path) -> list[Path]:
 
 
 def _jobs(store: Path, folder: Path, results: Path) -> set[str]:
-    """Keys of the jobs that work in a folder: the one that it is named by, or all that share its rows.
+    """Keys of the jobs that write to a folder: the job of its name, or all jobs that share its rows.
 
-    A job of the stage whose slice is damaged may be one of them. To count it costs a job that finds its work complete.
+    A finished job of the stage whose slice is damaged may be one of them, so it is included: rerunning it is cheap.
     """
     stage, key = folder.parent.name, folder.name
     slices = {part.key: part for part in _slices(store)}
@@ -118,7 +121,7 @@ def _jobs(store: Path, folder: Path, results: Path) -> set[str]:
 
 
 def _with_downstream(keys: set[str], links: list[tuple[str, set[str]]]) -> set[str]:
-    """Job keys, and those of all jobs that stand on them."""
+    """Job keys with those of all downstream jobs."""
     reached = set(keys)
     while True:
         more = {key for key, upstream in links if reached & upstream}
@@ -128,12 +131,12 @@ def _with_downstream(keys: set[str], links: list[tuple[str, set[str]]]) -> set[s
 
 
 def _links(store: Path, results: Path) -> Iterator[tuple[str, set[str]]]:
-    """(job key, keys of the jobs that it stands on), from all that tells it: the runs of this results folder, the records
-    of finished jobs, and what versions that kept the runs in the store have left there."""
-    told = list(known_parts(results))
-    told += [(path.stem.rpartition("-")[2], _read(path).get("run")) for path in (store / "records").glob("*.json")]
-    told += [(path.name.partition(".")[0], _read(path)) for path in (store / "slices").glob("*.volatile.json")]
-    for key, part in told:
+    """(job key, keys of its upstream jobs), from the runs of this results folder, the records of finished jobs, and the
+    run files that earlier versions kept in the store."""
+    parts = list(known_parts(results))
+    parts += [(path.stem.rpartition("-")[2], _read(path).get("run")) for path in (store / "records").glob("*.json")]
+    parts += [(path.name.partition(".")[0], _read(path)) for path in (store / "slices").glob("*.volatile.json")]
+    for key, part in parts:
         jobs = part.get("jobs") if isinstance(part, dict) else None
         if isinstance(jobs, dict):
             yield key, {job["key"] for job in jobs.values() if isinstance(job, dict) and "key" in job}
@@ -141,19 +144,19 @@ def _links(store: Path, results: Path) -> Iterator[tuple[str, set[str]]]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def _receipts(results: Path, key: str) -> list[Path]:
-    found = [*(results / ".receipts").glob(f"*-{key}.json"), *results.glob(f"*/.published-{key}")]
-    return sorted(path for path in found if not path.parent.is_symlink())
+    receipts = [*(results / ".receipts").glob(f"*-{key}.json"), *results.glob(f"*/.published-{key}")]
+    return sorted(path for path in receipts if not path.parent.is_symlink())
 
 
 def _slices(store: Path) -> Iterator[Slice]:
-    """Those that read; `store verify` tells of the others."""
+    """All valid slices; `store verify` reports damaged ones."""
     for path in sorted((store / "slices").glob("*.json")):
         if is_key(path.stem):
             with suppress(UserError):

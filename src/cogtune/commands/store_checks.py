@@ -1,4 +1,4 @@
-"""What `cogtune store verify` holds each kind of file in the store against, and what takes a damaged one out."""
+"""The checks of `cogtune store verify` for each kind of file in the store, and their repairs."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ _OWN = {
     "sample": ("videos/*.mp4", "images/*.png"),
     "evaluate": ("clips/*.mp4", "metrics.json", "per_sample.json"),
 }
-"""The files that a stage lists in its SHA256SUMS. Of an export, what other files people put beside it is theirs."""
+"""The files that a stage lists in its SHA256SUMS. Other files in an export's folder belong to the user."""
 _REPAIRED = "`cogtune store verify --repair` removes it"
 
 
@@ -41,8 +41,8 @@ def _nothing() -> None:
 
 @dataclass(frozen=True)
 class Damage:
-    """What is wrong, and what takes it out. ``behind``: whether jobs have to run again for it. ``note``: it is told, and is no
-    damage: it decides no result, or the next run makes it in any case."""
+    """A problem and its repair. ``behind``: whether jobs must run again. ``note``: reported, but not counted as damage: it
+    affects no result, or the next run recreates it anyway."""
 
     message: str
     take_out: Callable[[], object] = _nothing
@@ -59,7 +59,7 @@ class Check:
 
 
 def store_checks(store: Path, key: str | None) -> Iterator[Check]:
-    """Every file of the store that belongs to no folder of a key. ``key``: only those named by it."""
+    """Checks of all files outside of key folders. ``key``: only files of this key."""
     for path in sorted((store / "slices").glob("*.json")):
         if is_key(path.stem) and key in (None, path.stem):
             yield Check(partial(_slice, path), (path,))
@@ -67,20 +67,20 @@ def store_checks(store: Path, key: str | None) -> Iterator[Check]:
             yield Check(partial(_sealed, path, BATCH_KEYS, WHAT_TO_DO, False), (path,))
     for path in sorted((store / "records").glob("*.json")):
         if key is None or path.stem.endswith(key):
-            what = f"it tells the costs of earlier runs, and counts as none; {_REPAIRED}"
+            what = f"it records the cost of an earlier run and is ignored; {_REPAIRED}"
             yield Check(partial(_sealed, path, {}, what, True), (path,))
     if key is None and (hashes := store / "hashes.json").exists():
-        what = f"the files that it names are hashed again; {_REPAIRED}"
+        what = f"the files in it are hashed again; {_REPAIRED}"
         yield Check(partial(_sealed, hashes, {}, what, True), (hashes,))
     if key is None and (memo := store / "scan" / "memo.jsonl").exists():
         yield Check(partial(_memo, memo), (memo,))
 
 
 def folder_checks(folder: Path, done: bool) -> Iterator[Check]:
-    """Every file of a folder that has something to be held against. ``done``: a receipt says that its job is finished."""
+    """Checks of all verifiable files of a key folder. ``done``: its job has a receipt."""
     stage = folder.parent.name
     if not folder.is_dir():
-        yield Check(lambda: [Damage(f"{folder}: gone, and a receipt says that it is finished")])
+        yield Check(lambda: [Damage(f"{folder}: missing, but it has a receipt")])
         return
     if stage in _ITEM_STAGES:
         yield Check(partial(_index, folder), (folder / INDEX,))
@@ -96,17 +96,17 @@ def folder_checks(folder: Path, done: bool) -> Iterator[Check]:
         yield Check(partial(_log, folder, done), (folder / "log.jsonl",))
         if done or (folder / "final/summary.json").exists():
             read = partial(read_summary, folder)
-            yield Check(partial(_told, folder / "final", read), (folder / "final/summary.json",))
+            yield Check(partial(_readable, folder / "final", read), (folder / "final/summary.json",))
     if stage == "export" and (done or (folder / "index.json").exists()):
         yield Check(partial(_exported, folder), (folder / "index.json",))
     if stage == "scan" and (done or (folder / "digests.json").exists()):
-        yield Check(partial(_told, folder, partial(read_manifest, folder / "manifest.jsonl")))
+        yield Check(partial(_readable, folder, partial(read_manifest, folder / "manifest.jsonl")))
         for name, keys in (("digests.json", dict.fromkeys(DIGESTS, str)), ("report.json", {})):
             read = partial(read_sealed, folder / name, keys, "")
-            yield Check(partial(_told, folder, read), (folder / name,))
+            yield Check(partial(_readable, folder, read), (folder / name,))
     if stage == "evaluate" and (done or (folder / "metrics.json").exists()):
         for name, read in (("metrics.json", read_metrics), ("per_sample.json", read_per_sample)):
-            yield Check(partial(_told, folder / name, partial(read, folder)))
+            yield Check(partial(_readable, folder / name, partial(read, folder)))
 
 
 def _slice(path: Path) -> Iterator[Damage]:
@@ -114,7 +114,7 @@ def _slice(path: Path) -> Iterator[Damage]:
         read_slice(path)
     except UserError as error:
         yield Damage(
-            f"{_first(error)}; {_REPAIRED}, and the next run of its experiment writes it again", path.unlink, False
+            f"{_first(error)}; {_REPAIRED}, and the next run of its experiment rewrites it", path.unlink, False
         )
 
 
@@ -127,7 +127,7 @@ def _sealed(path: Path, keys: dict[str, type], what_to_do: str, note: bool) -> I
 
 def _memo(path: Path) -> Iterator[Damage]:
     if count := Memo.damaged_lines(path):
-        what = f"{count} lines are damaged or cut off; the files that they tell of are read again by the next scan"
+        what = f"{count} lines are damaged or truncated; the next scan reads their files again"
         yield Damage(
             f"{path}: {what}; `cogtune store verify --repair` removes them", partial(Memo.mend, path), False, True
         )
@@ -136,7 +136,7 @@ def _memo(path: Path) -> Iterator[Damage]:
 def _index(folder: Path) -> Iterator[Damage]:
     if not reads_index(folder):
         path = folder / INDEX
-        what = "it does not read, or is of an earlier version; it is made again from the shards"
+        what = "invalid, or from an earlier version; it is rebuilt from the shards"
         yield Damage(f"{path}: {what}", partial(path.unlink, missing_ok=True), False, True)
 
 
@@ -158,12 +158,12 @@ def _sums_check(folder: Path, stage: str) -> Check:
 
 
 def _listed(folder: Path, at: Path, own: list[str]) -> Iterator[Damage]:
-    """The files of a folder against its SHA256SUMS."""
+    """Check the files of a folder against its SHA256SUMS."""
     comparison = compare_sums(at, own)
     if comparison is None:
         return
     if not comparison.intact:
-        what = "it is damaged; `cogtune store verify --repair` lists the files again that are proven by the rest of it"
+        what = "damaged; `cogtune store verify --repair` rewrites it with the files that its intact lines verify"
         yield Damage(f"{at / SUMS}: {what}", partial(_rewrite, at, comparison), behind=False)
     for name, why in sorted(comparison.damaged.items()):
         yield Damage(f"{at / name}: {why} ({SUMS})", partial(_forget, folder, at, name, comparison))
@@ -175,10 +175,10 @@ def _rewrite(at: Path, comparison: Comparison) -> None:
 
 
 def _forget(folder: Path, at: Path, name: str, comparison: Comparison) -> None:
-    """Take out a damaged file that a SHA256SUMS lists, with whatever is made only together with it, and its line."""
+    """Remove a damaged file of a SHA256SUMS, the data that is only made together with it, and its line."""
     stage = folder.parent.name
     if stage in ("scan", "train"):
-        remove_own(at)  # training makes final/ again from its last checkpoint
+        remove_own(at)  # training recreates final/ from its last checkpoint
     elif stage == "export":
         _forget_format_of(folder, name)
     elif stage == "evaluate" and name.startswith("clips/"):
@@ -189,22 +189,22 @@ def _forget(folder: Path, at: Path, name: str, comparison: Comparison) -> None:
 
 
 def _views(folder: Path, done: bool) -> Iterator[Damage]:
-    """An mp4 of each sample, and of each clip that was sampled: all there, and not cut off."""
+    """Check that the mp4 of each sample, and of each sampled clip, exists and is complete."""
     sample = folder.parent.name == "sample"
     views = folder / ("videos" if sample else "clips")
     try:
         names = row_ids(folder) if sample else _sampled(folder)
     except DamagedError:
-        return  # told of already
+        return  # already reported
     forget = remove_own if sample else partial(_forget_clip, folder)
     missing = sorted(path for name in names if not (path := views / f"{name}.mp4").exists())
     if missing and not done:
         yield Damage(
-            f"{folder}: videos that are missing: {len(missing)}. No receipt says that it is finished; the next run makes them",
+            f"{folder}: {len(missing)} videos are missing; the job has no receipt, so the next run creates them",
             behind=False,
             note=True,
         )
-    listed = names_checked(folder, ())  # they are held against their checksums
+    listed = names_checked(folder, ())  # these are verified by checksum
     unlisted = [path for path in sorted(views.glob("*.mp4")) if f"{views.name}/{path.name}" not in listed]
     for path in (*unlisted, *(missing if done else ())):
         if not is_whole(path):
@@ -213,15 +213,15 @@ def _views(folder: Path, done: bool) -> Iterator[Damage]:
 
 
 def _sampled(evaluate: Path) -> set[str]:
-    """The names of the clips that have a view, as far as the evaluation is finished and reads."""
+    """The names of the clips that have a view; empty if the evaluation is unfinished or damaged."""
     try:
         return {one.sample.clip[:ID_DIGITS] for one in read_per_sample(evaluate) if one.sample.clip}
     except UserError:
-        return set()  # told of by its own check
+        return set()  # reported by its own check
 
 
 def _forget_clip(folder: Path, view: Path) -> None:
-    """The evaluation of a clip as well: its mp4 is written when the clip is measured."""
+    """Remove the view and the clip's evaluation, which writes the view."""
     for path in shard_paths(folder):
         if gone := [row for row in Shard(path).rows() if row.startswith(view.stem)]:
             take_out(path, gone)
@@ -234,7 +234,7 @@ def _checkpoint(path: Path) -> Iterator[Damage]:
     try:
         verify(path)
     except (DamagedError, ValueError) as error:
-        # Training goes on from the one before; a finished one does not need it.
+        # Training resumes from the previous checkpoint; a finished training does not need it.
         yield Damage(f"{path}: damaged ({_first(error)}); {_REPAIRED}", partial(remove_own, path), behind=False)
 
 
@@ -242,38 +242,38 @@ def _log(train: Path, done: bool) -> Iterator[Damage]:
     path = train / "log.jsonl"
     lines = damaged_lines(path, done)
     if lines:
-        what = f"{len(lines)} lines are damaged (the first is line {lines[0]}): the loss curve has a gap"
-        removed = "`cogtune store verify --repair` removes them; the weights are as they were"
+        what = f"{len(lines)} damaged lines (first: line {lines[0]}); the loss curve has a gap"
+        removed = "`cogtune store verify --repair` removes them; the weights are not affected"
         yield Damage(f"{path}: {what}; {removed}", partial(drop_damaged_lines, path), behind=False)
 
 
-def _told(path: Path, read: Callable[[], object]) -> Iterator[Damage]:
-    """What a stage writes at its end, from what it has. Training makes final/ again from its last checkpoint."""
+def _readable(path: Path, read: Callable[[], object]) -> Iterator[Damage]:
+    """Check a file that a stage writes at its end. Training recreates final/ from its last checkpoint."""
     try:
         read()
     except UserError as error:
         if f"{SUMS}: " in str(error):
-            return  # told of by its own check
+            return  # reported by its own check
         yield Damage(_first(error), partial(remove_own, path))
 
 
 def _exported(folder: Path) -> Iterator[Damage]:
-    """That the index reads, and that each format in it is there."""
+    """Check that the index is valid, and that each of its formats exists."""
     path = folder / "index.json"
     try:
         for name, entry in read_index(folder).formats.items():
             if not inside(folder, entry.path, path).exists():
-                yield Damage(f"{folder / entry.path}: is not there", partial(_forget_format, folder, name))
+                yield Damage(f"{folder / entry.path}: missing", partial(_forget_format, folder, name))
     except UserError as error:
         yield Damage(_first(error), partial(remove_own, path))
 
 
 def _forget_format_of(folder: Path, name: str) -> None:
-    """The format that the file ``name`` is part of."""
+    """Remove the format that the file ``name`` is part of."""
     try:
         formats = read_index(folder).formats
     except UserError:
-        formats = {}  # told of by its own check
+        formats = {}  # reported by its own check
     for format_name, entry in formats.items():
         if f"{name}/".startswith(f"{entry.path}/"):
             _forget_format(folder, format_name)

@@ -1,7 +1,7 @@
-"""`cogtune store verify`: holds what the store keeps against its checksums, and takes out what is damaged.
+"""`cogtune store verify`: check the store against its checksums, and remove damaged data.
 
-Taken out are the row, the file or the checkpoint, and the receipts of the jobs that it stands behind, so that the next
-run makes this again and nothing else. All of it is told in one run; what one check finds never keeps another from being done.
+A repair removes the damaged row, file or checkpoint, and the receipts of the jobs that depend on it, so that the next
+run recomputes only this. One run reports everything; a failed check does not stop the others.
 """
 
 import sys
@@ -19,36 +19,36 @@ from cogtune.runtime.progress import progress
 from cogtune.work.stages import STAGES
 
 _LOCKS = "locks"
-"""Says who works now and nothing of a result; a claim that does not read is taken over."""
+"""Locks are not results; an unreadable lock is taken over."""
 
 
 def run(store: Path, key: str | None, repair: bool, results: Path) -> int:
-    """Print what is damaged; exit code 1 if anything is and was not taken out. Raises UserError for an unknown key."""
+    """Print all damage; return 1 if any is left in the store. Raises UserError for an unknown key."""
     done = finished_folders(store, results)
     folders = _folders(store, key, done)
     checks: dict[Path, list[Check]] = {store: list(store_checks(store, key))}
     checks |= {folder: list(folder_checks(folder, folder in done)) for folder in folders}
     if key and not folders and not checks[store]:
-        raise UserError(f"{store}: nothing has the key {key}; `cogtune store list` shows the keys")
+        raise UserError(f"{store}: no entry with key {key}; see `cogtune store list`")
     total = sum(map(len, checks.values()))
-    found = 0
+    damage_count = 0
     with progress(total, "verify", "files", plain=not sys.stderr.isatty()) as bar:
         for folder, some in checks.items():
-            damages = dict[str, Damage]()  # all of a folder, before any of it changes what the rest is held against
+            damages = dict[str, Damage]()  # run all checks of a folder before a repair changes it
             for check in some:
                 damages |= {damage.message: damage for damage in check.run()}
                 bar.advance()
             for message in damages:
                 print(message, flush=True)
-            found += sum(not damage.note for damage in damages.values())
+            damage_count += sum(not damage.note for damage in damages.values())
             if repair and damages:
                 _repair(store, folder, list(damages.values()), results)
-    _say_unchecked(store, [folder for folder in folders if folder.is_dir()], checks, whole=key is None)
-    if not found:
-        print(f"{total} files and shards: all as they were written")
+    _report_unchecked(store, [folder for folder in folders if folder.is_dir()], checks, all_keys=key is None)
+    if not damage_count:
+        print(f"{total} files and shards verified, no damage")
     elif not repair:
-        print("`cogtune store verify --repair` takes out what is damaged; the next run makes it again")
-    return int(bool(found) and not repair)
+        print("run `cogtune store verify --repair` to remove damaged data; the next run recomputes it")
+    return int(bool(damage_count) and not repair)
 
 
 def _folders(store: Path, key: str | None, done: set[Path]) -> list[Path]:
@@ -61,32 +61,32 @@ def _folders(store: Path, key: str | None, done: set[Path]) -> list[Path]:
 
 
 def _repair(store: Path, folder: Path, damages: Iterable[Damage], results: Path) -> None:
-    if folder == store:  # files of no folder; each is replaced or removed whole
+    if folder == store:  # files outside of key folders; each is replaced or removed
         for damage in damages:
             damage.take_out()
         return
     with hold_lock(store / "locks" / f"{folder.parent.name}-{folder.name}.lock"):
-        # Receipts first: a kill in between leaves damage that the next reader finds, and never work that nobody redoes.
+        # Receipts first: a kill in between then leaves detectable damage, never missing data with a valid receipt.
         for path in remove_receipts(store, folder, results) if any(damage.behind for damage in damages) else ():
             print(f"removed {path}")
         for damage in damages:
             damage.take_out()
         if any(damage.behind for damage in damages):
-            print(f"taken out of {folder}; the next run makes it again", flush=True)
+            print(f"removed damaged data from {folder}; the next run recomputes it", flush=True)
 
 
-def _say_unchecked(store: Path, folders: Iterable[Path], checks: dict[Path, list[Check]], whole: bool) -> None:
-    """Name what has no checksum: files of an earlier version, and files that no run wrote."""
+def _report_unchecked(store: Path, folders: Iterable[Path], checks: dict[Path, list[Check]], all_keys: bool) -> None:
+    """List files without a checksum: of earlier versions, or not written by a run."""
     shards = sum(not _is_checked(path) for folder in folders for path in shard_paths(folder))
     if shards:
-        print(f"{shards} shards of an earlier version have no checksums; their rows could not be verified")
+        print(f"{shards} shards of an earlier version have no checksums; their rows were not verified")
     claimed = {path for some in checks.values() for check in some for path in check.files}
-    files = [path for place in ([store] if whole else folders) for path in place.rglob("*") if path.is_file()]
+    files = [path for place in ([store] if all_keys else folders) for path in place.rglob("*") if path.is_file()]
     others = sorted(path for path in files if path not in claimed and not _is_passed_over(path.relative_to(store)))
     if others:
         print(
-            f"{len(others)} other files have no checksum, as an earlier version or somebody else wrote them, and were not "
-            f"checked; the first is {others[0]}"
+            f"{len(others)} other files have no checksum (from an earlier version, or not from cogtune) and were not "
+            f"verified; the first is {others[0]}"
         )
 
 

@@ -1,4 +1,4 @@
-"""`cogtune weights`: what weight files hold, and other formats of them."""
+"""`cogtune weights`: inspect and convert weight files."""
 
 import argparse
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ _INSPECT = """examples:
   cogtune weights inspect CogVideoX-2b-sat/transformer
   cogtune weights inspect CogVideoX-5b --base config/cogvideox_5b.yaml --full
   cogtune weights inspect pytorch_lora_weights.safetensors --json
-Exit code 1 if it does not fit the config that --base names."""
+Exit code 1 if the weights do not fit the config of --base."""
 _CONVERT = f"""formats:
 {"".join(f"  {name:16}{about}" + chr(10) for name, about in EXPORT_FORMATS.items())}examples:
   cogtune weights convert pytorch_lora_weights.safetensors --to comfyui_lora
@@ -26,44 +26,52 @@ _RAW = argparse.RawDescriptionHelpFormatter
 
 def add_to(commands: Subcommands) -> None:
     """The subcommand and its actions."""
-    text = "say what weight files hold, convert them"
+    text = "inspect and convert weight files"
     command = commands.add_parser("weights", help=text, description=text)
     command.set_defaults(run_command=run)
     actions = command.add_subparsers(dest="action", required=True, metavar="ACTION")
-    text = "what a file or folder of weights holds, and which configs it fits; reads headers only"
+    text = "show the contents of a weight file or folder, and the configs that it fits; reads headers only"
     inspect = actions.add_parser("inspect", help=text, description=text, epilog=_INSPECT, formatter_class=_RAW)
     inspect.add_argument("path", type=Path)
-    inspect.add_argument(
-        "--base", nargs="+", metavar="FILE", help="hold it against this config (default: config/*.yaml)"
-    )
-    inspect.add_argument("--json", action="store_true", help="all of it, for programs")
-    inspect.add_argument("--full", action="store_true", help="every name that does not fit")
-    text = "write weights in another format; every tensor is read back before the result appears"
+    inspect.add_argument("--base", nargs="+", metavar="FILE", help="compare with this config (default: config/*.yaml)")
+    inspect.add_argument("--json", action="store_true", help="print all details as JSON")
+    inspect.add_argument("--full", action="store_true", help="list every name that does not fit")
+    text = "convert weights to another format; every tensor is verified before the result is moved into place"
     convert = actions.add_parser("convert", help=text, description=text, epilog=_CONVERT, formatter_class=_RAW)
-    convert.add_argument("path", type=Path, help="weights of any format that `inspect` knows")
+    convert.add_argument("path", type=Path, help="weights in any format that `inspect` supports")
     convert.add_argument("--to", required=True, choices=list(EXPORT_FORMATS), metavar="FORMAT", help="see below")
     convert.add_argument(
-        "-o", "--output", type=Path, metavar="PATH", help="default: ./<name>-<FORMAT>; never overwritten"
+        "-o",
+        "--output",
+        type=Path,
+        metavar="PATH",
+        help="default: ./<name>-<FORMAT>; existing files are never overwritten",
     )
-    convert.add_argument("--lora", type=Path, metavar="PATH", help="a LoRA to put over the weights")
-    convert.add_argument("--base", nargs="+", metavar="FILE", help="YAML of the network (default: the one that fits)")
+    convert.add_argument("--lora", type=Path, metavar="PATH", help="a LoRA to add to the weights")
     convert.add_argument(
-        "--alpha", type=float, help="of SAT adapters, whose files do not say it (default: YAML's, or 1)"
+        "--base", nargs="+", metavar="FILE", help="YAML of the network (default: the file in ./config that fits)"
     )
-    convert.add_argument("--precision", choices=["fp32", "bf16", "fp16"], help="default: as it is")
-    convert.add_argument("--license", help="noted in the file")
+    convert.add_argument(
+        "--alpha",
+        type=float,
+        help="alpha of SAT adapters, whose files do not contain it (default: from the YAML, or 1)",
+    )
+    convert.add_argument(
+        "--precision", choices=["fp32", "bf16", "fp16"], help="precision of the result (default: unchanged)"
+    )
+    convert.add_argument("--license", help="license for the file's metadata")
 
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Returns the exit code. Raises UserError."""
     if overrides:
-        raise UserError(f"weights takes no overrides; found {' '.join(overrides)} behind `--`")
+        raise UserError(f"weights takes no overrides; found {' '.join(overrides)} after `--`")
     if arguments.action == "inspect":
         from cogtune.commands import weights_inspect
 
         return weights_inspect.run(arguments.path, arguments.base or [], arguments.json, arguments.full)
     from cogtune.commands.weights_convert import convert
 
-    asked: dict[str, Any] = {name: value for name, value in vars(arguments).items() if name in _CONVERT_OPTIONS}
-    print(convert(arguments.path, arguments.to, arguments.output, base=arguments.base or (), **asked))
+    options: dict[str, Any] = {name: value for name, value in vars(arguments).items() if name in _CONVERT_OPTIONS}
+    print(convert(arguments.path, arguments.to, arguments.output, base=arguments.base or (), **options))
     return 0

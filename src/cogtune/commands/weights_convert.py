@@ -1,4 +1,4 @@
-"""`cogtune weights convert`: any weights that we read into any format that we write, read back before it counts."""
+"""`cogtune weights convert`: convert weights between all supported formats, and verify the result."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from cogtune.commands.weights_inspect import shipped
 from cogtune.config.build import build, params_of
 from cogtune.errors import UserError
 from cogtune.model.lora import is_adapter
-from cogtune.model.weights.formats import FORMATS, Settings, Whole, write
+from cogtune.model.weights.formats import FORMATS, NetworkWeights, Settings, write
 from cogtune.model.weights.lora_formats import Adapters, pairs_of, read_pairs, scaled
 from cogtune.model.weights.read import DTYPES, read, read_all
 from cogtune.runtime.atomic import sync
@@ -39,34 +39,36 @@ def convert(
     precision: str | None = None,
     license: str | None = None,
 ) -> Path:
-    """Write the weights at ``path`` as ``to``, one of FORMATS; returns where they are.
+    """Convert the weights at ``path`` to ``to``, one of FORMATS; return the path of the result.
 
-    ``lora``: a LoRA to put over them. ``base``: YAML files of their network; without, the file in ./config that fits
-    is taken. ``alpha``: of adapters in SAT's names, whose files do not say it (default: the YAML's, else 1).
-    Raises: UserError for what cannot be converted, or if the result is there already.
+    ``lora``: a LoRA to add. ``base``: YAML files of the network (default: the file in ./config that fits).
+    ``alpha``: of SAT adapters, whose files do not contain it (default: the YAML's, else 1).
+    Raises: UserError for weights that cannot be converted, or if the result already exists.
     """
     target = _target(path, to, output)
     header = read_header(path)
-    how = Settings(_PRECISIONS[precision] if precision else None, facts=_facts(header, license))
+    settings = Settings(_PRECISIONS[precision] if precision else None, facts=_facts(header, license))
     if kinds.roles(header) == ["lora"]:
         if lora is not None:
-            raise UserError(f"{path}: is a LoRA itself; the first path is that of the weights under {lora}")
+            raise UserError(f"{path}: is a LoRA; the first path must be the base weights for {lora}")
         alpha = 1.0 if alpha is None else alpha
-        weights: Whole | Adapters = read_pairs(header, alpha)
+        weights: NetworkWeights | Adapters = read_pairs(header, alpha)
     elif "network" in kinds.roles(header):
         node = _node(header, base, needed=to == "diffusers" or kinds.spelling(header) == "diffusers")
         alpha = _yaml_alpha(node) if alpha is None else alpha
         weights = _whole(header, node, None if lora is None else _lora_header(lora), alpha)
     else:
-        found = " and ".join(kinds.WORDS[role] for role in kinds.roles(header)) or "no known weights"
-        raise UserError(f"{path}: holds {found}; transformers and LoRA files are converted, a VAE is read as it is")
-    how = replace(how, sat_alpha=alpha)
+        contents = " and ".join(kinds.WORDS[role] for role in kinds.roles(header)) or "no known weights"
+        raise UserError(
+            f"{path}: contains {contents}; only transformers and LoRA files can be converted (a VAE needs no conversion)"
+        )
+    settings = replace(settings, sat_alpha=alpha)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.partial")
     remove_own(partial)
     try:
-        write(to, partial, weights, how)
-        _check(to, partial, weights, how)
+        write(to, partial, weights, settings)
+        _check(to, partial, weights, settings)
         for written in [*partial.rglob("*"), partial]:
             sync(written)
         os.replace(partial, target)
@@ -80,19 +82,21 @@ def _lora_header(path: Path) -> Header:
     header = read_header(path)
     inside = kinds.roles(header)
     if inside != ["lora"]:
-        found = " and ".join(f"a whole {kinds.WORDS[role]}" for role in inside) or "tensors of no known component"
-        raise UserError(f"{path}: holds {found}, no LoRA; --lora takes adapters, whole weights are the first path")
+        contents = " and ".join(f"a full {kinds.WORDS[role]}" for role in inside) or "no known component"
+        raise UserError(
+            f"{path}: contains {contents}, not a LoRA; --lora takes adapters, the first path takes full weights"
+        )
     return header
 
 
 def _target(path: Path, to: str, output: Path | None) -> Path:
-    """Where to write: ``output``, or below it the name that the format's readers look for."""
+    """The output path: ``output``, or the format's standard file name in it."""
     name = Path(FORMATS[to].path)
     target = output or Path(f"{path.name.removesuffix(path.suffix)}-{to}")
     if name.suffix and target.suffix != name.suffix:
         target = target / name.name
     if target.exists():
-        raise UserError(f"{target}: is there already, and is not overwritten; name another place with -o, or remove it")
+        raise UserError(f"{target}: already exists; will not overwrite. Choose another path with -o, or remove it")
     return target
 
 
@@ -109,10 +113,10 @@ def _node(header: Header, base: Sequence[str], needed: bool) -> dict[str, Any] |
     if base:
         model = load_config(base, check_files=False, partial=True).values.get("model") or {}
         if "network_config" not in model:
-            raise UserError(f"{' '.join(base)}: no model section; expected the YAML of the weights' network")
+            raise UserError(f"{' '.join(base)}: no model section; expected the YAML of the network")
         node = model["network_config"]
         if misfit := _misfit(header, node):
-            expected = fit.shapes_of(Whole({}, node).plain_node()) or {}
+            expected = fit.shapes_of(NetworkWeights({}, node).plain_node()) or {}
             raise UserError(fit.refusal(header.path, misfit, expected, _under_adapters(header)))
         return node
     if not needed:
@@ -120,8 +124,8 @@ def _node(header: Header, base: Sequence[str], needed: bool) -> dict[str, Any] |
     plain = {file: model["network_config"] for file, model in shipped().items() if not _adapts(model["network_config"])}
     fitting = [file for file, node in plain.items() if not _misfit(header, node)]
     if not fitting or any(_weights_of(plain[file]) != _weights_of(plain[fitting[0]]) for file in fitting):
-        found = f"fits {', '.join(fitting)}" if fitting else "fits no file in ./config"
-        raise UserError(f"{header.path}: {found}; name the YAML of its network with --base FILE")
+        fits = f"fits several files: {', '.join(fitting)}" if fitting else "fits no file in ./config"
+        raise UserError(f"{header.path}: {fits}; give the YAML of the network with --base FILE")
     return plain[fitting[0]]
 
 
@@ -130,19 +134,19 @@ def _adapts(node: Mapping[str, Any]) -> bool:
 
 
 def _weights_of(node: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides the network's function, so that files which differ in nothing else are one choice."""
+    """The params that affect the network's function; files that differ only in others are equivalent."""
     return {name: value for name, value in node["params"].items() if name != "transformer_args"}
 
 
 def _misfit(header: Header, node: dict[str, Any]) -> fit.Misfit:
-    plain = Whole({}, node).plain_node()
+    plain = NetworkWeights({}, node).plain_node()
     optional = derived_names(plain) if kinds.spelling(header) == "diffusers" else set()
-    found = fit.compare(fit.shapes_of(plain) or {}, _under_adapters(header), optional)
-    return replace(found, contradicted=fit.contradictions(params_of(plain), header.config))
+    misfit = fit.compare(fit.shapes_of(plain) or {}, _under_adapters(header), optional)
+    return replace(misfit, contradicted=fit.contradictions(params_of(plain), header.config))
 
 
 def _under_adapters(header: Header) -> dict[str, Source]:
-    """The network's own tensors, by their names without adapters."""
+    """The network's tensors without adapters, by their names in a network without adapters."""
     given = kinds.component(header, _PREFIX)
     return {name.replace(".original.", "."): tensor for name, tensor in given.items() if not is_adapter(name)}
 
@@ -152,30 +156,30 @@ def _yaml_alpha(node: Mapping[str, Any] | None) -> float:
     return float(lora["params"].get("lora_alpha", 1)) if lora else 1.0
 
 
-def _whole(header: Header, node: dict[str, Any] | None, lora: Header | None, alpha: float) -> Whole:
+def _whole(header: Header, node: dict[str, Any] | None, lora: Header | None, alpha: float) -> NetworkWeights:
     state = read_all(kinds.component(header, _PREFIX))
     if node is not None and kinds.spelling(header) == "diffusers":
         with torch.device("meta"):
-            network = build(Whole({}, node).plain_node())
+            network = build(NetworkWeights({}, node).plain_node())
         state |= {name: table for name, table in network.derived_state().items() if name not in state}
     if lora is not None:
         state = _with_lora(state, read_pairs(lora, alpha), lora.path, alpha)
-    return Whole(state, node or {"params": {"modules": {}}}, alpha)
+    return NetworkWeights(state, node or {"params": {"modules": {}}}, alpha)
 
 
 def _with_lora(state: dict[str, Tensor], pairs: Adapters, path: Path, alpha: float) -> dict[str, Tensor]:
-    """``state`` with adapters over its attention layers. Raises UserError where they do not fit."""
+    """``state`` with adapters on its attention layers. Raises UserError if they do not fit."""
     if any(map(is_adapter, state)):
-        raise UserError("the weights have adapters already; merge them first: cogtune weights convert … --to merged")
+        raise UserError("the weights already have adapters; merge them first: cogtune weights convert … --to merged")
     if len({pair.r for pair in pairs.values()}) > 1:
-        raise UserError(f"{path}: adapters of several ranks; a network has adapters of one")
+        raise UserError(f"{path}: adapters of several ranks; a network supports one rank")
     out = dict(state)
     for place, pair in pairs.items():
         layer = our_name(*place, "A").partition(".matrix_A")[0]
         weight = state.get(f"{layer}.weight")
         if weight is None or weight.shape[1] != pair.A.shape[1] or weight.shape[0] % pair.B.shape[0]:
             raise UserError(
-                f"{path}: {place[1]} of layer {place[0]} does not fit the weights; is it of another family?"
+                f"{path}: {place[1]} of layer {place[0]} does not fit the weights; is the LoRA for another model family?"
             )
         for kind in ("weight", "bias"):
             if f"{layer}.{kind}" in out:
@@ -185,26 +189,26 @@ def _with_lora(state: dict[str, Tensor], pairs: Adapters, path: Path, alpha: flo
     return out
 
 
-def _check(to: str, path: Path, weights: Whole | Adapters, how: Settings) -> None:
-    """Read the result back; every tensor must be what was to be written. Raises UserError."""
+def _check(to: str, path: Path, weights: NetworkWeights | Adapters, settings: Settings) -> None:
+    """Read the result back and compare every tensor. Raises UserError."""
     header = read_header(path)
     if FORMATS[to].whole is not None:
-        assert isinstance(weights, Whole)
-        expected = how.cast(weights.state if to == "sat" else weights.merged())
-        found = kinds.component(header, _PREFIX)
-        if to != "diffusers" and found.keys() != expected.keys():
-            raise UserError(f"{path}: holds other names than were to be written; this is a defect of ours")
-        wrong = [name for name in found if not torch.equal(read(found[name]).flatten(), expected[name].flatten())]
+        assert isinstance(weights, NetworkWeights)
+        expected = settings.cast(weights.state if to == "sat" else weights.merged())
+        written = kinds.component(header, _PREFIX)
+        if to != "diffusers" and written.keys() != expected.keys():
+            raise UserError(f"{path}: has unexpected tensor names after writing; please report this bug")
+        wrong = [name for name in written if not torch.equal(read(written[name]).flatten(), expected[name].flatten())]
     else:
-        asked = how.round(pairs_of(weights.state, weights.alpha) if isinstance(weights, Whole) else weights)
-        back = read_pairs(header, how.sat_alpha)
-        wrong = [str(place) for place in asked if not _same(asked[place], back[place])]
-    if wrong:
-        raise UserError(
-            f"{path}: {len(wrong)} tensors read back otherwise, such as {wrong[0]}; this is a defect of ours"
+        wanted = settings.round(
+            pairs_of(weights.state, weights.alpha) if isinstance(weights, NetworkWeights) else weights
         )
+        back = read_pairs(header, settings.sat_alpha)
+        wrong = [str(place) for place in wanted if not _same(wanted[place], back[place])]
+    if wrong:
+        raise UserError(f"{path}: {len(wrong)} tensors do not round-trip, e.g. {wrong[0]}; please report this bug")
 
 
-def _same(asked: Any, found: Any) -> bool:
-    update = [pair.B.float() * (pair.alpha / pair.r) for pair in (asked, found)]
-    return torch.equal(asked.A, found.A) and torch.allclose(*update, rtol=1e-6, atol=0)
+def _same(expected: Any, written: Any) -> bool:
+    update = [pair.B.float() * (pair.alpha / pair.r) for pair in (expected, written)]
+    return torch.equal(expected.A, written.A) and torch.allclose(*update, rtol=1e-6, atol=0)

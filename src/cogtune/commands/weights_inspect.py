@@ -1,4 +1,4 @@
-"""`cogtune weights inspect`: what a path holds, and which configs it fits. Reads headers only."""
+"""`cogtune weights inspect`: show the contents of weights and the configs that they fit. Reads headers only."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -19,41 +19,41 @@ _SECTIONS = ("network_config", "first_stage_config")
 
 
 def run(path: Path, base: Sequence[str], as_json: bool, full: bool) -> int:
-    """Print what ``path`` holds; returns 1 if it does not fit the config that ``base`` names. Raises UserError, and
-    ConfigErrors for a ``base`` that is no config."""
+    """Print the contents of ``path``; return 1 if it does not fit the config of ``base``. Raises UserError, and
+    ConfigErrors for an invalid ``base``."""
     model = load_config(base, check_files=False, partial=True).values.get("model") if base else None
-    found = describe(path, {" ".join(base): model} if model else {} if base else shipped())
-    print(json.dumps(found, indent=2) if as_json else "\n".join(_lines(found, full)))
-    return int(bool(base) and not _all_fit(found["configs"]))
+    description = describe(path, {" ".join(base): model} if model else {} if base else shipped())
+    print(json.dumps(description, indent=2) if as_json else "\n".join(_lines(description, full)))
+    return int(bool(base) and not _all_fit(description["configs"]))
 
 
 def shipped() -> dict[str, dict[str, Any]]:
-    """The model section of each file in ./config that describes a whole model."""
-    found = {}
+    """The model section of each file in ./config that describes a complete model."""
+    models = {}
     for file in sorted([*Path("config").glob("*.yaml"), *Path("config/tiny").glob("*.yaml")]):
         try:
-            found[str(file)] = load_config([file], check_files=False, partial=True).values.get("model")
+            models[str(file)] = load_config([file], check_files=False, partial=True).values.get("model")
         except (ConfigErrors, UserError):
-            continue  # a part of a config, such as an overlay, is no model by itself
-    return {file: model for file, model in found.items() if model}
+            continue  # a partial config, such as an overlay, is not a model
+    return {file: model for file, model in models.items() if model}
 
 
 def describe(path: Path, configs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """``configs``: canonical model section by name. Raises UserError for what is no weights."""
+    """Describe weights. ``configs``: canonical model section by name. Raises UserError if ``path`` is not a weight file."""
     headers = [read_header(path, component) for component in components(path)] or [read_header(path)]
     holds = [part for header in headers for part in _parts(header)]
     if not holds:
-        raise UserError(f"{path}: holds {len(headers[0].tensors)} tensors of no known component")
+        raise UserError(f"{path}: contains {len(headers[0].tensors)} tensors, but no known component")
     checked = {name: fits for name, model in configs.items() if (fits := _fits(headers, model))}
     layout = headers[0].layout if len(headers) == 1 else "diffusers pipeline"
-    found = {"path": str(path), "layout": layout, "holds": holds, "configs": checked}
-    return found | (
-        {"advice": said} if len(configs) == 1 and (said := _advice(path, headers, *configs.values())) else {}
+    description = {"path": str(path), "layout": layout, "holds": holds, "configs": checked}
+    return description | (
+        {"advice": advice} if len(configs) == 1 and (advice := _advice(path, headers, *configs.values())) else {}
     )
 
 
 def _advice(path: Path, headers: Sequence[Header], model: Mapping[str, Any]) -> str:
-    """What to do about a network that does not fit the one config that was asked about; "" where it fits."""
+    """What to do if the network does not fit the given config; "" if it fits."""
     node = model.get("network_config")
     if node is None:
         return ""
@@ -63,7 +63,7 @@ def _advice(path: Path, headers: Sequence[Header], model: Mapping[str, Any]) -> 
             expected = shapes_of(node) or {}
             given = fit.adapters_of(header) if inside == ["lora"] else kinds.component(header, PREFIXES["network"])
         except UserError:
-            continue  # it is no network, or the verdict has said what is wrong
+            continue  # not a network, or the error is already in the verdict
         if misfit:
             return " ".join(fit.advice(path, misfit, expected, given)).strip()
     return ""
@@ -76,18 +76,21 @@ def _parts(header: Header) -> list[dict[str, Any]]:
 def _component(header: Header, role: str) -> dict[str, Any]:
     tensors = kinds.component(header, PREFIXES[role])
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
-    found = {
+    description = {
         "component": kinds.WORDS[role],
         "names": "transformers" if role == "embedder" else kinds.spelling(header),
         "parameters": kinds.parameters(tensors),
         "dtypes": kinds.dtypes(tensors),
     }
     if role == "network":
-        found |= {"family": kinds.family(shapes), "sizes": kinds.sizes(shapes)}
+        description |= {"family": kinds.family(shapes), "sizes": kinds.sizes(shapes)}
         pairs = {name: shape for name, shape in shapes.items() if ".matrix_A." in name}
         if pairs:
-            found["adapters"] = {"rank": sorted({shape[0] for shape in pairs.values()}), "alpha": "not in the file"}
-    return found | _facts(header)
+            description["adapters"] = {
+                "rank": sorted({shape[0] for shape in pairs.values()}),
+                "alpha": "not in the file",
+            }
+    return description | _facts(header)
 
 
 def _lora(header: Header) -> dict[str, Any]:
@@ -113,7 +116,7 @@ def _lora(header: Header) -> dict[str, Any]:
 
 
 def _unusable(header: Header, why: str) -> dict[str, Any]:
-    """A LoRA that is not for the four projections that have adapters here, or does not say its strength."""
+    """A LoRA that adapts unsupported layers, or has no alpha."""
     return {
         "component": "LoRA",
         "names": "other",
@@ -125,16 +128,16 @@ def _unusable(header: Header, why: str) -> dict[str, Any]:
 
 
 def _facts(header: Header) -> dict[str, Any]:
-    """What we wrote beside the weights, if it was us."""
+    """cogtune's own metadata, if the file was written by cogtune."""
     try:
-        said = json.loads(header.metadata.get("cogtune", "{}"))
+        metadata = json.loads(header.metadata.get("cogtune", "{}"))
     except ValueError:
         return {}
-    return {"cogtune": said} if isinstance(said, dict) and said else {}
+    return {"cogtune": metadata} if isinstance(metadata, dict) and metadata else {}
 
 
 def _fits(headers: Sequence[Header], model: Mapping[str, Any]) -> dict[str, Any]:
-    """Component -> "fits", or the lists of what does not."""
+    """Component -> "fits", or the lists of differences."""
     out: dict[str, Any] = {}
     for section in _SECTIONS:
         node = model.get(section)
@@ -157,28 +160,28 @@ def _fit(node: dict[str, Any], header: Header) -> Any:
 
 
 def _all_fit(configs: Mapping[str, Mapping[str, Any]]) -> bool:
-    return bool(configs) and all(_is_fit(said) for parts in configs.values() for said in parts.values())
+    return bool(configs) and all(_is_fit(verdict) for parts in configs.values() for verdict in parts.values())
 
 
-def _is_fit(found: Any) -> bool:
-    return found == "fits"
+def _is_fit(verdict: Any) -> bool:
+    return verdict == "fits"
 
 
-def _lines(found: Mapping[str, Any], full: bool) -> list[str]:
-    lines = [f"{found['path']}: {found['layout']}"]
-    for part in found["holds"]:
+def _lines(description: Mapping[str, Any], full: bool) -> list[str]:
+    lines = [f"{description['path']}: {description['layout']}"]
+    for part in description["holds"]:
         lines += [f"  {part['component']}, {part['names']} names: {_kind(part)}"]
         lines += [f"    {name}: {value}" for name, value in (part.get("cogtune") or {}).items()]
-    for component in dict.fromkeys(name for parts in found["configs"].values() for name in parts):
+    for component in dict.fromkeys(name for parts in description["configs"].values() for name in parts):
         verdicts: dict[str, list[str]] = {}
-        for name, parts in found["configs"].items():
+        for name, parts in description["configs"].items():
             if component in parts:
                 verdicts.setdefault(_verdict(parts[component], full), []).append(name)
         ordered = sorted(verdicts.items(), key=lambda item: item[0] != "fits")
-        for said, names in ordered:
-            verdict, colon, why = said.partition(":")
+        for text, names in ordered:
+            verdict, colon, why = text.partition(":")
             lines.append(f"  {component} {verdict} {', '.join(names)}{colon}{why}")
-    return lines + ([found["advice"]] if "advice" in found else [])
+    return lines + ([description["advice"]] if "advice" in description else [])
 
 
 def _kind(part: Mapping[str, Any]) -> str:
@@ -188,24 +191,22 @@ def _kind(part: Mapping[str, Any]) -> str:
     if family == "custom":
         words += [", ".join(f"{name} {value}" for name, value in part["sizes"].items())]
     if "unusable" in part:
-        words += [f"adapts {', '.join(part['adapted'])}", f"cannot be used here: {part['unusable']}"]
+        words += [f"adapts {', '.join(part['adapted'])}", f"not supported: {part['unusable']}"]
     if "rank" in part:
         words += [f"{len(part['layers'])} layers", f"rank {part['rank']}", f"alpha {part['alpha']}"]
         words += [f"strength {part['strength']:.6g}"] if part["strength"] is not None else []
     if "adapters" in part:
-        words += [
-            f"LoRA adapters in it of rank {', '.join(map(str, part['adapters']['rank']))}, alpha in the YAML only"
-        ]
+        words += [f"with LoRA adapters of rank {', '.join(map(str, part['adapters']['rank']))}, alpha only in the YAML"]
     return ", ".join(words)
 
 
-def _verdict(said: Any, full: bool) -> str:
-    if _is_fit(said):
+def _verdict(verdict: Any, full: bool) -> str:
+    if _is_fit(verdict):
         return "fits"
-    if isinstance(said, str):
-        return f"does not fit: {said}"
+    if isinstance(verdict, str):
+        return f"does not fit: {verdict}"
     if full:
-        return "does not fit:\n" + fit.Misfit(*said.values()).listed(None)
-    counts = ", ".join(f"{len(names)} {title}" for title, names in said.items() if names)
-    first = next(name for names in said.values() for name in names)
-    return f"does not fit: {counts}, such as {first}"
+        return "does not fit:\n" + fit.Misfit(*verdict.values()).listed(None)
+    counts = ", ".join(f"{len(names)} {title}" for title, names in verdict.items() if names)
+    first = next(name for names in verdict.values() for name in names)
+    return f"does not fit: {counts}, e.g. {first}"

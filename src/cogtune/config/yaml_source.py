@@ -149,9 +149,7 @@ class _Builder:
         if depth > MAX_DEPTH:
             raise ConfigError(f"nested deeper than {MAX_DEPTH} levels", mark=mark)
         if event.tag not in (None, "!", *_PLAIN_TAGS):
-            raise ConfigError(
-                f"tag {event.tag!r}; not allowed; not allowed; a config holds plain values only", mark=mark
-            )
+            raise ConfigError(f"tag {event.tag!r}; not allowed; a config holds plain values only", mark=mark)
         self._grow(1, mark)
         if isinstance(event, yaml.ScalarEvent):
             node = Node(self._scalar(event, mark), mark)

@@ -197,7 +197,7 @@ def _text_of(label: Path | None) -> str | None:
     except UnicodeDecodeError as error:
         raise CaptionError(f"its caption {label} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
     if git_lfs.is_pointer(content):
-        raise CaptionError(f"its caption {label} is {git_lfs.advice(label)}")
+        raise CaptionError(f"its caption {label} {git_lfs.advice(label)}")
     if "\0" in text:
         raise CaptionError(f"its caption {label} holds NUL characters, as UTF-16 does; save it as UTF-8")
     return text

@@ -37,7 +37,7 @@ class Estimate:
 
 
 def estimator_of(workspace: Workspace, name: str, machine: Machine, history: History) -> "Estimator":
-    """For one experiment, with the global batch that its training would run with. The scans of its chain must be done."""
+    """The estimator of one experiment, with its actual global batch size. The scans of its chain must be done."""
     config, train = workspace.config(name), workspace.slices(name).get("train")
     values = config.values
     if train is not None:

@@ -1,6 +1,6 @@
-"""Files that are there whole or not at all, also after a kill or a power cut.
+"""Write files atomically, safe against kills and power cuts.
 
-A temporary name in the same folder, fsync, rename, fsync of the folder.
+Write to a temporary name in the same folder, fsync, rename, fsync the folder.
 """
 
 import json
@@ -16,14 +16,14 @@ from cogtune.runtime.failures import NOTE
 
 @contextmanager
 def replacing(path: str | os.PathLike[str], suffix: str = ".tmp") -> Generator[Path, None, None]:
-    """Give a temporary name beside ``path``; what stands there when the block ends without an error becomes ``path``.
+    """Yield a temporary path; if the block ends without an error, it replaces ``path``.
 
-    Missing folders are made. A reader sees the old content or the new one, never a part of it. ``suffix``: of the
+    Missing folders are created. Readers see the old or the new content, never a part of it. ``suffix``: of the
     temporary name, for writers that choose the format by it.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    # The dot hides it from every glob of the store; a killed writer leaves it behind and it is never read.
+    # The leading dot hides it from all globs of the store; a file left by a killed writer is never read.
     temporary = target.with_name(f".{uuid.uuid4().hex}{suffix}")
     try:
         yield temporary
@@ -38,7 +38,7 @@ def replacing(path: str | os.PathLike[str], suffix: str = ".tmp") -> Generator[P
 
 
 def write_changed(path: str | os.PathLike[str], text: str) -> None:
-    """`write_text`, but a file that holds ``text`` already is left alone: a finished store needs no permission to write."""
+    """Like `write_text`, but skip files that already contain ``text``: a finished store needs no write permission."""
     with suppress(OSError):
         if Path(path).read_bytes() == text.encode():
             return
@@ -46,23 +46,23 @@ def write_changed(path: str | os.PathLike[str], text: str) -> None:
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Make ``path`` hold ``data``."""
+    """Write ``data`` to ``path`` atomically."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Make ``path`` hold ``text`` in UTF-8, with line ends as they are."""
+    """Write ``text`` to ``path`` atomically, in UTF-8, with line ends unchanged."""
     write_bytes(path, text.encode())
 
 
 def write_json(path: str | os.PathLike[str], value: Any, indent: int | None = 2) -> None:
-    """Make ``path`` hold ``value`` as JSON, keys in their own order. NaN and infinity are refused (ValueError)."""
+    """Write ``value`` to ``path`` atomically as JSON, keys in their own order. NaN and infinity are refused (ValueError)."""
     write_text(path, json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def sync(path: str | os.PathLike[str]) -> None:
-    """fsync a file, or a folder so that the names in it survive a power cut."""
+    """fsync a file, or a folder (so that its file names survive a power cut)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Child processes that do not outlive the process that started them."""
+"""Child processes that end with their parent."""
 
 import ctypes
 import os
@@ -9,13 +9,13 @@ _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent(parent: int) -> None:
-    """Called in a child: have the kernel SIGKILL it when its parent ends, however the parent ends.
+    """Called in a child: have the kernel SIGKILL it when its parent ends for any reason.
 
-    ``parent`` is the pid that the parent told the child (an environment variable, an argument). If that process is gone
-    already, the request came too late and this process ends here. Linux only; elsewhere nothing happens.
+    ``parent``: the parent's pid, passed by the parent (environment variable, argument). If the parent has already ended,
+    this process kills itself. Linux only; no effect elsewhere.
 
     The signal is tied to the *thread* that started the child (prctl(2), PR_SET_PDEATHSIG): start children from a thread
-    that lives as long as they should.
+    that lives as long as the children.
     """
     if not sys.platform.startswith("linux"):
         return

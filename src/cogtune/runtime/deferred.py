@@ -1,4 +1,4 @@
-"""Writes that wait: who only looks (a dry run, a plan, the parse of a workflow) cuts the same work and leaves no file."""
+"""Deferred writes: a dry run, a plan or the parsing of a workflow creates the same slices, but writes no files."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -7,14 +7,14 @@ from pathlib import Path
 
 @dataclass
 class DeferredWrites:
-    """Runs each write at once, or, while ``held``, keeps it until `release`. A later write of the same path replaces an
-    earlier one that waits."""
+    """Runs each write immediately, or, while ``held``, at `release`. A later write of the same path replaces a pending
+    one."""
 
     held: bool = False
     _waiting: dict[Path, Callable[[], object]] = field(default_factory=dict[Path, Callable[[], object]])
 
     def do(self, path: Path, write: Callable[[], object]) -> None:
-        """Call ``write``, which writes ``path``, now or when the writes are released."""
+        """Call ``write``, which writes ``path``, now or at `release`."""
         if self.held:
             self._waiting[path] = write
         else:
@@ -26,7 +26,7 @@ class DeferredWrites:
             self._waiting.pop(path)()
 
     def release(self) -> None:
-        """Do everything that waits; from now on writes happen at once. After an error the rest waits, for another try."""
+        """Run all pending writes; later writes run immediately. After an error the rest stays pending, for a retry."""
         self.held = False
         while self._waiting:
             path = next(iter(self._waiting))

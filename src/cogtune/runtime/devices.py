@@ -1,4 +1,4 @@
-"""What to compute on, in which precision, with how many threads."""
+"""Devices, dtypes and threads of torch."""
 
 import torch
 
@@ -12,19 +12,19 @@ _DTYPES = {
 
 
 def devices() -> list[torch.device]:
-    """Every CUDA device that this process may see (CUDA_VISIBLE_DEVICES narrows it), or the CPU."""
+    """All CUDA devices visible to this process (see CUDA_VISIBLE_DEVICES), or the CPU."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return [torch.device("cuda", index) for index in range(count)] or [torch.device("cpu")]
 
 
 def device_for(rank: int = 0) -> torch.device:
-    """The device of local rank ``rank``; ranks beyond the number of devices share them in turn."""
-    found = devices()
-    return found[rank % len(found)]
+    """The device of local rank ``rank``; ranks beyond the number of devices share devices in turn."""
+    available = devices()
+    return available[rank % len(available)]
 
 
 def dtype_of(name: str) -> torch.dtype:
-    """The dtype of a config's precision. Raises UserError for another name."""
+    """The dtype of a config's precision. Raises UserError for an unknown name."""
     try:
         return _DTYPES[name]
     except KeyError:
@@ -32,5 +32,5 @@ def dtype_of(name: str) -> torch.dtype:
 
 
 def set_threads(threads: int) -> None:
-    """Use ``threads`` CPU threads inside one operator. From the config, as some sums depend on it in the last bits."""
+    """Use ``threads`` CPU threads per operator. Set by the config, because some sums depend on it in the last bits."""
     torch.set_num_threads(max(1, threads))

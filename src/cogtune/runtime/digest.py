@@ -1,4 +1,4 @@
-"""Canonical JSON and the digests that name everything in the store."""
+"""Canonical JSON, and the digests that are keys in the store."""
 
 import hashlib
 import json
@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 KEY_LENGTH = 12
-"""Hex digits of a digest that stand in a path: 48 bits, a collision among 1e5 keys has odds of 2e-5."""
+"""Hex digits of a digest used in paths: 48 bits; 1e5 keys collide with probability 2e-5."""
 
 
 def canonical(value: Any) -> str:
-    """JSON of ``value`` that does not depend on the order of keys; NaN and infinity are refused (ValueError)."""
+    """JSON of ``value``, independent of the order of keys; NaN and infinity are refused (ValueError)."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
@@ -21,12 +21,12 @@ def digest(value: Any) -> str:
 
 
 def key_of(value: Any) -> str:
-    """The digest as it stands in paths."""
+    """The digest as used in paths."""
     return digest(value)[:KEY_LENGTH]
 
 
 def has_key(path: Path, key: str) -> bool:
-    """Whether the JSON file at ``path`` is there, and its content has this key."""
+    """Whether the JSON file at ``path`` exists and its content has this key."""
     try:
         return key_of(json.loads(path.read_text(encoding="utf-8"))) == key
     except (OSError, ValueError, RecursionError):
@@ -40,13 +40,13 @@ def file_digest(path: Path) -> str:
 
 
 DIGESTS = ("clips", "captions", "train", "pairs")
-"""What `data_digests` gives."""
+"""The digests of `data_digests`."""
 
 
 def data_digests(rows: Iterable[tuple[str, str, str]]) -> dict[str, str]:
-    """Digests of a scanned data set, one for each thing that a stage can depend on.
+    """Digests of a scanned data set, one for each part that a stage can depend on.
 
-    ``rows`` are (clip sha256, caption, split). ``clips`` and ``captions`` are sets: what is paired with what does not
+    ``rows`` are (clip sha256, caption, split). ``clips`` and ``captions`` are sets, because the pairing does not
     matter to an encoder. ``train`` and ``pairs`` keep the pairing, for the training split and for all splits.
     """
     ordered = sorted(rows)

@@ -1,8 +1,8 @@
-"""One Snakemake at a time in a working directory.
+"""Allow one Snakemake at a time in a working directory.
 
-Snakemake's own lock is a file, which stays after a SIGKILL or a power cut until somebody runs `snakemake --unlock`. The
-kernel's lock ends with its process. It keeps two runs from starting the same jobs; work is safe without it, since every
-stage holds the lock of its folder in the store.
+Snakemake's own lock is a file, which remains after a SIGKILL or a power cut until `snakemake --unlock`. This lock is held
+by the kernel and ends with the process. It prevents two runs from starting the same jobs; data is safe without it,
+because every stage holds the lock of its folder in the store.
 """
 
 import errno
@@ -16,14 +16,14 @@ from typing import IO
 from cogtune.errors import UserError
 
 _HELD: list[IO[str]] = []
-"""Open until this process ends: closing the file would give the lock back. Child processes do not inherit it."""
+"""Open until this process ends, because closing the file releases the lock. Not inherited by child processes."""
 
 
 def hold_directory(path: Path) -> None:
-    """Hold ``path`` for the rest of this process. Raises UserError if another process holds it, or if it is a link or
-    anything else than a file: what it leads to would be overwritten.
+    """Lock ``path`` for the rest of this process. Raises UserError if another process holds it, or if it is not a regular
+    file: a link's target would be overwritten.
 
-    A file system that has no such locks, or a folder that cannot be written, lets everybody pass.
+    No lock is taken on a file system without locks, or in a read-only folder.
     """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -42,8 +42,8 @@ def hold_directory(path: Path) -> None:
         owner = stream.read(20).strip() or "?"
         stream.close()
         raise UserError(
-            f"another snakemake (process {owner}) runs in {path.resolve().parent}; wait for it, or stop it: what it has "
-            f"finished is kept"
+            f"another snakemake (process {owner}) is running in {path.resolve().parent}; wait for it, or stop it (finished "
+            f"work is kept)"
         ) from None
     except OSError:
         stream.close()
@@ -56,4 +56,4 @@ def hold_directory(path: Path) -> None:
 
 
 def _not_a_file(path: Path) -> UserError:
-    return UserError(f"{path.absolute()}: is a link or a folder, and must be a file of this run's own; remove it")
+    return UserError(f"{path.absolute()}: expected a regular file, found a link or a folder; remove it")

@@ -1,9 +1,9 @@
-"""What a machine refuses (a full disk, no permission, no memory), as one sentence with what to do.
+"""Turn errors of the machine (full disk, no permission, out of memory) into one sentence with advice.
 
-Such errors come from anywhere: Python's own calls, safetensors (its text ends in ``os error 28``), torch's writer and
-allocators (RuntimeError), ffmpeg. None of them is a defect, and none loses anything: what was finished is on the disk,
-and the same command goes on from there. Also: whether an error is the fault of the file in hand, which rejects it, or of
-the machine, which ends the stage.
+Such errors come from many places: Python's own calls, safetensors (its message ends in ``os error 28``), torch's writer
+and allocators (RuntimeError), ffmpeg. They are not bugs and lose nothing: finished work is on disk, and the same command
+resumes. Also decides whether an error is caused by the current file (the file is rejected) or by the machine (the stage
+fails).
 """
 
 import errno
@@ -16,85 +16,84 @@ from pathlib import Path
 from cogtune.errors import UserError
 from cogtune.runtime.paths import is_key
 
-_AGAIN = "then give the same command again: what was finished is kept"
-_FULL = f"no space left: free some, or use another disk (store_dir, results_dir in config/config.yaml); {_AGAIN}"
-_DENIED = "no permission to write there"
+_AGAIN = "then run the same command again; finished work is kept"
+_FULL = f"no space left on device; free some space or use another disk (store_dir, results_dir in config/config.yaml), {_AGAIN}"
+_DENIED = "no write permission"
 _STORE = (
-    "a store of somebody else can be read but not added to, and this work is not complete in it: ask for permission, or "
-    "use a store of your own (store_dir in config/config.yaml)"
+    "the store is read-only for you, and does not contain all results needed; ask for write permission, or "
+    "use your own store (store_dir in config/config.yaml)"
 )
-_RESULTS = "reports, receipts and logs need a results folder of your own (results_dir in config/config.yaml)"
+_RESULTS = "reports, receipts and logs need a writable results folder (results_dir in config/config.yaml)"
 _OF_RESULTS = frozenset({".receipts", ".runs", ".logs"})
 _OF_STORE = frozenset({"slices", "locks", "records", "scan"})
 _ADVICE = {
     errno.ENOSPC: _FULL,
-    errno.EDQUOT: f"your quota is used up: free some, or use another disk; {_AGAIN}",
-    errno.EFBIG: f"the file is larger than this process may write (`ulimit -f`, or the file system); raise it, {_AGAIN}",
-    errno.EIO: f"the disk or the network behind it failed (input/output error); look into the system's log, {_AGAIN}",
+    errno.EDQUOT: f"disk quota exceeded; free some space or use another disk, {_AGAIN}",
+    errno.EFBIG: f"file size limit exceeded (`ulimit -f`, or the file system); raise it, {_AGAIN}",
+    errno.EIO: f"input/output error of the disk or network; check the system log, {_AGAIN}",
     errno.EROFS: f"read-only file system: {_DENIED}",
     errno.EACCES: _DENIED,
     errno.EPERM: _DENIED,
-    errno.EMFILE: f"too many open files: raise the limit (`ulimit -n`), {_AGAIN}",
+    errno.EMFILE: f"too many open files; raise the limit (`ulimit -n`), {_AGAIN}",
     errno.ENFILE: f"too many open files on this machine; close some programs, {_AGAIN}",
-    errno.ESTALE: f"the network file system lost the file; mount it again, {_AGAIN}",
+    errno.ESTALE: f"stale file handle of a network file system; mount it again, {_AGAIN}",
     errno.ENOMEM: "",
 }
 _NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 NOTE = "while writing "
-"""Begins the note on an error that says which file was to be written; its own file name is a temporary one, or none."""
+"""Prefix of the note on an error that names the target file; the error's own file name is a temporary one, or none."""
 _CODE = re.compile(r"\(os error ([0-9]+)\)|\[Errno ([0-9]+)\]")
 _NO_MEMORY = re.compile(
     r"out of memory|can't allocate memory|cannot allocate memory|std::bad_alloc|bad allocation", re.I
 )
 _TORCH_WRITER = re.compile(r"PytorchStreamWriter failed|inline_container\.cc.*unexpected pos|unexpected pos \d+ vs \d+")
 _MEMORY = (
-    f"less of it is needed with smaller args.encode_batch, args.text_batch, args.sampling_batch, a smaller micro batch "
-    f"(deepspeed.train_micro_batch_size_per_gpu) or args.checkpoint_activations: full (`cogtune plan` predicts it); {_AGAIN}"
+    f"reduce args.encode_batch, args.text_batch, args.sampling_batch or the micro batch size "
+    f"(deepspeed.train_micro_batch_size_per_gpu), or set args.checkpoint_activations: full (`cogtune plan` estimates memory), {_AGAIN}"
 )
 
 _OF_THE_FILE = frozenset({
     errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EILSEQ,
     errno.EINVAL, errno.ENXIO, errno.ENODEV, errno.EFBIG, errno.EOVERFLOW, errno.ESPIPE, errno.ENODATA, errno.EPIPE,
 })  # fmt: skip
-"""Everything else that a system knows as an error number is the machine's: ENOSPC, EDQUOT, EIO, EROFS, EMFILE, ENFILE,
-ENOMEM, EAGAIN, ESTALE, ETIMEDOUT, ENOTCONN (a mount that is gone) … A new number ends a stage rather than lose a clip."""
+"""Error numbers caused by a file. All others are caused by the machine: ENOSPC, EDQUOT, EIO, EROFS, EMFILE, ENFILE,
+ENOMEM, EAGAIN, ESTALE, ETIMEDOUT, ENOTCONN (a lost mount) … An unknown number fails the stage rather than lose a clip."""
 
 
 def explain(error: BaseException) -> UserError | None:
-    """The sentence for ``error``, or for what it came from; None if the machine is not to blame."""
+    """The UserError for ``error`` or one of its causes; None if it is not an error of the machine."""
     seen: set[int] = set()
     link: BaseException | None = error
     while link is not None and id(link) not in seen:
         seen.add(id(link))
-        if told := _explain(link):
-            return told
+        if message := _explain(link):
+            return message
         link = link.__cause__ or link.__context__
     return None
 
 
 @contextmanager
 def explained() -> Generator[None, None, None]:
-    """Turns what `explain` knows into its UserError."""
+    """Convert errors of the machine to the UserError of `explain`."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        if told := explain(error):
-            raise told from error
+        if message := explain(error):
+            raise message from error
         raise
 
 
 def cut_short(path: object = "a file") -> UserError:
-    """The sentence for a writer that ended early and does not say why."""
-    return UserError(f"{path}: could not be written to its end, most likely because of {_FULL}")
+    """The UserError for a writer that stopped early without a reason."""
+    return UserError(f"{path}: could not be written completely, probably because of {_FULL}")
 
 
 def is_environment_error(error: BaseException) -> bool:
-    """Whether ``error`` is a fault of the disk, the memory or the system, and not of the file that was in hand.
+    """Whether ``error`` is caused by the disk, the memory or the system, not by the current file.
 
-    A full disk or a failing mount says nothing of a clip. If it rejected one, the clip would be left out of the run without
-    a word, and never be looked at again.
+    A full disk or a failing mount must not reject a clip: the clip would be left out silently, and never be checked again.
     """
     if isinstance(error, MemoryError):
         return True
@@ -102,38 +101,34 @@ def is_environment_error(error: BaseException) -> bool:
 
 
 def told_of_environment(error: BaseException, path: str | os.PathLike[str]) -> str | None:
-    """One sentence for an error of the environment at ``path``, with what to do; None if it is the file's own fault."""
+    """The message with advice for an error of the machine at ``path``; None if the file itself causes it."""
     if not is_environment_error(error):
         return None
     why = error.strerror if isinstance(error, OSError) and error.strerror else "out of memory"
     number = error.errno if isinstance(error, OSError) else errno.ENOMEM
-    advice = (
-        _MEMORY
-        if number == errno.ENOMEM
-        else _ADVICE.get(number or 0, f"see that the disk is there and well, {_AGAIN}")
-    )
-    return f"{os.fspath(path)}: {why}; this is a fault of the machine and not of the file, so nothing was rejected: {advice}"
+    advice = _MEMORY if number == errno.ENOMEM else _ADVICE.get(number or 0, f"check the disk, {_AGAIN}")
+    return f"{os.fspath(path)}: {why}; this is an error of the machine, not of the file, so the file was not rejected: {advice}"
 
 
 def is_not_writable(error: OSError) -> bool:
-    """Whether a place can be read and not written: a store of somebody else, a read-only file system."""
+    """Whether a path is readable but not writable: another user's store, a read-only file system."""
     return error.errno in _NOT_WRITABLE
 
 
 def _explain(error: BaseException) -> UserError | None:
     text = str(error).strip()
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _NO_MEMORY.search(text)):
-        where = "the GPU's memory" if "CUDA" in text else "memory"
-        return UserError(f"{where} is used up ({text.splitlines()[0][:200] if text else 'MemoryError'}); {_MEMORY}")
+        where = "GPU memory" if "CUDA" in text else "memory"
+        return UserError(f"out of {where} ({text.splitlines()[0][:200] if text else 'MemoryError'}); {_MEMORY}")
     code = error.errno if isinstance(error, OSError) else None
-    found = None if code is not None else _CODE.search(text)
-    if found is not None and not isinstance(error, UserError):
-        code = int(found[1] or found[2])
+    match = None if code is not None else _CODE.search(text)
+    if match is not None and not isinstance(error, UserError):
+        code = int(match[1] or match[2])
     if code is None:
         written = isinstance(error, RuntimeError) and _TORCH_WRITER.search(text)
         return cut_short(*_noted(error)[:1]) if written else None
     if code == errno.ENOMEM:
-        return UserError(f"memory is used up ({os.strerror(code)}); {_MEMORY}")
+        return UserError(f"out of memory ({os.strerror(code)}); {_MEMORY}")
     if code in _ADVICE:
         path = getattr(error, "filename2", None) or getattr(error, "filename", None)
         noted = _noted(error)
@@ -143,7 +138,7 @@ def _explain(error: BaseException) -> UserError | None:
 
 
 def _whose(place: str) -> str:
-    """What to do about a place that can only be read: whether it is in a store or in a results folder, its path tells."""
+    """Advice for a path without write permission, depending on whether it is in a store or a results folder."""
     parts = Path(place).parts
     if _OF_RESULTS & set(parts) or parts[-1].startswith((".published-", ".compared-")):
         return f": {_RESULTS}"
@@ -151,5 +146,5 @@ def _whose(place: str) -> str:
 
 
 def _noted(error: BaseException) -> list[str]:
-    """The files that were to be written, innermost first."""
+    """The target files of an error, innermost first."""
     return [note.removeprefix(NOTE) for note in getattr(error, "__notes__", ()) if note.startswith(NOTE)]

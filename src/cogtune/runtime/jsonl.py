@@ -1,6 +1,6 @@
-"""Files of one JSON value a line: logs that a kill may cut short, and lists that are written whole.
+"""Files with one JSON value per line: logs, which a kill may truncate, and lists, which are written atomically.
 
-A line of a log holds a checksum of itself, ``crc32`` of the text in front of that key. Lines of an earlier version have none.
+A line of a log contains its checksum, ``crc32`` of the text before that key. Lines of earlier versions have none.
 """
 
 import json
@@ -16,8 +16,8 @@ _CRC32 = ', "crc32": '
 
 @dataclass(frozen=True)
 class Lines(Generic[Row]):
-    """``rows``: what reads, in order. ``damaged``: numbers (from 1) of lines that do not. ``torn``: the last line does not
-    read, as a kill leaves it; it is not in ``damaged``."""
+    """``rows``: the valid rows, in order. ``damaged``: numbers (from 1) of invalid lines. ``torn``: the last line is
+    invalid, as after a kill; it is not in ``damaged``."""
 
     rows: list[Row]
     damaged: list[int]
@@ -25,13 +25,13 @@ class Lines(Generic[Row]):
 
     @property
     def whole(self) -> bool:
-        """Whether every line reads."""
+        """Whether every line is valid."""
         return not self.damaged and not self.torn
 
 
 def read_lines(path: Path, parse: Callable[[Any], Row]) -> Lines[Row]:
-    """The rows of a file. ``parse`` makes a row of a JSON value; its ValueError, KeyError or TypeError says that the line is
-    damaged. Empty lines are no rows. Raises OSError, FileNotFoundError for a file that is not there."""
+    """The rows of a file. ``parse`` converts a JSON value to a row; its ValueError, KeyError or TypeError marks the line as
+    damaged. Empty lines are skipped. Raises OSError, FileNotFoundError for a missing file."""
     rows, damaged = list[Row](), list[int]()
     lines = [(number, line) for number, line in enumerate(path.read_bytes().split(b"\n"), 1) if line.strip()]
     for number, line in lines:
@@ -45,7 +45,7 @@ def read_lines(path: Path, parse: Callable[[Any], Row]) -> Lines[Row]:
 
 
 def checked_line(value: Mapping[str, Any]) -> str:
-    """One line of JSON, with its end, whose last key is ``crc32``, over the text before it."""
+    """One line of JSON with newline; its last key ``crc32`` is the checksum of the text before it."""
     text = json.dumps(value, allow_nan=False)
     return f"{text[:-1]}{_CRC32}{zlib.crc32(text[:-1].encode())}}}\n"
 
@@ -54,5 +54,5 @@ def read_line(line: str) -> dict[str, Any]:
     """The object that `checked_line` wrote, without its checksum. Raises ValueError for anything else."""
     text, _, rest = line.rpartition(_CRC32)
     if zlib.crc32(text.encode()) != int(rest.removesuffix("}")):
-        raise ValueError("not what was written")
+        raise ValueError("checksum mismatch")
     return json.loads(text + "}")

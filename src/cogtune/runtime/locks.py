@@ -1,11 +1,11 @@
-"""One writer per key: a lock with a live owner, which a waiter takes over when the owner is dead.
+"""One writer per key: a lock with a live owner; a waiter takes it over if the owner is dead.
 
-A lock is a folder of numbered claims, ``<n>.json``. The highest number counts: its owner holds the lock until it writes
-there that it released it, or is found dead. To take the lock is to create number n + 1, whole, by a hard link to a file that
-is written already (O_EXCL where there are no hard links), so of several waiters that found the same owner dead exactly
-one gets it, and a full disk leaves no empty claim; and as the highest claim is never removed, a waiter that slept over
-the whole life of a later owner finds that owner's claim above its own, and steps back. No step relies on flock, which
-clusters' shared file systems often lack.
+A lock is a folder of numbered claims, ``<n>.json``. The highest number counts: its owner holds the lock until it marks
+the claim as released, or is dead. A process takes the lock by creating claim n + 1 atomically, as a hard link to a
+finished file (with O_EXCL if there are no hard links). So of several waiters that see the same dead owner exactly one
+gets the lock, and a full disk leaves no empty claim. The highest claim is never removed, so a waiter that slept through
+the whole life of a later owner sees that owner's claim above its own, and retries. Nothing relies on flock, which shared
+file systems of clusters often do not support.
 """
 
 import errno
@@ -32,13 +32,13 @@ _log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.2
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
 _LONGEST_CLAIM = 1 << 16
-"""Bytes of a claim that are read; one of ours has 200."""
+"""Maximum bytes of a claim that are read; claims of cogtune have 200."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds: between two signs of life of an owner; without a sign, until an owner on another host counts as dead, and
-    until a claim that names nobody does; between two lines of a waiter."""
+    """Seconds between heartbeats of an owner; without heartbeat, until an owner on another host counts as dead, and until
+    a claim without owner does; between log lines of a waiter."""
 
     heartbeat: float = 10.0
     stale: float = 60.0
@@ -51,8 +51,8 @@ _DEFAULT = Timing()
 
 @dataclass(frozen=True)
 class _Claim:
-    """One file of the folder. ``owner`` is empty for a claim that is damaged, or half written where there are no hard
-    links; ``stamp`` moves with each heartbeat."""
+    """One file of the folder. ``owner`` is empty for a claim that is damaged, or incomplete on file systems without hard
+    links; ``stamp`` changes with each heartbeat."""
 
     number: int
     path: Path
@@ -62,12 +62,12 @@ class _Claim:
 
 @contextmanager
 def hold_lock(path: str | os.PathLike[str], timing: Timing = _DEFAULT) -> Generator[None, None, None]:
-    """Hold the lock ``path`` inside the block; while a live process holds it, wait and say for whom (stderr).
+    """Hold the lock ``path`` inside the block; while another live process holds it, wait and log its name.
 
     An owner is dead when its process is gone (same host: pid and start time are compared) or, on another host, when
     its heartbeat did not move for ``timing.stale`` seconds of this process's own clock, so clocks need not agree.
     Not re-entrant. Should another host take the lock over because this process did not run for that long, this process
-    ends at once with exit code 1: two writers never overlap. Raises UserError where a link or a file stands at ``path``.
+    exits immediately with exit code 1: two writers never overlap. Raises UserError if ``path`` is a link or a file.
     """
     folder = Path(path)
     claim = _acquire(folder, timing)
@@ -84,7 +84,7 @@ def hold_lock(path: str | os.PathLike[str], timing: Timing = _DEFAULT) -> Genera
 
 def _acquire(folder: Path, timing: Timing) -> _Claim:
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise UserError(f"{folder}: a lock is a folder, and this is a link or a file; remove it")
+        raise UserError(f"{folder}: expected a folder (a lock), found a link or a file; remove it")
     folder.mkdir(parents=True, exist_ok=True)
     started = seen_at = time.monotonic()
     seen: _Claim | None = None
@@ -100,7 +100,7 @@ def _acquire(folder: Path, timing: Timing) -> _Claim:
             continue
         if now >= say_at:
             say_at = now + timing.say
-            _log.info("waiting for %s, which holds %s (%.0f s)", _name(newest), folder.stem, now - started)
+            _log.info("waiting for %s, which holds the lock of %s (%.0f s)", _name(newest), folder.stem, now - started)
         time.sleep(_POLL_SECONDS)
 
 
@@ -117,9 +117,9 @@ def _take(folder: Path, before: _Claim | None) -> _Claim | None:
         path.unlink()
         return None
     if before is not None and not before.owner.get("released"):
-        _log.info("%s is dead; took %s over", _name(before), folder.stem)
+        _log.info("%s is dead; took over the lock of %s", _name(before), folder.stem)
     for older in _numbers(folder):
-        # The one before stays: whoever lists the folder just now meets that one or this one.
+        # Keep the previous claim: a process that lists the folder right now must see one of the two.
         if older < number - 1:
             with suppress(FileNotFoundError, IsADirectoryError):
                 (folder / f"{older}.json").unlink()
@@ -127,7 +127,7 @@ def _take(folder: Path, before: _Claim | None) -> _Claim | None:
 
 
 def _create(path: Path, text: str) -> None:
-    """Create ``path`` with all of ``text`` or not at all. Raises FileExistsError if it is there."""
+    """Create ``path`` with ``text`` atomically. Raises FileExistsError if it exists."""
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         temporary.write_text(text)
@@ -154,17 +154,17 @@ def _create_in_place(path: Path, text: str) -> None:
 def _beat(claim: _Claim, ended: threading.Event, timing: Timing) -> None:
     while not ended.wait(timing.heartbeat):
         newest = None
-        with suppress(OSError):  # a file system that is away for a moment; the next beat tries again
+        with suppress(OSError):  # file system temporarily unavailable; the next heartbeat retries
             os.utime(claim.path)
             newest = _newest(claim.path.parent)
         if newest is not None and newest.number > claim.number and not ended.is_set():
-            silence = f"as this process gave no sign of life for {timing.stale:.0f} s; ending"
-            _log.error("%s took %s over %s", _name(newest), claim.path.parent.stem, silence)
+            silence = f"because this process sent no heartbeat for {timing.stale:.0f} s; exiting"
+            _log.error("%s took over the lock of %s %s", _name(newest), claim.path.parent.stem, silence)
             os._exit(1)
 
 
 def _numbers(folder: Path) -> list[int]:
-    """The numbers of the claims; 07 and numbers in other scripts than ASCII are none, as no process writes them."""
+    """The numbers of the claims, without 07 or non-ASCII digits, which cogtune does not write."""
     return [int(path.stem) for path in folder.glob("*.json") if _NUMBER.fullmatch(path.stem)]
 
 
@@ -181,9 +181,9 @@ def _newest(folder: Path) -> _Claim | None:
 
 
 def _read(path: Path) -> tuple[int, str]:
-    """(stamp, text) of a claim; of a folder, a link or a FIFO, which no process of ours made, the text is empty."""
+    """(stamp, text) of a claim; the text of a folder, a link or a FIFO is empty."""
     try:
-        # Opening it, not stat alone: NFS then asks the server.
+        # Open the file instead of stat alone, so that NFS asks the server.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO):  # a link, a socket
@@ -198,7 +198,7 @@ def _read(path: Path) -> tuple[int, str]:
 
 
 def _owner(text: str) -> dict[str, Any]:
-    """What a claim says; empty if it says nothing that can be used."""
+    """The content of a claim; empty if invalid."""
     try:
         owner: Any = json.loads(text)
     except (ValueError, RecursionError):
@@ -211,14 +211,14 @@ def _owner(text: str) -> dict[str, Any]:
 
 
 def _is_dead(owner: dict[str, Any], silence: float, timing: Timing) -> bool:
-    """Whether an owner, of which nothing was seen for ``silence`` seconds, is gone."""
+    """Whether an owner without heartbeat for ``silence`` seconds is dead."""
     if not owner:
         return silence > timing.unnamed
     if owner["machine"] == _machine():
         start = _start_time(owner["pid"])
         if start is None or owner["start"] is not None:
             return start is None or start != owner["start"]
-    return silence > timing.stale  # also where an owner did not know when it started: a pid alone is used again
+    return silence > timing.stale  # also if the owner's start time is unknown, because pids are reused
 
 
 def _name(claim: _Claim) -> str:
@@ -231,7 +231,7 @@ def _this_process() -> dict[str, Any]:
 
 
 def _machine() -> str:
-    """What two processes must share for a pid of one to mean the same to the other: host, boot, pid namespace."""
+    """Identifies where a pid is valid: host, boot, pid namespace."""
     boot = namespace = ""
     with suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -1,4 +1,4 @@
-"""Messages: each module logs to a logger of its name; handlers on the root logger write to the terminal and to a job's log."""
+"""Logging: each module has a logger; handlers on the root logger write to the terminal and to a job's log."""
 
 import io
 import logging
@@ -11,14 +11,14 @@ from typing import TextIO
 from cogtune.errors import UserError
 
 FILE_ONLY = {"file_only": True}
-"""``extra`` of a message that the terminal shows in another way."""
+"""``extra`` of a message that the terminal shows in a different form."""
 
 _TAIL_BYTES = 1 << 16
 _log = logging.getLogger(__name__)
 
 
 class _Formatter(logging.Formatter):
-    """The message; a warning says that it is one."""
+    """The message; warnings get a prefix."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         if record.levelno == logging.WARNING:
@@ -27,7 +27,7 @@ class _Formatter(logging.Formatter):
 
 
 class TerminalHandler(logging.StreamHandler[TextIO]):
-    """Writes to what `sys.stderr` is at that moment: a progress bar replaces it while it is drawn."""
+    """Writes to the current `sys.stderr`: a progress bar replaces it temporarily."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -40,16 +40,16 @@ class TerminalHandler(logging.StreamHandler[TextIO]):
 
 
 class _FileHandler(logging.FileHandler):
-    """A log that cannot be written (a full disk) is given up with one warning; the work goes on, or fails by itself."""
+    """If the log cannot be written (full disk), stops logging with one warning; the job continues."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         logging.getLogger().removeHandler(self)
-        _log.warning("%s: cannot be written from here on (%s)", self.baseFilename, sys.exc_info()[1])
+        _log.warning("%s: stopped writing this log (%s)", self.baseFilename, sys.exc_info()[1])
 
 
 def log_to_terminal() -> None:
-    """Show the messages of this process on stderr: from INFO on cogtune's own, from WARNING on those of libraries. For
-    commands; who uses cogtune from Python configures logging themselves."""
+    """Show the messages of this process on stderr: of cogtune from INFO, of libraries from WARNING. For commands only;
+    Python programs that use cogtune configure logging themselves."""
     root = logging.getLogger()
     if not any(isinstance(handler, TerminalHandler) for handler in root.handlers):
         root.addHandler(TerminalHandler())
@@ -59,11 +59,10 @@ def log_to_terminal() -> None:
 
 @contextmanager
 def log_to_file(path: Path) -> Generator[None, None, None]:
-    """Inside the block, messages and Python warnings also go to the end of ``path``, each with its time, at once, so that
-    a kill loses no line.
+    """Inside the block, append messages and Python warnings to ``path``, with timestamps, flushed per line.
 
-    An error that leaves the block is written there too, with its traceback unless the user is meant to read it. What
-    child processes write, and what plugins print, does not pass through here.
+    An error that leaves the block is logged too, with traceback unless it is a UserError. Output of child processes
+    and prints of plugins are not logged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = _FileHandler(path, encoding="utf-8")
@@ -83,12 +82,12 @@ def log_to_file(path: Path) -> Generator[None, None, None]:
         raise
     finally:
         root.removeHandler(handler)
-        with suppress(OSError):  # what a full disk did not take is still in its buffer
+        with suppress(OSError):  # after a full disk, data is still in the buffer
             handler.close()
 
 
 def last_lines(path: Path, n: int) -> list[str]:
-    """The last ``n`` lines of a text file (of its last 64 KiB), without line ends; none if there is no such file."""
+    """The last ``n`` lines of a text file (of its last 64 KiB), without line ends; empty if there is no such file."""
     try:
         with path.open("rb") as stream:
             stream.seek(max(0, stream.seek(0, io.SEEK_END) - _TAIL_BYTES))

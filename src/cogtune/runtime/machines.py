@@ -1,4 +1,4 @@
-"""What there is to compute on, without torch: known GPUs with their makers' figures, and this machine's CPU, measured."""
+"""Compute devices, without torch: known GPUs with data sheet figures, and this machine's CPU, measured."""
 
 import os
 import re
@@ -30,7 +30,7 @@ class Device:
 
 @dataclass(frozen=True)
 class Machine:
-    """``count`` equal devices. A CPU counts as one, of ``cores`` cores; its device is one of them."""
+    """``count`` equal devices. A CPU counts as one device with ``cores`` cores; its figures are per core."""
 
     device: Device
     count: int = 1
@@ -46,7 +46,7 @@ def _gpu(name: str, half: float, single: float, gigabytes: float) -> Device:
 
 
 # Data sheets of NVIDIA and AMD: dense tensor-core TFLOP/s at bf16 (V100, T4: fp16), TFLOP/s at fp32, memory.
-# Looked up in this order in the driver's name, so a longer name stands before a shorter one.
+# Searched in this order in the driver's name, so longer names come before shorter ones.
 KNOWN = (
     _gpu("B200", 2250, 80, 180),
     _gpu("GH200", 989, 67, 96),
@@ -73,12 +73,12 @@ KNOWN = (
 
 
 def find(name: str) -> Device | None:
-    """The known device whose name stands in ``name``, as whole words; or else the one that ``name`` is a part of."""
+    """The known device whose name is in ``name`` (as whole words), or else the first one that contains ``name``."""
     for device in KNOWN:
         if re.search(rf"\b{re.escape(device.name)}\b", name, re.IGNORECASE):
             return device
-    wanted = _plain(name)
-    return next((device for device in KNOWN if wanted and wanted in _plain(device.name)), None)
+    plain_name = _plain(name)
+    return next((device for device in KNOWN if plain_name and plain_name in _plain(device.name)), None)
 
 
 def _plain(name: str) -> str:
@@ -86,7 +86,7 @@ def _plain(name: str) -> str:
 
 
 def here(environment: Mapping[str, str] | None = None) -> Machine:
-    """This machine: the GPUs that its NVIDIA driver lists and CUDA_VISIBLE_DEVICES leaves, else its CPU.
+    """This machine: the GPUs of its NVIDIA driver that CUDA_VISIBLE_DEVICES allows, else its CPU.
 
     A GPU that is not in the table keeps its name and has rate 0, which means "unknown".
     """
@@ -97,18 +97,18 @@ def here(environment: Mapping[str, str] | None = None) -> Machine:
 
 
 def machine_of(device: str | None, count: int) -> Machine:
-    """This machine, or ``count`` of the named device. Raises UserError for an unknown name."""
+    """This machine, or one with ``count`` devices of the given name. Raises UserError for an unknown name."""
     if device is None:
         return here()
     known = find(device)
     if known is None:
         names = ", ".join(one.name for one in KNOWN)
-        raise UserError(f"--device {device}: not a GPU that is known here; expected one of {names}")
+        raise UserError(f"--device {device}: unknown GPU; expected one of {names}")
     return Machine(known, count)
 
 
 def device_names(environment: Mapping[str, str] | None = None) -> list[str]:
-    """Names of the devices that `here` would count, nothing measured: those of GPUs, or CPU."""
+    """Names of the devices that `here` returns, without measuring."""
     environment = os.environ if environment is None else environment
     names, visible = driver_names(), environment.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
@@ -117,12 +117,12 @@ def device_names(environment: Mapping[str, str] | None = None) -> list[str]:
 
 
 def driver_names() -> list[str]:
-    """Names of the GPUs of this machine, as its NVIDIA driver tells them."""
-    found = list[str]()
+    """Names of the GPUs of this machine, from its NVIDIA driver."""
+    names = list[str]()
     for path in sorted(_DRIVER.glob("*/information")):
         lines = path.read_text(errors="replace").splitlines()
-        found += [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
-    return found
+        names += [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
+    return names
 
 
 @cache

@@ -1,8 +1,8 @@
-"""Names from outside that become paths: keys, names of experiments, files that an index, a list or a slice names.
+"""Validate external names that become paths: keys, experiment names, files named in an index, a list or a slice.
 
-Every such name comes through here before a file is read, written or removed by it; and folders are removed nowhere
-else. Two rules: a name never leads out of the folder that it belongs to, and nothing is removed through a symbolic
-link. Reading through links below a folder is the user's own arrangement (a Hugging Face snapshot is made of them).
+Every such name is checked here before its file is read, written or removed, and only this module removes folders. Two
+rules: a name never leads out of its folder, and nothing is removed through a symbolic link. Reading through links below
+a folder is allowed (a Hugging Face snapshot consists of links).
 """
 
 import os
@@ -16,7 +16,7 @@ from cogtune.errors import UserError
 _KEY = re.compile(r"[0-9a-f]{12}")
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 _LONGEST_NAME = 200
-"""Letters of a name; file systems take 255 bytes, and the report's temporary names and markers stand around it."""
+"""Maximum length of a name; file systems allow 255 bytes, and temporary names of the report add to it."""
 _LONGEST_SHOWN, _LONGEST_PART = 80, 255
 
 
@@ -26,47 +26,47 @@ def is_key(name: object) -> bool:
 
 
 def key_folder(parent: Path, key: object, source: object = "") -> Path:
-    """``parent / key``. Raises UserError, which begins with ``source``, unless ``key`` is 12 hex digits."""
+    """``parent / key``. Raises UserError, starting with ``source``, unless ``key`` is 12 hex digits."""
     if not is_key(key):
-        raise UserError(_told(source, f"{shown(key)} is no key; expected 12 hex digits, as `cogtune store list` shows"))
+        raise UserError(_told(source, f"invalid key {shown(key)}; expected 12 hex digits, see `cogtune store list`"))
     return parent / str(key)
 
 
 def check_name(name: object) -> str | None:
-    """What is wrong with ``name`` as the name of an experiment, a sweep or a run, which becomes a folder; None: nothing."""
+    """What is wrong with ``name`` as the name of an experiment, a sweep or a run (a folder name); None if valid."""
     if not isinstance(name, str) or _NAME.fullmatch(name) is None:
-        return "a name becomes a folder: use the letters a to z (either case), digits, '_', '-', '.', no '.' in front"
+        return "invalid folder name; use letters a-z and A-Z, digits, '_', '-' and '.', and do not start with '.'"
     if len(name) > _LONGEST_NAME:
-        return f"a name becomes a folder: it has {len(name)} letters; at most {_LONGEST_NAME} fit"
+        return f"too long for a folder name: {len(name)} characters; at most {_LONGEST_NAME} are allowed"
     return None
 
 
 def named_folder(parent: Path, name: object, source: object = "") -> Path:
-    """``parent / name`` for what `check_name` accepts, to write into. Raises UserError; also where a link stands there."""
+    """``parent / name``, to write to, if `check_name` accepts it. Raises UserError, also if it is a link."""
     if problem := check_name(name):
         raise UserError(_told(source, f"{shown(name)}: {problem}"))
     folder = parent / str(name)
     if folder.is_symlink():
         raise UserError(
-            f"{folder} is a symbolic link to {os.readlink(folder)}; nothing is written through it: remove the link, or "
-            f"give the experiment another name"
+            f"{folder} is a symbolic link to {os.readlink(folder)}, which cogtune does not write through; remove the link, or "
+            f"rename the experiment"
         )
     return folder
 
 
 def inside(root: Path, name: object, source: object) -> Path:
-    """``root / name``, where ``name`` stands in the file ``source``: one plain relative path, without `..`.
+    """``root / name`` for a ``name`` in the file ``source``: a plain relative path, without `..`.
 
-    Links below ``root`` are not looked at. Raises UserError.
+    Links below ``root`` are not checked. Raises UserError.
     """
     parts = name.split("/") if isinstance(name, str) else []
     if not parts or any(part in ("", ".", "..") for part in parts) or not _is_plain(str(name)):
-        raise UserError(f"{source}: names {shown(name)}; expected a file inside {root}, as a plain relative path")
+        raise UserError(f"{source}: contains the path {shown(name)}; expected a plain relative path inside {root}")
     return root.joinpath(*parts)
 
 
 def leads_into(path: Path, roots: Iterable[Path]) -> bool:
-    """Whether ``path``, all links followed, lies in one of ``roots``. Loops of links, and what cannot be a path, do not."""
+    """Whether ``path``, with all links followed, is inside one of ``roots``. False for loops of links and invalid paths."""
     if not _is_plain(str(path)):
         return False
     try:
@@ -87,22 +87,23 @@ def remove_folder(folder: Path, root: Path) -> None:
 
 
 def check_removable(folder: Path, root: Path) -> None:
-    """Raises UserError where ``folder`` is a link, is reached through one below ``root``, lies elsewhere, or is none."""
+    """Raises UserError if ``folder`` is a link, is reached through a link below ``root``, is outside ``root``, or is not a
+    folder."""
     folder, root = Path(os.path.abspath(folder)), Path(os.path.abspath(root))
     if folder == root or not folder.is_relative_to(root):
-        raise UserError(f"{folder}: is not inside {root}; nothing was removed")
+        raise UserError(f"{folder}: not inside {root}; nothing was removed")
     expected = os.path.join(os.path.realpath(root), folder.relative_to(root))
     if (real := os.path.realpath(folder)) != expected:
         raise UserError(
-            f"{folder}: a symbolic link leads from there to {real}; nothing was removed, since nothing is removed "
-            f"through a link: remove {real} yourself, or the link"
+            f"{folder}: a symbolic link to {real}; nothing was removed, because cogtune does not remove "
+            f"anything through a link. Remove {real} or the link yourself"
         )
     if not folder.is_dir():
-        raise UserError(f"{folder}: is no folder; nothing was removed")
+        raise UserError(f"{folder}: not a folder; nothing was removed")
 
 
 def remove_own(path: Path) -> None:
-    """Remove what a run of ours left at ``path``: a file, a folder, or a link (itself, not what it leads to)."""
+    """Remove a file, a folder, or a link (not its target) that cogtune created at ``path``."""
     if path.is_dir() and not path.is_symlink():
         remove_folder(path, path.parent)
     else:
@@ -110,13 +111,13 @@ def remove_own(path: Path) -> None:
 
 
 def shown(name: object) -> str:
-    """``name`` for a message: quoted, one line, not longer than a line."""
+    """``name`` for a message: quoted, on one line, shortened."""
     text = ascii(name) if isinstance(name, str) and not _is_plain(name) else repr(name)
     return text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "…"
 
 
 def _is_plain(name: str) -> bool:
-    """Whether it can be a path and be written down: UTF-8, no control characters, no part that is too long."""
+    """Whether it is a valid path and printable: UTF-8, no control characters, no part that is too long."""
     try:
         if any(len(part.encode()) > _LONGEST_PART for part in name.split("/")):
             return False

@@ -1,4 +1,4 @@
-"""How far a stage is, how fast, and how long it will take: a bar on a terminal, a line now and then elsewhere."""
+"""Progress of a stage: a bar with rate and ETA on a terminal, a line every 5 s elsewhere."""
 
 import logging
 import sys
@@ -13,11 +13,11 @@ from cogtune.runtime.log import FILE_ONLY
 _log = logging.getLogger(__name__)
 
 LINE_SECONDS = 5.0
-"""The least time between two plain lines."""
+"""Minimum time between log lines."""
 
 
 class Progress:
-    """Counts towards ``total``: ``draw`` gets the count at every step, ``say`` a line at most every 5 s."""
+    """Counts to ``total``: calls ``draw`` with the count at every step, ``say`` with a line at most every 5 s."""
 
     def __init__(
         self, total: int, label: str, unit: str, say: Callable[[str], None], draw: Callable[[int], None] | None = None
@@ -29,7 +29,7 @@ class Progress:
         self._said = -1
 
     def advance(self, n: int = 1) -> None:
-        """``n`` more are done."""
+        """Add ``n`` to the count."""
         self.count += n
         if self._draw is not None:
             self._draw(self.count)
@@ -37,7 +37,7 @@ class Progress:
             self._write()
 
     def close(self) -> None:
-        """Say the last count, unless it was said or nothing happened at all."""
+        """Log the last count, unless already logged or zero."""
         if self.count and self._said != self.count:
             self._write()
 
@@ -61,7 +61,7 @@ class Progress:
 def progress(total: int, label: str, unit: str = "items", plain: bool = False) -> Generator[Progress, None, None]:
     """A `Progress`: a bar with rate and ETA if stderr is a terminal and not ``plain``, logged lines otherwise.
 
-    While the bar is drawn, the lines go to the log file of the job alone.
+    With a bar, the lines only go to the job's log file.
     """
     if plain or not sys.stderr.isatty():
         bar = Progress(total, label, unit, say=lambda line: _log.info("%s", line))
@@ -96,7 +96,7 @@ def _drawn(terminal: TextIO, total: int, label: str, unit: str) -> Generator[Cal
         Rate(),
         TimeRemainingColumn(elapsed_when_finished=True),
     )
-    # What is printed or logged meanwhile appears above the bar.
+    # Output during progress appears above the bar.
     with Bars(*columns, console=Console(file=terminal)) as bars:
         task = bars.add_task(label, total=total)
         yield lambda count: bars.update(task, completed=count)

@@ -1,4 +1,4 @@
-"""What tells of runs and decides no result: records and receipts. Damaged values count as none."""
+"""Read records and receipts: information about runs that affects no result. Damaged values are ignored."""
 
 import json
 from pathlib import Path
@@ -12,34 +12,34 @@ _COUNTS = ("made", "reused", "train", "valid", "rejected", "other_files", "steps
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The record; empty where there is none, or one that no run wrote. Runs and seconds are always there."""
+    """The record; empty if missing or invalid. It always has runs and seconds."""
     try:
-        found = read_sealed(path, {}, "")
+        record = read_sealed(path, {}, "")
     except (OSError, DamagedError):
         return {}
-    if "runs" not in found or "seconds" not in found or not isinstance(found.get("run", {}), dict):
+    if "runs" not in record or "seconds" not in record or not isinstance(record.get("run", {}), dict):
         return {}
-    numbers = all(_is_number(found[name]) and found[name] >= 0 for name in _NUMBERS if name in found)
-    return found if numbers and all(isinstance(found[name], str) for name in _TEXTS if name in found) else {}
+    numbers = all(_is_number(record[name]) and record[name] >= 0 for name in _NUMBERS if name in record)
+    return record if numbers and all(isinstance(record[name], str) for name in _TEXTS if name in record) else {}
 
 
 def read_receipt(path: Path) -> dict[str, Any]:
-    """What a receipt says; empty if there is none. Snakemake believes that it is there, whatever it says: of one that
-    does not read, its name is left, and a count of another type is left out."""
+    """The content of a receipt; empty if there is none. For Snakemake only its existence counts: an invalid receipt
+    still gives its stage and key, and counts of a wrong type are omitted."""
     if not path.is_file():
         return {}
     stage, _, key = path.stem.rpartition("-")
-    found = {"stage": stage, "key": key} | read_object(path)
-    return {name: value for name, value in found.items() if name not in _COUNTS or type(value) is int}
+    receipt = {"stage": stage, "key": key} | read_object(path)
+    return {name: value for name, value in receipt.items() if name not in _COUNTS or type(value) is int}
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object; empty where there is none to read."""
+    """A JSON object; empty if missing or invalid."""
     try:
-        found: Any = json.loads(path.read_text(encoding="utf-8"))
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
-    return cast(dict[str, Any], found) if isinstance(found, dict) else {}
+    return cast(dict[str, Any], content) if isinstance(content, dict) else {}
 
 
 def _is_number(value: Any) -> bool:

@@ -1,8 +1,8 @@
-"""SHA256SUMS: the checksums of a folder's files, in the format of coreutils, so that ``sha256sum -c`` reads it as well.
+"""SHA256SUMS: checksums of a folder's files in the format of coreutils; ``sha256sum -c`` can read it.
 
-Its last line is a comment with the checksum of the lines above. A file with that seal lists every file that a stage made in
-the folder; so a damaged name cannot hide a file from the check. Earlier versions wrote no seal and listed fewer files, or
-wrote no SHA256SUMS: what they did not list is used unchecked.
+The last line is a comment with the checksum of the lines above (the seal). A sealed file lists every file that a stage
+wrote to the folder, so a damaged name cannot hide a file from the check. Earlier versions wrote no seal and listed fewer
+files, or wrote no SHA256SUMS: unlisted files are used unchecked.
 """
 
 import hashlib
@@ -24,10 +24,10 @@ _SEAL = "# sha256 of the lines above: "
 
 @dataclass(frozen=True)
 class Comparison:
-    """How the files of a folder compare to its SHA256SUMS.
+    """The result of comparing a folder's files with its SHA256SUMS.
 
-    ``proven``: name -> checksum of each file that is as it was written. ``damaged``: name -> what is wrong with the file.
-    ``intact``: whether SHA256SUMS itself is. ``sealed``: whether it lists every file that a stage made.
+    ``proven``: name -> checksum of each intact file. ``damaged``: name -> what is wrong with the file.
+    ``intact``: whether SHA256SUMS itself is intact. ``sealed``: whether it lists every file that the stage wrote.
     """
 
     proven: dict[str, str]
@@ -37,7 +37,7 @@ class Comparison:
 
 
 def write_sums(folder: Path, files: Iterable[Path] = ()) -> None:
-    """Add the checksums of ``files`` to ``folder``/SHA256SUMS. A file of an earlier version stays without a seal, as it
+    """Add the checksums of ``files`` to ``folder``/SHA256SUMS. A file of an earlier version does not get a seal, as it
     does not list every file. Raises DamagedError."""
     sums, sealed = _read(folder) if (folder / SUMS).exists() else ({}, True)
     for path in files:
@@ -46,7 +46,7 @@ def write_sums(folder: Path, files: Iterable[Path] = ()) -> None:
 
 
 def names_in_sums(folder: Path) -> set[str] | None:
-    """The files that a sealed SHA256SUMS lists; None where there is none, or one of an earlier version. Raises
+    """The files in a sealed SHA256SUMS; None if there is none, or one of an earlier version. Raises
     DamagedError."""
     if not (folder / SUMS).exists():
         return None
@@ -55,8 +55,7 @@ def names_in_sums(folder: Path) -> set[str] | None:
 
 
 def names_checked(folder: Path, own: Iterable[str]) -> set[str]:
-    """The files that `compare_sums` holds against SHA256SUMS, as far as that reads: those that it lists, and ``own`` if it is
-    sealed."""
+    """The files that `compare_sums` checks: those listed in valid lines of SHA256SUMS, and ``own`` if it is sealed."""
     if not (folder / SUMS).is_file():
         return set()
     content = (folder / SUMS).read_bytes()
@@ -65,9 +64,9 @@ def names_checked(folder: Path, own: Iterable[str]) -> set[str]:
 
 
 def check_sums(path: Path) -> bool:
-    """Hold a file, or all files of a folder, against the SHA256SUMS in one of the two folders above (or in it).
+    """Verify a file, or all files of a folder, with the SHA256SUMS in it or in one of the two folders above.
 
-    False if there is none that names it: it was written before there were any, or not by us. Raises DamagedError.
+    False if no SHA256SUMS lists it: it is from an earlier version, or not from cogtune. Raises DamagedError.
     """
     for folder in (path, path.parent, path.parent.parent):
         if not (folder / SUMS).is_file():
@@ -84,10 +83,10 @@ def check_sums(path: Path) -> bool:
 
 
 def compare_sums(folder: Path, own: Iterable[str]) -> Comparison | None:
-    """Hold every file that SHA256SUMS lists, and ``own`` (names of files that a stage makes here), against each other.
+    """Compare the files in SHA256SUMS with those on disk. ``own``: names of files that a stage writes here.
 
-    Where SHA256SUMS itself is damaged, a file still counts as proven if one line differs by one bit from what it should
-    be. None where there is no SHA256SUMS.
+    If SHA256SUMS itself is damaged, a file still counts as proven if a line differs by one bit from the expected one.
+    None if there is no SHA256SUMS.
     """
     if not (folder / SUMS).is_file():
         return None
@@ -111,7 +110,7 @@ def compare_sums(folder: Path, own: Iterable[str]) -> Comparison | None:
 
 
 def rewrite_sums(folder: Path, comparison: Comparison) -> None:
-    """List the proven files that are still there, and no others."""
+    """Rewrite SHA256SUMS with the proven files that still exist."""
     kept = {name: digest for name, digest in comparison.proven.items() if (folder / name).is_file()}
     if kept or comparison.sealed:
         _write(folder, kept, comparison.sealed)
@@ -120,10 +119,10 @@ def rewrite_sums(folder: Path, comparison: Comparison) -> None:
 
 
 def say_unchecked(path: Path) -> None:
-    """Tell, once in a process for each path, that it was written before there were checksums."""
+    """Warn once per process and path that it has no checksums."""
     if path not in _TOLD:
         _TOLD.add(path)
-        _log.warning("%s: written by an earlier version, which kept no checksums; used as it is", path)
+        _log.warning("%s: has no checksums (written by an earlier version); used unchecked", path)
 
 
 _TOLD: set[Path] = set()
@@ -141,18 +140,18 @@ def _compare_damaged(folder: Path, own: Iterable[str]) -> Comparison:
         except UserError:
             continue
         if not path.is_file():
-            continue  # a damaged name, or a file that is missed by the check of its stage
+            continue  # a damaged name, or a missing file, which the check of its stage reports
         digest = _digest(path)
         expected = f"{digest}  {name}".encode()
         if expected in content or any(_differing_bits(line, expected) == 1 for line in lines):
             proven[name] = digest
         elif sealed or name in listed:
-            damaged[name] = f"cannot be checked: the line for it in {SUMS} is damaged, or the file is"
+            damaged[name] = f"cannot be verified: its line in {SUMS} or the file is damaged"
     return Comparison(proven, damaged, False, sealed)
 
 
 def _is_sealed(content: bytes) -> bool:
-    """Whether there is a seal, be it damaged."""
+    """Whether there is a seal, intact or damaged."""
     half = len(_SEAL) // 2
     return _SEAL[:half].encode() in content or _SEAL[half:].encode() in content
 
@@ -162,7 +161,7 @@ def _text(lines: Iterable[bytes]) -> list[str]:
 
 
 def _differing_bits(one: bytes, other: bytes) -> int:
-    """The number of bits by which two texts of one length differ; 8 for each byte of texts that are not."""
+    """The number of differing bits of two texts; 8 per byte if their lengths differ."""
     if len(one) != len(other):
         return 8 * max(len(one), len(other))
     return (int.from_bytes(one, "big") ^ int.from_bytes(other, "big")).bit_count()
@@ -170,8 +169,8 @@ def _differing_bits(one: bytes, other: bytes) -> int:
 
 def _difference(path: Path, expected: str) -> str:
     if path.is_file():
-        return "" if _digest(path) == expected else "differs from what was written"
-    return "is not a file" if path.exists() else "is not there"
+        return "" if _digest(path) == expected else "checksum mismatch"
+    return "is not a file" if path.exists() else "missing"
 
 
 def _result_of(folder: Path) -> Path:
@@ -196,7 +195,7 @@ def _read(folder: Path) -> tuple[dict[str, str], bool]:
     lines = [_LINE.fullmatch(line) for line in (body if mark else text).split("\n")[:-1]]
     broken = mark and seal != hashlib.sha256(body.encode()).hexdigest() + "\n"
     if broken or not all(lines) or not text.endswith("\n") or (not text and not mark):
-        raise DamagedError(f"{path}: it does not read, or is not what was written; {how_to_repair(_result_of(folder))}")
+        raise DamagedError(f"{path}: damaged; {how_to_repair(_result_of(folder))}")
     return {line[2]: line[1] for line in lines if line}, bool(mark)
 
 

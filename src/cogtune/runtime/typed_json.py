@@ -1,4 +1,4 @@
-"""JSON objects as frozen dataclasses: every field is checked when it is read, with its name in the error."""
+"""Read JSON objects as frozen dataclasses: every field is checked, and errors name the field."""
 
 import math
 import types
@@ -19,7 +19,7 @@ def from_json(kind: type[Record], value: Any) -> Record:
 
     Fields may be of type int, float, str, bool, Any, a dataclass, a list or a dict with string keys of these, or a union
     of these. An integer is accepted as a float, and keeps its type; NaN and infinity are refused. A field with a default
-    may be absent. Other keys are ignored, so that a row of a later version with one more can be read. Raises ValueError.
+    may be missing. Unknown keys are ignored, so that rows of a later version can be read. Raises ValueError.
     """
     if not isinstance(value, dict):
         raise ValueError(f"expected a JSON object, found {_short(value)}")
@@ -28,12 +28,12 @@ def from_json(kind: type[Record], value: Any) -> Record:
         if name in value:
             arguments[name] = _checked(value[name], field_type, name)
         elif required:
-            raise ValueError(f"has no {name!r}")
+            raise ValueError(f"missing key {name!r}")
     return kind(**arguments)
 
 
 def to_json(record: Any) -> dict[str, Any]:
-    """A dataclass as a JSON object, keys in the order of its fields. A field that is None by default is left out when it
+    """A dataclass as a JSON object, keys in the order of its fields. A field with default None is omitted if it
     is None."""
     absent = {field.name for field in fields(record) if field.default is None and getattr(record, field.name) is None}
     return {name: value for name, value in asdict(record).items() if name not in absent}
@@ -41,7 +41,7 @@ def to_json(record: Any) -> dict[str, Any]:
 
 @cache
 def _fields(kind: Any) -> list[tuple[str, Any, bool]]:
-    """(name, type, whether it must be there) of each field."""
+    """(name, type, required) of each field."""
     hints = typing.get_type_hints(kind)
     return [
         (field.name, hints[field.name], field.default is MISSING and field.default_factory is MISSING)
@@ -73,7 +73,7 @@ def _checked(value: Any, kind: Any, name: str) -> Any:
 
 
 def _could_be(value: Any, member: Any) -> bool:
-    """Whether the member of a union is the one that ``value`` is to be held against."""
+    """Whether ``value`` must be checked against this member of a union."""
     if member in _NAMES:
         return _is_number(value) if member is float else type(value) is member
     if typing.get_origin(member) is list:

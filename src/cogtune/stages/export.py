@@ -20,7 +20,7 @@ from cogtune.model.dit import DiffusionTransformer
 from cogtune.model.lora import is_adapter
 from cogtune.model.start import Start, initial_model, lora_of, trained_model
 from cogtune.model.weights import foreign, load_weights
-from cogtune.model.weights.formats import FORMATS, GIGABYTE, Settings, Whole, write
+from cogtune.model.weights.formats import FORMATS, GIGABYTE, NetworkWeights, Settings, write
 from cogtune.runtime.devices import device_for, dtype_of
 from cogtune.runtime.digest import digest
 from cogtune.runtime.paths import inside, remove_own
@@ -153,7 +153,7 @@ class Exporter:
         self.how = Settings(how.dtype, how.shard, how.facts, how.iteration, alpha)
         self.probe = foreign.probe_of(self.trained)
         _round_adapters(self.trained, how.dtype)
-        self.whole = Whole(self.trained.state_dict(), start.network_config, alpha)
+        self.whole = NetworkWeights(self.trained.state_dict(), start.network_config, alpha)
         self.expected = foreign.output(self.trained, self.probe, self.device)
 
     def make(self, name: str, folder: Path) -> ExportedFormat:

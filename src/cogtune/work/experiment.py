@@ -48,5 +48,5 @@ def refuse_unknown(body: Mapping[str, Any], known: Collection[str], where: str) 
 def _texts(value: Any, where: str) -> tuple[str, ...]:
     found = [value] if isinstance(value, str) else value
     if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
-        raise ConfigError(f"{where}: expected a list of texts; found {value!r}")
+        raise ConfigError(f"{where}: expected a list of strings; found {value!r}")
     return tuple(found)

@@ -88,7 +88,7 @@ class Workspace:
         store, results = Path(values["store_dir"]), Path(values["results_dir"])
         if (device := values["device"]) is not None and machines.find(device) is None:
             names = ", ".join(known.name for known in machines.KNOWN)
-            raise ConfigError(f"{path}: device: {device!r} is not a GPU that is known here; expected one of {names}")
+            raise ConfigError(f"{path}: device: {device!r} is unknown GPU; expected one of {names}")
         asked = {"device": device, "resources": ResourcesSection(**values["resources"])}
         return cls(store, results, experiments, targets, values["demo_data"], sweeps, resolvers, **asked)
 

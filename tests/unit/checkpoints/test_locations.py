@@ -17,7 +17,7 @@ from cogtune.commands import weights_inspect
 from cogtune.commands.weights_convert import convert
 from cogtune.config.errors import ConfigError
 from cogtune.errors import UserError
-from cogtune.model.weights.formats import FORMATS, Settings, Whole, write
+from cogtune.model.weights.formats import FORMATS, NetworkWeights, Settings, write
 from cogtune.model.weights.lora_formats import pairs_of, read_pairs
 from cogtune.model.weights.read import read
 from cogtune.work.load import load_config
@@ -40,8 +40,8 @@ def lora_of(name: str) -> Callable[[Path], Path]:
     return make
 
 
-def whole(folder: Path) -> Whole:
-    return Whole(randomised(tiny()).state_dict(), tiny(), 1.0)
+def whole(folder: Path) -> NetworkWeights:
+    return NetworkWeights(randomised(tiny()).state_dict(), tiny(), 1.0)
 
 
 def diffusers(shards: int) -> Callable[[Path], Path]:
@@ -150,14 +150,14 @@ def test_a_peft_file_without_its_config_has_no_strength(tmp_path: Path) -> None:
     made = MAKERS["peft"](tmp_path)
     alone = tmp_path / "alone.safetensors"
     shutil.copy(made / "adapter_model.safetensors", alone)
-    with pytest.raises(UserError, match=r"no adapter_config\.json beside it, which says the strength"):
+    with pytest.raises(UserError, match=r"a PEFT file without adapter_config\.json"):
         read_pairs(read_header(alone))
-    assert "cannot be used here: PEFT's names" in told(alone)
+    assert "a PEFT file without adapter_config.json" in told(alone)
     (made / "adapter_config.json").write_text('{"r": 8, "lora_alpha": 1}')
-    with pytest.raises(UserError, match="has rank 4, and r 8 is said of the file"):
+    with pytest.raises(UserError, match="has rank 4, but the metadata says r 8"):
         read_pairs(read_header(made))
     (made / "adapter_config.json").write_text('{"peft_type": "LORA"}')
-    with pytest.raises(UserError, match="does not say r and lora_alpha"):
+    with pytest.raises(UserError, match="has no r or lora_alpha"):
         read_pairs(read_header(made / "adapter_model.safetensors"))
 
 
@@ -167,14 +167,14 @@ def test_a_shard_alone_names_the_others(tmp_path: Path) -> None:
     assert content(made).keys() == content(next(made.glob("*-00001-*"))).keys()
     next(made.glob("*-00002-*")).unlink()
     for path in (made, next(made.glob("*-00001-*"))):
-        with pytest.raises(UserError, match=r"one of 2 shards; .*-00002-of-00002\.safetensors is not beside it"):
+        with pytest.raises(UserError, match=r"one of 2 shards; missing: .*-00002-of-00002\.safetensors"):
             read_header(path)
 
 
 def test_a_part_of_one_of_several_sets_is_refused(tmp_path: Path) -> None:
     made = MAKERS["diffusers, 2 shards"](tmp_path)
     shutil.copy(made / "diffusion_pytorch_model.safetensors.index.json", made / "other.safetensors.index.json")
-    with pytest.raises(UserError, match="holds several sets of weights"):
+    with pytest.raises(UserError, match="contains several sets of weights"):
         place_of(made / "other.safetensors.index.json")
 
 
@@ -186,7 +186,7 @@ def test_a_config_hashes_all_of_the_weights_however_they_are_named(tmp_path: Pat
     shutil.copytree(made, tmp_path / "two")
     for file in (tmp_path / "two").glob("*.index.json"):
         shutil.copy(file, tmp_path / "two/other.safetensors.index.json")
-        with pytest.raises(ConfigError, match="holds several sets"):
+        with pytest.raises(ConfigError, match="contains several sets"):
             load_config(TINY, [f"args.load={file}"], partial=True, check_files=False)
 
 
@@ -198,7 +198,7 @@ def told(path: Path) -> str:
 
 def test_whole_weights_are_no_lora(tmp_path: Path) -> None:
     base = MAKERS["safetensors"](tmp_path)
-    with pytest.raises(UserError, match="holds a whole transformer, no LoRA; --lora takes adapters"):
+    with pytest.raises(UserError, match="contains a full transformer, not a LoRA; --lora takes adapters"):
         convert(base, "sat", tmp_path / "out", lora=base, base=TINY)
 
 
@@ -212,7 +212,7 @@ def test_a_lora_beyond_the_attention_is_described(tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "lora.safetensors")
     said = told(tmp_path / "lora.safetensors")
     assert "adapts attn1.to_q, ff.net.0.proj, norm1.linear" in said
-    assert "cannot be used here: " in said
+    assert "not supported: " in said
 
 
 def test_another_rank_says_what_to_set(tmp_path: Path) -> None:
@@ -224,4 +224,4 @@ def test_another_rank_says_what_to_set(tmp_path: Path) -> None:
 
 def test_inspect_says_of_a_checkpoint_with_adapters_what_the_check_says(tmp_path: Path) -> None:
     path = one_safetensors(tmp_path, randomised(tiny({"r": 2})).state_dict())
-    assert "They hold LoRA adapters: add modules.lora_config with their rank to the YAML" in told(path)
+    assert "They contain LoRA adapters: add modules.lora_config with their rank to the YAML" in told(path)

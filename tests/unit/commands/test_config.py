@@ -70,7 +70,7 @@ def test_check_of_all_experiments_names_each_error_once(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"a": "args.load.experiment=nowhere"}, "no experiment named 'nowhere'; there are: tiny, a"),
+        ({"a": "args.load.experiment=nowhere"}, "unknown experiment 'nowhere'; expected one of tiny, a"),
         ({"a": "args.load.experiment=a"}, "experiments start from each other: a -> a"),
         ({"a": "args.load.experiment=b", "b": "args.load.experiment=a"}, "start from each other: b -> a -> b"),
     ],
@@ -92,7 +92,7 @@ def test_diff_and_explain(capsys):
     assert main(["config", "diff", str(CONFIG / "cogvideox_2b.yaml"), str(CONFIG / "cogvideox_2b_lora.yaml")]) == 0
     assert "lora_config.params.r: (absent) → 128 " in capsys.readouterr().out
     assert main(["config", "diff", FILES[1], FILES[1]]) == 0
-    assert capsys.readouterr().out == "no key differs\n"
+    assert capsys.readouterr().out == "no differences\n"
     assert main(["config", "explain", "scale_factor"]) == 0
     assert "read by        train" in capsys.readouterr().out
     assert main(["config", "explain", "scale_facto"]) == 2
@@ -121,7 +121,7 @@ def test_check_reads_the_lines_of_a_prompt_file(world, capsys, tmp_path):
     [
         (
             ["train", "--base", "a.yaml", "--seed", "42", "--train-iters=3"],
-            "--seed 42 --train-iters=3: values of the config follow `--`: "
+            "--seed 42 --train-iters=3: put config values after `--`: "
             "cogtune train --base a.yaml -- --seed 42 --train-iters=3",
         ),
         (["config", "show", "--base", "a.yaml", "--fp16"], "cogtune config show --base a.yaml -- --fp16"),

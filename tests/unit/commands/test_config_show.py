@@ -74,8 +74,8 @@ def test_explain():
         assert expected in text
     assert "args.lr" in explain("lr")
     assert "ucg_rate" in explain("model.conditioner_config.params.emb_models.0.ucg_rate")
-    assert "accepted and ignored, because" in explain("args.wandb")
-    assert "refused: any value crashes upstream" in explain("lr_scale")
+    assert "ignored        only DeepSpeed's monitor" in explain("args.wandb")
+    assert "not available: any value crashes upstream" in explain("lr_scale")
     with pytest.raises(ConfigError, match=r"did you mean .*scale_factor"):
         explain("scale_facto")
 

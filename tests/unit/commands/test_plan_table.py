@@ -39,7 +39,7 @@ def test_fits_into_100_columns_and_says_it(world: World, capsys: pytest.CaptureF
 def test_nothing_to_do(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     world.run()
     text = told(world, capsys)
-    assert "up to date: nothing would run (5 clips, 5 captions, 6 steps)" in text
+    assert "up to date: nothing to run (5 clips, 5 captions, 6 steps)" in text
     assert text.endswith("nothing to do\n")
 
 
@@ -67,9 +67,9 @@ def test_one_config_by_hand_and_a_name(world: World, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["nobody"], 1, "no experiment named 'nobody'; there are: tiny"),
-        (["--device", "Voodoo2"], 1, "--device Voodoo2: not a GPU that is known here; expected one of"),
-        (["--", "args.sede=1"], 1, "tiny cannot be planned: command line: args.sede: unknown key; did you mean 'seed'"),
+        (["nobody"], 1, "unknown experiment 'nobody'; expected one of tiny"),
+        (["--device", "Voodoo2"], 1, "--device Voodoo2: unknown GPU; expected one of"),
+        (["--", "args.sede=1"], 1, "cannot plan tiny: command line: args.sede: unknown key; did you mean 'seed'"),
     ],
 )
 def test_errors_in_one_sentence(

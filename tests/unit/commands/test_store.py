@@ -83,7 +83,7 @@ def test_nothing_is_removed_through_a_link(project: Path, linked: str) -> None:
     shutil.move(real, project / "elsewhere")
     real.symlink_to(project / "elsewhere")
     before = files(project)
-    with pytest.raises(UserError, match=r"a symbolic link leads from there to .*elsewhere.*; nothing was removed"):
+    with pytest.raises(UserError, match=r"a symbolic link to .*elsewhere.*; nothing was removed"):
         drop(project / "store", key, project / "results")
     assert files(project) == before
 

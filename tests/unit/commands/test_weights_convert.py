@@ -169,10 +169,10 @@ def test_nothing_is_overwritten_and_nothing_half_written(tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path)
     source, _ = lora_file(tmp_path, 1)
     (tmp_path / "k.safetensors").write_text("mine")
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="already exists; will not overwrite"):
         convert(source, "kohya", tmp_path / "k.safetensors")
     assert (tmp_path / "k.safetensors").read_text() == "mine"
-    with pytest.raises(UserError, match="only a LoRA"):
+    with pytest.raises(UserError, match="the weights are a LoRA"):
         convert(source, "merged", tmp_path / "m")
     with pytest.raises(UserError, match="fits no file"):
         convert(one_safetensors(tmp_path, randomised(tiny()).state_dict()), "diffusers", tmp_path / "m")
@@ -183,12 +183,12 @@ def test_nothing_is_overwritten_and_nothing_half_written(tmp_path: Path, monkeyp
 def test_the_network_is_found_among_the_configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = one_safetensors(tmp_path, randomised(network_config("2b")).state_dict())
     monkeypatch.chdir(CONFIGS.parent)
-    with pytest.raises(UserError, match=r"fits no file in \./config; name the YAML"):
+    with pytest.raises(UserError, match=r"fits no file in \./config; give the YAML"):
         convert(source, "diffusers", tmp_path / "d")
     (tmp_path / "t").mkdir()
     source = one_safetensors(tmp_path / "t", randomised(tiny()).state_dict())
     assert (convert(source, "diffusers", tmp_path / "d") / "config.json").is_file()
-    with pytest.raises(UserError, match="do not belong to the configured model"):
+    with pytest.raises(UserError, match="do not fit the configured model"):
         convert(source, "diffusers", tmp_path / "e", base=[str(CONFIGS / "cogvideox_2b.yaml")])
 
 
@@ -203,4 +203,4 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch
     assert (found["names"], found["rank"], found["alpha"], found["dtypes"]) == ("PEFT", 4, 3.0, ["BF16"])
     assert found["cogtune"] == {"converted_from": "pytorch_lora_weights.safetensors", "license": "mit"}
     assert main(["weights", "convert", str(source), "--to", "peft"]) == 1
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists; will not overwrite" in capsys.readouterr().err

@@ -111,4 +111,4 @@ def test_what_is_no_weights_is_one_line(
 def test_tensors_of_something_else(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     save_file({"lm_head.weight": torch.zeros(2)}, tmp_path / "a.safetensors")
     assert main(["weights", "inspect", str(tmp_path / "a.safetensors")]) == 1
-    assert "1 tensors of no known component" in capsys.readouterr().err
+    assert "contains 1 tensors, but no known component" in capsys.readouterr().err

@@ -135,7 +135,7 @@ def test_weights_are_held_against_a_network_with_parts_of_ones_own(package) -> N
     tree["model"]["conditioner_config"]["params"]["emb_models"][0]["params"]["model_dir"] = str(package / "t5")
     tree["args"] |= {"train_data": [str(package)], "valid_data": None, "load": str(package / "w.safetensors")}
     load(tree, package, files=True)
-    with pytest.raises(ConfigError, match="these weights do not belong to the configured model"):
+    with pytest.raises(ConfigError, match="these weights do not fit the configured model"):
         load(tree, package, "model.network_config.params.hidden_size=64", files=True)
 
 

@@ -43,7 +43,7 @@ def test_a_photo_is_turned_upright(tmp_path: Path) -> None:
 
 def test_a_picture_that_git_lfs_did_not_fetch(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n")
-    with pytest.raises(UserError, match=rf"a\.png: a Git LFS pointer, .*run `git lfs pull` in {tmp_path}"):
+    with pytest.raises(UserError, match=rf"a\.png: is a Git LFS pointer, .*run `git lfs pull` in {tmp_path}"):
         load_image(tmp_path / "a.png", [32, 48])
 
 

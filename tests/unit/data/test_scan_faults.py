@@ -96,7 +96,7 @@ OF_FILES = [at_open_of_a_caption, at_read_of_a_caption, at_read_of_a_clip]
 def test_the_machine_ends_the_scan(data: Path, where: Call, number: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         where(patch, number)
-        with pytest.raises(UserError, match=f"{os.strerror(number)}; this is a fault of the machine"):
+        with pytest.raises(UserError, match=f"{os.strerror(number)}; this is an error of the machine"):
             look(data)
     found = look(data)
     assert [row.name for row in found.rows] == ["videos/a.mp4", "videos/b.mp4"]
@@ -139,7 +139,7 @@ def test_the_machine_ends_the_plan(data: Path, where: Call, number: int) -> None
     """A key that was made of what could be seen just now would find other clips, and train anew."""
     with pytest.MonkeyPatch.context() as patch:
         where(patch, number)
-        with pytest.raises(UserError, match="this is a fault of the machine"):
+        with pytest.raises(UserError, match="this is an error of the machine"):
             fingerprint({"train": [data]})
 
 

@@ -111,8 +111,8 @@ def spoil(folder: Path, target: Path, kind: str) -> Path:
     [
         ("another model", "model_type 'bert'"),
         ("nothing", "not a T5 folder"),
-        ("no weights", "no weights in it"),
-        ("no tokenizer", "no tokenizer in it"),
+        ("no weights", "no weights found"),
+        ("no tokenizer", "no tokenizer found"),
         ("another tokenizer", "not of one model"),
         ("a weight is missing", "1 weights of T5 are missing, such as encoder.final_layer_norm.weight"),
     ],

@@ -61,7 +61,7 @@ def test_plan(row: Stage, world: World, capsys: pytest.CaptureFixture[str]) -> N
     (line,) = (line.split() for line in text.splitlines() if line.strip().startswith("grade"))
     count = "5" if row.items else "1"
     assert line == ["grade", "stale", count, row.unit if row.items else row.unit.removesuffix("s"), "?"]
-    assert "the time of 1 of them is not known: there is no cost model for their stage" in " ".join(text.split())
+    assert "no time estimate for 1 jobs: their stage, or a plugin, has no cost model" in " ".join(text.split())
     assert main([*words, "--format", "json"]) == 0
     graded = json.loads(capsys.readouterr().out)["experiments"][0]["stages"][-2]
     assert (graded["stage"], graded["estimate"]["seconds"]) == ("grade", None)

@@ -30,7 +30,7 @@ def test_a_killed_owner_frees_it_though_its_children_live(tmp_path: Path, monkey
     assert owner.stdout is not None
     child = int(owner.stdout.readline())
     try:
-        with pytest.raises(UserError, match=rf"another snakemake \(process {owner.pid}\) runs in {tmp_path}"):
+        with pytest.raises(UserError, match=rf"another snakemake \(process {owner.pid}\) is running in {tmp_path}"):
             hold_directory(path)
         owner.send_signal(signal.SIGKILL)
         owner.wait()
@@ -53,7 +53,7 @@ def test_what_is_no_file_is_refused_and_left_alone(tmp_path: Path, kind: str) ->
         os.mkfifo(path)
     else:
         path.symlink_to(target if kind == "link" else tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"\.cogtune\.lock: is a link or a folder, .*; remove it"):
+    with pytest.raises(UserError, match=r"\.cogtune\.lock: expected a regular file, .*; remove it"):
         hold_directory(path)
     assert target.read_text() == "mine"
     assert not (tmp_path / "nowhere").exists()

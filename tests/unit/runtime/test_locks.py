@@ -212,7 +212,7 @@ def test_a_lock_that_is_a_link_is_refused(tmp_path: Path, target: str) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "key.lock").symlink_to(target)
     with (
-        pytest.raises(UserError, match=r"key\.lock: a lock is a folder, .*; remove it"),
+        pytest.raises(UserError, match=r"key\.lock: expected a folder .a lock., .*; remove it"),
         hold_lock(tmp_path / "key.lock"),
     ):
         pytest.fail("it was held")

@@ -84,7 +84,7 @@ def test_a_full_disk_costs_the_log_and_not_the_work(tmp_path: Path, capsys: pyte
         logging.getLogger("cogtune.somewhere").info("second")
     first, warning, second = capsys.readouterr().err.splitlines()
     assert (first, second) == ("first", "second")
-    assert "job.log: cannot be written from here on" in warning
+    assert "job.log: stopped writing this log" in warning
 
 
 def test_last_lines(tmp_path: Path) -> None:

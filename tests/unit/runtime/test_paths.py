@@ -77,14 +77,16 @@ def test_links_are_followed_to_see_where_they_lead(root: Path) -> None:
 
 def test_nothing_is_written_through_a_link(root: Path) -> None:
     (root / "demo").symlink_to(root.parent / "kept")
-    with pytest.raises(UserError, match=r"demo is a symbolic link to .*kept; nothing is written through it"):
+    with pytest.raises(UserError, match=r"demo is a symbolic link to .*kept, which cogtune does not write through"):
         named_folder(root, "demo")
     assert named_folder(root, "other") == root / "other"
 
 
 def test_inside_says_which_file_names_what(root: Path) -> None:
     assert inside(root, "a/b c.txt", "list") == root / "a/b c.txt"
-    with pytest.raises(UserError, match=r"^list: names '\.\./x'; expected a file inside .*root"):
+    with pytest.raises(
+        UserError, match=r"^list: contains the path '\.\./x'; expected a plain relative path inside .*root"
+    ):
         inside(root, "../x", "list")
 
 

@@ -45,7 +45,7 @@ def test_a_folder_that_was_copied_elsewhere_is_checked_too(folder: Path, tmp_pat
     moved = folder.rename(tmp_path / "mine")
     assert check_sums(moved / "a.bin")
     (moved / "a.bin").write_bytes(b"edited")
-    with pytest.raises(DamagedError, match=f"delete the {SUMS}"):
+    with pytest.raises(DamagedError, match=f"delete its {SUMS}"):
         check_sums(moved / "a.bin")
 
 
@@ -56,7 +56,7 @@ def test_sums_that_do_not_read_are_refused(folder: Path, sums: bytes, sealed: bo
         as_an_earlier_version(folder)
     (folder / SUMS).write_bytes((folder / SUMS).read_bytes() + sums)
     for use in (check_sums, names_in_sums, lambda place: write_sums(place, [place / "a.bin"])):
-        with pytest.raises(DamagedError, match=f"{SUMS}: it does not read, .*; `cogtune store verify"):
+        with pytest.raises(DamagedError, match=f"{SUMS}: damaged; `cogtune store verify"):
             use(folder)
 
 
@@ -123,5 +123,5 @@ def test_coreutils_reads_the_sums(folder: Path) -> None:
 @pytest.mark.parametrize("line", ["../x", "/etc/passwd", "a//b"])
 def test_a_name_that_leads_out_of_the_folder_is_not_followed(folder: Path, line: str) -> None:
     (folder / SUMS).write_text(f"{'0' * 64}  {line}\n")
-    with pytest.raises(Exception, match=r"SHA256SUMS: names"):
+    with pytest.raises(Exception, match=r"SHA256SUMS: contains the path"):
         check_sums(folder)

@@ -46,7 +46,7 @@ def test_round_trip_and_keys_of_a_later_version() -> None:
         ({"rates": ["1"]}, "rates: expected a number, found '1'"),
         ({"rates": [float("nan")]}, "rates: expected a number, found nan"),
         ({"inner": []}, "inner: expected a JSON object, found []"),
-        ({"inner": {"size": 1}}, "inner: has no 'name'"),
+        ({"inner": {"size": 1}}, "inner: missing key 'name'"),
         ({"inner": {"name": "a", "size": "1"}}, "inner: size: expected a number or null, found '1'"),
         ({"by_name": {"b": {"name": None}}}, "by_name.b: name: expected a string, found null"),
         ({"flag": 1}, "flag: expected true or false or a string, found 1"),
@@ -59,7 +59,7 @@ def test_the_error_names_the_field(change: dict[str, Any], message: str) -> None
 
 @pytest.mark.parametrize("name", VALUE)
 def test_a_required_field_is_absent(name: str) -> None:
-    with pytest.raises(ValueError, match=f"has no '{name}'"):
+    with pytest.raises(ValueError, match=f"missing key '{name}'"):
         from_json(Outer, {key: value for key, value in VALUE.items() if key != name})
 
 

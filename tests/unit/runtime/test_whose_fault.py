@@ -27,7 +27,7 @@ FILE = ["ENOENT", "ENOTDIR", "EISDIR", "ELOOP", "EACCES", "EPERM", "ENAMETOOLONG
 def test_of_the_machine(name: str) -> None:
     error = OSError(getattr(errno, name), "words")
     assert is_environment_error(error)
-    assert str(told_of_environment(error, "/d/a.mp4")).startswith("/d/a.mp4: words; this is a fault of the machine")
+    assert str(told_of_environment(error, "/d/a.mp4")).startswith("/d/a.mp4: words; this is an error of the machine")
 
 
 @pytest.mark.parametrize("name", FILE)

@@ -56,7 +56,7 @@ def test_preprocess_ends_and_stores_no_reject(project: Caching, number: int, mon
     with monkeypatch.context() as patch:
         failing = Failing(preprocess.describe_clip, OSError(number, os.strerror(number)))
         patch.setattr(preprocess, "describe_clip", failing)
-        with pytest.raises(UserError, match=r"\.mp4: .*; this is a fault of the machine"):
+        with pytest.raises(UserError, match=r"\.mp4: .*; this is an error of the machine"):
             project.run("preprocess")
     counts = project.run("preprocess")
     assert (counts["made"] + counts["reused"], counts["rejected"], rejected(project)) == (2, 0, [])
@@ -73,7 +73,7 @@ def test_a_disk_that_fails_for_a_moment_is_no_damage(project: Caching, monkeypat
 def test_a_disk_that_goes_on_failing_ends_the_stage(project: Caching, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preprocess, "describe_clip", Failing(preprocess.describe_clip, VideoError("damaged"), 9))
     monkeypatch.setattr(pipeline, "file_digest", Failing(pipeline.file_digest, OSError(errno.EIO, "I/O error"), 9))
-    with pytest.raises(UserError, match="I/O error; this is a fault of the machine"):
+    with pytest.raises(UserError, match="I/O error; this is an error of the machine"):
         project.run("preprocess")
     assert rejected(project) == []
 
@@ -125,4 +125,4 @@ def test_pictures_and_prompts(
         patch.setattr(at, Failing(open, OSError(number, os.strerror(number)), 99))
         with pytest.raises(UserError) as caught:
             read(tmp_path / "file")
-    assert f"{os.strerror(number)}; this is a fault of the machine" in str(caught.value)
+    assert f"{os.strerror(number)}; this is an error of the machine" in str(caught.value)

@@ -43,7 +43,7 @@ CASES = (
     + [(3, "bf16", variant) for variant in ("offload_param", "ratio", "nvme", "predivide", "low states")]
     + [(1, "bf16", "accumulation")]
 )
-NO_EFFECT = ("takes effect", "compiled at its first use")
+NO_EFFECT = ("needs ZeRO stage", "has no effect", "compiled at first use")
 """Words of rows whose key DeepSpeed takes, at some stages, and makes nothing of."""
 
 
@@ -105,11 +105,11 @@ def test_every_row_is_reached() -> None:
 def test_keys_without_effect_are_told() -> None:
     zero = {"stage": 0, "overlap_comm": True, "sub_group_size": 5, "load_from_fp32_weights": False}
     (line,) = idle({"zero_optimization": zero})
-    assert line.endswith("no effect at stage 0: overlap_comm, sub_group_size")
+    assert line.endswith("ignored at stage 0: overlap_comm, sub_group_size")
     (line,) = idle({"zero_optimization": zero | {"stage": 2}})
-    assert line.endswith("no effect at stage 2: sub_group_size")
+    assert line.endswith("ignored at stage 2: sub_group_size")
     assert not list(
         idle({"zero_optimization": zero | {"stage": 3}, "bf16": {"enabled": True, "check_grad_overflow": True}})
     )
     (line,) = idle({"fp16": {"enabled": False, "hysteresis": 2}})
-    assert line == "deepspeed.fp16: no effect while it is not enabled: hysteresis"
+    assert line == "deepspeed.fp16: ignored, because it is not enabled: hysteresis"

@@ -10,7 +10,7 @@ from tests.unit.train.toy import Recipe, Toy
 
 ROOT = Path(__file__).parents[3]
 SOURCES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "config").glob("*.yaml"))]
-LOW = "the LoRA will learn next to nothing"
+LOW = "the LoRA will hardly learn"
 
 
 def printed() -> dict[tuple[str, ...], str]:

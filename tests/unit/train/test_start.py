@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cogtune.errors import UserError
 from cogtune.model.lora import is_adapter
 from cogtune.model.start import Start, initial_model, trained_model
-from cogtune.model.weights.formats import Settings, Whole, write
+from cogtune.model.weights.formats import NetworkWeights, Settings, write
 from cogtune.train.result import write_tensors
 from cogtune.work.load import load_config
 
@@ -116,7 +116,7 @@ def test_weights_of_another_network_are_refused(network: dict[str, Any], tmp_pat
 def test_weights_are_loaded_as_they_are_whatever_the_seed(network: dict[str, Any], layout: str, tmp_path: Path) -> None:
     """Half-precision files become fp32; nothing random is left, and what trains is what trained without them."""
     source = initial_model(Start(network, seed=3))
-    write(layout, tmp_path / "w", Whole(source.state_dict(), network), Settings(torch.bfloat16))
+    write(layout, tmp_path / "w", NetworkWeights(source.state_dict(), network), Settings(torch.bfloat16))
     loaded = initial_model(Start(network, seed=4, weights=str(tmp_path / "w")))
     for (name, given), (other, parameter) in zip(loaded.named_parameters(), source.named_parameters(), strict=True):
         exact = name == "mixins.pos_embed.pos_embedding" and layout == "diffusers"  # computed, not stored

@@ -1,4 +1,4 @@
-"""Weights in and out of files: SAT, diffusers, LoRA."""
+"""Load and write weights: SAT, diffusers, LoRA."""
 
 from cogtune.model.weights.load import load_weights
 

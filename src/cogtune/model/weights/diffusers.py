@@ -1,4 +1,4 @@
-"""The same transformer in diffusers' names (CogVideoXTransformer3DModel), and the config.json beside them."""
+"""Convert the transformer to and from diffusers (CogVideoXTransformer3DModel), and write its config.json."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,12 +21,12 @@ from cogtune.model.weights.read import JOIN, split
 
 
 def to_diffusers(state: Mapping[str, Tensor], params: DiffusionTransformerParams) -> dict[str, Tensor]:
-    """State dict of CogVideoXTransformer3DModel; views of ``state`` where that is possible.
+    """State dict of CogVideoXTransformer3DModel; views of ``state`` where possible.
 
-    Raises: UserError for a state with adapters (merge them first), or with names that are no transformer's.
+    Raises: UserError for a state with adapters (merge them first), or with unknown names.
     """
     if adapters := [name for name in state if is_adapter(name)]:
-        raise UserError(f"the weights hold LoRA adapters ({adapters[0]}, …); merge them, or export them as a LoRA")
+        raise UserError(f"the weights contain LoRA adapters ({adapters[0]}, …); merge them, or export them as a LoRA")
     learned = params_of(params.modules["pos_embed_config"]).table == "learned"
     out: dict[str, Tensor] = {}
     for name, tensor in state.items():
@@ -34,7 +34,7 @@ def to_diffusers(state: Mapping[str, Tensor], params: DiffusionTransformerParams
             continue
         foreign = in_diffusers(name)
         if foreign is None:
-            raise UserError(f"{name}: diffusers' transformer has no such weight")
+            raise UserError(f"{name}: unknown weight, diffusers' transformer has no counterpart")
         out |= zip(foreign.names, split(foreign.how, tensor, len(foreign.names)), strict=True)
     o, p, q = patch_of(params)
     if o == 1:
@@ -43,7 +43,7 @@ def to_diffusers(state: Mapping[str, Tensor], params: DiffusionTransformerParams
 
 
 def from_diffusers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """State dict in our names. Without the sine-cosine and the unused table, which diffusers does not have."""
+    """State dict with our names, without the sine-cosine and the unused table, which diffusers does not have."""
     out: dict[str, Tensor] = {}
     for name in state:
         ours = our_name(name)
@@ -54,10 +54,10 @@ def from_diffusers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def config_json(params: DiffusionTransformerParams) -> dict[str, Any]:
-    """config.json of the diffusers folder. Raises: UserError for what diffusers cannot express."""
+    """config.json of the diffusers folder. Raises: UserError for settings that diffusers does not support."""
     o, p, q = patch_of(params)
     if p != q:
-        raise UserError(f"patch_size {[o, p, q]}: diffusers knows square patches only")
+        raise UserError(f"patch_size {[o, p, q]}: diffusers supports square patches only")
     pos = params_of(params.modules["pos_embed_config"])
     patch_embed = params_of(params.modules["patch_embed_config"])
     assert isinstance(pos, PositionParams)
@@ -102,5 +102,7 @@ def _interpolation(params: DiffusionTransformerParams, pos: PositionParams) -> d
         pos, (params.time_interpolation, params.height_interpolation, params.width_interpolation)
     )
     if h != w:
-        raise UserError(f"height_interpolation {h} and width_interpolation {w} differ: diffusers knows one for both")
+        raise UserError(
+            f"height_interpolation {h} and width_interpolation {w} differ; diffusers supports one value for both"
+        )
     return {"spatial_interpolation_scale": h, "temporal_interpolation_scale": t}

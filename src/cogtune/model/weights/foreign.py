@@ -1,6 +1,6 @@
-"""Our files through the loaders of those who will read them: one step on the same latents, then compare.
+"""Round-trip check of exports: load them with diffusers and PEFT, run one step, and compare the outputs.
 
-diffusers and PEFT are asked where they are installed; without them the check says so instead of passing.
+If diffusers or PEFT is not installed, the check reports this instead of passing.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,10 +32,10 @@ class Probe:
 
 
 def probe_of(network: DiffusionTransformer) -> Probe:
-    """Inputs for ``network``, always the same: mid noise, one patch of frames, at most 16 x 16.
+    """Deterministic inputs for ``network``: medium noise, one patch of frames, at most 16 x 16 latent pixels.
 
-    Position tables hold for the configured height and width only. diffusers takes a learned table for the configured
-    number of frames only, and leaves it out for fewer.
+    Position tables fit the configured height and width only. diffusers uses a learned table for the configured number
+    of frames only, and skips it for fewer.
     """
     params, table = network.params, getattr(network.mixins.pos_embed, "pos_embedding", None)
     frames, sides = network.patch_size[0], (params.latent_height, params.latent_width)
@@ -51,7 +51,7 @@ def probe_of(network: DiffusionTransformer) -> Probe:
 
 @torch.no_grad()
 def output(network: DiffusionTransformer, probe: Probe, device: torch.device) -> Tensor:
-    """Our network's output, on the CPU; the network itself stays where it is."""
+    """The output of cogtune's network, on the CPU; the network is not moved."""
     moved = {name: tensor.to(device) for name, tensor in (*network.named_parameters(), *network.named_buffers())}
     inputs = (probe.x_BTCHW.to(device), probe.timesteps_B.to(device), probe.context_BLD.to(device))
     return functional_call(network.eval(), moved, inputs).cpu()
@@ -59,8 +59,8 @@ def output(network: DiffusionTransformer, probe: Probe, device: torch.device) ->
 
 @torch.no_grad()
 def twin_output(twin: Any, probe: Probe, device: torch.device) -> Tensor:
-    """The output of a CogVideoXTransformer3DModel in fp32, on the CPU. Rotation tables and `ofs` are what its
-    pipelines give it, with the positions of SAT: whole numbers from 0."""
+    """The output of a CogVideoXTransformer3DModel in fp32, on the CPU. Rotary tables and `ofs` are the ones
+    of its pipelines, with SAT's positions: integers from 0."""
     from diffusers.models.embeddings import get_3d_rotary_pos_embed
 
     config, x_BTCHW, rotary = twin.config, probe.x_BTCHW, None
@@ -78,9 +78,8 @@ def twin_output(twin: Any, probe: Probe, device: torch.device) -> Tensor:
 
 @dataclass(frozen=True)
 class Loaded:
-    """``loader``: whose, with its version; "none" where there is nobody to ask, and then ``why``. ``output``: of the
-    network as it was loaded; ``like_ours``: with the epsilon of its last norm as SAT has it, 1e-6, where diffusers
-    takes 1e-5 whatever the weights are."""
+    """``loader``: library and version; "none" if no library can load the file, then ``why``. ``output``: of the loaded
+    network; ``like_ours``: with SAT's epsilon of the last norm, 1e-6, where diffusers always uses 1e-5."""
 
     loader: str
     output: Tensor | None = None
@@ -89,10 +88,10 @@ class Loaded:
 
 
 def load_and_run(form: str, path: Path, base: DiffusionTransformer, probe: Probe, device: torch.device) -> Loaded:
-    """``path``, in the format ``form``, through its foreign loader. ``base``: our network, whose weights under the
-    adapters a LoRA goes over."""
+    """Load ``path``, in the format ``form``, with its library. ``base``: cogtune's network with the base weights of a
+    LoRA."""
     if form not in _LOADERS:
-        return Loaded("none", why="no library loads this format into a CogVideoX")
+        return Loaded("none", why="no library loads this format into a CogVideoX model")
     packages, load = _LOADERS[form]
     try:
         names = [f"{package} {version(package)}" for package in packages]
@@ -113,7 +112,7 @@ def _from_pretrained(path: Path, base: DiffusionTransformer) -> Any:
 
 
 def _base_twin(base: DiffusionTransformer) -> Any:
-    """diffusers' network over the same memory; PEFT, whoever uses this, brings accelerate along."""
+    """diffusers' network sharing the memory of ``base``; accelerate is a dependency of PEFT."""
     from accelerate import init_empty_weights
     from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXTransformer3DModel
 
@@ -129,7 +128,7 @@ def _load_lora_weights(path: Path, base: DiffusionTransformer) -> Any:
     from diffusers.loaders.lora_pipeline import CogVideoXLoraLoaderMixin
 
     class Pipeline(CogVideoXLoraLoaderMixin):
-        """As much of a pipeline as its LoRA loader looks at."""
+        """The parts of a pipeline that its LoRA loader uses."""
 
         hf_device_map = None
 

@@ -1,4 +1,4 @@
-"""The formats that weights leave in, and how each is written: a network's whole state, or adapters alone."""
+"""Export formats and their writers: a network's full state, or adapters only."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -24,9 +24,9 @@ GIGABYTE = 1_000_000_000
 
 
 @dataclass(frozen=True)
-class Whole:
-    """A network's weights. ``state``: in our names, adapters in it or not; ``node``: its {target, params};
-    ``alpha``: of the adapters, if there are any."""
+class NetworkWeights:
+    """A network's weights. ``state``: with our names, with or without adapters; ``node``: its {target, params};
+    ``alpha``: of the adapters, if any."""
 
     state: Mapping[str, Tensor]
     node: Mapping[str, Any]
@@ -37,7 +37,7 @@ class Whole:
         return any(map(is_adapter, self.state))
 
     def merged(self) -> dict[str, Tensor]:
-        """The state with adapters folded in; plain names."""
+        """The state with merged adapters, and names without adapters."""
         if not self.has_adapters:
             return dict(self.state)
         rank = next(tensor.shape[0] for name, tensor in self.state.items() if ".matrix_A." in name)
@@ -52,8 +52,8 @@ class Whole:
 
 @dataclass(frozen=True)
 class Settings:
-    """How to write: the type of the tensors (None: as they are), bytes of a shard, what to note beside them, and SAT's
-    iteration and alpha."""
+    """How to write: dtype of the tensors (None: unchanged), bytes per shard, facts for the metadata, and SAT's iteration
+    and alpha."""
 
     dtype: torch.dtype | None = None
     shard: float = 5 * GIGABYTE
@@ -63,8 +63,8 @@ class Settings:
 
     def note(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
         """Metadata of a safetensors header."""
-        said = {"cogtune": json.dumps(self.facts, sort_keys=True)} if self.facts else {}
-        return {"format": "pt"} | said | dict(more or {})
+        facts = {"cogtune": json.dumps(self.facts, sort_keys=True)} if self.facts else {}
+        return {"format": "pt"} | facts | dict(more or {})
 
     def cast(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Floating-point tensors in ``dtype``."""
@@ -73,65 +73,65 @@ class Settings:
         return {name: t.to(self.dtype) if t.is_floating_point() else t for name, t in tensors.items()}
 
     def round(self, pairs: Adapters) -> Adapters:
-        """Adapters in ``dtype``; alpha as it is."""
+        """Adapters in ``dtype``; alpha unchanged."""
         dtype = self.dtype
         return pairs if dtype is None else {k: Adapter(p.A.to(dtype), p.B.to(dtype), p.alpha) for k, p in pairs.items()}
 
 
 @dataclass(frozen=True)
 class Format:
-    """``path``: file or folder below the target folder. Exactly one of the writers is there."""
+    """``path``: file or folder below the target folder. Exactly one of the writers is set."""
 
     path: str
-    whole: Callable[[Path, Whole, Settings], int] | None = None
+    whole: Callable[[Path, NetworkWeights, Settings], int] | None = None
     adapters: Callable[[Path, Adapters, Settings], int] | None = None
 
 
-def _diffusers(path: Path, weights: Whole, how: Settings) -> int:
+def _diffusers(path: Path, weights: NetworkWeights, settings: Settings) -> int:
     params = params_of(weights.plain_node())
     assert isinstance(params, DiffusionTransformerParams)
     write_json(path / "config.json", config_json(params))
-    return write_shards(path, how.cast(to_diffusers(weights.merged(), params)), how.note(), how.shard)
+    return write_shards(path, settings.cast(to_diffusers(weights.merged(), params)), settings.note(), settings.shard)
 
 
-def _sat(path: Path, weights: Whole, how: Settings) -> int:
-    return write_sat(path, _prefixed(how.cast(weights.state)), how.iteration, how.facts or {})
+def _sat(path: Path, weights: NetworkWeights, settings: Settings) -> int:
+    return write_sat(path, _prefixed(settings.cast(weights.state)), settings.iteration, settings.facts or {})
 
 
-def _merged(path: Path, weights: Whole, how: Settings) -> int:
-    return write_sat(path, _prefixed(how.cast(weights.merged())), how.iteration, how.facts or {})
+def _merged(path: Path, weights: NetworkWeights, settings: Settings) -> int:
+    return write_sat(path, _prefixed(settings.cast(weights.merged())), settings.iteration, settings.facts or {})
 
 
 def _prefixed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {PREFIXES["network"] + name: tensor for name, tensor in state.items()}
 
 
-def _diffusers_lora(path: Path, pairs: Adapters, how: Settings) -> int:
+def _diffusers_lora(path: Path, pairs: Adapters, settings: Settings) -> int:
     tensors, metadata = lora.to_diffusers_lora(pairs)
-    return write_safetensors(path, tensors, how.note(metadata))
+    return write_safetensors(path, tensors, settings.note(metadata))
 
 
-def _folded_lora(path: Path, pairs: Adapters, how: Settings) -> int:
+def _folded_lora(path: Path, pairs: Adapters, settings: Settings) -> int:
     tensors, metadata = lora.to_folded_lora(pairs)
-    return write_safetensors(path, tensors, how.note(metadata))
+    return write_safetensors(path, tensors, settings.note(metadata))
 
 
-def _peft(path: Path, pairs: Adapters, how: Settings) -> int:
+def _peft(path: Path, pairs: Adapters, settings: Settings) -> int:
     tensors, config = lora.to_peft(pairs)
     write_json(path / lora.PEFT_CONFIG, config)
-    return write_safetensors(path / lora.PEFT_FILE, tensors, how.note())
+    return write_safetensors(path / lora.PEFT_FILE, tensors, settings.note())
 
 
-def _kohya(path: Path, pairs: Adapters, how: Settings) -> int:
-    return write_safetensors(path, lora.to_kohya(pairs), how.note())
+def _kohya(path: Path, pairs: Adapters, settings: Settings) -> int:
+    return write_safetensors(path, lora.to_kohya(pairs), settings.note())
 
 
-def _comfyui(path: Path, pairs: Adapters, how: Settings) -> int:
-    return write_safetensors(path, lora.to_comfyui(pairs), how.note())
+def _comfyui(path: Path, pairs: Adapters, settings: Settings) -> int:
+    return write_safetensors(path, lora.to_comfyui(pairs), settings.note())
 
 
-def _sat_lora(path: Path, pairs: Adapters, how: Settings) -> int:
-    return write_sat(path, lora.to_sat(pairs, how.sat_alpha), how.iteration, how.facts or {})
+def _sat_lora(path: Path, pairs: Adapters, settings: Settings) -> int:
+    return write_sat(path, lora.to_sat(pairs, settings.sat_alpha), settings.iteration, settings.facts or {})
 
 
 FORMATS = {
@@ -145,25 +145,23 @@ FORMATS = {
     "kohya": Format("kohya_lora.safetensors", adapters=_kohya),
     "sat_lora": Format("sat_lora", adapters=_sat_lora),
 }
-"""By the names in `EXPORT_FORMATS`, which says what each is for."""
+"""Keys as in `EXPORT_FORMATS`, which describes them."""
 
 
-def write(name: str, path: Path, weights: Whole | Adapters, how: Settings) -> int:
+def write(name: str, path: Path, weights: NetworkWeights | Adapters, settings: Settings) -> int:
     """Write ``weights`` to ``path`` (a file or a folder, as the format has it); returns the bytes.
 
-    Adapters inside a whole network are taken out for the LoRA formats. Raises: UserError where the format needs what
-    is not there.
+    For the LoRA formats, the adapters of a full network are extracted. Raises: UserError if the weights do not contain
+    what the format needs.
     """
     form = FORMATS[name]
     if form.whole is not None:
-        if not isinstance(weights, Whole):
-            raise UserError(
-                f"{name}: holds a whole network, and there is only a LoRA; give the weights under it as well"
-            )
-        return form.whole(path, weights, how)
+        if not isinstance(weights, NetworkWeights):
+            raise UserError(f"{name}: needs a full network, but the weights are a LoRA; give its base weights too")
+        return form.whole(path, weights, settings)
     assert form.adapters is not None
-    if isinstance(weights, Whole):
+    if isinstance(weights, NetworkWeights):
         if not weights.has_adapters:
-            raise UserError(f"{name}: holds a LoRA, and the weights have no adapters; use diffusers or sat")
+            raise UserError(f"{name}: needs a LoRA, but the weights have no adapters; use diffusers or sat")
         weights = lora.pairs_of(weights.state, weights.alpha)
-    return form.adapters(path, how.round(weights), how)
+    return form.adapters(path, settings.round(weights), settings)

@@ -1,4 +1,4 @@
-"""Putting weights of any known format into a module, all of them or none."""
+"""Load weights of any supported format into a module."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -17,17 +17,17 @@ from cogtune.runtime.sums import check_sums
 
 
 def load_weights(module: nn.Module, path: str | Path, ignore: tuple[str, ...] = ()) -> None:
-    """Loads `path` into `module`; what the file is, its content says (`cogtune weights inspect` shows it).
+    """Load `path` into `module`. The format is detected from the content, as by `cogtune weights inspect`.
 
-    Known: a SAT folder or its mp_rank_XX_model_states.pt (tensor-parallel ranks are merged; T5 and VAE inside are
-    passed over), a torch file with `state_dict`, safetensors in our names, a diffusers pipeline or component folder,
+    Supported: a SAT folder or its mp_rank_XX_model_states.pt (tensor-parallel ranks are merged; T5 and VAE in it are
+    ignored), a torch file with `state_dict`, safetensors with our names, a diffusers pipeline or component folder,
     a LoRA file of SAT, diffusers, PEFT, kohya, ComfyUI. A base checkpoint loads into a model with adapters, which then
-    keep their initial values; a LoRA file replaces the adapters only. Parameters on `meta` get memory, in their dtype.
-    Names that start with one of ``ignore`` are passed over. Tensors are read one by one, so that memory grows by the
-    model and its largest tensor.
-    Where a SHA256SUMS stands beside them, the files are held against it first.
+    keep their initial values; a LoRA file replaces the adapters only. Parameters on `meta` are allocated, in their dtype.
+    Names that start with one of ``ignore`` are skipped. Tensors are read one by one, so that memory grows by the model
+    and its largest tensor.
+    If there is a SHA256SUMS, the files are verified first.
     Raises: UserError that lists missing and unexpected names and wrong shapes; the module is then unchanged. Damaged
-    bytes are found while they are read, and leave it half filled.
+    data is detected during reading, and leaves the module partly loaded.
     """
     check_sums(Path(path))
     prefix = getattr(module, "checkpoint_prefix", "")
@@ -53,7 +53,7 @@ def _load_lora(module: nn.Module, own: dict[str, Shape], header: Header) -> None
     lora = read_lora(header)
     layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, AdaptedLinear)}
     if not layers:
-        raise UserError(f"{header.path}: a LoRA, but the model has no adapters; add modules.lora_config to the YAML")
+        raise UserError(f"{header.path}: is a LoRA, but the model has no adapters; add modules.lora_config to the YAML")
     given = {our_name(*place, side): getattr(pair, side) for place, pair in lora.adapters.items() for side in "AB"}
     adapters = {name: shape for name, shape in own.items() if is_adapter(name)}
     _check(header, adapters, given, set())
@@ -61,8 +61,8 @@ def _load_lora(module: nn.Module, own: dict[str, Shape], header: Header) -> None
 
 
 def _strengths(lora: Lora, layers: dict[str, AdaptedLinear]) -> dict[str, float]:
-    """Factor of each matrix B that gives the file's strength, whatever alpha the YAML gives. SAT's files say none: the
-    YAML's is theirs."""
+    """Factor of each matrix B that gives the file's scale, independent of the YAML's alpha. SAT's files have no alpha: the
+    YAML's is used."""
     factors: dict[str, float] = {}
     for place, pair in lora.adapters.items():
         name = our_name(*place, "B")

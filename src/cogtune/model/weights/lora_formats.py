@@ -1,7 +1,7 @@
-"""LoRA files of SAT, diffusers, PEFT, kohya and ComfyUI, both ways.
+"""Read and write LoRA files of SAT, diffusers, PEFT, kohya and ComfyUI.
 
-All hold the same pairs of matrices; they differ in names and in where the strength, alpha / rank, stands. What is
-written carries its strength in the way that its readers look for it, so nobody has to multiply anything.
+All contain the same pairs of matrices; they differ in names and in where the scale, alpha / rank, is stored. Files are
+written with the scale where their readers expect it.
 """
 
 import json
@@ -41,7 +41,7 @@ Adapters = dict[tuple[int, str], Adapter]
 
 
 def pairs_of(state: Mapping[str, Tensor], alpha: float) -> Adapters:
-    """The adapters in a state dict with our names; its other tensors are left out. Raises UserError without any."""
+    """The adapters in a state dict with our names; other tensors are ignored. Raises UserError if there are none."""
     layers = {int(name.split(".")[2]) for name in state if ".matrix_A." in name}
     pairs = {
         (layer, projection): Adapter(state[A].contiguous(), state[our_name(layer, projection, "B")].contiguous(), alpha)
@@ -50,12 +50,12 @@ def pairs_of(state: Mapping[str, Tensor], alpha: float) -> Adapters:
         if (A := our_name(layer, projection, "A")) in state
     }
     if not pairs:
-        raise UserError("the weights hold no LoRA adapters (names with matrix_A and matrix_B)")
+        raise UserError("the weights contain no LoRA adapters (names with matrix_A and matrix_B)")
     return pairs
 
 
 def read_pairs(header: Header, sat_alpha: float = 1.0) -> Adapters:
-    """The adapters of a LoRA file of any kind. ``sat_alpha``: of SAT's files, which do not say it."""
+    """The adapters of a LoRA file of any format. ``sat_alpha``: for SAT's files, which do not contain it."""
     lora = read_lora(header)
     return {
         place: Adapter(read(one.A), read(one.B), sat_alpha if one.scale is None else one.scale * one.rank)
@@ -71,7 +71,7 @@ def to_diffusers_lora(pairs: Adapters) -> tuple[dict[str, Tensor], dict[str, str
 
 
 def to_folded_lora(pairs: Adapters) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """As `to_diffusers_lora`, the strength multiplied into lora_B: for programs that do not read the metadata."""
+    """Like `to_diffusers_lora`, with lora_B multiplied by the scale, for programs that do not read the metadata."""
     folded = {
         place: Adapter(pair.A, scaled(pair.B, pair.alpha / pair.r), float(pair.r)) for place, pair in pairs.items()
     }
@@ -79,7 +79,7 @@ def to_folded_lora(pairs: Adapters) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def scaled(B: Tensor, factor: float) -> Tensor:
-    """``factor`` times B: in its own type where that is exact (powers of two), else in fp32."""
+    """``factor`` times B: in its own dtype if that is exact (powers of two), else in fp32."""
     exact = abs(math.frexp(factor)[0]) == 0.5
     return B * factor if exact else B.float() * factor
 
@@ -101,8 +101,8 @@ def to_comfyui(pairs: Adapters) -> dict[str, Tensor]:
 
 
 def to_sat(pairs: Adapters, alpha: float) -> dict[str, Tensor]:
-    """SAT's names. Its files do not say alpha: B is scaled so that the strength is right where the YAML says
-    ``alpha``; nothing changes if that is what the pairs have."""
+    """SAT's names. Its files do not contain alpha: B is scaled for a YAML with this ``alpha``; unchanged if the pairs have
+    the same alpha."""
     out: dict[str, Tensor] = {}
     for place, pair in pairs.items():
         B = pair.B if pair.alpha == alpha else scaled(pair.B, pair.alpha / alpha)
@@ -133,11 +133,11 @@ def _with_alphas(named: Mapping[str, Adapter]) -> dict[str, Tensor]:
 
 
 def _one_config(pairs: Adapters) -> dict[str, Any]:
-    """PEFT's LoraConfig, which has one rank and one alpha for all. Raises UserError where they differ."""
+    """PEFT's LoraConfig, with one rank and one alpha for all layers. Raises UserError if they differ."""
     ranks, alphas = {pair.r for pair in pairs.values()}, {pair.alpha for pair in pairs.values()}
     if len(ranks) > 1 or len(alphas) > 1:
         raise UserError(
-            f"ranks {sorted(ranks)} and alphas {sorted(alphas)}: this format has one of each for all layers; use "
+            f"ranks {sorted(ranks)} and alphas {sorted(alphas)}: this format supports one rank and one alpha for all layers; use "
             "folded_lora (one rank), kohya or comfyui_lora"
         )
     (r,), (alpha,) = ranks, alphas

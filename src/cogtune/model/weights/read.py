@@ -1,4 +1,4 @@
-"""The bytes of a tensor, straight from the file into memory of its own: one tensor at a time, nothing mapped, no pickle."""
+"""Read tensors directly from a file into memory: one at a time, without mmap or pickle."""
 
 import math
 import zlib
@@ -19,16 +19,16 @@ DTYPES = {
 
 
 def read(source: Source) -> Tensor:
-    """The tensor, in the file's type, on the CPU. Raises UserError for bytes that are cut off or differ from their
-    checksum (zip files have one), and for weights that are not finite."""
+    """The tensor, in the file's dtype, on the CPU. Raises UserError for truncated data, a checksum mismatch (zip files
+    have checksums), and weights that are not finite."""
     out = torch.empty(source.shape, dtype=DTYPES[source.dtype])
     read_into(source, out)
     return out
 
 
 def read_into(source: Source, out: Tensor) -> None:
-    """Fill ``out``, which has the tensor's shape; without a copy on the way where the file holds it (or the rows of its
-    parts) as ``out`` does. Raises UserError as `read` does."""
+    """Fill ``out``, which has the tensor's shape; without an extra copy if dtype and layout are equal. Raises UserError as
+    `read` does."""
     direct = out.dtype == DTYPES[source.dtype] and out.is_contiguous()
     if isinstance(source, Stored):
         if direct and source.strides is None:
@@ -45,29 +45,29 @@ def read_into(source: Source, out: Tensor) -> None:
 
 
 def read_all(sources: Mapping[str, Source]) -> dict[str, Tensor]:
-    """All of them, in memory."""
+    """Read all tensors into memory."""
     return {name: read(source) for name, source in sources.items()}
 
 
 def _read_bytes(source: Stored, flat: Tensor) -> None:
-    """The stored elements into ``flat``, checked."""
+    """Read the stored elements into ``flat`` and verify them."""
     view, done = flat.view(torch.uint8).numpy().data, 0
     with source.file.open("rb", buffering=0) as file:
         file.seek(source.offset)
         while done < source.nbytes:
             if not (count := file.readinto(view[done:])):
-                raise UserError(f"{source.file}: ends at byte {source.offset + done}; fetch it again")
+                raise UserError(f"{source.file}: truncated at byte {source.offset + done}; download it again")
             done += count
     if source.crc is not None and zlib.crc32(view) != source.crc:
-        raise UserError(f"{source.file}: bytes {source.offset} and after differ from their checksum; fetch it again")
+        raise UserError(f"{source.file}: checksum mismatch in the data at byte {source.offset}; download it again")
     if flat.is_floating_point() and flat.dtype.itemsize > 1 and not _finite(flat):
         raise UserError(
-            f"{source.file}: holds weights that are infinite or not a number; the file or its training broke"
+            f"{source.file}: contains weights that are infinite or NaN; the file is damaged, or its training diverged"
         )
 
 
 def _finite(flat: Tensor) -> bool:
-    """By the extremes, which carry a NaN along: no memory, and ten times as fast as torch.isfinite of everything."""
+    """Check minimum and maximum, which propagate NaN: no extra memory, and ten times as fast as torch.isfinite."""
     return flat.numel() == 0 or bool(torch.isfinite(torch.stack(flat.aminmax())).all())
 
 
@@ -89,7 +89,7 @@ JOIN: dict[str, Callable[[Sequence[Tensor]], Tensor]] = {
     "branches": _branches,
     "flat": lambda parts: parts[0].reshape(parts[0].shape[0], math.prod(parts[0].shape[1:])),
 }
-"""How parts make one tensor: see `source.Joined`."""
+"""How to join parts to one tensor: see `header.Joined`."""
 
 
 def split(how: str, tensor: Tensor, parts: int) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""Weight files on disk: safetensors, whole or in shards with their index, and SAT's torch files."""
+"""Write weight files: safetensors, single or sharded with an index, and SAT's torch files."""
 
 import json
 import math
@@ -18,10 +18,10 @@ WEIGHTS = "diffusion_pytorch_model"
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> int:
-    """Write ``tensors`` in the order given; returns the bytes of the file.
+    """Write ``tensors`` in the given order; return the size of the file in bytes.
 
-    Written here and not by the safetensors library: that copies all tensors once more in memory, and puts the keys of
-    ``metadata`` in an order that changes from run to run, so that equal weights would give unequal files.
+    Not written with the safetensors library, because it copies all tensors in memory, and writes the keys of
+    ``metadata`` in random order, so that equal weights would give different files.
     """
     header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
     begin = 0
@@ -40,16 +40,16 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
     return 8 + len(head) + begin
 
 
-def write_shards(folder: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], most: float) -> int:
-    """Write a diffusers component's weights into ``folder``: one file, or shards of at most ``most`` bytes (a larger
-    tensor has one to itself) and the index that lists them. Returns the bytes."""
+def write_shards(folder: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], shard_bytes: float) -> int:
+    """Write a diffusers component's weights into ``folder``: one file, or shards of at most ``shard_bytes`` bytes (a
+    larger tensor gets its own shard) and their index. Returns the total size in bytes."""
     shards: list[dict[str, Tensor]] = [{}]
-    room = most
+    room = shard_bytes
     for name, tensor in tensors.items():
         size = tensor.numel() * tensor.element_size()
         if size > room and shards[-1]:
             shards.append({})
-            room = most
+            room = shard_bytes
         shards[-1][name] = tensor
         room -= size
     if len(shards) == 1:
@@ -69,13 +69,15 @@ def write_shards(folder: Path, tensors: Mapping[str, Tensor], metadata: Mapping[
 def write_sat(folder: Path, tensors: Mapping[str, Tensor], iteration: int, facts: Mapping[str, Any]) -> int:
     """Write a SAT folder: `latest` and <iteration>/mp_rank_00_model_states.pt with ``tensors`` under `module`.
 
-    ``facts`` stand beside them under `cogtune`; SAT passes over what it does not know. Returns the bytes.
+    ``facts`` are stored under `cogtune`, which SAT ignores. Returns the size in bytes.
     """
     file = folder / str(iteration) / "mp_rank_00_model_states.pt"
-    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    # A view would take its whole storage along into the file.
-    whole = {name: t if t.untyped_storage().nbytes() == t.nbytes else t.clone() for name, t in whole.items()}
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # torch.save would write the full storage of a view.
+    contiguous = {name: t if t.untyped_storage().nbytes() == t.nbytes else t.clone() for name, t in contiguous.items()}
     with replacing(file) as temporary:
-        torch.save({"module": whole, "iteration": iteration, "cogtune": json.dumps(facts, sort_keys=True)}, temporary)
+        torch.save(
+            {"module": contiguous, "iteration": iteration, "cogtune": json.dumps(facts, sort_keys=True)}, temporary
+        )
     write_text(folder / "latest", str(iteration))
     return file.stat().st_size

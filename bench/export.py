@@ -46,7 +46,7 @@ def export(name: str, layers: int, folder: Path) -> None:
     ready = time.perf_counter()
     entry = exporter.make(name, folder)
     seconds = {"network": ready - started, "export": time.perf_counter() - ready}
-    print(json.dumps(seconds | {"peak": (peak() - before) / size, "size": size, "error": entry["max_abs_error"]}))
+    print(json.dumps(seconds | {"peak": (peak() - before) / size, "size": size, "error": entry.max_abs_error}))
 
 
 def main() -> None:

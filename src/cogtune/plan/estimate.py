@@ -8,7 +8,8 @@ from cogtune.errors import UserError
 from cogtune.plan.cost.work import Costs, Unmodelled
 from cogtune.plan.counts import Work
 from cogtune.plan.history import History
-from cogtune.plan.stage_costs import StageCost, cost_of
+from cogtune.plan.stage_cost import StageCost
+from cogtune.plan.stage_costs import cost_of
 from cogtune.runtime.machines import Device, Machine
 from cogtune.work.slices import Slice
 from cogtune.work.stages import STAGES

@@ -11,9 +11,10 @@ from cogtune.config.geometry import latent_size
 from cogtune.config.schema.args import WHOLE_FORMATS
 from cogtune.plan.cost.activations import activations
 from cogtune.plan.cost.training import element_bytes, memory, optimizer_states
-from cogtune.plan.cost.work import Costs, Unmodelled, require_ours
+from cogtune.plan.cost.work import require_ours
 from cogtune.plan.counts import Counts, Parts
 from cogtune.plan.history import History
+from cogtune.plan.stage_cost import FP32, StageCost
 from cogtune.runtime.machines import Machine
 from cogtune.runtime.typed_json import from_json
 from cogtune.work import training_log
@@ -25,7 +26,6 @@ from cogtune.work.stages import Stage
 from cogtune.work.training_log import StepRow
 from cogtune.work.variants import variants
 
-_FP32 = 4
 _LOG_ROWS = 200
 _DECODED_PIXELS = 60e6
 """Source pixels that one core decodes and resizes in a second."""
@@ -34,75 +34,6 @@ _WEIGHTS_PER_SECOND = 0.5e9
 _THUMBNAIL = 20_000
 _INFERENCE_UNITS = 12
 """Tensors of (batch, tokens, D) that one block holds at once without a backward pass: MLP's 4 + 4, h, its norm, branch."""
-
-
-class StageCost:
-    """Of a stage of whose cost nothing is known: the methods that say it raise Unmodelled.
-
-    ``startup``: seconds before the first unit: libraries, weights, and in training the process group. ``gpu``, ``cpu``:
-    share of the peak that is sustained there, assumed (docs/cost_model.md). ``on_all_devices``: it runs one copy a
-    device. ``on_all_ranks``: it runs one process a rank. ``to_save_memory``: what to do where a device is too small.
-    """
-
-    startup = 0.0
-    gpu, cpu = 0.0, 0.0
-    on_all_devices = on_all_ranks = False
-    to_save_memory = ""
-
-    def __init__(self, costs: Costs) -> None:
-        self.costs = costs
-
-    @staticmethod
-    def left(counts: Counts, part: Slice, parts: Parts) -> tuple[int, int, int]:
-        """Units to make, all units, and those of the missing ones that an earlier job of the plan makes."""
-        return counts.rows(part, parts)
-
-    def work(self, units: float) -> float:
-        """What the time of ``units`` units is in proportion to: FLOPs, pixels of preprocess, bytes of an export."""
-        raise Unmodelled(type(self).__name__)
-
-    def width(self) -> int:
-        """Bytes of a number in its arithmetic."""
-        return _FP32
-
-    def rate(self, machine: Machine, devices: int, ranks: int) -> float:
-        """Work in a second; 0 if the device is not known."""
-        peak = machine.rate(self.width() == 2)
-        if machine.device.gpu:
-            return peak * self.gpu * devices
-        return peak * self.cpu * min(machine.cores, ranks * self.costs.train.threads)
-
-    def device_bytes(self, ranks: int) -> float:
-        """Peak on one device: of one training rank, or of a stage that runs one copy a device. 0: needs no device."""
-        return 0.0
-
-    def host_bytes(self, ranks: int) -> float:
-        """CPU memory at the peak, of all processes together: what networks and offload take."""
-        return 0.0
-
-    def disk_bytes(self, units: int) -> float:
-        """What making ``units`` units adds to the store."""
-        return 0.0
-
-    def measured_rate(
-        self, history: History, key: str, record: Mapping[str, Any], machine: Machine, ranks: int
-    ) -> float | None:
-        """Seconds for a unit of work in the earlier run ``key``, of which these are the costs, start-up left out, as if on
-        ``machine``. Raises KeyError for what an earlier version did not keep."""
-        startup = min(self.startup * record["runs"], 0.8 * record["seconds"])
-        scale = record.get("devices", 1) / machine.count if self.on_all_devices else 1.0
-        work = self.work(record["made"])
-        return scale * (record["seconds"] - startup) / work if work else None
-
-    def measured_peak(
-        self, history: History, key: str, record: Mapping[str, Any], gpu: bool
-    ) -> tuple[int, float | None]:
-        """(ranks, MiB at the peak) of an earlier run."""
-        return 1, record.get("peak_gpu_mib" if gpu else "peak_memory_mib")
-
-    def own_rate(self, history: History, part: Slice) -> float | None:
-        """Seconds a unit of the run that is to be resumed, as far as it tells."""
-        return None
 
 
 class ScanCost(StageCost):
@@ -255,7 +186,7 @@ class TrainCost(StageCost):
         """Every rank builds the network on the CPU, in fp32 if its weights are drawn or an experiment's, else in the type
         it runs in; offload keeps its share there."""
         given, network = self.costs.train, self.costs.network
-        width = self.width() if isinstance(given.load, str) else _FP32
+        width = self.width() if isinstance(given.load, str) else FP32
         return ranks * max(float(network.count) * width, memory(network, given.deepspeed, ranks).host)
 
     def disk_bytes(self, units: int) -> float:
@@ -264,10 +195,10 @@ class TrainCost(StageCost):
             return 0.0
         given, trained = self.costs.train, self.costs.network.trained_count
         states = optimizer_states(given.deepspeed)
-        checkpoint = trained * (self.width() + _FP32 * (1 + states))
+        checkpoint = trained * (self.width() + FP32 * (1 + states))
         kept = min(given.keep_checkpoints, -(-units // given.save_interval))
         average = given.deepspeed["optimizer"]["type"] == "FusedEmaAdam"
-        return float((kept + 1) * checkpoint + trained * _FP32 * (1 + average))
+        return float((kept + 1) * checkpoint + trained * FP32 * (1 + average))
 
     def measured_rate(
         self, history: History, key: str, record: Mapping[str, Any], machine: Machine, ranks: int
@@ -308,11 +239,11 @@ class ExportCost(StageCost):
         """A LoRA: one network in fp32; a whole network: beside it a second with its file."""
         formats = self.costs.input(ExportInput).formats
         whole = not self.costs.only_adapters or set(WHOLE_FORMATS) & set(formats)
-        return float(_FP32 * self.costs.network.count * (3 if whole else 1))
+        return float(FP32 * self.costs.network.count * (3 if whole else 1))
 
     def disk_bytes(self, units: int) -> float:
         network = self.costs.network
-        return float(_FP32 * (network.trained_count if self.costs.only_adapters else network.count))
+        return float(FP32 * (network.trained_count if self.costs.only_adapters else network.count))
 
 
 class SampleCost(StageCost):
@@ -336,7 +267,7 @@ class SampleCost(StageCost):
         return sum(found) / len(found)
 
     def width(self) -> int:
-        return 2 if self._input.bf16 or self._input.fp16 else _FP32
+        return 2 if self._input.bf16 or self._input.fp16 else FP32
 
     def work(self, units: float) -> float:
         given, costs = self._input, self.costs
@@ -354,7 +285,7 @@ class SampleCost(StageCost):
 
     def host_bytes(self, ranks: int) -> float:
         """The network is built on the CPU: in fp32 if its weights are drawn or an experiment's."""
-        width = self.width() if isinstance(self.costs.train.load, str) else _FP32
+        width = self.width() if isinstance(self.costs.train.load, str) else FP32
         return float(self.costs.network.count * width)
 
     def disk_bytes(self, units: int) -> float:
@@ -387,7 +318,7 @@ class EvaluateCost(StageCost):
 
 def _width(precision: str) -> int:
     """Bytes of a number."""
-    return _FP32 if precision == "fp32" else 2
+    return FP32 if precision == "fp32" else 2
 
 
 def cost_of(stage: Stage) -> type[StageCost]:

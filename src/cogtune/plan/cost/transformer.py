@@ -48,10 +48,10 @@ class Grid:
 class Network:
     """A `network_config` node, and what is frozen of it: ``frozen`` is `not_trainable_prefixes`."""
 
-    def __init__(self, node: Mapping[str, Any], frozen: Sequence[str] = (), lora_only: bool = False) -> None:
+    def __init__(self, node: Mapping[str, Any], frozen: Sequence[str] = ()) -> None:
         self._node = dict(node)
         self.params: Mapping[str, Any] = node["params"]
-        self._frozen = ("all",) if lora_only else tuple(frozen)
+        self._frozen = tuple(frozen)
         p = self.params
         self.layers, self.width, self.heads = p["num_layers"], p["hidden_size"], p["num_attention_heads"]
         self.embedding = p.get("time_embed_dim") or self.width

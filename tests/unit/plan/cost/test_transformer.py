@@ -53,7 +53,7 @@ def real(model: dict[str, Any]) -> dict[str, tuple[tuple[int, ...], bool]]:
 def test_every_parameter_of_every_file(path: Path) -> None:
     """Ours and upstream's own; at full size, on the meta device."""
     model = load_config([path], check_files=False, partial=True).values["model"]
-    network = Network(model["network_config"], model.get("not_trainable_prefixes") or [], model.get("lora_train"))
+    network = Network(model["network_config"], model["not_trainable_prefixes"])
     assert {one.name: (one.shape, network.trains(one)) for one in network.parameters} == real(model)
     family = path.stem.removesuffix("_lora")
     if family in PUBLISHED and path.parent.name != "tiny":

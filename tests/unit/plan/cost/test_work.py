@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from cogtune.plan.cost.work import Costs, Unmodelled
-from cogtune.plan.stage_costs import StageCost, cost_of
+from cogtune.plan.stage_cost import StageCost
+from cogtune.plan.stage_costs import cost_of
 from cogtune.runtime.machines import find
 from cogtune.work.load import load_config
 from cogtune.work.stages import SAMPLING, STAGES, SWEEP

@@ -1,0 +1,82 @@
+"""What a plan wants to know of a stage, and what it says of one of whose cost nothing is known."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from cogtune.plan.cost.work import Costs, Unmodelled
+from cogtune.plan.counts import Counts, Parts
+from cogtune.plan.history import History
+from cogtune.runtime.machines import Machine
+from cogtune.work.slices import Slice
+
+FP32 = 4
+"""Bytes of a number."""
+
+
+class StageCost:
+    """Of a stage of whose cost nothing is known: the methods that say it raise Unmodelled.
+
+    ``startup``: seconds before the first unit: libraries, weights, and in training the process group. ``gpu``, ``cpu``:
+    share of the peak that is sustained there, assumed (docs/cost_model.md). ``on_all_devices``: it runs one copy a
+    device. ``on_all_ranks``: it runs one process a rank. ``to_save_memory``: what to do where a device is too small.
+    """
+
+    startup = 0.0
+    gpu, cpu = 0.0, 0.0
+    on_all_devices = on_all_ranks = False
+    to_save_memory = ""
+
+    def __init__(self, costs: Costs) -> None:
+        self.costs = costs
+
+    @staticmethod
+    def left(counts: Counts, part: Slice, parts: Parts) -> tuple[int, int, int]:
+        """Units to make, all units, and those of the missing ones that an earlier job of the plan makes."""
+        return counts.rows(part, parts)
+
+    def work(self, units: float) -> float:
+        """What the time of ``units`` units is in proportion to: FLOPs, pixels of preprocess, bytes of an export."""
+        raise Unmodelled(type(self).__name__)
+
+    def width(self) -> int:
+        """Bytes of a number in its arithmetic."""
+        return FP32
+
+    def rate(self, machine: Machine, devices: int, ranks: int) -> float:
+        """Work in a second; 0 if the device is not known."""
+        peak = machine.rate(self.width() == 2)
+        if machine.device.gpu:
+            return peak * self.gpu * devices
+        return peak * self.cpu * min(machine.cores, ranks * self.costs.train.threads)
+
+    def device_bytes(self, ranks: int) -> float:
+        """Peak on one device: of one training rank, or of a stage that runs one copy a device. 0: needs no device."""
+        return 0.0
+
+    def host_bytes(self, ranks: int) -> float:
+        """CPU memory at the peak, of all processes together: what networks and offload take."""
+        return 0.0
+
+    def disk_bytes(self, units: int) -> float:
+        """What making ``units`` units adds to the store."""
+        return 0.0
+
+    def measured_rate(
+        self, history: History, key: str, record: Mapping[str, Any], machine: Machine, ranks: int
+    ) -> float | None:
+        """Seconds for a unit of work in the earlier run ``key``, of which these are the costs, start-up left out, as if on
+        ``machine``. Raises KeyError for what an earlier version did not keep."""
+        startup = min(self.startup * record["runs"], 0.8 * record["seconds"])
+        scale = record.get("devices", 1) / machine.count if self.on_all_devices else 1.0
+        work = self.work(record["made"])
+        return scale * (record["seconds"] - startup) / work if work else None
+
+    def measured_peak(
+        self, history: History, key: str, record: Mapping[str, Any], gpu: bool
+    ) -> tuple[int, float | None]:
+        """(ranks, MiB at the peak) of an earlier run."""
+        return 1, record.get("peak_gpu_mib" if gpu else "peak_memory_mib")
+
+    def own_rate(self, history: History, part: Slice) -> float | None:
+        """Seconds a unit of the run that is to be resumed, as far as it tells."""
+        return None

@@ -101,7 +101,8 @@ def folder_checks(folder: Path, done: bool) -> Iterator[Check]:
         yield Check(partial(_exported, folder), (folder / "index.json",))
     if stage == "scan" and (done or (folder / "digests.json").exists()):
         yield Check(partial(_readable, folder, partial(read_manifest, folder / "manifest.jsonl")))
-        for name, keys in (("digests.json", dict.fromkeys(DIGESTS, str)), ("report.json", {})):
+        digests: dict[str, type] = dict.fromkeys(DIGESTS, str)
+        for name, keys in (("digests.json", digests), ("report.json", {})):
             read = partial(read_sealed, folder / name, keys, "")
             yield Check(partial(_readable, folder, read), (folder / name,))
     if stage == "evaluate" and (done or (folder / "metrics.json").exists()):

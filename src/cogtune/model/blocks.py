@@ -64,7 +64,8 @@ class Attention(nn.Module):
         q_BNHD, k_BNHD = norms[0](q_BNHD), norms[1](k_BNHD)
         if rotation is not None:
             q_BNHD, k_BNHD = rotate(q_BNHD, rotation), rotate(k_BNHD, rotation)
-        y_BHND = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q_BNHD, k_BNHD, v_BNHD)))
+        q_BHND, k_BHND, v_BHND = (x.transpose(1, 2) for x in (q_BNHD, k_BNHD, v_BNHD))
+        y_BHND = F.scaled_dot_product_attention(q_BHND, k_BHND, v_BHND)
         return self.dense(y_BHND.transpose(1, 2).flatten(2))
 
 

@@ -75,7 +75,7 @@ def _seal(value: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
-def _is_sealed_by_its_last_key(content: Mapping[str, Any]) -> bool:
+def _is_sealed_by_its_last_key(content: dict[str, Any]) -> bool:
     """Whether the last key is a checksum with a damaged name; the file would look like one of an earlier version."""
     last = next(reversed(content), None)
     return last is not None and content[last] == _seal({key: value for key, value in content.items() if key != last})

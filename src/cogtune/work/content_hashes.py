@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from cogtune.config.errors import ConfigError
 from cogtune.errors import UserError
@@ -74,7 +75,7 @@ class ContentHashes:
             self._dirty = False
 
 
-def _read_memo(path: Path) -> dict[str, list]:
+def _read_memo(path: Path) -> dict[str, list[Any]]:
     """What a memo says; of a damaged one nothing, and entries that no version wrote are left out: those files are hashed
     again."""
     from cogtune.runtime.saved import DamagedError, read_sealed

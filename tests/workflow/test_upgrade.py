@@ -18,7 +18,7 @@ from tests.workflow.test_plan import plan, reasons
 pytestmark = pytest.mark.workflow
 OLD_STORE = Path(__file__).parent / "stores/store-0.1.0-d4b319d.tar.xz"
 ROWS = ("preprocess", "latents", "text", "sample", "evaluate")
-VERSION = "this version of cogtune does {} in another way"
+VERSION = "stage version changed"
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""How much of each stage's work is in the store already, and how much has to be made."""
+"""Count the units of work of each stage: finished ones in the store, and remaining ones."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,8 +23,8 @@ Parts = Mapping[str, Slice]
 
 @dataclass(frozen=True)
 class Work:
-    """``todo`` of ``total`` units have to be made; ``shared`` more are missing, and a job of another experiment that is
-    planned before makes them. The rest is in the store."""
+    """``todo`` of ``total`` units must be computed; ``shared`` more are missing, but an earlier planned job of another
+    experiment computes them. The rest is in the store."""
 
     todo: int
     total: int
@@ -33,17 +33,17 @@ class Work:
 
     @property
     def there(self) -> int:
-        """Units that the store holds."""
+        """Units in the store."""
         return self.total - self.todo - self.shared
 
     @property
     def begun(self) -> bool:
-        """Some, not all: left by a run that did not finish, or by other jobs that share the folder."""
+        """Whether some but not all units exist: from an interrupted run, or from other jobs that share the folder."""
         return 0 < self.there < self.total
 
 
 class Counts:
-    """Counts of one experiment's slices; what is in a folder of rows is read once for all experiments."""
+    """Counts units of slices; each folder of rows is read once for all experiments."""
 
     def __init__(self, history: History, remember: bool = True) -> None:
         """``remember``: write the index of what is read, beside the rows."""
@@ -54,11 +54,11 @@ class Counts:
         self._distinct = cache(self._distinct_of)
 
     def columns(self, parts: Parts) -> Columns:
-        """The data set that the slices were cut for."""
+        """The data set of the slices."""
         return self._history.columns(parts["scan"].key)
 
     def done(self, part: Slice) -> Work | None:
-        """Of a job that is done: what its receipt says. None where the receipt is lost, or damaged and does not say it."""
+        """The work of a finished job, as recorded in its receipt. None if the receipt is missing or damaged."""
         unit, receipt = STAGES[part.stage].unit, self._history.receipt(part.stage, part.key)
         counts = ("steps",) if part.stage == "train" else ("made", "reused")
         if not all(name in receipt for name in counts):
@@ -66,14 +66,14 @@ class Counts:
         return Work(0, sum(receipt[name] for name in counts), unit)
 
     def left(self, part: Slice, parts: Parts, count: Callable[["Counts", Slice, Parts], tuple[int, int, int]]) -> Work:
-        """Of a job without receipt, as ``count`` counts what the store holds (`stage_costs.StageCost.left`); each job once."""
+        """The work of a job without receipt, counted by ``count`` (`stage_costs.StageCost.left`); each job once."""
         if part.key not in self._left:
             todo, total, shared = count(self, part, parts)
             self._left[part.key] = Work(max(0, todo), total, STAGES[part.stage].unit, shared)
         return self._left[part.key]
 
     def folder(self, part: Slice) -> Path:
-        """Where a stage keeps its rows: by item key, or by job key where rows belong to one job."""
+        """The folder of a stage's rows: named by item key, or by job key if rows belong to one job."""
         return self._history.store / part.stage / (part.items_key if STAGES[part.stage].items else part.key)
 
     def train_state(self, part: Slice) -> tuple[int, bool]:
@@ -87,42 +87,42 @@ class Counts:
         return set(columns.clips), set(columns.captions)
 
     def clips(self, parts: Parts) -> set[str]:
-        """Different clips of the data set."""
+        """The distinct clips of the data set."""
         return self._distinct(parts["scan"].key)[0]
 
-    def _lacking(self, part: Slice, wanted: set[str]) -> tuple[set[str], int]:
-        """Rows that the job makes, and how many more an earlier job of this plan makes in the same folder."""
+    def _missing(self, part: Slice, wanted: set[str]) -> tuple[set[str], int]:
+        """The rows that the job must compute, and the number of rows that an earlier job of this plan adds to the same folder."""
         folder = self.folder(part)
-        lacking = wanted - self._rows(folder)
+        missing = wanted - self._rows(folder)
         coming = self._coming.setdefault(folder, set())
-        mine = lacking - coming
+        mine = missing - coming
         coming |= mine
-        return mine, len(lacking) - len(mine)
+        return mine, len(missing) - len(mine)
 
     def rows(self, part: Slice, parts: Parts) -> tuple[int, int, int]:
-        """Of a stage with a row for each clip or caption; behind preprocess, for each clip that it accepted. Of another
-        stage nothing is known but that it has to run."""
+        """For a stage with one row per clip or caption (after preprocess, per accepted clip). For other stages only that they
+        must run."""
         row = STAGES[part.stage]
         if not row.items or row.data not in ("clips", "captions"):
             return 1, 1, 0
         wanted = self._distinct(parts["scan"].key)[row.data == "captions"]
-        lacking, shared = self._lacking(part, wanted)
-        rejected = self._rejected(parts["preprocess"], lacking) if "preprocess" in row.upstream else 0
-        return len(lacking) - rejected, len(wanted) - rejected, shared
+        missing, shared = self._missing(part, wanted)
+        rejected = self._rejected(parts["preprocess"], missing) if "preprocess" in row.upstream else 0
+        return len(missing) - rejected, len(wanted) - rejected, shared
 
-    def _rejected(self, preprocess: Slice, lacking: set[str]) -> int:
-        """How many clips preprocess refused, as far as it is known: none of them is ever encoded."""
-        if not lacking:
+    def _rejected(self, preprocess: Slice, missing: set[str]) -> int:
+        """The number of clips that preprocess rejected, as far as known; they are not encoded."""
+        if not missing:
             return self._history.receipt("preprocess", preprocess.key).get("rejected") or 0
         receipt = self._history.receipt("preprocess", preprocess.key)
         if receipt:
-            return min(len(lacking), receipt.get("rejected") or 0)
-        known = lacking & self._rows(self.folder(preprocess))
+            return min(len(missing), receipt.get("rejected") or 0)
+        known = missing & self._rows(self.folder(preprocess))
         reader = ShardReader(self.folder(preprocess)) if known else None
         return sum(isinstance(row, Rejected) for _, row in prepared_rows(reader, known)) if reader else 0
 
     def steps(self, part: Slice, parts: Parts) -> tuple[int, int, int]:
-        """Of a training."""
+        """Steps of a training."""
         given = read_input(TrainInput, part.config())
         total = total_steps(given.steps, given.epochs, self._pairs(parts) if given.epochs else 0, given.global_batch)
         step, finished = self.train_state(part)
@@ -133,27 +133,27 @@ class Counts:
         return self.columns(parts).splits.count("train")
 
     def formats(self, part: Slice) -> tuple[int, int, int]:
-        """Of an export: one model, unless all formats are there."""
+        """For an export: one model, unless all formats exist."""
         index = self._history.json(f"export/{part.items_key}/index.json") if self.folder(part).is_dir() else {}
         wanted = set(read_input(ExportInput, part.config()).formats)
         return int(not index or not wanted <= index.get("formats", {}).keys()), 1, 0
 
     def videos(self, part: Slice, parts: Parts) -> tuple[int, int, int]:
-        """Of a sampling: each prompt in each variant."""
+        """Videos of a sampling: each prompt in each variant."""
         given = read_input(SampleInput, part.config())
         count = self._prompts(given, parts)
         total = count * len(variants(given.controls, given.guided, count))
         return total - len(self._rows(self.folder(part))), total, 0
 
     def _prompts(self, given: SampleInput, parts: Parts) -> int:
-        """How many captions are sampled: different training pairs, or lines of the prompt file. Raises ConfigError."""
+        """The number of sampled captions: distinct training pairs, or lines of the prompt file. Raises ConfigError."""
         if given.input_type == "txt":
             return len(read_prompts(given.input_file or ""))
         pairs = self._pairs(parts)
         return pairs if given.count is None else min(given.count, pairs)
 
     def evaluated(self, part: Slice, parts: Parts) -> tuple[int, int, int]:
-        """Of an evaluation: each accepted clip."""
+        """Clips of an evaluation: each accepted clip."""
         clips = len(self.clips(parts))
         receipt = self._history.receipt("preprocess", parts["preprocess"].key)
         total = clips - (receipt.get("rejected") or 0)

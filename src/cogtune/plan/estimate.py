@@ -23,8 +23,8 @@ PROCESS_BYTES = 0.6e9
 
 @dataclass(frozen=True)
 class Estimate:
-    """``seconds`` None: the device is not known here, or a component is not cogtune's (``basis`` "unknown"). ``disk``: bytes
-    that the store grows by. ``memory``: bytes at the peak on each of ``devices`` devices, 0 if the job needs none.
+    """``seconds`` None: unknown device, or a component without cost model (``basis`` "unknown"). ``disk``: bytes added to
+    the store. ``memory``: bytes at the peak on each of ``devices`` devices, 0 if the job needs none.
     ``host``: CPU memory of all processes, libraries left out. ``basis``: "measured" if it scales an earlier run of this
     stage on such a device, else "modelled".
     """
@@ -48,7 +48,7 @@ def estimator_of(workspace: Workspace, name: str, machine: Machine, history: His
 
 
 class Estimator:
-    """Estimates of one experiment's stages on ``machine``."""
+    """Estimates the stages of one experiment on ``machine``."""
 
     def __init__(
         self, values: Mapping[str, Any], files: Mapping[str, str], ranks: int, machine: Machine, history: History
@@ -59,11 +59,11 @@ class Estimator:
 
     @property
     def device(self) -> Device:
-        """What is estimated for."""
+        """The device of the estimates."""
         return self._machine.device
 
     def of(self, part: Slice, work: Work) -> Estimate:
-        """What is left of a job."""
+        """Estimate the remaining work of a job."""
         if not work.todo:
             return Estimate(_FOUND_DONE_SECONDS, 0.0, 0.0, 0, "modelled")
         cost = cost_of(STAGES[part.stage])(self._costs)
@@ -85,19 +85,19 @@ class Estimator:
         )
 
     def _device_bytes(self, cost: StageCost, ranks: int) -> float:
-        """Peak on a device; on a CPU that is the whole process, libraries included."""
-        found = cost.device_bytes(ranks)
-        return found + (0 if self._gpu or not found else PROCESS_BYTES)
+        """Peak memory on a device; on a CPU, of the process including libraries."""
+        device_bytes = cost.device_bytes(ranks)
+        return device_bytes + (0 if self._gpu or not device_bytes else PROCESS_BYTES)
 
-    def warnings(self, stage: str, found: Estimate) -> list[str]:
-        """What would stop the job: a device, or the machine, with less memory than it wants."""
-        device, told, cost = self._machine.device, [], cost_of(STAGES[stage])
-        if found.memory > device.memory > 0:
-            wants = f"{stage} wants {_gb(found.memory)} of memory, {device.name} has {_gb(device.memory)}"
-            told.append(f"does not fit: {wants}; {cost.to_save_memory}")
+    def warnings(self, stage: str, estimate: Estimate) -> list[str]:
+        """Warnings for a job that needs more memory or devices than available."""
+        device, messages, cost = self._machine.device, [], cost_of(STAGES[stage])
+        if estimate.memory > device.memory > 0:
+            needed = f"{stage} needs {_gb(estimate.memory)} of memory, {device.name} has {_gb(device.memory)}"
+            messages.append(f"does not fit: {needed}; {cost.to_save_memory}")
         if cost.on_all_ranks and self._gpu and self._ranks > self._machine.count:
-            told.append(f"does not fit: {stage} wants {self._ranks} devices (ranks), there are {self._machine.count}")
-        return told
+            messages.append(f"does not fit: {stage} needs {self._ranks} devices (ranks), found {self._machine.count}")
+        return messages
 
     def _devices(self, cost: StageCost, work: Work) -> int:
         if cost.on_all_ranks:
@@ -108,8 +108,8 @@ class Estimator:
     def _gpu(self) -> bool:
         return self._machine.device.gpu
 
-    def _corrected(self, found: Estimate, cost: StageCost, part: Slice, work: Work) -> Estimate:
-        """The same from what was measured: the nearest earlier run on such a device, and this training's own log."""
+    def _corrected(self, estimate: Estimate, cost: StageCost, part: Slice, work: Work) -> Estimate:
+        """Correct the estimate by measurements: the closest earlier run on such a device, or this training's own log."""
         amount = cost.work(work.todo)
         for key in self._history.nearest(part) if amount else []:
             record = self._history.record(part.stage, key)
@@ -118,17 +118,17 @@ class Estimator:
             try:
                 earlier = type(cost)(Costs(self._history.values(key)))
                 rate = earlier.measured_rate(self._history, key, record, self._machine, self._ranks)
-                memory = self._memory(found.memory, earlier, key, record)
+                memory = self._memory(estimate.memory, earlier, key, record)
             except (KeyError, ValueError, TypeError, UserError, Unmodelled):
-                continue  # a version that kept less wrote it
+                continue  # written by an earlier version with less information
             if rate is not None:
-                found = replace(found, seconds=cost.startup + rate * amount, memory=memory, basis="measured")
+                estimate = replace(estimate, seconds=cost.startup + rate * amount, memory=memory, basis="measured")
                 break
         own = cost.own_rate(self._history, part)
-        return replace(found, seconds=cost.startup + work.todo * own, basis="measured") if own else found
+        return replace(estimate, seconds=cost.startup + work.todo * own, basis="measured") if own else estimate
 
     def _memory(self, modelled: float, earlier: StageCost, key: str, record: Mapping[str, Any]) -> float:
-        """The modelled peak, moved by how far an earlier run was from its own model."""
+        """The modelled peak, corrected by the error of the model for an earlier run."""
         ranks, measured = earlier.measured_peak(self._history, key, record, self._gpu)
         if not modelled or not measured:
             return modelled

@@ -1,4 +1,4 @@
-"""What has run before: slices, records and data sets that earlier jobs left in the store."""
+"""Earlier runs: slices, records and data sets in the store."""
 
 from functools import cache
 from pathlib import Path
@@ -14,7 +14,7 @@ Identity = dict[str, Any]
 
 
 class History:
-    """Reads the store and the results folder; everything is read once."""
+    """Reads the store and the results folder; each file is read once."""
 
     def __init__(self, store: Path, results: Path) -> None:
         self.store, self.results = store, results
@@ -23,64 +23,64 @@ class History:
         self.ran = cache(self._ran)
 
     def published(self, experiment: str) -> dict[str, str]:
-        """Job keys by stage of what results/<experiment> shows; empty if nothing was published."""
+        """Job keys by stage of the published results/<experiment>; empty if nothing was published."""
         keys = read_object(self.results / experiment / "run.json").get("keys")
         return {stage: key for stage, key in keys.items() if isinstance(key, str)} if isinstance(keys, dict) else {}
 
     def record(self, stage: str, key: str) -> dict[str, Any]:
-        """What a job's runs took together; empty if it has never finished."""
+        """The record of a job (total cost of its runs); empty if it has never finished."""
         return read_record(self.store / "records" / f"{stage}-{key}.json")
 
     def receipt(self, stage: str, key: str) -> dict[str, Any]:
-        """What the job's receipt says; empty if there is none."""
+        """The content of the job's receipt; empty if there is none."""
         return read_receipt(self.results / ".receipts" / f"{stage}-{key}.json")
 
     def before(self, part: Slice, experiment: str) -> tuple[Identity, str, bool] | None:
-        """(identity, key, whether it was this experiment's own) of the job that ``part`` is compared with: what the
-        experiment published last, else the job of this stage that differs in the fewest values. None if none ran."""
+        """(identity, key, whether of this experiment) of the job to compare ``part`` with: the experiment's last published
+        job, else the job of this stage with the fewest differing values. None if there is none."""
         own = self.published(experiment).get(part.stage)
-        if own and own != part.key and (found := self.slice_file(own)):
-            return found, own, True
+        if own and own != part.key and (identity := self.slice_file(own)):
+            return identity, own, True
         others = [key for key in self.nearest(part) if key != part.key]
         return (self.slice_file(others[0]), others[0], False) if others else None
 
     def nearest(self, part: Slice) -> list[str]:
-        """Keys of the jobs of this stage that finished once: the fewest differing values first, then the newest."""
+        """Keys of finished jobs of this stage, sorted by the number of differing values, then newest first."""
         mine = dict(leaves_of(part.identity))
         far = []
         for key in self.ran(part.stage):
             if identity := self.slice_file(key):
-                theirs = dict(leaves_of(identity))
-                differing = sum(mine.get(path) != theirs.get(path) for path in mine | theirs)
+                other = dict(leaves_of(identity))
+                differing = sum(mine.get(path) != other.get(path) for path in mine | other)
                 far.append((differing, -(self.store / "slices" / f"{key}.json").stat().st_mtime, key))
         return [key for _, _, key in sorted(far)]
 
     def scanned(self, scan: str) -> Columns | None:
-        """The data set that a scan found; None if it is gone."""
+        """The data set of a scan; None if it is missing."""
         if not scan or not (self.store / "scan" / scan / "manifest.jsonl").exists():
             return None
         return self.columns(scan)
 
     def jobs(self, key: str) -> dict[str, dict[str, str]]:
-        """The jobs that a job stands on, by name: stage, key, items."""
+        """The upstream jobs of a job, by name: stage, key, items."""
         jobs = self.volatile(key).get("jobs")
-        told = jobs.items() if isinstance(jobs, dict) else ()
-        return {name: job for name, job in told if isinstance(job, dict) and isinstance(job.get("key"), str)}
+        job_items = jobs.items() if isinstance(jobs, dict) else ()
+        return {name: job for name, job in job_items if isinstance(job, dict) and isinstance(job.get("key"), str)}
 
     def json(self, path: str) -> dict[str, Any]:
-        """A JSON file of the store; empty if it is not there."""
+        """A JSON file of the store; empty if missing."""
         return read_object(self.store / path)
 
     def volatile(self, key: str) -> dict[str, Any]:
-        """What the run told a job that finished once: its volatile values and the jobs that it stood on.
+        """The volatile part of a finished job: its volatile values and upstream jobs.
 
-        The record keeps it. Earlier versions kept it in the store, for whoever ran last.
+        It is in the record. Earlier versions kept that of the last run in the store.
         """
         record = self.record(self.slice_file(key).get("stage", ""), key)
         return record.get("run") or read_object(self.store / "slices" / f"{key}.volatile.json")
 
     def values(self, key: str) -> dict[str, Any]:
-        """The config of a job and of all jobs that it stands on, as far as their stages read it."""
+        """The config of a job and of its upstream jobs, as far as their stages read it."""
         leaves: dict[tuple[str | int, ...], Any] = {}
         for name in reversed(self._line(key)):
             identity = self.slice_file(name)
@@ -89,7 +89,7 @@ class History:
         return nest(leaves)
 
     def _line(self, key: str) -> list[str]:
-        """The job and what it stands on, nearest first."""
+        """The job and its upstream jobs, nearest first."""
         line, waiting = [], [key]
         while waiting:
             name = waiting.pop(0)
@@ -100,13 +100,13 @@ class History:
         return line
 
     def _ran(self, stage: str) -> list[str]:
-        """Keys of the jobs of a stage that finished once."""
+        """Keys of the finished jobs of a stage."""
         folders = ((self.store / "records", f"{stage}-*.json"), (self.results / ".receipts", f"{stage}-*.json"))
         return sorted({path.stem.rpartition("-")[2] for folder, glob in folders for path in folder.glob(glob)})
 
     def _slice_file(self, name: str) -> dict[str, Any]:
-        found = read_object(self.store / "slices" / f"{name}.json")
-        return found if found and key_of(found) == name else {}  # a damaged one tells of no job
+        identity = read_object(self.store / "slices" / f"{name}.json")
+        return identity if identity and key_of(identity) == name else {}  # ignore a damaged slice
 
     def _columns(self, scan: str) -> Columns:
         return read_columns(self.store / "scan" / scan / "manifest.jsonl")

@@ -1,7 +1,7 @@
-"""What a job asks of the scheduler: Snakemake's resources, from the plan's estimate of what is left of the job.
+"""The resources that a job requests from the scheduler, from the plan's estimate of its remaining work.
 
-Memory and time get a margin, since a job that is cut off costs more than one that asked for too much. What is not modelled
-(scans, the report, a component of the user's own) asks for `resources` of the workflow config.
+Memory and time get a margin, because a killed job costs more than a request that is too large. Jobs without estimate
+(scans, the report, plugins) request `resources` of the workflow config.
 """
 
 import math
@@ -20,7 +20,7 @@ from cogtune.work.workspace import Workspace
 
 _SIZE_MARGIN, _TIME_MARGIN = 1.5, 2.0
 _EXTRA_MINUTES = 10
-"""For what grows with no stage: a slow disk at the start, the last checkpoint, a node that is busy."""
+"""For delays that no estimate covers: a slow disk at the start, the last checkpoint, a busy node."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Request:
 
 
 class Requests:
-    """Requests of the jobs of a workspace, for the machine that its config names, or this one."""
+    """Requests of the jobs of a workspace, for the device in its config, or for this machine."""
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
@@ -44,13 +44,13 @@ class Requests:
 
     @cached_property
     def machine(self) -> Machine:
-        """What is estimated for."""
+        """The device of the estimates."""
         ranks = max(experiment.ranks for experiment in self._workspace.experiments.values())
         return machine_of(self._workspace.device, ranks)
 
     def of(self, key: str, stage: str) -> Request:
-        """The request of a job; the same for the life of this process, once the job is known. Some jobs are known only after
-        the scans: before them, and for the scans themselves, it is the default."""
+        """The request of a job, constant for this process once the job is known. Before the scans, and for scans themselves,
+        it is the default."""
         if key not in self._known:
             name = self._owner(key, stage)
             if name is None:
@@ -59,7 +59,7 @@ class Requests:
         return self._known[key]
 
     def _owner(self, key: str, stage: str) -> str | None:
-        """The first experiment that has the job; None for a scan, a sweep, and a job that is not known."""
+        """The first experiment that has the job; None for a scan, a sweep, or an unknown job."""
         if stage in ("scan", "sweep") or not self._workspace.knows(key):
             return None
         for name in self._workspace.experiments:

@@ -14,7 +14,7 @@ FP32 = 4
 
 
 class StageCost:
-    """Of a stage of whose cost nothing is known: the methods that say it raise Unmodelled.
+    """A stage without cost model: its cost methods raise Unmodelled.
 
     ``startup``: seconds before the first unit: libraries, weights, and in training the process group. ``gpu``, ``cpu``:
     share of the peak that is sustained there, assumed (docs/cost_model.md). ``on_all_devices``: it runs one copy a
@@ -31,41 +31,41 @@ class StageCost:
 
     @staticmethod
     def left(counts: Counts, part: Slice, parts: Parts) -> tuple[int, int, int]:
-        """Units to make, all units, and those of the missing ones that an earlier job of the plan makes."""
+        """(units to compute, all units, missing units that an earlier job of the plan computes)."""
         return counts.rows(part, parts)
 
     def work(self, units: float) -> float:
-        """What the time of ``units`` units is in proportion to: FLOPs, pixels of preprocess, bytes of an export."""
+        """The work of ``units`` units, proportional to time: FLOPs, pixels of preprocess, bytes of an export."""
         raise Unmodelled(type(self).__name__)
 
     def width(self) -> int:
-        """Bytes of a number in its arithmetic."""
+        """Bytes per number of the compute precision."""
         return FP32
 
     def rate(self, machine: Machine, devices: int, ranks: int) -> float:
-        """Work in a second; 0 if the device is not known."""
+        """Work per second; 0 if the device is unknown."""
         peak = machine.rate(self.width() == 2)
         if machine.device.gpu:
             return peak * self.gpu * devices
         return peak * self.cpu * min(machine.cores, ranks * self.costs.train.threads)
 
     def device_bytes(self, ranks: int) -> float:
-        """Peak on one device: of one training rank, or of a stage that runs one copy a device. 0: needs no device."""
+        """Peak memory on one device: of a training rank, or of a stage with one copy per device. 0: needs no device."""
         return 0.0
 
     def host_bytes(self, ranks: int) -> float:
-        """CPU memory at the peak, of all processes together: what networks and offload take."""
+        """Peak CPU memory of all processes: networks and offload."""
         return 0.0
 
     def disk_bytes(self, units: int) -> float:
-        """What making ``units`` units adds to the store."""
+        """Bytes that ``units`` units add to the store."""
         return 0.0
 
     def measured_rate(
         self, history: History, key: str, record: Mapping[str, Any], machine: Machine, ranks: int
     ) -> float | None:
-        """Seconds for a unit of work in the earlier run ``key``, of which these are the costs, start-up left out, as if on
-        ``machine``. Raises KeyError for what an earlier version did not keep."""
+        """Seconds per unit of work in the earlier run ``key`` (whose costs these are), without start-up, scaled to
+        ``machine``. Raises KeyError if an earlier version did not record it."""
         startup = min(self.startup * record["runs"], 0.8 * record["seconds"])
         scale = record.get("devices", 1) / machine.count if self.on_all_devices else 1.0
         work = self.work(record["made"])
@@ -74,9 +74,9 @@ class StageCost:
     def measured_peak(
         self, history: History, key: str, record: Mapping[str, Any], gpu: bool
     ) -> tuple[int, float | None]:
-        """(ranks, MiB at the peak) of an earlier run."""
+        """(ranks, peak MiB) of an earlier run."""
         return 1, record.get("peak_gpu_mib" if gpu else "peak_memory_mib")
 
     def own_rate(self, history: History, part: Slice) -> float | None:
-        """Seconds a unit of the run that is to be resumed, as far as it tells."""
+        """Seconds per unit of the run to resume, if recorded."""
         return None

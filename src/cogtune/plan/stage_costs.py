@@ -1,4 +1,4 @@
-"""What the work of each stage is and costs: one class a stage, named by ``cost`` in its row of the table (work/stages.py).
+"""Amount and cost of the work of each stage: one class per stage, named by ``cost`` in the table (work/stages.py).
 
 A stage that names none is a `StageCost`: its units are counted as for any stage with rows, and its cost is unknown.
 """
@@ -28,16 +28,16 @@ from cogtune.work.variants import variants
 
 _LOG_ROWS = 200
 _DECODED_PIXELS = 60e6
-"""Source pixels that one core decodes and resizes in a second."""
+"""Source pixels decoded and resized per second and core."""
 _WEIGHTS_PER_SECOND = 0.5e9
-"""Bytes of weights that an export reads, converts and compares in a second."""
+"""Bytes of weights that an export reads, converts and compares per second."""
 _THUMBNAIL = 20_000
 _INFERENCE_UNITS = 12
-"""Tensors of (batch, tokens, D) that one block holds at once without a backward pass: MLP's 4 + 4, h, its norm, branch."""
+"""Tensors of (batch, tokens, D) in one block at the same time, without backward pass: MLP's 4 + 4, h, its norm, branch."""
 
 
 class ScanCost(StageCost):
-    """A plan asks only once the store holds it: another results folder's scan, here without a receipt."""
+    """Used only for a scan that is in the store but has no receipt in this results folder."""
 
     startup = 2.0
 
@@ -50,7 +50,7 @@ class ScanCost(StageCost):
 
 
 class ReportCost(StageCost):
-    """Files are read and one page is written."""
+    """Reading files and writing one page."""
 
     startup = 2.0
 
@@ -157,7 +157,7 @@ class TextCost(StageCost):
 
 
 class TrainCost(StageCost):
-    """Forward and backward of the network; a training tells its own rate and memory."""
+    """Forward and backward pass of the network; a training records its own rate and memory."""
 
     startup, gpu, cpu = 15.0, 0.40, 0.32
     on_all_ranks = True
@@ -183,14 +183,14 @@ class TrainCost(StageCost):
         return memory(costs.network, given.deepspeed, ranks).device + kept.peak
 
     def host_bytes(self, ranks: int) -> float:
-        """Every rank builds the network on the CPU, in fp32 if its weights are drawn or an experiment's, else in the type
-        it runs in; offload keeps its share there."""
+        """Every rank builds the network on the CPU: in fp32 if its weights are random or an experiment's, else in the compute
+        precision; plus the share of offload."""
         given, network = self.costs.train, self.costs.network
         width = self.width() if isinstance(given.load, str) else FP32
         return ranks * max(float(network.count) * width, memory(network, given.deepspeed, ranks).host)
 
     def disk_bytes(self, units: int) -> float:
-        """Checkpoints that are kept, one more while it is written, and the final weights with their average."""
+        """The kept checkpoints, one more during writing, and the final weights with their average."""
         if not units:
             return 0.0
         given, trained = self.costs.train, self.costs.network.trained_count
@@ -214,7 +214,7 @@ class TrainCost(StageCost):
         return summary.ranks, summary.peak_memory.gpu_mib if gpu else summary.peak_memory.host_mib
 
     def own_rate(self, history: History, part: Slice) -> float | None:
-        """From the log of the run that is to be resumed."""
+        """From the log of the run to resume."""
         log = training_log.read(history.store / "train" / part.key / "log.jsonl", warn=False)
         seconds = [row.seconds for row in log if isinstance(row, StepRow) and row.loss is not None][-_LOG_ROWS:]
         return sum(seconds) / len(seconds) if len(seconds) > 1 else None
@@ -236,10 +236,10 @@ class ExportCost(StageCost):
         return _WEIGHTS_PER_SECOND
 
     def host_bytes(self, ranks: int) -> float:
-        """A LoRA: one network in fp32; a whole network: beside it a second with its file."""
+        """For a LoRA: one network in fp32; for a full network: a second one and its file in addition."""
         formats = self.costs.input(ExportInput).formats
-        whole = not self.costs.only_adapters or set(WHOLE_FORMATS) & set(formats)
-        return float(FP32 * self.costs.network.count * (3 if whole else 1))
+        full_network = not self.costs.only_adapters or set(WHOLE_FORMATS) & set(formats)
+        return float(FP32 * self.costs.network.count * (3 if full_network else 1))
 
     def disk_bytes(self, units: int) -> float:
         network = self.costs.network
@@ -247,7 +247,7 @@ class ExportCost(StageCost):
 
 
 class SampleCost(StageCost):
-    """The network at every step, twice with guidance, and one decoding."""
+    """The network at every step (twice with guidance), and one decoding."""
 
     startup, gpu, cpu = 8.0, 0.40, 0.45
     to_save_memory = "a smaller args.sampling_batch, or decode_tile_size of first_stage_config save memory"
@@ -262,7 +262,7 @@ class SampleCost(StageCost):
 
     @property
     def _guided(self) -> float:
-        """Share of the sampled videos that need two passes of the network a step."""
+        """Fraction of the sampled videos that need two network passes per step."""
         found = [one.guided for one in variants(self._input.controls, self._input.guided, prompts=2)]
         return sum(found) / len(found)
 
@@ -284,7 +284,7 @@ class SampleCost(StageCost):
         return weights + max(_INFERENCE_UNITS * unit, costs.decoding_bytes(vae_width) - vae)
 
     def host_bytes(self, ranks: int) -> float:
-        """The network is built on the CPU: in fp32 if its weights are drawn or an experiment's."""
+        """The network is built on the CPU: in fp32 if its weights are random or an experiment's."""
         width = self.width() if isinstance(self.costs.train.load, str) else FP32
         return float(self.costs.network.count * width)
 
@@ -322,5 +322,5 @@ def _width(precision: str) -> int:
 
 
 def cost_of(stage: Stage) -> type[StageCost]:
-    """The class that a row of the table names."""
+    """The cost class of a row of the table."""
     return globals()[stage.cost] if stage.cost else StageCost

@@ -1,4 +1,4 @@
-"""What the workflow would do for one experiment: every stage's state, why, how much, and what it costs."""
+"""Survey one experiment: for every stage its state, the reasons to run, the amount of work, and its cost."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -18,10 +18,10 @@ from cogtune.work.stage_input import read_input
 from cogtune.work.stages import STAGES
 from cogtune.work.workspace import Workspace
 
-UP_TO_DATE, STALE, HALF_DONE, COMPLETE = "up to date", "stale", "half done", "complete"
-"""Complete: all of the work is there, and a job has to run only to say so."""
+UP_TO_DATE, STALE, HALF_DONE, CACHED = "up to date", "stale", "partial", "cached"
+"""Cached: all results are in the store; a job runs only to write the receipt."""
 _FEW = 4
-"""So many differing keys are worth telling when the nearest run is another experiment's."""
+"""Maximum number of differing keys listed if the closest run is another experiment's."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,14 @@ class Step:
     estimate: Estimate | None = None
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    """What decides how much work it is."""
+    """Remarks on the amount of work."""
 
     @property
     def runs(self) -> bool:
         return self.state != UP_TO_DATE
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: bytes and seconds as numbers, null where they are not known."""
+        """As JSON data: bytes and seconds as numbers, null if unknown."""
         return {
             "stage": self.stage,
             "key": self.key,
@@ -61,7 +61,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Survey:
-    """All steps of an experiment, in order. ``only_for``: it is not asked for itself; another one starts from it."""
+    """All steps of an experiment, in order. ``only_for``: the requested experiment that starts from this one."""
 
     experiment: str
     base: tuple[str, ...]
@@ -76,27 +76,27 @@ class Survey:
 
 @dataclass
 class Surveyor:
-    """Looks at the experiments of one workspace; what it reads of the store is shared by them."""
+    """Surveys the experiments of a workspace; they share what is read from the store."""
 
     workspace: Workspace
     history: History
     counts: Counts
     _told: dict[tuple[str, str], str] = field(default_factory=dict)
-    """(stage, key) of a job -> the experiment whose survey told of it."""
+    """(stage, key) of a job -> the first surveyed experiment that has it."""
     _compared_data: dict[tuple[str, str, str], list[Reason]] = field(default_factory=dict)
 
     def survey(self, name: str, estimator: Estimator, only_for: str | None = None) -> Survey:
-        """The scans of the experiment's chain must be done."""
+        """Survey an experiment; the scans of its chain must be finished."""
         parts, config = self.workspace.slices(name), self.workspace.config(name)
-        shown = self.workspace.published(only_for or name).exists()
+        published = self.workspace.published(only_for or name).exists()
         last = "train" if only_for else "report"
         stages = [stage for stage in list(STAGES)[: list(STAGES).index(last) + 1] if stage in parts]
         steps: dict[str, Step] = {}
         for stage in stages:
-            step = self._step(parts, stage, name, config, steps, estimator, shown)
+            step = self._step(parts, stage, name, config, steps, estimator, published)
             first = self._told.setdefault((stage, step.key), name)
             if step.runs and first != name:
-                same = [Reason("shared", f"the same job as in {first}")]
+                same = [Reason("shared", f"same job as in {first}")]
                 step = replace(step, why=same, estimate=None, warnings=[], notes=[])
             steps[stage] = step
         return Survey(name, self.workspace.experiments[name].base, list(steps.values()), only_for)
@@ -109,10 +109,10 @@ class Surveyor:
         config: Config,
         steps: Mapping[str, Step],
         estimator: Estimator,
-        shown: bool,
+        published: bool,
     ) -> Step:
         part = parts[stage]
-        if shown or (stage != "report" and self.history.receipt(stage, part.key)):
+        if published or (stage != "report" and self.history.receipt(stage, part.key)):
             return Step(stage, part.key, UP_TO_DATE, self._done(part, parts), warnings=self._lost(part))
         if stage == "report":
             work = Work(1, 1, STAGES[stage].unit)
@@ -134,14 +134,12 @@ class Surveyor:
         return f"{batches} ({self.workspace.resolver(name).batch_from})"
 
     def _lost(self, part: Slice) -> list[str]:
-        """A receipt without its work: the workflow believes the receipt."""
+        """The warning for a receipt without data: Snakemake only checks the receipt."""
         folder = self.counts.folder(part)
         if part.stage == "report" or folder.is_dir() or not self.history.receipt(part.stage, part.key):
             return []
         receipt = self.workspace.results / ".receipts" / f"{part.stage}-{part.key}.json"
-        return [
-            f"lost: {folder} is gone, and {receipt} says that it is there; delete that file and those of later stages"
-        ]
+        return [f"{folder} is missing, but its receipt {receipt} exists; delete the receipt and those of later stages"]
 
     def _done(self, part: Slice, parts: Mapping[str, Slice]) -> Work:
         """What nothing is left of, since its receipt is there, or a report that stands on it."""
@@ -156,25 +154,25 @@ class Surveyor:
         self, part: Slice, work: Work, name: str, config: Config, steps: Mapping[str, Step]
     ) -> tuple[str, list[Reason]]:
         if not work.todo and not work.shared:
-            text = "all of it is in the store; a job only writes its receipt again"
-            return COMPLETE, [Reason("receipt", text)]
+            text = "cached; only the receipt is missing"
+            return CACHED, [Reason("receipt", text)]
         earlier = (self._kin(part) if work.begun else None) or self.history.before(part, name)
         if part.stage == "train" and work.begun:
-            step = f"half done: resumes at step {work.there:,} of {work.total:,}"
+            step = f"resumes at step {work.there:,} of {work.total:,}"
             return HALF_DONE, [Reason("resume", step)]
         grown = work.begun and earlier is not None and _same_rows(earlier[0], part)
         if work.begun and not grown:
-            return HALF_DONE, [Reason("resume", f"half done: {work.there:,} of {work.total:,} {work.unit} are there")]
+            return HALF_DONE, [Reason("resume", f"{work.there:,} of {work.total:,} {work.unit} are finished")]
         reasons = self._compared(part, work, earlier, config, steps)
         if work.shared:
-            reasons.append(Reason("shared", f"{work.shared:,} of its {work.unit} come from another experiment's job"))
+            reasons.append(Reason("shared", f"{work.shared:,} of its {work.unit} are made by another experiment's job"))
         return STALE, reasons
 
     def _kin(self, part: Slice) -> tuple[dict[str, Any], str, bool] | None:
-        """A finished job over the same folder of rows: what is there comes from it, and not from a run that was cut off."""
+        """A finished job with the same folder of rows: existing rows are from it, not from an interrupted run."""
         ran = self.history.nearest(part) if STAGES[part.stage].items else []
         return next(
-            ((found, key, True) for key in ran if _same_rows(found := self.history.slice_file(key), part)), None
+            ((identity, key, True) for key in ran if _same_rows(identity := self.history.slice_file(key), part)), None
         )
 
     def _compared(
@@ -185,36 +183,36 @@ class Surveyor:
         config: Config,
         steps: Mapping[str, Step],
     ) -> list[Reason]:
-        """What differs from the job that ran before."""
+        """The differences from an earlier job."""
         if earlier is None:
             return [Reason("never", "never run")]
         before, key, own = earlier
         reasons = differences(before, part.identity, config)
         if not own and len(reasons) > _FEW:
-            return [Reason("never", f"never run (the nearest run of this stage differs in {len(reasons)} keys)")]
+            return [Reason("never", f"never run (closest previous run differs in {len(reasons)} keys)")]
         upstream = changed_upstream(before, part.identity)
         followed = [_upstream(upstream, steps)] if upstream else []
         reasons += followed
-        # A stage that follows a stale one says so; what changed in the data is said there, once.
+        # Changes of the data are listed once, at the first stale stage.
         if before.get("data") != part.identity.get("data") and not any(reason.causes for reason in followed):
             reasons += self._data(part, key)
         if not reasons:
-            return [Reason("never", f"its {work.unit} are no longer in the store")]
+            return [Reason("never", f"its {work.unit} are missing in the store")]
         if own or all(reason.kind in ("upstream", "data") for reason in reasons):
             return reasons
-        return [Reason("never", "never run; unlike the nearest run:"), *reasons]
+        return [Reason("never", "never run; closest previous run differs in:"), *reasons]
 
     def _data(self, part: Slice, key: str) -> list[Reason]:
         earlier, scan = self.history.jobs(key).get("scan", {}).get("key", ""), part.volatile["jobs"]["scan"]["key"]
         old, kind = self.history.scanned(earlier), STAGES[part.stage].data or ""
         if old is None:
-            return [Reason("data", "the data set is another one")]
+            return [Reason("data", "the data set changed")]
         if (earlier, scan, kind) not in self._compared_data:
             self._compared_data[earlier, scan, kind] = data_changes(old, self.history.columns(scan), kind)
         return self._compared_data[earlier, scan, kind]
 
     def _publish(self, part: Slice, name: str, config: Config, steps: Mapping[str, Step]) -> list[Reason]:
-        """Why the report is made anew: because of the stages before it, or of a key that no result depends on."""
+        """Why the report must be rewritten: earlier stages, or keys that no result depends on."""
         keys = self.history.published(name)
         before = self.history.slice_file(keys["report"]) if keys.get("report") else {}
         if not before:
@@ -224,16 +222,16 @@ class Surveyor:
             return [_upstream(made[-1:], steps)]
         changed = changed_keys(before.get("values") or {}, part.identity["values"], config)
         effective = [reason for reason in changed if not (reason.key or "").startswith("as_written.")]
-        reasons = effective or [Reason("publish", "the config is written in another way")] if changed else []
+        reasons = effective or [Reason("publish", "the config files changed, but no value")] if changed else []
         if not reasons:
-            reasons = [Reason("publish", f"results/{name} shows another config; this one's results are in the store")]
+            reasons = [Reason("publish", f"results/{name} shows another config; the results of this config are cached")]
         return reasons
 
 
 def _same_rows(before: Mapping[str, Any], part: Slice) -> bool:
-    """Whether two jobs share a folder of rows: only the data set differs."""
-    mine, theirs = ({k: v for k, v in one.items() if k != "data"} for one in (part.identity, before))
-    return STAGES[part.stage].items and mine == theirs
+    """Whether two jobs share a folder of rows, i.e. only their data set differs."""
+    mine, other = ({k: v for k, v in one.items() if k != "data"} for one in (part.identity, before))
+    return STAGES[part.stage].items and mine == other
 
 
 def _upstream(names: list[str], steps: Mapping[str, Step]) -> Reason:
@@ -241,8 +239,8 @@ def _upstream(names: list[str], steps: Mapping[str, Step]) -> Reason:
 
 
 def _because(upstream: list[str], steps: Mapping[str, Step]) -> str:
-    """``because train is stale``: the stages that the change comes from, however far up; ``because latents changed`` where
-    the other result is in the store already."""
+    """``because train is stale``: the stages that cause the change; ``because latents changed`` if the changed result is
+    already in the store."""
     waiting = _roots(upstream, steps)
     if waiting:
         return f"because {_listed(waiting)} {'is' if len(waiting) == 1 else 'are'} stale"
@@ -251,16 +249,16 @@ def _because(upstream: list[str], steps: Mapping[str, Step]) -> str:
 
 
 def _roots(upstream: list[str], steps: Mapping[str, Step]) -> list[str]:
-    """Of the stages above, those with work to do for a reason of their own."""
-    found: set[str] = set()
+    """The upstream stages that have work to do for a reason of their own."""
+    causes: set[str] = set()
     for name in upstream:
         step = steps.get(name)
         if step is None or not step.work.todo:
             continue
         own = [reason for reason in step.why if reason.kind in ("key", "file", "version", "resume")]
         above = [cause for reason in step.why for cause in reason.causes]
-        found.update(above if above and not own else [name])
-    return [stage for stage in steps if stage in found]
+        causes.update(above if above and not own else [name])
+    return [stage for stage in steps if stage in causes]
 
 
 def _listed(words: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""Why a stage has to run, in words: what differs between its slice and the one that ran before."""
+"""The reasons why a stage must run: the differences between its slice and an earlier one."""
 
 import json
 import os
@@ -17,10 +17,10 @@ _ABSENT = object()
 
 @dataclass(frozen=True)
 class Reason:
-    """``kind``: key, file, data, upstream, version, never, resume, receipt, shared or publish. ``text``: for people.
+    """``kind``: key, file, data, upstream, version, never, resume, receipt, shared or publish. ``text``: the message.
 
-    A changed key also has its dotted ``key``, the values before and after, and who set the new one. ``causes``: the stale
-    stages that an upstream reason goes back to.
+    A changed key also has its dotted ``key``, the values before and after, and the origin of the new one. ``causes``: the
+    stale stages that cause an upstream reason.
     """
 
     kind: str
@@ -32,28 +32,28 @@ class Reason:
     causes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON; a reason that is not about a key has no such fields."""
+        """As JSON data; only reasons about a key have the fields of a key."""
         about_key = {"key": self.key, "before": self.before, "after": self.after, "origin": self.origin}
         return {"kind": self.kind, "text": self.text} | (about_key if self.key else {})
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any], config: Config) -> list[Reason]:
-    """What makes two identities of one stage differ, data aside: own values, then the code, then upstream stages."""
+    """The differences of two identities of a stage, without data: values, then the stage version."""
     reasons = changed_keys(before.get("values") or {}, after.get("values") or {}, config)
     if before.get("version") != after.get("version") or before.get("format") != after.get("format"):
         versions = f"{before.get('version')} → {after.get('version')}"
-        reasons.append(Reason("version", f"this version of cogtune does {after['stage']} in another way ({versions})"))
+        reasons.append(Reason("version", f"stage version changed ({versions})"))
     return reasons
 
 
 def changed_upstream(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """Names of the upstream stages whose identity is another one, in order."""
+    """Names of the upstream stages whose identity changed, in order."""
     old, new = before.get("upstream") or {}, after.get("upstream") or {}
     return [name for name in old | new if old.get(name) != new.get(name)]
 
 
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], config: Config) -> list[Reason]:
-    """One reason for each leaf that differs. A key that only follows another one is left out beside it."""
+    """One reason per changed leaf. Keys that follow another changed key are omitted."""
     was, now = (dict(leaves_of(dict(values))) for values in (old, new))
     changed = [path for path in was | now if was.get(path, _ABSENT) != now.get(path, _ABSENT)]
     names = {".".join(map(str, path)) for path in changed}
@@ -82,7 +82,7 @@ def _reason(dotted: str, old: Any, new: Any, origin: str, config: Config) -> Rea
 
 
 def shown(value: Any) -> str:
-    """A value on one line, cut if it is long."""
+    """A value on one line, truncated if long."""
     if _is_content(value):
         return "a file"
     text = value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
@@ -94,19 +94,19 @@ def _is_content(value: Any) -> bool:
 
 
 def _short(path: str) -> str:
-    """Relative to where we are, if it lies below."""
+    """The path relative to the current directory, if inside it."""
     relative = os.path.relpath(path) if path else path
     return path if relative.startswith("..") else relative
 
 
 def data_changes(old: Columns, new: Columns, kind: str) -> list[Reason]:
-    """What changed between two data sets for a stage that depends on ``kind``: clips, captions, train or pairs."""
+    """The changes between two data sets for a stage that depends on ``kind``: clips, captions, train or pairs."""
     if kind in ("clips", "captions"):
         which = {"clips": 0, "captions": 1}[kind]
         before, after = set(old[which]), set(new[which])
         return _counted({f"new {kind[:-1]}": len(after - before), f"{kind[:-1]} gone": len(before - after)})
-    wanted = ("train",) if kind == "train" else ("valid", "train")
-    before, after = _captions(old, wanted), _captions(new, wanted)
+    splits = ("train",) if kind == "train" else ("valid", "train")
+    before, after = _captions(old, splits), _captions(new, splits)
     gone, came = before.keys() - after.keys(), after.keys() - before.keys()
     moved = _trained(old) ^ _trained(new) if kind == "pairs" else set()
     reasons = _counted(
@@ -117,16 +117,16 @@ def data_changes(old: Columns, new: Columns, kind: str) -> list[Reason]:
             "clip in another split": len(moved - gone - came),
         }
     )
-    return reasons or [Reason("data", "the data set is another one")]
+    return reasons or [Reason("data", "the data set changed")]
 
 
-def _captions(columns: Columns, wanted: Iterable[str]) -> dict[str, str]:
-    """Clip -> caption of the splits named; of a clip that is in both, what the last one named says."""
-    found: dict[str, str] = {}
-    for split in wanted:
+def _captions(columns: Columns, splits: Iterable[str]) -> dict[str, str]:
+    """Clip -> caption of the given splits; the last split takes precedence."""
+    captions: dict[str, str] = {}
+    for split in splits:
         rows = zip(columns.clips, columns.captions, strict=True)
-        found.update(compress(rows, map(split.__eq__, columns.splits)))
-    return found
+        captions.update(compress(rows, map(split.__eq__, columns.splits)))
+    return captions
 
 
 def _trained(columns: Columns) -> set[str]:

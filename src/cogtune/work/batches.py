@@ -1,4 +1,4 @@
-"""How many clips an optimizer step takes, how ranks share them, and how many steps there are."""
+"""Batch sizes: clips per optimizer step, their split over ranks, and the number of steps."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +9,10 @@ from cogtune.runtime.paths import is_key, key_folder
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How one optimizer step is shared out: global batch = micro x accumulation x ranks.
+    """The split of one optimizer step: global batch = micro x accumulation x ranks.
 
-    Positions 0..global_batch-1 are laid out pass by pass, and inside a pass rank by rank. What is drawn for a position
-    depends on the position alone, so another number of ranks sees the same batch.
+    Positions 0..global_batch-1 are ordered by pass, then by rank. Random draws depend on the position only, so the batch
+    does not depend on the number of ranks.
     """
 
     micro: int
@@ -35,38 +35,37 @@ class BatchPlan:
 
 
 def plan_batches(micro: int, total: int, ranks: int) -> BatchPlan:
-    """How ``ranks`` processes share the ``total`` clips of a step, in micro batches of ``micro`` at most: a rank's share
-    shrinks the micro batch, and accumulation is what is left over. Raises ConfigError where the shares do not come out
-    even."""
+    """Split the ``total`` clips of a step over ``ranks`` processes, in micro batches of at most ``micro``; accumulation
+    follows. Raises ConfigError if the split is not even."""
     share, rest = divmod(total, ranks)
     if rest or not share:
         raise ConfigError(
-            f"{total} clips cannot be shared out evenly over {ranks} ranks; choose a number of ranks that divides it, "
-            f"or a multiple of {ranks}",
+            f"{total} is not a multiple of {ranks}, the number of ranks; change the number of ranks, "
+            f"or use a multiple of {ranks}",
             key="args.global_batch_size",
         )
     micro = min(micro, share)
     if share % micro:
         raise ConfigError(
-            f"each of {ranks} ranks computes {share} of its {total} clips, which "
-            f"deepspeed.train_micro_batch_size_per_gpu = {micro} does not divide; "
-            f"choose one of {', '.join(str(n) for n in range(1, share + 1) if share % n == 0)}",
+            f"{share} clips per rank ({total} / {ranks} ranks) are not a multiple of "
+            f"deepspeed.train_micro_batch_size_per_gpu, {micro}; "
+            f"set that to one of {', '.join(str(n) for n in range(1, share + 1) if share % n == 0)}",
             key="args.global_batch_size",
         )
     return BatchPlan(micro, share // micro, ranks)
 
 
 KEYS = {"global_batch_size": int}
-WHAT_TO_DO = "delete it, or set args.global_batch_size to that of the training"
+WHAT_TO_DO = "delete it, or set args.global_batch_size to the value of the training"
 
 
 @dataclass(frozen=True)
 class BatchMemo:
-    """The global batch that a training without `args.global_batch_size` began with, so that more ranks later neither
-    retrain nor change the result. ``name``: the key of that training without batch and data.
+    """The global batch size with which a training without `args.global_batch_size` started, so that a later change of ranks
+    neither retrains nor changes the result. ``name``: the key of that training without batch size and data.
 
-    A training writes it when it starts; planning, and the stages before it, decide nothing. It holds as long as the
-    training's folder is there (memos of older versions do not name one, and hold always).
+    Written at the start of training, not by planning. Valid while the training's folder exists (memos of older versions
+    name no folder, and are always valid).
     """
 
     store: Path
@@ -77,7 +76,7 @@ class BatchMemo:
         return key_folder(self.store / "slices", self.name, "batch_memo").with_suffix(".batch.json")
 
     def read(self) -> tuple[int, str] | None:
-        """(clips of a step, key of the training or ""), or None. Raises UserError for a file that cannot be read."""
+        """(clips per step, key of the training or ""), or None. Raises UserError for an invalid file."""
         from cogtune.runtime.saved import read_sealed
 
         if not self.path.exists():
@@ -91,7 +90,7 @@ class BatchMemo:
         return clips, train
 
     def write(self, clips: int, train: str) -> None:
-        """Note the batch of training ``train``, whose folder exists; what another training noted stays."""
+        """Save the batch size of training ``train``, whose folder exists; does not replace another training's."""
         if self.read() is None:
             from cogtune.runtime.saved import write_sealed
 
@@ -99,8 +98,8 @@ class BatchMemo:
 
 
 def total_steps(steps: int | None, epochs: int | None, count: int, global_batch: int) -> int:
-    """Optimizer steps: ``epochs`` passes over ``count`` items, the last batch filled up, or ``steps`` (`args.train_iters`).
-    One of the two is set, which the config check sees to."""
+    """Optimizer steps: ``epochs`` passes over ``count`` items, with a full last batch, or ``steps`` (`args.train_iters`).
+    The config check ensures that one of the two is set."""
     if epochs:
         return -(-epochs * count // global_batch)
     assert steps is not None

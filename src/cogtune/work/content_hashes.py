@@ -1,4 +1,4 @@
-"""Content hashes of the files and folders that a config names, and the proof that what is read later is still that content."""
+"""Content hashes of the files and folders in a config, and the check that later reads see the same content."""
 
 import hashlib
 import os
@@ -18,8 +18,8 @@ from cogtune.runtime.digest import digest, file_digest
 class Source:
     """A file or folder whose content is part of a key.
 
-    ``content``: ``sha256:<64 hex>``, as in the key; ``stamp``: `stamp_of` at the moment when that was known, "" if it was
-    not kept; ``key``: the config key that names it, for messages.
+    ``content``: ``sha256:<64 hex>``, as in the key; ``stamp``: `stamp_of` at the time of hashing, or ""; ``key``: its
+    config key, for messages.
     """
 
     path: str
@@ -29,11 +29,11 @@ class Source:
 
 
 class ContentHashes:
-    """sha256 of files and folders, with a memo that lives in the store (``<store>/hashes.json``).
+    """sha256 of files and folders, with a cache in the store (``<store>/hashes.json``).
 
-    The memo trusts (path, size, mtime and ctime in ns): overwriting weights in place is seen, also where the mtime is put
-    back; moving them costs one read. A folder's hash covers the relative names and contents of all files below it, except
-    hidden ones and __pycache__.
+    Cache entries are valid for equal (path, size, mtime and ctime in ns): overwriting weights in place is detected, even
+    if the mtime is restored; moving them costs one read. A folder's hash covers the relative names and contents of all
+    files in it, except hidden ones and __pycache__.
     """
 
     def __init__(self, memo: Path) -> None:
@@ -46,8 +46,8 @@ class ContentHashes:
         return self.source(path, key).content
 
     def source(self, path: str | os.PathLike[str], key: str = "") -> Source:
-        """The content at ``path`` with the stamp from before it was hashed, so that a stage can prove that it reads the
-        same. Raises ConfigError for a path where nothing is."""
+        """The content at ``path`` with its stamp from before hashing, so that a stage can check that it reads the same
+        content. Raises ConfigError if ``path`` does not exist."""
         target = Path(path)
         if not target.is_file() and not target.is_dir():
             raise ConfigError(f"no such file or folder: {target}", key=key)
@@ -60,50 +60,49 @@ class ContentHashes:
         stamp = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
         if known and [*known[:2], *known[3:]] == stamp:
             return known[2]
-        found = file_digest(path)
-        self._memo[str(path.resolve())] = [*stamp[:2], found, stamp[2]]
+        content_digest = file_digest(path)
+        self._memo[str(path.resolve())] = [*stamp[:2], content_digest, stamp[2]]
         self._dirty = True
-        return found
+        return content_digest
 
     def save(self) -> None:
-        """Write the memo if anything was hashed; a lost race between two writers costs one read later."""
+        """Write the cache if anything was hashed; a race between two writers only costs one read later."""
         if self._dirty:
             from cogtune.runtime.saved import write_sealed
 
-            with suppress(OSError):  # a store that can only be read: the files are hashed again next time
+            with suppress(OSError):  # read-only store: the files are hashed again next time
                 write_sealed(self._memo_path, self._memo)
             self._dirty = False
 
 
 def _read_memo(path: Path) -> dict[str, list[Any]]:
-    """What a memo says; of a damaged one nothing, and entries that no version wrote are left out: those files are hashed
-    again."""
+    """The entries of a cache; empty if it is damaged. Invalid entries are omitted, so those files are hashed again."""
     from cogtune.runtime.saved import DamagedError, read_sealed
 
     try:
-        found = read_sealed(path, {}, "")
+        entries = read_sealed(path, {}, "")
     except (OSError, DamagedError):
         return {}
-    return {name: entry for name, entry in found.items() if isinstance(entry, list) and len(entry) == 4}
+    return {name: entry for name, entry in entries.items() if isinstance(entry, list) and len(entry) == 4}
 
 
 def stamp_of(path: str | os.PathLike[str]) -> str:
-    """What the file system tells of the files at ``path``: sizes, mtimes, ctimes, inodes. Nobody can put a ctime back, so
-    what has the same stamp has the same content. Raises OSError when it is not there."""
+    """A digest of file system metadata at ``path``: sizes, mtimes, ctimes, inodes. A ctime cannot be set back, so equal
+    stamps mean equal content. Raises OSError if ``path`` does not exist."""
     target = Path(path)
-    found = [[name, *_status(member)] for name, member in _members(target)]
-    if not found:
-        found = [["", *_status(target)]]
-    return digest(found)
+    statuses = [[name, *_status(member)] for name, member in _members(target)]
+    if not statuses:
+        statuses = [["", *_status(target)]]
+    return digest(statuses)
 
 
 @contextmanager
 def proven(sources: Iterable[Source]) -> Iterator[Callable[[], None]]:
-    """Inside the block, what is read at the paths of ``sources`` is the content of their keys.
+    """Ensure that reads of ``sources`` inside the block see the content of their keys.
 
-    A file with another stamp than the one that is known is hashed first, and what was read counts only if the stamp is
-    the same after the block. The block may call what it is given to ask for that earlier, before it stores something.
-    Raises UserError with one sentence: nothing may be stored under the key of another content.
+    A file with a changed stamp is hashed first, and the stamps are compared again after the block. The block may call the
+    yielded function to check earlier, before it stores something. Raises UserError: nothing may be stored under the key
+    of other content.
     """
     stamps = [(source, _prove(source)) for source in sources]
 
@@ -115,18 +114,18 @@ def proven(sources: Iterable[Source]) -> Iterator[Callable[[], None]]:
     try:
         yield check
     except Exception:
-        check()  # a file that was replaced is the reason, whatever the reader stumbled over
+        check()  # a replaced file is the actual cause of the error
         raise
     check()
 
 
 def restamped(sources: Iterable[Source]) -> list[Source]:
-    """The sources, proved now, with the stamps that they have now: whoever gets them need not hash them again."""
+    """The sources, verified, with their current stamps, so that they need not be hashed again."""
     return [replace(source, stamp=_prove(source)) for source in sources]
 
 
 _PROVED: dict[Source, str] = {}
-"""Stamp under which this process has hashed a source and found its content: one read of 10 GB is enough."""
+"""Stamps at which this process has verified a source, to read 10 GB only once."""
 
 
 def _prove(source: Source) -> str:
@@ -149,22 +148,22 @@ def _stamp(source: Source) -> str:
         where = f"{source.key}: " if source.key else ""
         reason = error.strerror or error
         raise UserError(
-            f"{where}{source.path}: cannot be read now, though it was when this job was planned ({reason}); bring it back, "
+            f"{where}{source.path}: cannot be read, but was readable when this job was planned ({reason}); restore it, "
             f"or run again"
         ) from None
 
 
 def _changed(source: Source, when: str) -> UserError:
     where = f"{source.key}: " if source.key else ""
-    # A config's file is known by its ctime too, which nobody can set back; a clip is found by size and mtime alone.
+    # A file in a config is identified by its ctime too, which cannot be set back; a clip only by size and mtime.
     again = (
         "run again"
         if source.key
-        else f"run `touch {shlex.quote(source.path)}` (its mtime may be the old one's) and run again"
+        else f"run `touch {shlex.quote(source.path)}` (its mtime may be unchanged) and run again"
     )
     return UserError(
-        f"{where}{source.path}: changed {when}, and nothing was stored from it; to use the new file, {again}: the work is "
-        f"then planned for it; or put the old file back"
+        f"{where}{source.path}: changed {when}; nothing was stored from it. To use the new file, {again}; "
+        f"or restore the old file"
     )
 
 
@@ -178,11 +177,11 @@ def _content(path: Path, hash_file: Callable[[Path], str]) -> str:
 
 
 def _members(path: Path) -> Iterator[tuple[str, Path]]:
-    """(relative name, path) of the files that count; a file is its own only member, without a name."""
+    """(relative name, path) of the files that are hashed; a single file has an empty name."""
     if path.is_file():
         yield "", path
         return
-    for member in sorted(found for found in path.rglob("*") if found.is_file()):
+    for member in sorted(file for file in path.rglob("*") if file.is_file()):
         name = member.relative_to(path)
         if not any(part.startswith(".") or part == "__pycache__" for part in name.parts):
             yield str(name), member

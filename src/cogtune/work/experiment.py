@@ -1,4 +1,4 @@
-"""One named run, as config/config.yaml declares it."""
+"""An experiment of config/config.yaml."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ _KEYS = {"base", "set", "ranks"}
 
 @dataclass(frozen=True)
 class Experiment:
-    """SAT files merged in order, then dotlist overrides; ``ranks``: processes that train together."""
+    """SAT files merged in order, then dotlist overrides; ``ranks``: training processes."""
 
     name: str
     base: tuple[str, ...]
@@ -23,7 +23,7 @@ class Experiment:
 
 
 def parse_experiment(name: str, body: Any, ranks: int, where: str) -> Experiment:
-    """The experiment that a mapping describes. Raises ConfigError, which begins with ``where``."""
+    """Parse an experiment. Raises ConfigError, starting with ``where``."""
     if not isinstance(body, dict) or not body.get("base"):
         raise ConfigError(f"{where}: expected a mapping with `base: [file.yaml, …]`")
     if problem := check_name(name):
@@ -37,7 +37,7 @@ def parse_experiment(name: str, body: Any, ranks: int, where: str) -> Experiment
 
 
 def refuse_unknown(body: Mapping[str, Any], known: Collection[str], where: str) -> None:
-    """Raise ConfigError for a key that is none of ``known``."""
+    """Raise ConfigError for a key that is not in ``known``."""
     for name in body:
         if name not in known:
             near = nearest(name, known)
@@ -46,7 +46,7 @@ def refuse_unknown(body: Mapping[str, Any], known: Collection[str], where: str) 
 
 
 def _texts(value: Any, where: str) -> tuple[str, ...]:
-    found = [value] if isinstance(value, str) else value
-    if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
+    items = [value] if isinstance(value, str) else value
+    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
         raise ConfigError(f"{where}: expected a list of strings; found {value!r}")
-    return tuple(found)
+    return tuple(items)

@@ -1,4 +1,4 @@
-"""What each stage reads of the config, and how: see `stage_input.py`. The rows of the stages are in `stages.py`.
+"""The inputs of all stages: the config keys that each one reads (see `stage_input.py`). The stages table is `stages.py`.
 
 A new key is a field here, and a row in `tests/workflow/test_invalidation.py`, in one commit.
 """
@@ -26,7 +26,7 @@ _RECOMPUTATION = "params.transformer_args.checkpoint_activations"
 
 @dataclass(frozen=True, kw_only=True)
 class Flushed:
-    """Of a stage that keeps rows: when they reach the disk."""
+    """For stages that keep rows: when rows are written to disk."""
 
     flush_seconds: float = volatile("args.flush_seconds")
     flush_megabytes: float = volatile("args.flush_megabytes")
@@ -34,7 +34,7 @@ class Flushed:
 
 @dataclass(frozen=True, kw_only=True)
 class ScanInput:
-    """Which files are clips."""
+    """Which files are read as clips."""
 
     dataset: Unread = unread(
         "data.target", because="it names what the two keys below mean; there is one data set so far"
@@ -48,7 +48,7 @@ class ScanInput:
 
 @dataclass(frozen=True, kw_only=True)
 class PreprocessInput(Flushed):
-    """Which frames of a clip, and at what size."""
+    """The frames of a clip to use, and their size."""
 
     video_size: list[int] = identity(f"{_CLIPS}.video_size")
     fps: float = identity(f"{_CLIPS}.fps")
@@ -60,7 +60,7 @@ class PreprocessInput(Flushed):
 
 @dataclass(frozen=True, kw_only=True)
 class EncodingInput(Flushed):
-    """What the two stages with the VAE's encoder have in common."""
+    """Common input of the two stages with the VAE's encoder."""
 
     precision: str = identity("args.encoder_precision")
     video_size: list[int] = volatile(f"{_CLIPS}.video_size")  # preprocess, upstream, has it in its key
@@ -70,7 +70,7 @@ class EncodingInput(Flushed):
 
 @dataclass(frozen=True, kw_only=True)
 class LatentsInput(EncodingInput):
-    """The VAE's encoder, for whole clips."""
+    """The VAE's encoder, for full clips."""
 
     vae: Node = parts(_VAE, identity=(*_ENCODER, "params.encode_batch_frames"), volatile=_BESIDE_ENCODER)
     batch: int = volatile("args.encode_batch")
@@ -96,7 +96,7 @@ class TextInput(Flushed):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainInput:
-    """The network, the loss, the optimizer and the schedule; sampling rebuilds the model from it."""
+    """Network, loss, optimizer and schedule; sampling rebuilds the model from them."""
 
     network: Node = identity("model.network_config", volatile=(_RECOMPUTATION,))
     denoiser: Node = identity("model.denoiser_config")
@@ -151,7 +151,7 @@ class TrainInput:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportInput:
-    """Which weights, and how they are written. The formats belong to the job, as clips do."""
+    """The weights, and how they are written. The formats are data of the job, like clips."""
 
     average: bool = identity("args.ema_sampling")
     precision: str = identity("args.export_precision")
@@ -162,7 +162,7 @@ class ExportInput:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleInput(Flushed):
-    """The sampler, the VAE's decoder, and which prompts. Of the model, train has the rest."""
+    """Sampler, VAE decoder and prompts. The rest of the model is in the input of train."""
 
     sampler: Node = identity("model.sampler_config")
     scale_factor: float = identity("model.scale_factor")
@@ -193,7 +193,7 @@ class SampleInput(Flushed):
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedSampleInput(SampleInput):
-    """With ``args.mode: inference`` nothing is upstream: what train, text and images say of the model stands here itself."""
+    """With ``args.mode: inference`` there is no upstream stage: the input includes the model keys of train, text and images."""
 
     network: Node = identity("model.network_config", volatile=(_RECOMPUTATION,))
     denoiser: Node = identity("model.denoiser_config")
@@ -228,7 +228,7 @@ class EvaluateInput(Flushed):
 
 @dataclass(frozen=True, kw_only=True)
 class ReportInput:
-    """The whole config, which is published beside the results."""
+    """The full config, which is published with the results."""
 
     data: Node = identity("data")
     published: Unread = unread(
@@ -237,13 +237,13 @@ class ReportInput:
         "deepspeed",
         "experiment",
         "as_written",
-        because="the published config is the user's whole config; as_written also holds the keys without effect",
+        because="the published config is the user's full config; as_written also contains ignored keys",
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepInput:
-    """Name and members of a sweep, which the workflow's config says."""
+    """Name and members of a sweep, from the workflow config."""
 
     points: dict[str, Node] = identity("sweep.points")
     name: Unread = unread("sweep", because="the page is headed by it")

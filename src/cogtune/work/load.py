@@ -1,4 +1,4 @@
-"""`load_config`: files and command line in, a checked config out. Everybody uses it."""
+"""`load_config`: merge and check config files and command line overrides."""
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
@@ -24,17 +24,17 @@ def load_config(
 ) -> Config:
     """Merge SAT-style YAML files, left to right, then ``overrides``; check everything; fill in defaults.
 
-    ``overrides``: `a.b.c=value` or SAT's `--train-iters 10`. ``check_files``: the files that the config names must exist,
-    and weights must belong to what the config describes. ``partial``: the model or the data section may be missing.
-    ``resolvers``: OmegaConf's that values may use (`${oc.env:HOME}`), see `interpolate.RESOLVERS`. Raises ConfigErrors,
-    which holds every error with file, line, column and key.
+    ``overrides``: `a.b.c=value` or SAT's `--train-iters 10`. ``check_files``: files in the config must exist,
+    and weights must fit the config. ``partial``: the model or the data section may be missing.
+    ``resolvers``: OmegaConf resolvers that values may use (`${oc.env:HOME}`), see `interpolate.RESOLVERS`. Raises
+    ConfigErrors with all errors, each with file, line, column and key.
     """
     root = read(paths, overrides, resolvers)
     return _with_weights(check(root, check_files, partial), root, check_files)
 
 
 def _with_weights(config: Config, root: Node, check_files: bool) -> Config:
-    """The config with each set of weights under one path, whichever of its files was named: its hash covers all of them."""
+    """The config with the path of each set of weights resolved to its folder, so that its hash covers all files of the set."""
     files, problems = dict(config.files), []
     for key in _WEIGHTS:
         if key in files and Path(files[key]).exists():

@@ -1,4 +1,4 @@
-"""What an experiment asks for and this machine cannot do: told before the caches are made, and not by train after them."""
+"""Requirements of an experiment that this machine cannot meet, reported before any stage runs."""
 
 import subprocess
 import sys
@@ -22,14 +22,14 @@ def needs_gpu(values: Mapping[str, Any]) -> str | None:
 
 
 def cannot_train_on(values: Mapping[str, Any], device: Device) -> list[str]:
-    """What a plan for ``device`` warns of."""
+    """The warnings of a plan for ``device``."""
     problem = None if device.gpu else needs_gpu(values)
     return [f"cannot run: {problem}"] if problem else []
 
 
 @cache
 def has_gpu() -> bool:
-    """Whether jobs on this machine find a GPU. PyTorch knows for certain; it is asked where the driver lists none."""
+    """Whether this machine has a GPU, by its driver, or else by PyTorch."""
     return (
         device_names() != ["CPU"]
         or not subprocess.run([sys.executable, "-c", _ASK_TORCH], capture_output=True).returncode
@@ -37,13 +37,13 @@ def has_gpu() -> bool:
 
 
 def refused_here(workspace: Workspace) -> list[str]:
-    """A sentence for each target, or what it starts from, that has training left which this machine cannot do."""
-    found = {}
+    """A message for each target, or experiment that it starts from, with unfinished training that this machine cannot run."""
+    problems = {}
     for name in (link for target in workspace.targets for link in workspace.chain(target)):
         problem = needs_gpu(workspace.config(name).values)
         if problem and not has_gpu() and not _trained(workspace, name):
-            found[name] = f"{name}: {problem}, or run the workflow where a GPU is"
-    return list(found.values())
+            problems[name] = f"{name}: {problem}, or run the workflow on a machine with a GPU"
+    return list(problems.values())
 
 
 def _trained(workspace: Workspace, name: str) -> bool:

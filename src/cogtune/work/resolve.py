@@ -1,4 +1,4 @@
-"""The slices of every stage of one experiment, cut in order of the table."""
+"""Create the slices of all stages of one experiment, in the order of the table."""
 
 import json
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ _PROMPTS = "args.input_file"
 
 @dataclass(frozen=True)
 class RunPaths:
-    """Where an experiment runs: its store, its results, and the machine facts that are not identity."""
+    """Where an experiment runs: its store, results folder, and machine facts that are not identity."""
 
     store: Path
     results: Path
@@ -36,13 +36,13 @@ class RunPaths:
     experiment: str = "by-hand"
 
     def receipt(self, part: Slice) -> Path:
-        """The one file that Snakemake knows of this job."""
+        """The receipt: the only file of this job that Snakemake knows."""
         return self.results / ".receipts" / f"{part.stage}-{part.key}.json"
 
 
 def check_batch(config: Config, ranks: int, remembered: tuple[int, str] | None = None) -> None:
-    """Raise ConfigError if the global batch cannot be shared out over the ranks. ``remembered``: that of a training which
-    began without `args.global_batch_size`, and where it comes from."""
+    """Raise ConfigError if the global batch cannot be split over the ranks. ``remembered``: (size, source) for a training
+    that started without `args.global_batch_size`."""
     args = config.values["args"]
     if args.get("mode") == "inference":
         return
@@ -57,29 +57,29 @@ def check_batch(config: Config, ranks: int, remembered: tuple[int, str] | None =
 
 @dataclass
 class Resolver:
-    """Cuts slices for one merged config. ``loaded`` is the train slice of the experiment that ``args.load`` names."""
+    """Creates the slices of one merged config. ``loaded``: the train slice of the experiment in ``args.load``."""
 
     config: Config
     place: RunPaths
     hashes: ContentHashes
     loaded: Slice | None = None
     fingerprints: dict[str, str] = field(default_factory=dict)
-    """By folders; shared by experiments of one `Workspace`, since each costs two calls to the file system per clip."""
+    """Fingerprints by folders; shared by the experiments of a `Workspace`, as each needs two file system calls per clip."""
     writes: DeferredWrites = field(default_factory=DeferredWrites)
-    """Writes slices and runs; shared by experiments of one `Workspace`, which holds them back until a run starts."""
+    """Writes slices and runs; shared by the experiments of a `Workspace`, which defers them until a run starts."""
     batch_from: str = ""
-    """Why a step has as many clips as it has; known once `all` was called."""
+    """The source of the global batch size; set by `all`."""
     _memo: BatchMemo | None = None
     _cut: dict[str, Slice] = field(default_factory=dict)
 
     @property
     def stages(self) -> dict[str, Stage]:
-        """The stages that this experiment can have."""
+        """The stages that this experiment may have."""
         return stages_of(self.config.values)
 
     @property
     def scans(self) -> bool:
-        """Whether it reads a data set; its other keys are known only after the scan then."""
+        """Whether it reads a data set; then its other keys are known only after the scan."""
         return "scan" in self.stages
 
     def scan(self) -> Slice:
@@ -96,18 +96,20 @@ class Resolver:
             if known not in self.fingerprints:
                 folders = {"train": roots["train_data"], "valid": roots["valid_data"]}
                 self.fingerprints[known] = fingerprint(folders, follow)
-            found = self.fingerprints[known]
-            self._put("scan", {}, found, {"values": {f"args.{name}": folders for name, folders in roots.items()}})
-            self._cut |= self._told({"scan": self._cut["scan"]})
+            data_fingerprint = self.fingerprints[known]
+            self._put(
+                "scan", {}, data_fingerprint, {"values": {f"args.{name}": folders for name, folders in roots.items()}}
+            )
+            self._cut |= self._with_run({"scan": self._cut["scan"]})
         return self._cut["scan"]
 
     def digests(self) -> dict[str, str]:
-        """The data digests that the finished scan left. Raises UserError where they are not there, or damaged."""
+        """The data digests of the finished scan. Raises UserError if they are missing or damaged."""
         folder = self.place.store / "scan" / self.scan().key
         return read_sealed(folder / "digests.json", dict.fromkeys(DIGESTS, str), how_to_repair(folder))
 
     def all(self) -> dict[str, Slice]:
-        """Every stage's slice, and the file in which this run tells them the rest. Needs the scan, if any, to be done."""
+        """The slices of all stages, with their run file. The scan, if any, must be finished."""
         digests = self.digests() if self.scans else {}
         digests |= {"formats": digest(sorted(self.config.values["args"]["export_formats"]))}
         for name, stage in self.stages.items():
@@ -121,13 +123,13 @@ class Resolver:
                 upstream["load"] = self.loaded
             self._put(name, upstream, digests.get(stage.data) if stage.data else None, self._extra(name))
         self.writes.do(self.place.store / "hashes.json", self.hashes.save)
-        return self._told(self._cut)
+        return self._with_run(self._cut)
 
-    def _told(self, parts: Mapping[str, Slice]) -> dict[str, Slice]:
-        """The slices with the file that tells them what belongs to this run."""
-        told = (self.place.results, self.place.experiment, {part.key: part.volatile for part in parts.values()})
-        run = run_path(*told)
-        self.writes.do(run, lambda: write_run(*told))
+    def _with_run(self, parts: Mapping[str, Slice]) -> dict[str, Slice]:
+        """The slices with the run file of their volatile parts."""
+        run_content = (self.place.results, self.place.experiment, {part.key: part.volatile for part in parts.values()})
+        run = run_path(*run_content)
+        self.writes.do(run, lambda: write_run(*run_content))
         return {name: replace(part, run=run) for name, part in parts.items()}
 
     def _switched_on(self, key: str) -> bool:
@@ -147,15 +149,15 @@ class Resolver:
             sources[_PROMPTS] += self._images_of(Path(files[_PROMPTS]))
             hashes[_PROMPTS] = "sha256:" + digest([source.content for source in sources[_PROMPTS]])
         part = self._with_plugins(cut(stage, values, hashes, files, upstream, data), sources)
-        told = {key: [astuple(source)[:-1] for source in found] for key, found in sources.items()}
-        extra = extra | {"sources": json.loads(json.dumps(told))}
+        recorded = {key: [astuple(source)[:-1] for source in file_sources] for key, file_sources in sources.items()}
+        extra = extra | {"sources": json.loads(json.dumps(recorded))}
         merged = part.volatile | {
             kind: part.volatile.get(kind, {}) | extra[kind] if isinstance(extra[kind], dict) else extra[kind]
             for kind in extra
         }
         if name == "train" and self._memo:
             merged["batch_memo"] = self._memo.name
-            if not (self.place.store / "train" / part.key / "final").is_dir():  # a finished one asks for no ranks
+            if not (self.place.store / "train" / part.key / "final").is_dir():  # a finished training needs no ranks
                 batch = part.identity["values"]["args"]["global_batch_size"]
                 check_batch(self.config, self.place.ranks, (batch, self.batch_from))
         part = Slice(name, part.identity, merged)
@@ -163,20 +165,20 @@ class Resolver:
         self._cut[name] = part
 
     def _with_plugins(self, part: Slice, sources: dict[str, list[Source]]) -> Slice:
-        """The slice with the packages that its targets lie in: their source is identity, their place is not. They are
+        """The slice with the plugin packages that its targets use: their source is identity, their path is not. They are
         added to ``sources``."""
         used = used_by(part.config())
         if not used:
             return part
         named = used_by(part.identity["values"])
-        found = {name: self.hashes.source(source_of(name), "plugins") for name in sorted(named)}
-        sources |= {f"plugins.{name}": [source] for name, source in found.items()}
-        contents = {name: source.content for name, source in found.items()}
+        plugin_sources = {name: self.hashes.source(source_of(name), "plugins") for name in sorted(named)}
+        sources |= {f"plugins.{name}": [source] for name, source in plugin_sources.items()}
+        contents = {name: source.content for name, source in plugin_sources.items()}
         identity = part.identity | ({"plugins": contents} if contents else {})
         return Slice(part.stage, identity, part.volatile | {"plugins": used})
 
     def _images_of(self, prompts: Path) -> list[Source]:
-        """The images that a prompt file names: its hash covers them. Raises ConfigError for a wrong line."""
+        """The images in a prompt file, which its hash covers. Raises ConfigError for an invalid line."""
         return [self.hashes.source(line.image, _PROMPTS) for line in read_prompts(prompts, True) if line.image]
 
     def _values(self, name: str, upstream: dict[str, Slice]) -> dict[str, Any]:
@@ -185,7 +187,7 @@ class Resolver:
             return values | {"experiment": self.place.experiment, "as_written": self.config.raw}
         args = dict(values["args"])
         if isinstance(args.get("load"), dict):
-            args["load"] = None  # the other experiment's train key stands among the upstream identities
+            args["load"] = None  # the other experiment's train key is an upstream identity
         if name == "train":
             args["global_batch_size"] = self._global_batch(values | {"args": args}, upstream)
         return values | {"args": args}
@@ -205,18 +207,20 @@ class Resolver:
         return extra
 
     def _global_batch(self, values: dict[str, Any], upstream: dict[str, Slice]) -> int:
-        """Clips per optimizer step. Without ``args.global_batch_size`` it is what an earlier training began with, and
-        otherwise what micro batch, accumulation and ranks give now."""
-        asked = values["args"].get("global_batch_size")
-        if asked:
+        """Clips per optimizer step: ``args.global_batch_size``, else the value that an earlier training started with, else
+        micro batch x accumulation x ranks."""
+        configured = values["args"].get("global_batch_size")
+        if configured:
             self.batch_from = "args.global_batch_size"
-            return asked
+            return configured
         self._memo = BatchMemo(self.place.store, cut(STAGES["train"], values, {}, {}, upstream, None).key)
-        if (found := self._memo.read()) is None:
-            self.batch_from = "args.global_batch_size is not set, so the ranks decide when the training starts"
+        if (remembered := self._memo.read()) is None:
+            self.batch_from = "args.global_batch_size is not set, so it depends on the ranks at the start of training"
             section = values["deepspeed"]
             passes = section["gradient_accumulation_steps"] * self.place.ranks
             return section["train_micro_batch_size_per_gpu"] * passes
-        clips, train = found
-        self.batch_from = f"as training {train or 'of this config'} began; args.global_batch_size would set it"
+        clips, train = remembered
+        self.batch_from = (
+            f"as at the start of training {train or 'of this config'}; args.global_batch_size overrides it"
+        )
         return clips

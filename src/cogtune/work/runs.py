@@ -1,11 +1,11 @@
-"""Runs: what the jobs of one experiment are told beside their identity: paths, ranks, volatile values, upstream jobs.
+"""Run files: the input of an experiment's jobs besides their identity: paths, ranks, volatile values, upstream jobs.
 
-It belongs to whoever started the run, so it lies in that run's results folder and never in the store, which others share:
+They belong to the user who starts the run, so they are in the results folder and not in the shared store:
 
 ``results/.runs/<experiment>-<digest>.json``   ``parts``: job key -> the volatile part of that job's slice.
 
-The digest is over the content and the file is written once, so no later run of the same folder changes what the jobs of
-an earlier one are told.
+The digest covers the content and the file is written once, so a later run never changes the input of an earlier run's
+jobs.
 """
 
 import json
@@ -21,12 +21,12 @@ FOLDER = ".runs"
 
 
 def run_path(results: Path, experiment: str, parts: Mapping[str, Mapping[str, Any]]) -> Path:
-    """Where `write_run` writes, absolute."""
+    """The absolute path of the file of `write_run`."""
     return results.resolve() / FOLDER / f"{experiment}-{key_of(_content(experiment, parts))}.json"
 
 
 def write_run(results: Path, experiment: str, parts: Mapping[str, Mapping[str, Any]]) -> Path:
-    """Write the file that tells jobs by key what they need, unless it is there and whole; returns its path, absolute."""
+    """Write the run file, unless it exists and is intact; return its absolute path."""
     from cogtune.runtime.atomic import write_json
 
     content, path = _content(experiment, parts), run_path(results, experiment, parts)
@@ -40,18 +40,18 @@ def _content(experiment: str, parts: Mapping[str, Mapping[str, Any]]) -> dict[st
 
 
 def read_part(run: Path, key: str) -> dict[str, Any]:
-    """What ``run`` tells the job ``key``. Raises UserError for a file that is damaged or knows no such job."""
+    """The volatile part of job ``key`` in ``run``. Raises UserError for a damaged file or an unknown job."""
     try:
         content = json.loads(run.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{run}: no readable run ({error}); run snakemake again, it writes runs") from None
-    found = content.get("format") if isinstance(content, dict) else None
-    if found != FORMAT:
-        raise UserError(f"{run}: format {found!r}, this version reads {FORMAT!r}; run snakemake again")
+        raise UserError(f"{run}: invalid run file ({error}); run snakemake again, which rewrites it") from None
+    file_format = content.get("format") if isinstance(content, dict) else None
+    if file_format != FORMAT:
+        raise UserError(f"{run}: format {file_format!r}; expected {FORMAT!r}; run snakemake again")
     if not run.stem.endswith(key_of(content)):
         raise UserError(f"{run}: its content does not match its name; delete it and run snakemake again")
     if key not in content["parts"]:
-        raise UserError(f"{run}: knows no job {key}; run snakemake again, or name the run that this slice was cut for")
+        raise UserError(f"{run}: unknown job {key}; run snakemake again, or give the run file of this slice")
     return content["parts"][key]
 
 
@@ -68,6 +68,6 @@ def known_runs(results: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def known_parts(results: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(job key, volatile part) of every run that the results folder knows."""
+    """(job key, volatile part) of all run files in the results folder."""
     for _, parts in known_runs(results):
         yield from parts.items()

@@ -1,12 +1,12 @@
-"""Slices: the part of a merged config that one stage receives, and the key that names its work.
+"""Slices: the part of a merged config that one stage gets, and the key of its results.
 
-The main process cuts them once, from the merged config and the table in `stages.py`:
+The main process creates them once, from the merged config and the table in `stages.py`:
 
 ``store/slices/<key>.json``   identity: values (files as content hashes), upstream identities, data digest. Written once.
-``results/.runs/….json``      everything that may change without changing the work, by job key (`runs.py`): paths, volatile
-                              keys, the upstream *job* keys, machine facts. It belongs to the run, not to the store.
+``results/.runs/….json``      everything that does not affect results, by job key (`runs.py`): paths, volatile keys, the
+                              upstream *job* keys, machine facts. It belongs to the run, not to the store.
 
-A stage is given both, recomputes the key, and refuses a mismatch.
+A stage reads both, recomputes the key, and fails on a mismatch.
 """
 
 import fnmatch
@@ -23,13 +23,13 @@ from cogtune.work.runs import read_part
 from cogtune.work.stages import STAGES, Stage
 
 FORMAT = "cogtune-slice-1"
-_AGAIN = "delete it and run snakemake again, which writes the slices that it needs"
+_AGAIN = "delete it and run snakemake again, which rewrites it"
 
 
 @dataclass(frozen=True)
 class Slice:
-    """What one job of one stage is given. ``identity`` is exactly what ``key`` digests; ``run``: the file that holds
-    ``volatile``, and that of the jobs upstream; it is there once the run has started."""
+    """The input of one job. ``identity``: the data digested by ``key``; ``run``: the file with ``volatile`` of this job and
+    of upstream jobs; it exists once the run has started."""
 
     stage: str
     identity: dict[str, Any]
@@ -38,21 +38,21 @@ class Slice:
 
     @property
     def key(self) -> str:
-        """Names the job: slice file, receipt, and the folder of stages that keep one result per job."""
+        """The key of the job: names its slice file and receipt, and the folder of stages with one result per job."""
         return key_of(self.identity)
 
     @property
     def items_key(self) -> str:
-        """Names the folder of rows: what one clip's or caption's row depends on, so the data set is left out."""
+        """The key of the folder of rows: without the data set, because a row depends on its clip or caption only."""
         return key_of({name: value for name, value in self.identity.items() if name != "data"})
 
     @property
     def upstream_identity(self) -> str:
-        """What a downstream stage digests of this one: rows do not change when the data set grows."""
+        """The key that downstream stages digest: rows do not change when the data set grows."""
         return self.items_key if STAGES[self.stage].items else self.key
 
     def config(self) -> dict[str, Any]:
-        """The nested config that the stage sees: identity and volatile keys, with real paths in place of hashes."""
+        """The nested config of the stage: identity and volatile keys, with real paths instead of hashes."""
         leaves = dict(leaves_of(self.identity["values"])) | {
             parse_path(path): value for path, value in self.volatile.get("values", {}).items()
         }
@@ -60,11 +60,11 @@ class Slice:
         return nest(leaves)
 
     def path(self, store: Path) -> Path:
-        """Where the identity lies in the store."""
+        """The file of the identity in the store."""
         return store / "slices" / f"{self.key}.json"
 
     def write(self, store: Path) -> Path:
-        """Put the identity into the store, if it is not there yet, or damaged there."""
+        """Write the identity to the store, if it is missing or damaged."""
         from cogtune.runtime.atomic import write_json
 
         path = self.path(store)
@@ -74,19 +74,19 @@ class Slice:
 
 
 def read_slice(path: Path, run: Path | None = None) -> Slice:
-    """Load a slice and prove that its content has the key that its name says; ``run`` tells its volatile part.
+    """Load a slice and check that its content matches the key in its name; ``run``: the file with its volatile part.
 
-    Raises UserError for files that do not fit or cannot be read.
+    Raises UserError for files that do not match or cannot be read.
     """
     try:
         identity = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: no readable slice ({error}); {_AGAIN}") from None
-    format_found = identity.get("format") if isinstance(identity, dict) else None
-    if format_found != FORMAT:
-        raise UserError(f"{path}: format {format_found!r}, this version reads {FORMAT!r}; {_AGAIN}")
+        raise UserError(f"{path}: invalid slice ({error}); {_AGAIN}") from None
+    file_format = identity.get("format") if isinstance(identity, dict) else None
+    if file_format != FORMAT:
+        raise UserError(f"{path}: format {file_format!r}; expected {FORMAT!r}; {_AGAIN}")
     if (key := key_of(identity)) != path.stem:
-        raise UserError(f"{path}: its content has key {key}, so the file was changed; {_AGAIN}")
+        raise UserError(f"{path}: its content has key {key}, so the file was modified; {_AGAIN}")
     return Slice(identity["stage"], identity, read_part(run, path.stem) if run else {}, run)
 
 
@@ -99,10 +99,10 @@ def cut(
     data: str | None = None,
     extra: dict[str, Any] | None = None,
 ) -> Slice:
-    """Cut the slice of ``stage`` out of canonical config ``values``.
+    """Create the slice of ``stage`` from the canonical config ``values``.
 
-    ``hashes`` and ``files`` map dotted paths of file keys to content hashes and to absolute paths. ``extra`` joins the
-    volatile part (manifest path, machine, experiment name).
+    ``hashes`` and ``files`` map dotted paths of file keys to content hashes and to absolute paths. ``extra`` is
+    added to the volatile part (manifest path, machine, experiment name).
     """
     identity_leaves: dict[KeyPath, Any] = {}
     volatile_leaves: dict[str, Any] = {}
@@ -129,7 +129,7 @@ def cut(
         identity["data"] = data
     jobs = {
         name: {"stage": part.stage, "key": part.key, "items": part.items_key}
-        | ({"run": part.run.name} if part.run else {})  # another experiment's job; others are told in the same file
+        | ({"run": part.run.name} if part.run else {})  # another experiment's job; the others are in the same file
         for name, part in upstream.items()
     }
     volatile = {"values": volatile_leaves, "files": named_files, "jobs": jobs} | (extra or {})
@@ -137,12 +137,12 @@ def cut(
 
 
 def reads_identity(stage: Stage, dotted: str) -> bool:
-    """Whether the key at ``dotted`` enters the digest of ``stage``."""
+    """Whether the key at ``dotted`` is in the digest of ``stage``."""
     return _kind(stage, tuple(dotted.split("."))) == "keys"
 
 
 def how_read(stage: Stage, dotted: str) -> str | None:
-    """Say "keys" if the key enters the digest of ``stage``, "volatile" if it reaches the stage only, None if it does not."""
+    """ "keys" if the key is in the digest of ``stage``, "volatile" if the stage reads it without digest, else None."""
     return _kind(stage, tuple(dotted.split(".")))
 
 

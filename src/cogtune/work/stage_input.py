@@ -1,16 +1,16 @@
-"""How a stage declares what it reads: one frozen dataclass, one field for each key of the config.
+"""Declare the input of a stage: one frozen dataclass with one field per key of the config.
 
     class LatentsInput(Flushed):
         vae: Node = parts("model.first_stage_config", identity=("target", …), volatile=("params.slicing",))
         precision: str = identity("args.encoder_precision")
         batch: int = volatile("args.encode_batch")
 
-*Identity* keys enter the digest of the stage's work. *Volatile* keys reach the stage without entering it: they change how
-fast or how talkative it is, never what it writes. A key is a dotted path and covers everything below it; ``*`` stands for
-one segment, a list index or a name. The longest key that fits decides; what none fits does not reach the stage.
+*Identity* keys are part of the digest of the stage. *Volatile* keys are not: they affect speed or output to the terminal,
+never results. A key is a dotted path and covers everything below it; ``*`` matches one segment, a list index or a name.
+The longest matching key decides; keys without a match are not passed to the stage.
 
-A value that is not in a slice (null keys of DeepSpeed are left out, older versions knew fewer keys) is the schema's default,
-the only place where defaults are.
+A value that is missing in a slice (null keys of DeepSpeed are omitted, older versions had fewer keys) is the schema's
+default. The schema is the only place with defaults.
 """
 
 import dataclasses
@@ -23,16 +23,16 @@ from cogtune.config.hints import Declared, all_keys, with_stars
 from cogtune.errors import UserError
 
 Node = dict[str, Any]
-"""A ``{target, params}`` mapping, for `build` and `params_of`; or a section that goes to a library as it is."""
+"""A ``{target, params}`` mapping, for `build` and `params_of`; or a section that is passed to a library unchanged."""
 WHOLE = ""
-"""Among the parts of a node: all that no other part names."""
+"""The part of a node that contains everything not named by another part."""
 
 _READS = "reads"
 Input = TypeVar("Input")
 
 
 class Unread:
-    """The type of a field whose keys are identity though the stage does not read them. It has nothing to read."""
+    """The type of a field whose keys are identity although the stage does not read them."""
 
 
 _UNREAD = Unread()
@@ -40,8 +40,8 @@ _UNREAD = Unread()
 
 @dataclass(frozen=True)
 class Reads:
-    """Of one field: ``key`` is where its value stands; ``identity`` and ``volatile`` are patterns of keys; ``because`` says
-    why they are identity where nobody reads them."""
+    """The keys of one field: ``key``: the path of its value; ``identity`` and ``volatile``: patterns of keys; ``because``: why
+    keys that are not read are identity."""
 
     key: str
     identity: tuple[str, ...] = ()
@@ -54,7 +54,7 @@ def _field(reads: Reads) -> Any:
 
 
 def identity(key: str, *, volatile: tuple[str, ...] = ()) -> Any:
-    """A key, and all below it, that the result depends on, but for the parts that are ``volatile``."""
+    """A key, and everything below it, that the result depends on, except the ``volatile`` parts."""
     return parts(key, identity=(WHOLE,), volatile=volatile)
 
 
@@ -84,8 +84,8 @@ def reads_of(kind: type) -> dict[str, Reads]:
 
 def read_input(kind: type[Input], config: Mapping[str, Any]) -> Input:
     """The input of a stage from the nested config of its slice. Raises UserError for a key that must be set and is not."""
-    found = reads_of(kind).items()
-    return kind(**{name: _UNREAD if reads.because else _value(config, reads.key) for name, reads in found})
+    fields = reads_of(kind).items()
+    return kind(**{name: _UNREAD if reads.because else _value(config, reads.key) for name, reads in fields})
 
 
 def _value(config: Mapping[str, Any], key: str) -> Any:

@@ -30,14 +30,14 @@ from cogtune.work.stage_input import reads_of
 class Stage:
     """One row of the table.
 
-    ``input``: the dataclass that declares what the stage reads. ``help``: what it does, for the command line. ``unit``:
-    what it makes, in the plural unless there is one only. ``cost``: the class of plan/stage_costs.py that says how much
-    is left and what it costs; without it a plan prints ``?``. ``upstream`` names the stages whose results it reads.
-    ``items`` marks the stages that keep one row per clip or caption (or one file per format): their folder is named by
-    the *item key*, which leaves the data set out. ``data`` names the digest that the job depends on: one of
-    `digest.data_digests`, or ``formats``, those of export. ``version`` is raised whenever the stage would write something
-    else for the same slice. ``when`` names a switch: where that key is false there is no such stage, and whoever lists it
-    as upstream does without.
+    ``input``: the dataclass that declares what the stage reads. ``help``: description for the command line. ``unit``: unit
+    of its work, in the plural unless there is only one. ``cost``: the class of plan/stage_costs.py that computes the
+    remaining work and its cost; without it a plan prints ``?``. ``upstream``: the stages whose results it reads.
+    ``items``: whether it keeps one row per clip or caption (or one file per format); then its folder is named by the
+    *item key*, which excludes the data set. ``data``: the digest that the job depends on: one of
+    `digest.data_digests`, or ``formats`` of export. ``version``: raised whenever the stage would write different
+    results for the same slice. ``when``: a key that switches the stage on; if it is false, the stage does not exist, and
+    downstream stages run without it.
     """
 
     name: str
@@ -69,7 +69,7 @@ STAGES: dict[str, Stage] = {
             "scan",
             3,
             ScanInput,
-            help="find videos and captions, reject what cannot be used, write the data report",
+            help="find videos and captions, reject unusable ones, write the data report",
             unit="files",
             cost="ScanCost",
         ),
@@ -77,7 +77,7 @@ STAGES: dict[str, Stage] = {
             "preprocess",
             2,
             PreprocessInput,
-            help="choose the frames of every clip and prove that they decode",
+            help="select the frames of every clip and check that they decode",
             unit="clips",
             cost="PreprocessCost",
             items=True,
@@ -121,7 +121,7 @@ STAGES: dict[str, Stage] = {
             "train",
             4,
             TrainInput,
-            help="train the diffusion transformer (LoRA or full) with DeepSpeed; resumes by itself",
+            help="train the diffusion transformer (LoRA or full) with DeepSpeed; resumes automatically",
             unit="steps",
             cost="TrainCost",
             upstream=("latents", "images", "text"),
@@ -133,7 +133,7 @@ STAGES: dict[str, Stage] = {
             "export",
             2,
             ExportInput,
-            help="write the trained weights in the format that other tools load, and prove that they load",
+            help="export the trained weights in formats of other tools, and check that they load",
             unit="model",
             cost="ExportCost",
             upstream=("train",),
@@ -144,7 +144,7 @@ STAGES: dict[str, Stage] = {
             "sample",
             5,
             SampleInput,
-            help="make videos from captions, before and after training",
+            help="sample videos from captions, with the base and the tuned model",
             unit="videos",
             cost="SampleCost",
             upstream=("export", "text", "images"),
@@ -154,7 +154,7 @@ STAGES: dict[str, Stage] = {
             "evaluate",
             2,
             EvaluateInput,
-            help="measure samples and reconstruction, write metrics.json",
+            help="compute metrics of samples and reconstructions, write metrics.json",
             unit="clips",
             cost="EvaluateCost",
             upstream=("sample", "preprocess", "latents"),
@@ -180,7 +180,7 @@ SAMPLING: dict[str, Stage] = {
         replace(STAGES["report"], upstream=("sample",), data=None),
     )
 }
-"""The stages with ``args.mode: inference``. There is no data set and no training: `load` is what is sampled."""
+"""The stages with ``args.mode: inference``: no data set and no training; `load` is sampled."""
 
 
 def stages_of(values: Mapping[str, Any]) -> dict[str, Stage]:
@@ -199,7 +199,7 @@ SWEEP = Stage(
 
 
 def row_of(identity: Mapping[str, Any]) -> Stage:
-    """The row that a slice was cut by. Raises UserError where this version has no such stage."""
+    """The row of a slice's stage. Raises UserError if this version has no such stage."""
     rows = {SWEEP.name: SWEEP} | STAGES | stages_of(identity["values"])
     if (name := identity["stage"]) not in rows:
         raise UserError(f"no stage named {name!r}; run snakemake again")

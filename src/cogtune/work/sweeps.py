@@ -1,4 +1,4 @@
-"""`sweep:` in config/config.yaml: a grid over keys, each point an experiment of its own, all compared in one report."""
+"""`sweep:` in config/config.yaml: a grid over keys; each point is an experiment, and one report compares all."""
 
 import itertools
 import json
@@ -25,9 +25,9 @@ class Sweep:
 def expand_sweep(
     name: str, body: Any, experiments: Mapping[str, Experiment], ranks: int, where: str
 ) -> tuple[Sweep, dict[str, Experiment]]:
-    """The sweep and its experiments. It starts from a named ``experiment`` or from ``base`` and ``set`` of its own.
+    """The sweep and its experiments, based on a named ``experiment``, or on its own ``base`` and ``set``.
 
-    Raises ConfigError, which begins with ``where``.
+    Raises ConfigError, starting with ``where``.
     """
     if not isinstance(body, dict) or not isinstance(body.get("grid"), dict) or not body["grid"]:
         raise ConfigError(f"{where}: expected a mapping with `grid: {{key: [value, …]}}` and `experiment:` or `base:`")
@@ -40,7 +40,9 @@ def expand_sweep(
         point = dict(zip(grid, values, strict=True))
         member = "-".join([name, *(f"{short[key]}_{_in_a_name(value)}" for key, value in point.items())])
         if member in points:
-            raise ConfigError(f"{where}.grid: two points would both be named {member!r}; their values must differ more")
+            raise ConfigError(
+                f"{where}.grid: two points get the same name {member!r}; choose values with different names"
+            )
         if problem := check_name(member):
             raise ConfigError(f"{where}.grid: {shown(member)}: {problem}")
         points[member] = point
@@ -55,9 +57,11 @@ def _start(
     if "experiment" not in body:
         return parse_experiment(name, own, ranks, where)
     if "base" in own:
-        raise ConfigError(f"{where}: `experiment` and `base` both say what to start from; keep one of them")
+        raise ConfigError(f"{where}: set either `experiment` or `base`, not both")
     if body["experiment"] not in experiments:
-        raise ConfigError(f"{where}.experiment: no {body['experiment']!r}; there are: {', '.join(experiments)}")
+        raise ConfigError(
+            f"{where}.experiment: unknown experiment {body['experiment']!r}; expected one of {', '.join(experiments)}"
+        )
     start = experiments[body["experiment"]]
     more = parse_experiment(name, own | {"base": list(start.base)}, start.ranks, where)
     return replace(more, set=(*start.set, *more.set))
@@ -67,23 +71,21 @@ def _values(key: str, values: Any, where: str) -> list[Any]:
     if not isinstance(values, list) or not values:
         raise ConfigError(f"{where}: expected a list of values to try")
     if any(isinstance(value, dict) for value in values):
-        raise ConfigError(
-            f"{where}: expected single values or lists; a mapping has no short name, sweep its keys instead"
-        )
+        raise ConfigError(f"{where}: expected scalars or lists, not mappings; sweep the keys of the mapping instead")
     return values
 
 
 def _short_names(grid: Mapping[str, Any]) -> dict[str, str]:
-    """The last part of each key, or as many parts as tell it from the others."""
-    found = {}
+    """The last part of each key, or as many parts as needed to make it unique."""
+    names = {}
     for key in grid:
         parts = key.split(".")
         for count in range(1, len(parts) + 1):
             tail = parts[-count:]
             if sum(other.split(".")[-count:] == tail for other in grid) == 1:
                 break
-        found[key] = _in_a_name("_".join(tail))
-    return found
+        names[key] = _in_a_name("_".join(tail))
+    return names
 
 
 def _in_a_name(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""log.jsonl: one row per step, and rows of validation; what a resumed run keeps of it."""
+"""log.jsonl: rows of steps and validations, and how a resumed run continues it."""
 
 import logging
 import math
@@ -15,14 +15,14 @@ from cogtune.runtime.typed_json import from_json, to_json
 _log = logging.getLogger(__name__)
 
 AVERAGED = 20
-"""Steps over which the first and the last loss of a summary are averaged."""
+"""Number of steps averaged for the first and the last loss of a summary."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepRow:
     """One step, from 1. ``loss``: mean over the global batch; ``lr``; ``grad_norm``: before clipping; ``seconds``;
-    ``data_wait``: seconds that the step waited for data. A step that moved nothing has no loss, but ``skipped`` (why) and
-    ``clips``; one at which DeepSpeed changed the scale of the fp16 loss has ``overflow``."""
+    ``data_wait``: seconds of waiting for data. A skipped step has no loss, but ``skipped`` (the reason) and ``clips``; a
+    step in which DeepSpeed lowered the fp16 loss scale has ``overflow``."""
 
     step: int
     skipped: str | None = None
@@ -47,10 +47,10 @@ Row = StepRow | ValidationRow
 
 
 class TrainingLog:
-    """Writer of log.jsonl, one row a line, each with its checksum. Only the first rank has one.
+    """Writer of log.jsonl, one row per line with checksum. Only the first rank has one.
 
-    Rows after ``last_step`` are from a run that died before its next checkpoint; they are cut off, since their steps are
-    done again.
+    Rows after ``last_step`` are from a run that died before its next checkpoint; they are removed, because their steps
+    are repeated.
     """
 
     def __init__(self, path: Path, last_step: int) -> None:
@@ -60,32 +60,32 @@ class TrainingLog:
         self._stream: TextIO = path.open("a")
 
     def add(self, row: Row) -> None:
-        """Append one row; it survives the death of this process, though not of the machine before `sync`. A figure that is
-        no finite number, which JSON does not have, is left out."""
+        """Append one row; it survives the end of this process, and after `sync` a power cut. Values that are not finite,
+        which JSON does not support, are omitted."""
         self._stream.write(_line(row))
         self._stream.flush()
 
     def sync(self) -> None:
-        """Put all rows on the disk; done before each checkpoint, so that no row before it can be missing."""
+        """fsync all rows; called before each checkpoint, so that no earlier row can be missing."""
         os.fsync(self._stream.fileno())
 
 
 def read(path: Path, warn: bool = True) -> list[Row]:
-    """The rows of a log, none where there is no log. A last line that a kill cut short is left out. So are damaged lines,
-    with a warning: no weight depends on them, and only training the same steps again would bring them back."""
+    """The rows of a log; empty if there is no log. A truncated last line is ignored. Damaged lines are ignored with a
+    warning: no weight depends on them, and only repeating the training could restore them."""
     if not path.exists():
         return []
     lines = read_lines(path, _parsed)
     if lines.damaged and warn:
         more = len(lines.damaged) - 1
         first = f"line {lines.damaged[0]}" + (f" and {more} more" if more else "")
-        effect = "damaged and left out: the loss curve has a gap, and the weights are as they were"
+        effect = "damaged and ignored; the loss curve has a gap, the weights are not affected"
         _log.warning("%s: %s: %s", path, first, effect)
     return lines.rows
 
 
 def damaged_lines(path: Path, finished: bool) -> list[int]:
-    """The numbers of damaged lines. Of a training that is not ``finished``, a kill may have cut the last one short."""
+    """The numbers of damaged lines. In an unfinished training, a truncated last line is not damage."""
     if not path.exists():
         return []
     lines, content = read_lines(path, _parsed), path.read_bytes()
@@ -96,7 +96,7 @@ def damaged_lines(path: Path, finished: bool) -> list[int]:
 
 
 def drop_damaged_lines(path: Path) -> None:
-    """Keep the rows that read. Only while no training writes the log."""
+    """Keep only the valid rows. Call only while no training writes the log."""
     write_text(path, "".join(map(_line, read(path, warn=False))))
 
 
@@ -107,15 +107,15 @@ def _line(row: Row) -> str:
 
 
 def _parsed(value: Any) -> Row:
-    """Raises ValueError for what no training wrote. A key that no row has is a damaged one, maybe that of the checksum."""
+    """Raises ValueError for invalid rows. An unknown key counts as damage (perhaps of the checksum's key)."""
     kind = ValidationRow if isinstance(value, dict) and "validation_loss" in value else StepRow
     row: Row = from_json(kind, value)
     if unknown := value.keys() - {field.name for field in fields(kind)}:
-        raise ValueError(f"has a key {min(unknown)!r}")
+        raise ValueError(f"unknown key {min(unknown)!r}")
     if isinstance(row, ValidationRow):
         return row
     if row.loss is None and row.skipped is None and not row.overflow:
-        raise ValueError("has no 'loss'")
+        raise ValueError("missing key 'loss'")
     return row
 
 
@@ -133,7 +133,7 @@ class LogFigures:
 
 
 def figures(rows: Sequence[Row]) -> LogFigures:
-    """Losses are means over `AVERAGED` steps. The first step of the log is not timed: it warms up."""
+    """Losses are means over `AVERAGED` steps. The first step of the log is not timed, as it is a warm-up."""
     steps = [row for row in rows if isinstance(row, StepRow)]
     trained = [row for row in steps if row.loss is not None]
     losses = [row.loss for row in trained if row.loss is not None]

@@ -1,4 +1,4 @@
-"""config/config.yaml: which experiments there are, where the store is, what this machine has."""
+"""The workspace of config/config.yaml: its experiments, store and results folder."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -25,10 +25,10 @@ from cogtune.work.workflow_config import workflow_values
 
 @dataclass
 class Workspace:
-    """All experiments of one config.yaml and what they share: the store, the results folder, the content hashes.
+    """All experiments of one config.yaml, and their store, results folder and content hashes.
 
-    ``targets``: the experiments that are asked for. The members of a sweep are experiments like any other.
-    ``resolvers``: what `${…:…}` may use in their files. ``device``: the GPU that jobs run on, None for what is here.
+    ``targets``: the requested experiments. The members of a sweep are normal experiments.
+    ``resolvers``: the resolvers that `${…:…}` may use in their files. ``device``: the GPU that jobs run on, None for what is here.
     ``resources``: what a job asks of a scheduler where no estimate is known.
     """
 
@@ -42,20 +42,20 @@ class Workspace:
     device: str | None = None
     resources: ResourcesSection = field(default_factory=ResourcesSection)
     writes: DeferredWrites = field(default_factory=DeferredWrites)
-    """Hold them (`writes.held = True`) to look only; `writes.release()` writes what jobs need, when a run starts."""
+    """`writes.held = True` for read-only use; `writes.release()` writes the files that jobs need, when a run starts."""
     _resolvers: dict[str, Resolver] = field(default_factory=dict)
     _hashes: ContentHashes | None = None
     _fingerprints: dict[str, str] = field(default_factory=dict)
     _jobs: dict[str, dict[Path | None, Slice]] = field(default_factory=dict)
-    """By key: the slices of each job, one for each run's file that tells it; the first that was cut comes first."""
+    """The slices of each job by key, one per run file, in the order of creation."""
 
     @classmethod
     def load(cls, path: str | Path = "config/config.yaml", overrides: Mapping[str, Any] | None = None) -> "Workspace":
         """Read the workflow config; ``overrides`` is what Snakemake's ``--config`` gave.
 
-        ``run=NAME base="a.yaml b.yaml" set="k=v k=v"`` there stands for a one-off experiment. The plugins that it lists
-        may be imported from then on. ``overrides`` with ``experiments`` are a whole workflow config (`--configfile`, or
-        the config that another project hands to this workflow as a module): ``path`` is not read then. Raises ConfigError.
+        ``run=NAME base="a.yaml b.yaml" set="k=v k=v"`` there describes a one-off experiment. Allows the plugins that it
+        lists. ``overrides`` with ``experiments`` are a complete workflow config (of `--configfile`, or of a project that
+        uses this workflow as a module); then ``path`` is not read. Raises ConfigError.
         """
         alone = "experiments" in (overrides or {})
         values = workflow_values(None if alone else path, overrides or {})
@@ -71,36 +71,36 @@ class Workspace:
             where = f"{path}: sweep.{name}"
             sweeps[name], members = expand_sweep(name, body, experiments, ranks, where)
             if taken := [known for known in (name, *members) if known in experiments]:
-                raise ConfigError(f"{where}: an experiment is named {taken[0]!r} already; rename one of them")
+                raise ConfigError(f"{where}: there is already an experiment {taken[0]!r}; rename one of them")
             experiments |= members
         if (name := values["run"]) is not None:
             if name in experiments:
-                raise ConfigError(f"--config: run: {path} has an experiment {name!r} already; choose another name")
+                raise ConfigError(f"--config: run: {path} already has an experiment {name!r}; choose another name")
             body = {"base": values["base"], "set": values["set"]}
             sweeps = {}
             experiments[name] = parse_experiment(name, body, ranks, "--config run")
         if not experiments:
-            raise ConfigError(f"{path}: experiments: none; expected names with `base: [file.yaml, …]`")
+            raise ConfigError(f"{path}: no experiments; expected names with `base: [file.yaml, …]`")
         resolvers = tuple(values["resolvers"] or [])
         if unknown := [name for name in resolvers if name not in RESOLVERS]:
-            raise ConfigError(f"{path}: resolvers: no {unknown[0]!r}; expected some of {', '.join(RESOLVERS)}")
+            raise ConfigError(f"{path}: resolvers: unknown resolver {unknown[0]!r}; expected {', '.join(RESOLVERS)}")
         targets = (values["run"],) if values["run"] is not None else tuple(experiments)
         store, results = Path(values["store_dir"]), Path(values["results_dir"])
         if (device := values["device"]) is not None and machines.find(device) is None:
             names = ", ".join(known.name for known in machines.KNOWN)
             raise ConfigError(f"{path}: device: {device!r} is unknown GPU; expected one of {names}")
-        asked = {"device": device, "resources": ResourcesSection(**values["resources"])}
-        return cls(store, results, experiments, targets, values["demo_data"], sweeps, resolvers, **asked)
+        options = {"device": device, "resources": ResourcesSection(**values["resources"])}
+        return cls(store, results, experiments, targets, values["demo_data"], sweeps, resolvers, **options)
 
     @classmethod
     def by_hand(cls, path: Path) -> "Workspace":
-        """The workspace of a command that names its own files: a workflow config is used if there is one. Raises ConfigError."""
+        """The workspace of a command with its own config files; uses the workflow config if it exists. Raises ConfigError."""
         return cls.load(path) if path.exists() else cls(Path("store"), Path("results"), {})
 
     def load_config(self, experiment: Experiment, **options: Any) -> Config:
-        """The merged config of any experiment, with what this workspace allows; ``options`` as for `load_config`.
+        """The merged config of an experiment, with this workspace's resolvers; ``options`` as for `load_config`.
 
-        Raises ConfigErrors, also when the batch does not go with the experiment's ranks.
+        Raises ConfigErrors, also if the batch size does not fit the experiment's ranks.
         """
         config = load_config(experiment.base, experiment.set, resolvers=self.resolvers, **options)
         check_batch(config, experiment.ranks)
@@ -111,10 +111,10 @@ class Workspace:
         return self.resolver(name).config
 
     def resolver(self, name: str) -> Resolver:
-        """The resolver of an experiment (cached): the config is merged once in a process."""
+        """The resolver of an experiment, cached: the config is merged once per process."""
         if name not in self._resolvers:
             if name not in self.experiments:
-                raise ConfigError(f"no experiment named {name!r}; there are: {', '.join(self.experiments)}")
+                raise ConfigError(f"unknown experiment {name!r}; expected one of {', '.join(self.experiments)}")
             experiment = self.experiments[name]
             self._hashes = self._hashes or ContentHashes(self.store / "hashes.json")
             place = RunPaths(self.store, self.results, experiment.ranks, name)
@@ -123,37 +123,37 @@ class Workspace:
         return self._resolvers[name]
 
     def save_hashes(self) -> None:
-        """Keep what was hashed, also while writes are held: a plan need not read 20 GB of weights each time."""
+        """Save the hashes, even while writes are held, so that a plan does not read 20 GB of weights each time."""
         if self._hashes is not None:
             self._hashes.save()
 
     def chain(self, name: str) -> list[str]:
-        """The experiment and those that its weights come from, oldest first. Refuses a cycle."""
+        """The experiment and the chain of experiments that its weights come from, oldest first. Raises ConfigError for a cycle."""
         names = [name]
         while (parent := self.parent(self.config(names[0]))) is not None:
             if parent in names:
-                raise ConfigError(f"args.load: experiments start from each other: {' -> '.join([parent, *names])}")
+                raise ConfigError(f"args.load: circular chain of experiments: {' -> '.join([parent, *names])}")
             names.insert(0, parent)
         return names
 
     def parent(self, config: Config) -> str | None:
-        """The experiment that a config starts from. Raises ConfigError where there is none of that name, or it trains nothing."""
+        """The experiment that a config starts from. Raises ConfigError if it does not exist or trains nothing."""
         load = config.values["args"].get("load")
         if not isinstance(load, dict):
             return None
         name, key = load["experiment"], "args.load.experiment"
         if name not in self.experiments:
-            raise ConfigError(f"no experiment named {name!r}; there are: {', '.join(self.experiments)}", key=key)
+            raise ConfigError(f"unknown experiment {name!r}; expected one of {', '.join(self.experiments)}", key=key)
         if not self.resolver(name).scans:
             raise ConfigError(
-                f"{name} only samples (args.mode: inference), so there is no training result of it; expected an "
+                f"{name} only samples (args.mode: inference), so it has no trained weights; expected an "
                 "experiment that trains",
                 key=key,
             )
         return name
 
     def scan_receipts(self, name: str) -> list[Path]:
-        """Receipts that must exist before `slices` can be asked for."""
+        """Receipts that must exist before `slices` is called."""
         receipts = set()
         for resolver in map(self.resolver, self.chain(name)):
             if resolver.scans:
@@ -163,7 +163,7 @@ class Workspace:
         return sorted(receipts)
 
     def slices(self, name: str) -> dict[str, Slice]:
-        """Every stage's slice of the experiment; the scans of its chain must be done."""
+        """The slices of all stages of the experiment; the scans of its chain must be finished."""
         loaded: Slice | None = None
         parts: dict[str, Slice] = {}
         for link in self.chain(name):
@@ -179,33 +179,33 @@ class Workspace:
         self._jobs.setdefault(part.key, {}).setdefault(part.run, part)
 
     def knows(self, key: str) -> bool:
-        """Whether a job of this key was cut, or can be now: some keys are known only after the scans."""
+        """Whether a job with this key exists; some keys are known only after the scans."""
         if key not in self._jobs:
             self._cut_all()
         return key in self._jobs
 
     def job(self, key: str) -> Slice:
-        """The slice of a job of these experiments, with what this run tells it. Raises ConfigError if none has it.
+        """The slice of a job of these experiments, with its run file. Raises ConfigError if there is none.
 
-        Experiments that share a job share its content, so any of their paths will do; the first that was cut counts, for
-        the life of this process.
+        Experiments that share a job share its content, so any of their run files works; the first one is used for the
+        rest of this process.
         """
         if not self.knows(key):
             raise ConfigError(
-                f"no experiment has a job {key} now: the config or the data changed since it was planned, or the key is "
-                f"mistyped; `cogtune plan --format json` shows the keys"
+                f"no experiment has a job {key}: the config or the data changed since planning, or the key is "
+                f"wrong; see `cogtune plan --format json` for the keys"
             )
         return next(iter(self._jobs[key].values()))
 
     def started_job(self, key: str) -> Slice:
-        """The slice of a job that another process started, for one that runs this job alone: of the experiments that share
-        the job, that process may have written the file of only one. Raises ConfigError where it wrote none.
+        """The slice of a job started by another process. If experiments share the job, that process may have written only one
+        of their run files. Raises ConfigError if there is none.
         """
         self._cut_all()
         started = [part for part in self._jobs.get(key, {}).values() if part.run and part.run.exists()]
         if not started:
             raise ConfigError(
-                f"no run that was started has a job {key}: the config or the data changed since; run again"
+                f"no started run has a job {key}: the config or the data changed since planning; run again"
             )
         return next((part for part in started if all(path.exists() for path in self.upstream(part))), started[0])
 
@@ -221,7 +221,7 @@ class Workspace:
         return {one.path(self.store) for one in parts.values()} | runs
 
     def upstream(self, part: Slice) -> list[Path]:
-        """The receipts that a job waits for; a sweep waits for the markers of its members' reports."""
+        """The receipts that a job depends on; for a sweep, the markers of its members' reports."""
         return sorted(
             self.results / name / f".published-{job['key']}"
             if job["stage"] == "report"
@@ -230,7 +230,7 @@ class Workspace:
         )
 
     def _cut_all(self) -> None:
-        """Every job that can be known now: those of the experiments whose scans are done."""
+        """Create the slices of all experiments whose scans are finished."""
         for name in self.experiments:
             if all(receipt.exists() for receipt in self.scan_receipts(name)):
                 self.slices(name)
@@ -239,26 +239,26 @@ class Workspace:
                 self.sweep_slice(name)
 
     def check(self, name: str) -> None:
-        """Raise ConfigErrors for a config that is wrong, as far as that can be told before the files that it names exist."""
+        """Raise ConfigErrors for an invalid config, without checking that its files exist."""
         self.load_config(self.experiments[name], check_files=False)
 
     def published(self, name: str) -> Path:
-        """The marker that the report of the current config writes: the one target of an experiment."""
+        """The marker file of the report of the current config: the target of an experiment."""
         return self.results / name / f".published-{self.slices(name)['report'].key}"
 
     def sweep_slice(self, name: str) -> Slice:
-        """The slice of a sweep's report; the scans of all members must be done."""
+        """The slice of a sweep's report; the scans of all members must be finished."""
         if name not in self.sweeps:
-            raise ConfigError(f"no sweep named {name!r}; there are: {', '.join(self.sweeps) or 'none'}")
+            raise ConfigError(f"unknown sweep {name!r}; expected one of {', '.join(self.sweeps) or '(no sweeps)'}")
         points = self.sweeps[name].points
         reports = {member: self.slices(member)["report"] for member in points}
         part = cut(SWEEP, {"sweep": {"name": name, "points": points}}, {}, {}, reports, extra={"sweep": {"name": name}})
         run = run_path(self.results, name, {part.key: part.volatile})
         self.writes.do(part.path(self.store), lambda: part.write(self.store))
         self.writes.do(run, lambda: write_run(self.results, name, {part.key: part.volatile}))
-        self._know(told := replace(part, run=run))
-        return told
+        self._know(with_run := replace(part, run=run))
+        return with_run
 
     def compared(self, name: str) -> Path:
-        """The marker that the report of a sweep writes."""
+        """The marker file of a sweep's report."""
         return self.results / name / f".compared-{self.sweep_slice(name).key}"

@@ -43,7 +43,7 @@ def test_show(capsys):
                 "deepspeed.train_micro_batch_size_per_gpu=2",
             ],
             2,
-            "args.global_batch_size: each of 1 ranks computes 3 of its 3 clips, which",
+            "args.global_batch_size: 3 clips per rank (3 / 1 ranks) are not a multiple of",
         ),
         (["--no-files", "--base", "nowhere.yaml"], 2, "cogtune: nowhere.yaml: no such file"),
     ],
@@ -71,8 +71,8 @@ def test_check_of_all_experiments_names_each_error_once(capsys, tmp_path):
     ("more", "message"),
     [
         ({"a": "args.load.experiment=nowhere"}, "unknown experiment 'nowhere'; expected one of tiny, a"),
-        ({"a": "args.load.experiment=a"}, "experiments start from each other: a -> a"),
-        ({"a": "args.load.experiment=b", "b": "args.load.experiment=a"}, "start from each other: b -> a -> b"),
+        ({"a": "args.load.experiment=a"}, "circular chain of experiments: a -> a"),
+        ({"a": "args.load.experiment=b", "b": "args.load.experiment=a"}, "circular chain of experiments: b -> a -> b"),
     ],
 )
 def test_check_follows_the_experiments_that_a_config_starts_from(more, message, world, capsys):

@@ -71,7 +71,7 @@ def test_a_device_that_is_too_small_or_unknown(world: World) -> None:
     small = Machine(Device("Small", 1e12, 1e12, 1e5), 1)
     warnings = world.steps(machine=small)["train"].warnings
     assert "Small has 0 GB" in warnings[0]
-    assert warnings[1] == "does not fit: train wants 2 devices (ranks), there are 1"
+    assert warnings[1] == "does not fit: train needs 2 devices (ranks), found 1"
     unknown = world.steps(machine=Machine(Device("X1", 0.0, 0.0, 0.0), 2))
     assert unknown["train"].estimate is not None
     assert unknown["train"].estimate.seconds is None

@@ -69,7 +69,7 @@ def test_a_process_that_runs_one_job_finds_it_in_the_config(world: World) -> Non
     load = told(world, again).upstream_job("load")
     assert load.key == world.slices("tiny")["train"].key
     assert load.upstream["scan"] == first.volatile["jobs"]["scan"]["key"]
-    with pytest.raises(ConfigError, match="no experiment has a job 000000000000 now"):
+    with pytest.raises(ConfigError, match="no experiment has a job 000000000000"):
         world.open().job("0" * 12)
 
 
@@ -114,7 +114,7 @@ def test_a_process_that_runs_one_job_takes_what_the_main_process_wrote(world: Wo
     main.writes.held = node.writes.held = True
     world.scan(main, "tiny")
     part = main.slices("quick")["text"]
-    with pytest.raises(ConfigError, match=f"no run that was started has a job {part.key}"):
+    with pytest.raises(ConfigError, match=f"no started run has a job {part.key}"):
         node.started_job(part.key)
     main.writes.release()
     assert node.job(part.key).run != part.run, "the first experiment's, which nobody wrote"

@@ -9,7 +9,7 @@ from cogtune.__main__ import main
 from cogtune.commands import store_verify
 from cogtune.config.errors import ConfigError
 from cogtune.errors import UserError
-from cogtune.plan.survey import COMPLETE, HALF_DONE, STALE, UP_TO_DATE
+from cogtune.plan.survey import CACHED, HALF_DONE, STALE, UP_TO_DATE
 from cogtune.runtime.atomic import write_json
 from cogtune.runtime.digest import key_of
 from cogtune.work.batches import BatchMemo
@@ -60,7 +60,7 @@ def test_the_global_batch_is_decided_when_a_training_starts_and_told(world: Worl
     final = world.store / "train" / part.key / "final"
     final.rename(final.with_name("hidden"))
     with pytest.raises(
-        ConfigError, match=rf"4 clips cannot be shared out evenly over 3 ranks; .*as training {part.key} began"
+        ConfigError, match=rf"4 is not a multiple of 3, the number of ranks; .*as at the start of training {part.key}"
     ):
         world.batch()
     final.with_name("hidden").rename(final)
@@ -83,8 +83,8 @@ def test_a_memo_of_an_older_version_still_decides(world: World) -> None:
     assert world.batch() == 4
     (note,) = world.steps()["train"].notes
     assert note == (
-        "4 clips a step = 1 x 2 accumulation x 2 ranks (as training of this config began; "
-        "args.global_batch_size would set it)"
+        "4 clips a step = 1 x 2 accumulation x 2 ranks (as at the start of training of this config; "
+        "args.global_batch_size overrides it)"
     )
 
 
@@ -177,9 +177,9 @@ def test_a_removed_clip_leaves_jobs_that_only_write_receipts(world: World) -> No
         (world.root / f"data/train/{name}").unlink()
     states = world.states()
     assert (states["preprocess"], states["latents"], states["text"], states["train"]) == (
-        COMPLETE,
-        COMPLETE,
-        COMPLETE,
+        CACHED,
+        CACHED,
+        CACHED,
         STALE,
     )
 
@@ -188,7 +188,7 @@ def test_lost_receipts(world: World) -> None:
     world.run()
     shutil.rmtree(world.results)
     steps = world.steps()
-    assert {step.state for name, step in steps.items() if name in WORKED} == {COMPLETE}
+    assert {step.state for name, step in steps.items() if name in WORKED} == {CACHED}
     assert all(step.work.todo == 0 for name, step in steps.items() if name in WORKED)
     assert steps["train"].why[0].kind == "receipt"
 
@@ -202,7 +202,7 @@ def test_a_training_that_was_killed(world: World) -> None:
     (checkpoint.parents[1] / "log.jsonl").write_text(log + '{"step": 5, "lo')
     step = world.steps()["train"]
     assert (step.state, step.work.todo) == (HALF_DONE, 2)
-    assert step.why[0].text == "half done: resumes at step 4 of 6"
+    assert step.why[0].text == "resumes at step 4 of 6"
     assert step.estimate is not None
     assert step.estimate.basis == "measured"
     assert 200 <= (step.estimate.seconds or 0) <= 230
@@ -213,7 +213,7 @@ def test_a_stage_that_was_killed(world: World) -> None:
     world.rows(parts["latents"], world.ids(parts["latents"])[:2])
     step = world.steps()["latents"]
     assert (step.state, step.work.todo) == (HALF_DONE, 3)
-    assert step.why[0].text == "half done: 2 of 5 clips are there"
+    assert step.why[0].text == "2 of 5 clips are finished"
 
 
 def test_a_rejected_clip_is_never_encoded(world: World) -> None:
@@ -222,7 +222,7 @@ def test_a_rejected_clip_is_never_encoded(world: World) -> None:
     receipt.write_text(receipt.read_text().replace('"reused": 0', '"reused": 0, "rejected": 1'))
     world.rows(parts["latents"], world.ids(parts["latents"])[:4])
     step = world.steps()["latents"]
-    assert (step.state, step.work.todo, step.work.total) == (COMPLETE, 0, 4)
+    assert (step.state, step.work.todo, step.work.total) == (CACHED, 0, 4)
 
 
 def test_a_key_that_no_result_depends_on(world: World) -> None:
@@ -246,7 +246,7 @@ def test_another_version_of_a_stage(world: World) -> None:
     run.write_text(run.read_text().replace(parts["text"].key, earlier))
     path = world.store / "slices" / f"{parts['text'].key}.json"
     path.rename(path.with_name(f"{earlier}.json"))
-    assert world.why("text") == ["this version of cogtune does text in another way (0 → 1)"]
+    assert world.why("text") == ["stage version changed (0 → 1)"]
 
 
 def test_a_receipt_without_its_work_is_told(world: World) -> None:
@@ -265,11 +265,11 @@ def test_experiments_share_jobs_and_rows(world: World) -> None:
     first, fast, short = ({step.stage: step for step in survey.steps} for survey in world.plan())
     assert first["latents"].key == fast["latents"].key
     assert first["latents"].work == fast["latents"].work
-    assert [reason.text for reason in fast["latents"].why] == ["the same job as in tiny"]
+    assert [reason.text for reason in fast["latents"].why] == ["same job as in tiny"]
     assert fast["latents"].estimate is None
     assert first["train"].key != fast["train"].key
     assert (short["latents"].work.todo, short["latents"].work.shared) == (0, 4)
-    assert "4 of its clips come from another experiment's job" in [reason.text for reason in short["latents"].why]
+    assert "4 of its clips are made by another experiment's job" in [reason.text for reason in short["latents"].why]
 
 
 def test_an_experiment_that_starts_from_another(world: World) -> None:
@@ -289,7 +289,7 @@ def test_never_run_but_another_experiment_was(world: World) -> None:
     world.run()
     world.experiments("tiny", other="args.seed=12")
     texts = [reason.text for reason in world.steps("other")["train"].why]
-    assert texts == ["never run; unlike the nearest run:", "args.seed 11 → 12 (command line)"]
+    assert texts == ["never run; closest previous run differs in:", "args.seed 11 → 12 (command line)"]
 
 
 def test_a_config_that_cannot_be_planned_leaves_the_others(world: World) -> None:
@@ -320,7 +320,7 @@ def test_a_scan_that_is_gone_is_named_and_the_advice_works(world: World, whole: 
         digests.with_name("manifest.jsonl").unlink()
         digests.with_name("report.json").unlink()
         folder.rmdir()
-    with pytest.raises(UserError, match=rf"digests\.json: not there; `cogtune store verify {folder.name} --repair"):
+    with pytest.raises(UserError, match=rf"digests\.json: missing; `cogtune store verify {folder.name} --repair"):
         world.slices()
     for key in (folder.name, None):
         assert store_verify.run(world.store, key, False, world.results) == 1
@@ -341,7 +341,7 @@ def test_fp16_on_a_cpu_is_found_before_anything_is_cached(world: World, capsys: 
         return
     assert refused_here(world.open()) == [
         "tiny: deepspeed.fp16.enabled: a CPU cannot train in fp16; set it to false, or use bf16, "
-        "or run the workflow where a GPU is"
+        "or run the workflow on a machine with a GPU"
     ]
     assert main(["config", "check", "--workflow", str(world.workflow)]) == 0
     assert "a CPU cannot train in fp16" in capsys.readouterr().err

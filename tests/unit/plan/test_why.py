@@ -110,7 +110,7 @@ OLD = Columns(["a", "b", "c", "d"], ["1", "2", "3", "4"], ["train", "train", "tr
         (Columns(OLD.clips, ["2", "1", "3", "4"], OLD.splits), "train", "2 changed captions"),
         (Columns(OLD.clips, OLD.captions, ["train", "train", "valid", "valid"]), "train", "1 clip gone"),
         (Columns(OLD.clips, OLD.captions, ["train", "train", "valid", "valid"]), "pairs", "1 clip in another split"),
-        (OLD, "pairs", "the data set is another one"),
+        (OLD, "pairs", "the data set changed"),
     ],
 )
 def test_data_changes(new: Columns, kind: str, text: str) -> None:

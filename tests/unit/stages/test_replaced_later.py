@@ -116,7 +116,7 @@ TABLE = [
     ("evaluate", other_clip),
     ("evaluate", other_vae),
 ]
-CHANGED = r"changed (since this job was planned|while it was read), and nothing was stored"
+CHANGED = r"changed (since this job was planned|while it was read); nothing was stored"
 
 
 def empty(job: Job) -> None:
@@ -208,7 +208,7 @@ def test_what_the_message_advises_is_enough(world: World, key: str) -> None:
     swap(path, new, "renamed over")
     with pytest.raises(UserError) as caught, proven([Source(str(path), old, "", key)]):
         pass
-    advised = f"to use the new file, run `touch {path}`" if not key else "to use the new file, run again"
+    advised = f"To use the new file, run `touch {path}`" if not key else "To use the new file, run again"
     assert advised in str(caught.value)
     if not key:
         assert fingerprint({"train": [world.root / "data/train"]}) == before

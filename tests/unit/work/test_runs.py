@@ -22,9 +22,9 @@ def test_a_later_run_of_the_same_jobs_changes_nothing_for_an_earlier_one(tmp_pat
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "no readable run"),
-        ("{", "no readable run"),
-        ("[]", "format None, this version reads 'cogtune-run-1'"),
+        (None, "invalid run file"),
+        ("{", "invalid run file"),
+        ("[]", "format None; expected 'cogtune-run-1'"),
         ("null", "format None"),
         ('{"format": "cogtune-run-9"}', "format 'cogtune-run-9'"),
         ('{"format": "cogtune-run-1", "parts": {}}', "does not match its name"),
@@ -42,7 +42,7 @@ def test_a_damaged_run_is_named(tmp_path: Path, content: str | None, message: st
 
 
 def test_a_run_that_does_not_know_the_job_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="knows no job bbb"):
+    with pytest.raises(UserError, match="unknown job bbb"):
         read_part(write_run(tmp_path, "tiny", {"aaa": PART}), "bbb")
 
 

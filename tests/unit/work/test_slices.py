@@ -98,7 +98,7 @@ def test_a_changed_slice_file_is_refused(tmp_path: Path) -> None:
     content = json.loads(path.read_text())
     content["values"]["args"]["seed"] = 4
     path.write_text(json.dumps(content))
-    with pytest.raises(UserError, match="was changed; delete it and run snakemake again"):
+    with pytest.raises(UserError, match="was modified; delete it and run snakemake again"):
         read_slice(path)
 
 

@@ -55,12 +55,12 @@ def test_names_are_short_and_are_folders():
         ({"experiment": "demo"}, "expected a mapping with `grid"),
         ({"experiment": "demo", "grid": {"args.lr": 1}}, "sweep.lr.grid.args.lr: expected a list of values"),
         ({"experiment": "demo", "grid": {"args.lr": []}}, "expected a list of values"),
-        ({"experiment": "demo", "grid": {"args": [{"lr": 1}]}}, "sweep its keys instead"),
-        ({"experiment": "demmo", "grid": {"args.lr": [1]}}, "no 'demmo'; there are: demo"),
-        ({"experiment": "demo", "base": ["b"], "grid": {"args.lr": [1]}}, "keep one of them"),
+        ({"experiment": "demo", "grid": {"args": [{"lr": 1}]}}, "sweep the keys of the mapping instead"),
+        ({"experiment": "demmo", "grid": {"args.lr": [1]}}, "unknown experiment 'demmo'; expected one of demo"),
+        ({"experiment": "demo", "base": ["b"], "grid": {"args.lr": [1]}}, "not both"),
         ({"grid": {"args.lr": [1]}}, "expected a mapping with `base"),
         ({"experiment": "demo", "grids": {}, "grid": {"args.lr": [1]}}, "unknown key 'grids'"),
-        ({"experiment": "demo", "grid": {"args.lr": ["a b", "a_b"]}}, "would both be named 'lr-lr_a_b'"),
+        ({"experiment": "demo", "grid": {"args.lr": ["a b", "a_b"]}}, "two points get the same name 'lr-lr_a_b'"),
     ],
 )
 def test_what_is_wrong_with_a_sweep(body, message):
@@ -72,16 +72,22 @@ def test_what_is_wrong_with_a_sweep(body, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("experiments: {a: {base: [x.yaml]}}\nsweep: {a: {experiment: a, grid: {args.lr: [1]}}}", "named 'a' already"),
+        (
+            "experiments: {a: {base: [x.yaml]}}\nsweep: {a: {experiment: a, grid: {args.lr: [1]}}}",
+            "there is already an experiment 'a'",
+        ),
         ("experiments: [a]", "experiments: expected a mapping"),
         ("experiments: {a: {base: [x.yaml], ranks: two}}", "experiments.a.ranks: expected an integer"),
         ("experiments: {a: {base: [x.yaml], set: {a: 1}}}", "experiments.a.set: expected a list of strings"),
         ("experiments: {../a: {base: [x.yaml]}}", "invalid folder name"),
         ("experiments: {a: {base: [x.yaml]}}\nplugins: os", "plugins: expected a list"),
         ("experiments: {a: {base: [x.yaml]}}\nplugins: [os]", "so it cannot be a plugin"),
-        ("experiments: {a: {base: [x.yaml]}}\nresolvers: [eval]", "resolvers: no 'eval'; expected some of oc.env"),
+        (
+            "experiments: {a: {base: [x.yaml]}}\nresolvers: [eval]",
+            "resolvers: unknown resolver 'eval'; expected oc.env",
+        ),
         ("experimints: {}", "experimints: unknown key; did you mean 'experiments'?"),
-        ("{}", "experiments: none"),
+        ("{}", "no experiments; expected names"),
     ],
 )
 def test_what_is_wrong_with_a_workflow_config(text, message, tmp_path):
@@ -141,13 +147,13 @@ def test_resolvers_are_allowed_by_the_workflow_config_only(tmp_path, monkeypatch
         ({"demo_data": "yes please"}, "--config: demo_data: expected true or false"),
         ({"plugins": "os"}, "--config: plugins: expected a list of strings"),
         ({"store_dir": ""}, "--config: store_dir: expected a path; found an empty string"),
-        ({"run": "try"}, "--config: run: 'try' needs its files: run=try base=\"a.yaml b.yaml\""),
-        ({"set": "args.seed=3"}, "--config: set: describes a one-off experiment; name it: run=NAME"),
+        ({"run": "try"}, "--config: run: 'try' needs config files: run=try base=\"a.yaml b.yaml\""),
+        ({"set": "args.seed=3"}, "--config: set: needs a name for the one-off experiment: run=NAME"),
         (
             {"run": "try", "base": {"y.yaml": 1}},
             "--config: base: expected a string or a list of strings or null; found a mapping",
         ),
-        ({"run": "a", "base": "y.yaml"}, "--config: run: {path} has an experiment 'a' already; choose another name"),
+        ({"run": "a", "base": "y.yaml"}, "--config: run: {path} already has an experiment 'a'; choose another name"),
         ({"seed": 3}, "--config: seed: unknown key; a key of this name exists in args"),
     ],
 )

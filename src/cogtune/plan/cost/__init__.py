@@ -1,1 +1,1 @@
-"""What a computation costs, from the config alone: parameters, FLOPs, bytes, seconds. Formulas: docs/cost_model.md."""
+"""Cost of computations, from the config alone: parameters, FLOPs, bytes, seconds. Formulas: docs/cost_model.md."""

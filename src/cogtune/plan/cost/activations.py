@@ -1,4 +1,4 @@
-"""Bytes that the network keeps for the backward pass: counted from what its own layers save, tensor by tensor.
+"""Bytes that the network keeps for the backward pass, counted per tensor that its layers save.
 
 One unit is a tensor of (batch, tokens, D) in the compute precision. docs/cost_model.md has the table.
 """

@@ -1,4 +1,4 @@
-"""The 3D VAE in numbers: parameters, FLOPs and peak bytes of encoding a clip and of decoding a latent.
+"""Cost of the 3D VAE: parameters, FLOPs and peak bytes of encoding a clip and of decoding a latent.
 
 A walk over the same layers as `model/vae/encoder.py` and `decoder.py`, from the canonical `first_stage_config`.
 """

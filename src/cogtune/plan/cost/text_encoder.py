@@ -1,4 +1,4 @@
-"""The T5 encoder in numbers, from the config.json beside its weights (transformers' names)."""
+"""Cost of the T5 encoder, from its config.json (transformers' names)."""
 
 import json
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ XXL: Mapping[str, Any] = {
     "vocab_size": 32128,
     "feed_forward_proj": "gated-gelu",
 }
-"""google/t5-v1_1-xxl, CogVideoX's text encoder: assumed where no config.json can be read."""
+"""google/t5-v1_1-xxl, CogVideoX's text encoder: assumed if there is no valid config.json."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Bytes of one training rank: weights, gradients, optimizer, as DeepSpeed's ZeRO shares them out.
+"""Bytes of one training rank: weights, gradients and optimizer, as split by DeepSpeed's ZeRO.
 
 Sources: ZeRO (arXiv:1910.02054, section 3) and DeepSpeed 0.19, runtime/zero/{stage_1_and_2,stage3}.py.
 """

@@ -1,4 +1,4 @@
-"""The diffusion transformer in numbers: names and shapes of its parameters, tokens, FLOPs, bytes kept for backward.
+"""Cost of the diffusion transformer: names and shapes of its parameters, tokens, FLOPs, bytes kept for backward.
 
 Everything is read from the canonical `network_config` node. ``D`` hidden, ``E`` conditioning vector, ``N`` tokens.
 """

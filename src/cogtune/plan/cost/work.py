@@ -1,4 +1,4 @@
-"""What the stages' costs are made of: the sizes of a config's networks, clips and batches (`stage_costs.py` adds them up)."""
+"""Components of the stages' costs: sizes of a config's networks, clips and batches (`stage_costs.py` adds them up)."""
 
 import math
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ Input = TypeVar("Input")
 
 
 class Unmodelled(Exception):  # noqa: N818  nothing went wrong: there is only no figure
-    """A component of the user's own, or a stage, of whose cost nothing is known."""
+    """A plugin, or a stage, without cost model."""
 
 
 class Costs:

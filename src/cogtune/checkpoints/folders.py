@@ -8,7 +8,7 @@ from typing import Any
 
 from cogtune.checkpoints import safetensors_file, torch_file
 from cogtune.checkpoints.header import Header, Joined, Source
-from cogtune.checkpoints.locations import SHARD, beside, place_of, shards_like, usual_name
+from cogtune.checkpoints.locations import SHARD, find_next_to, place_of, shards_like, usual_name
 from cogtune.errors import UserError
 from cogtune.runtime.paths import inside
 
@@ -37,8 +37,8 @@ def _with_config_files(path: Path, header: Header) -> Header:
     """Add adapter_config.json of a PEFT file (LoRA rank and alpha), and config.json of a diffusers file."""
     ours = usual_name(path)
     peft = ours or any(name.startswith(PEFT_PREFIX) for name in header.tensors)
-    adapter = beside(path, "adapter_config.json") if peft else None
-    config = beside(path, "config.json") if ours else None
+    adapter = find_next_to(path, "adapter_config.json") if peft else None
+    config = find_next_to(path, "config.json") if ours else None
     return replace(header, adapter=_json(adapter) if adapter else None, config=_json(config) if config else None)
 
 

@@ -59,7 +59,7 @@ def shards_like(file: Path) -> list[Path]:
     return [file.parent / name for name in names]
 
 
-def beside(file: Path, name: str) -> Path | None:
+def find_next_to(file: Path, name: str) -> Path | None:
     """The file ``name`` in the folder of ``file``, or of its link target; None if missing."""
     return next((hop.parent / name for hop in hops(file) if (hop.parent / name).is_file()), None)
 

@@ -28,7 +28,7 @@ ADAPTED = {"query_key_value": 3, "dense": 1}
 
 
 def shapes_of(node: dict[str, Any]) -> dict[str, Shape] | None:
-    """Name -> shape for a ``{target, params}`` node; None for a component whose weights are not known here."""
+    """Name -> shape for a ``{target, params}`` node; None for a component whose weights are unknown."""
     params = params_of(node)
     match find(node["target"]).role:
         case "network" if isinstance(params, DiffusionTransformerParams):

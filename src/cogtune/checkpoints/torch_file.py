@@ -111,7 +111,7 @@ def _known() -> dict[str, Any]:
         "collections.Counter": _Call("dict", Counter),
         "builtins.set": _Call("set", set),
         "__builtin__.set": _Call("set", set),
-        # The numpy random state beside DeepSpeed's weights: an array made from bytes.
+        # The numpy random state in DeepSpeed's files: an array made from bytes.
         "_codecs.encode": _Call("bytes", lambda text, *_: text),
         "numpy.dtype": opaque,
         "numpy.ndarray": _Name("ndarray"),

@@ -41,12 +41,12 @@ def _nothing() -> None:
 
 @dataclass(frozen=True)
 class Damage:
-    """A problem and its repair. ``behind``: whether jobs must run again. ``note``: reported, but not counted as damage: it
+    """A problem and its repair. ``rerun``: whether jobs must run again. ``note``: reported, but not counted as damage: it
     affects no result, or the next run recreates it anyway."""
 
     message: str
     take_out: Callable[[], object] = _nothing
-    behind: bool = True
+    rerun: bool = True
     note: bool = False
 
 
@@ -165,7 +165,7 @@ def _listed(folder: Path, at: Path, own: list[str]) -> Iterator[Damage]:
         return
     if not comparison.intact:
         what = "damaged; `cogtune store verify --repair` rewrites it with the files that its intact lines verify"
-        yield Damage(f"{at / SUMS}: {what}", partial(_rewrite, at, comparison), behind=False)
+        yield Damage(f"{at / SUMS}: {what}", partial(_rewrite, at, comparison), rerun=False)
     for name, why in sorted(comparison.damaged.items()):
         yield Damage(f"{at / name}: {why} ({SUMS})", partial(_forget, folder, at, name, comparison))
 
@@ -202,14 +202,14 @@ def _views(folder: Path, done: bool) -> Iterator[Damage]:
     if missing and not done:
         yield Damage(
             f"{folder}: {len(missing)} videos are missing; the job has no receipt, so the next run creates them",
-            behind=False,
+            rerun=False,
             note=True,
         )
     listed = names_checked(folder, ())  # these are verified by checksum
     unlisted = [path for path in sorted(views.glob("*.mp4")) if f"{views.name}/{path.name}" not in listed]
     for path in (*unlisted, *(missing if done else ())):
         if not is_whole(path):
-            what = "cut off" if path.exists() else "missing"
+            what = "truncated" if path.exists() else "missing"
             yield Damage(f"{path}: {what}", partial(forget, path))
 
 
@@ -236,7 +236,7 @@ def _checkpoint(path: Path) -> Iterator[Damage]:
         verify(path)
     except (DamagedError, ValueError) as error:
         # Training resumes from the previous checkpoint; a finished training does not need it.
-        yield Damage(f"{path}: damaged ({_first(error)}); {_REPAIRED}", partial(remove_own, path), behind=False)
+        yield Damage(f"{path}: damaged ({_first(error)}); {_REPAIRED}", partial(remove_own, path), rerun=False)
 
 
 def _log(train: Path, done: bool) -> Iterator[Damage]:
@@ -245,7 +245,7 @@ def _log(train: Path, done: bool) -> Iterator[Damage]:
     if lines:
         what = f"{len(lines)} damaged lines (first: line {lines[0]}); the loss curve has a gap"
         removed = "`cogtune store verify --repair` removes them; the weights are not affected"
-        yield Damage(f"{path}: {what}; {removed}", partial(drop_damaged_lines, path), behind=False)
+        yield Damage(f"{path}: {what}; {removed}", partial(drop_damaged_lines, path), rerun=False)
 
 
 def _readable(path: Path, read: Callable[[], object]) -> Iterator[Damage]:

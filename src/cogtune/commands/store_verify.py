@@ -67,11 +67,11 @@ def _repair(store: Path, folder: Path, damages: Iterable[Damage], results: Path)
         return
     with hold_lock(store / "locks" / f"{folder.parent.name}-{folder.name}.lock"):
         # Receipts first: a kill in between then leaves detectable damage, never missing data with a valid receipt.
-        for path in remove_receipts(store, folder, results) if any(damage.behind for damage in damages) else ():
+        for path in remove_receipts(store, folder, results) if any(damage.rerun for damage in damages) else ():
             print(f"removed {path}")
         for damage in damages:
             damage.take_out()
-        if any(damage.behind for damage in damages):
+        if any(damage.rerun for damage in damages):
             print(f"removed damaged data from {folder}; the next run recomputes it", flush=True)
 
 

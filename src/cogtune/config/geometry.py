@@ -8,12 +8,12 @@ NETWORK_PREFIX = "model.diffusion_model."
 
 
 def latent_frames(frames: int, rate: int = FRAMES_PER_LATENT) -> int:
-    """Latents of so many frames, ``rate`` to one; frames that do not fill one are left out."""
+    """Number of latent frames of ``frames`` frames, ``rate`` frames per latent; incomplete latents are omitted."""
     return (frames - 1) // rate + 1
 
 
 def pixel_frames(latents: int) -> int:
-    """Frames of so many latents, the first of which is a single one."""
+    """Number of frames of ``latents`` latent frames; the first latent frame is a single frame."""
     return FRAMES_PER_LATENT * (latents - 1) + 1
 
 

@@ -27,18 +27,18 @@ class Sections:
 
 @dataclass(frozen=True)
 class Declared:
-    """One key at one place. ``owner`` is the component whose params it belongs to, or the schema class."""
+    """One key at one place. ``owner``: the component whose params contain it, or the schema class."""
 
     path: str
     field: Field
     owner: str
     components: tuple[str, ...] = ()
-    """Canonical names of what may stand here, for a ``{target, params}`` mapping."""
+    """Canonical names of the valid components, for a ``{target, params}`` mapping."""
 
 
 @cache
 def all_keys() -> tuple[Declared, ...]:
-    """Every key that a config may have, each at every place where it may stand; list items are ``*``."""
+    """All keys of a config, at every place where they may be set; list items are ``*``."""
     return tuple(_section(Sections, "", "config"))
 
 

@@ -241,7 +241,7 @@ def _written_key(key: str, origin: dict[str, str]) -> str:
 
 
 def mark_of(root: Node, key: str) -> Mark | None:
-    """Where a key stands, or else the nearest mapping around it."""
+    """The position of a key, or of the closest mapping around it."""
     parts = tuple(key.split("."))
     for cut in range(len(parts), 0, -1):
         node = lookup(root, parts[:cut])
@@ -256,7 +256,7 @@ def order_of(error: ConfigError) -> tuple[bool, str, int, int]:
 
 
 def _leaves_only(origin: dict[str, str], values: dict[str, Any]) -> dict[str, str]:
-    """Origins of what stands in ``values``, in their order."""
+    """Origins of the leaves of ``values``, in their order."""
     known = {}
     for path, _ in leaves_of(values):
         dotted = ".".join(map(str, path))

@@ -46,7 +46,7 @@ class Pairs:
         return node is not None and node.value is not None and node.mark == COMMAND_LINE
 
     def named(self, key: str) -> bool:
-        """Whether somebody set the key to a word."""
+        """Whether the key is set to a word."""
         node = lookup(self.root, tuple(key.split(".")))
         return node is not None and isinstance(node.value, str)
 

@@ -130,7 +130,7 @@ NOT_PLUGGED = {
     "dataset": "clips are read from folders and cached by the stages scan, preprocess, latents and text, which do not create a "
     "dataset object; put your clips into videos/ and labels/, and use data_video.SFTDataset",
     "conditioner": "it only holds one text encoder; put your class under emb_models",
-    "weighting": "the loss is plain v-MSE without a weighting; implement yours in a loss of your own "
+    "weighting": "the loss is plain v-MSE without a weighting; implement yours in your own loss "
     "(model.loss_fn_config), and remove this key",
     "autoencoder loss": "the VAE is not trained, so its loss is never computed; remove this key",
 }

@@ -46,7 +46,7 @@ class Counts:
     """Counts units of slices; each folder of rows is read once for all experiments."""
 
     def __init__(self, history: History, remember: bool = True) -> None:
-        """``remember``: write the index of what is read, beside the rows."""
+        """``remember``: write an index next to the rows that are read."""
         self._history = history
         self._rows = cache(lambda folder: row_ids(folder, remember))
         self._coming: dict[Path, set[str]] = {}

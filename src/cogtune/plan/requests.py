@@ -76,7 +76,7 @@ class Requests:
         try:
             work = self._counts.left(part, parts, cost.left)
             estimate = estimator_of(self._workspace, name, self.machine, self._history).of(part, work)
-        except UserError:  # damage in the store: the job itself says what, where and what to do
+        except UserError:  # damage in the store: the job itself reports it with advice
             return default
         if estimate.basis == "unknown":
             return default
@@ -101,6 +101,6 @@ class Requests:
 
     def _default(self, stage: str, ranks: int) -> Request:
         given = self._workspace.resources
-        cost = cost_of(STAGES[stage]) if stage in STAGES else StageCost  # a sweep stands beside the table
+        cost = cost_of(STAGES[stage]) if stage in STAGES else StageCost  # a sweep is not in the table
         gpu = (ranks if cost.on_all_ranks else given.gpu) if cost.gpu and self.machine.device.gpu else 0
         return Request(given.mem_mb, given.runtime, given.disk_mb, gpu)

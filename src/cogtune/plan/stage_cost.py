@@ -1,4 +1,4 @@
-"""What a plan wants to know of a stage, and what it says of one of whose cost nothing is known."""
+"""The interface of a stage's cost model, and its defaults for a stage without one."""
 
 from collections.abc import Mapping
 from typing import Any

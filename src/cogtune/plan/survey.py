@@ -142,7 +142,7 @@ class Surveyor:
         return [f"{folder} is missing, but its receipt {receipt} exists; delete the receipt and those of later stages"]
 
     def _done(self, part: Slice, parts: Mapping[str, Slice]) -> Work:
-        """What nothing is left of, since its receipt is there, or a report that stands on it."""
+        """The work of a finished job: one with a receipt, or with a published report that depends on it."""
         unit = STAGES[part.stage].unit
         if part.stage == "report":
             return Work(0, 1, unit)

@@ -104,7 +104,7 @@ def data_changes(old: Columns, new: Columns, kind: str) -> list[Reason]:
     if kind in ("clips", "captions"):
         which = {"clips": 0, "captions": 1}[kind]
         before, after = set(old[which]), set(new[which])
-        return _counted({f"new {kind[:-1]}": len(after - before), f"{kind[:-1]} gone": len(before - after)})
+        return _counted({f"new {kind[:-1]}": len(after - before), f"removed {kind[:-1]}": len(before - after)})
     splits = ("train",) if kind == "train" else ("valid", "train")
     before, after = _captions(old, splits), _captions(new, splits)
     gone, came = before.keys() - after.keys(), after.keys() - before.keys()
@@ -112,7 +112,7 @@ def data_changes(old: Columns, new: Columns, kind: str) -> list[Reason]:
     reasons = _counted(
         {
             "new clip": len(came),
-            "clip gone": len(gone),
+            "removed clip": len(gone),
             "changed caption": sum(before.get(clip, caption) != caption for clip, caption in after.items()),
             "clip in another split": len(moved - gone - came),
         }

@@ -241,7 +241,7 @@ def _machine() -> str:
 
 
 def _start_time(pid: int) -> str | None:
-    """When a process started, in the kernel's own unit; None if it is gone, or a zombie that waits for its parent."""
+    """Start time of a process, in kernel units; None if it has ended, or is a zombie."""
     if not Path("/proc/self/stat").exists():
         return _answers(pid)
     try:

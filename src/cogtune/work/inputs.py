@@ -36,9 +36,7 @@ class Flushed:
 class ScanInput:
     """Which files are read as clips."""
 
-    dataset: Unread = unread(
-        "data.target", because="it names what the two keys below mean; there is one data set so far"
-    )
+    dataset: Unread = unread("data.target", because="it defines the two keys below; there is only one data set class")
     allow_missing_caption: bool = identity(f"{_CLIPS}.allow_missing_caption")
     follow_links: bool = identity(f"{_CLIPS}.follow_links")
     max_reject_share: float = identity("args.max_reject_share")
@@ -109,8 +107,10 @@ class TrainInput:
     image_dropout: float = identity("model.noised_image_dropout")
     image_scale_factor: float | None = identity("model.image_scale_factor")
     frozen_prefixes: list[str] = identity("model.not_trainable_prefixes")
-    lora_train: Unread = unread("model.lora_train", because="not_trainable_prefixes says it; without it, all keys move")
-    mode: Unread = unread("args.mode", because="finetune and pretrain train alike; without it, all keys move")
+    lora_train: Unread = unread(
+        "model.lora_train", because="not_trainable_prefixes sets it; kept so that keys do not change"
+    )
+    mode: Unread = unread("args.mode", because="finetune and pretrain are the same; kept so that keys do not change")
     load: str | None = identity("args.load")
     seed: int = identity("args.seed")
     steps: int | None = identity("args.train_iters")
@@ -124,7 +124,7 @@ class TrainInput:
     weight_decay: float = identity("args.weight_decay")
     global_batch: int = identity("args.global_batch_size")
     precisions: Unread = unread(
-        "args.bf16", "args.fp16", because="the deepspeed section says it; without it, all keys move"
+        "args.bf16", "args.fp16", because="the deepspeed section sets it; kept so that keys do not change"
     )
     deepspeed: Node = identity(
         "deepspeed",
@@ -210,7 +210,7 @@ class LoadedSampleInput(SampleInput):
         ),
         volatile=(WHOLE,),
     )
-    mode: Unread = unread("args.mode", because="it keeps these jobs apart from those after a training")
+    mode: Unread = unread("args.mode", because="it separates these jobs from those after a training")
     load: str | None = identity("args.load")
 
 
@@ -221,7 +221,7 @@ class EvaluateInput(Flushed):
     vae: Node = identity(_VAE, volatile=("params.slicing",))
     video_size: list[int] = identity(f"{_CLIPS}.video_size")
     precision: str = identity("args.encoder_precision")
-    seed: Unread = unread("args.seed", because="nothing is drawn any more; without it, all keys move")
+    seed: Unread = unread("args.seed", because="there are no random draws any more; kept so that keys do not change")
     fps: float = volatile(f"{_CLIPS}.fps")
     threads: int = volatile("args.threads_per_rank")
 
@@ -246,4 +246,4 @@ class SweepInput:
     """Name and members of a sweep, from the workflow config."""
 
     points: dict[str, Node] = identity("sweep.points")
-    name: Unread = unread("sweep", because="the page is headed by it")
+    name: Unread = unread("sweep", because="it is the title of the page")

@@ -109,5 +109,5 @@ def default_of(key: str) -> Any:
 
 @cache
 def _declared() -> dict[str, Declared]:
-    """Every key at every place; of several components that may stand at one place, the first one's."""
+    """Every key at every place; if several components are valid at a place, the first one's."""
     return {declared.path: declared for declared in reversed(all_keys())}

@@ -1,4 +1,4 @@
-"""THE TABLE: one row for each stage says what it is: what it reads, what it stands on, how it is counted and what it costs.
+"""THE TABLE: one row per stage with its input, upstream stages, unit and cost.
 
 A stage receives the keys that its input declares (`inputs.py`) and nothing else (`slices.py` cuts them).
 """
@@ -127,7 +127,7 @@ STAGES: dict[str, Stage] = {
             upstream=("latents", "images", "text"),
             data="train",
         ),
-        # The folder is named by the weights: another format is written beside those that are there, and changes nothing
+        # The folder is named by the weights: another format is added to the existing ones, and changes nothing
         # downstream.
         Stage(
             "export",
@@ -195,7 +195,7 @@ SWEEP = Stage(
     help="compare the members of a sweep in one report, results/<sweep>/report.html",
     unit="report",
 )
-"""Compares the experiments of a sweep. It stands on their reports, which only config/config.yaml can name."""
+"""Compares the experiments of a sweep. It depends on their reports; sweeps exist only in config/config.yaml."""
 
 
 def row_of(identity: Mapping[str, Any]) -> Stage:

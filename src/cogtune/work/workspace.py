@@ -210,7 +210,7 @@ class Workspace:
         return next((part for part in started if all(path.exists() for path in self.upstream(part))), started[0])
 
     def files_of(self, part: Slice) -> set[Path]:
-        """What a job reads of slices and runs: its own, and those of all jobs that it stands on."""
+        """The slices and runs that a job reads: its own, and those of all upstream jobs."""
         waiting, parts = [part], dict[str, Slice]()
         while waiting:
             one = waiting.pop()

@@ -136,11 +136,11 @@ def test_a_run_that_was_published_before_another_config(world: World) -> None:
         ),
         (
             lambda world: world.clip("clip0", "rewritten"),
-            {"text": ["1 new caption, 1 caption gone"], "train": ["1 changed caption"]},
+            {"text": ["1 new caption, 1 removed caption"], "train": ["1 changed caption"]},
         ),
         (
             lambda world: [(world.root / f"data/train/{name}").unlink() for name in ("videos/clip1.mp4", "labels/clip1.txt")],
-            {"train": ["1 clip gone"]},
+            {"train": ["1 removed clip"]},
         ),
         (
             lambda world: world.weights(1),
@@ -148,7 +148,7 @@ def test_a_run_that_was_published_before_another_config(world: World) -> None:
              "train": ["because latents is stale"]},
         ),
     ],
-    ids=["new clip", "caption", "clip gone", "weights"],
+    ids=["new clip", "caption", "removed clip", "weights"],
 )  # fmt: skip
 def test_data_and_weights(world: World, edit, expected: dict[str, list[str]]) -> None:
     world.run()

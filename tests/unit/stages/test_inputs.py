@@ -14,8 +14,12 @@ SOURCE = Path(__file__).resolve().parents[3] / "src" / "cogtune"
 ROWS = {f"{row.name}, {row.input.__name__}": row for row in [*STAGES.values(), *SAMPLING.values(), SWEEP]}
 READERS = {
     "images": ("stages/latents.py",),  # both decode clips in the same way
-    "train": ("train/session.py", "stages/sample.py"),  # sampling rebuilds the model from it
-    "sample": ("sampling/prompts.py",),
+    "train": (
+        "train/session.py",
+        "stages/sample.py",
+        "stages/sampled_models.py",
+    ),  # sampling rebuilds the model from it
+    "sample": ("sampling/prompts.py", "stages/sampled_models.py"),
 }
 """Files that read a stage's input beside its own."""
 HOLDERS = {"input", "given", "model"}

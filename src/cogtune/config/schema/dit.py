@@ -153,24 +153,24 @@ class DiffusionTransformerParams:
 
 
 class PositionParams:
-    """What every kind of positions says of itself."""
+    """Properties of a kind of position embedding."""
 
     rotates: ClassVar[bool]
-    """Queries and keys are rotated. Checkpoints of such a network hold a table beside it that no forward pass reads."""
+    """Queries and keys are rotated. Checkpoints of such networks also contain a table that is never used."""
     text_length: int
 
     @property
     def table(self) -> str | None:
-        """What is added to the tokens: a `sine-cosine` table, which is computed, a `learned` one, or nothing."""
+        """The table added to the tokens: `sine-cosine` (computed), `learned`, or None."""
         raise NotImplementedError
 
     @property
     def adds_table(self) -> bool:
-        """Whether a table is added; it holds for one height and width, and for so many frames at most."""
+        """Whether a table is added; it fits one height and width, and a maximum number of frames."""
         return self.table is not None
 
     def parameters(self, video_tokens: int, hidden_size: int) -> dict[str, tuple[int, ...]]:
-        """Name -> shape of the module's tensors, for a grid of so many tokens."""
+        """Name -> shape of the module's tensors, for a grid of ``video_tokens`` tokens."""
         return {"pos_embedding": (1, self.text_length + video_tokens, hidden_size)} if self.adds_table else {}
 
 

@@ -70,7 +70,7 @@ class Autoencoder:
         return sum(one.flops for one in self._encode(frames, height, width))
 
     def decode_flops(self, frames: int, height: int, width: int) -> float:
-        """One clip of so many decoded frames."""
+        """One clip of ``frames`` decoded frames."""
         return sum(one.flops for one in self._decode(*latent_size(frames, height, width)))
 
     def encode_bytes(self, frames: int, height: int, width: int, batch: int, element: int) -> float:

@@ -66,7 +66,7 @@ def partition(network: Network, stage: int, ranks: int) -> tuple[int, int]:
 
 
 def memory(network: Network, deepspeed: Mapping[str, Any], ranks: int) -> Memory:
-    """What one of ``ranks`` processes holds when it steps, activations left out."""
+    """Bytes of one of ``ranks`` processes during a step, without activations."""
     zero = deepspeed.get("zero_optimization") or {}
     stage, width = zero.get("stage") or 0, element_bytes(deepspeed)
     own, tensors = partition(network, stage, ranks)

@@ -6,12 +6,22 @@ import typing
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 Record = TypeVar("Record")
 
 _NAMES = {int: "an integer", float: "a number", str: "a string", bool: "true or false", type(None): "null"}
 _PLURALS = {int: "integers", float: "numbers", str: "strings", bool: "booleans"}
+
+
+def is_mapping(value: Any) -> TypeGuard[dict[str, Any]]:
+    """Whether a value read from JSON or YAML is a mapping. Its keys are assumed to be strings."""
+    return isinstance(value, dict)
+
+
+def is_list(value: Any) -> TypeGuard[list[Any]]:
+    """Whether a value read from JSON or YAML is a list."""
+    return isinstance(value, list)
 
 
 def from_json(kind: type[Record], value: Any) -> Record:

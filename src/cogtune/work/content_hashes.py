@@ -3,7 +3,7 @@
 import hashlib
 import os
 import shlex
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 from cogtune.config.errors import ConfigError
 from cogtune.errors import UserError
 from cogtune.runtime.digest import digest, file_digest
+from cogtune.runtime.typed_json import is_list
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def _read_memo(path: Path) -> dict[str, list[Any]]:
         entries = read_sealed(path, {}, "")
     except (OSError, DamagedError):
         return {}
-    return {name: entry for name, entry in entries.items() if isinstance(entry, list) and len(entry) == 4}
+    return {name: entry for name, entry in entries.items() if is_list(entry) and len(entry) == 4}
 
 
 def stamp_of(path: str | os.PathLike[str]) -> str:
@@ -97,7 +98,7 @@ def stamp_of(path: str | os.PathLike[str]) -> str:
 
 
 @contextmanager
-def proven(sources: Iterable[Source]) -> Iterator[Callable[[], None]]:
+def proven(sources: Iterable[Source]) -> Generator[Callable[[], None], None, None]:
     """Ensure that reads of ``sources`` inside the block see the content of their keys.
 
     A file with a changed stamp is hashed first, and the stamps are compared again after the block. The block may call the

@@ -8,6 +8,7 @@ from cogtune.config.errors import ConfigError
 from cogtune.config.key_types import nearest
 from cogtune.config.schema.common import RANKS
 from cogtune.runtime.paths import check_name
+from cogtune.runtime.typed_json import is_list, is_mapping
 
 _KEYS = {"base", "set", "ranks"}
 
@@ -24,7 +25,7 @@ class Experiment:
 
 def parse_experiment(name: str, body: Any, ranks: int, where: str) -> Experiment:
     """Parse an experiment. Raises ConfigError, starting with ``where``."""
-    if not isinstance(body, dict) or not body.get("base"):
+    if not is_mapping(body) or not body.get("base"):
         raise ConfigError(f"{where}: expected a mapping with `base: [file.yaml, …]`")
     if problem := check_name(name):
         raise ConfigError(f"{where}: {problem}")
@@ -47,6 +48,6 @@ def refuse_unknown(body: Mapping[str, Any], known: Collection[str], where: str) 
 
 def _texts(value: Any, where: str) -> tuple[str, ...]:
     items = [value] if isinstance(value, str) else value
-    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+    if not is_list(items) or not all(isinstance(item, str) for item in items):
         raise ConfigError(f"{where}: expected a list of strings; found {value!r}")
     return tuple(items)

@@ -35,7 +35,7 @@ def load_config(
 
 def _with_weights(config: Config, root: Node, check_files: bool) -> Config:
     """The config with the path of each set of weights resolved to its folder, so that its hash covers all files of the set."""
-    files, problems = dict(config.files), []
+    files, problems = dict(config.files), list[tuple[str, str]]()
     for key in _WEIGHTS:
         if key in files and Path(files[key]).exists():
             try:

@@ -14,9 +14,9 @@ _ASK_TORCH = "import sys, torch; sys.exit(not torch.cuda.is_available())"
 
 def needs_gpu(values: Mapping[str, Any]) -> str | None:
     """Why a config cannot be trained on a CPU, or None. ``values``: canonical."""
-    if values["args"].get("mode") == "inference" or not ((values.get("deepspeed") or {}).get("fp16") or {}).get(
-        "enabled"
-    ):
+    deepspeed: dict[str, Any] = values.get("deepspeed") or {}
+    fp16: dict[str, Any] = deepspeed.get("fp16") or {}
+    if values["args"].get("mode") == "inference" or not fp16.get("enabled"):
         return None
     return "deepspeed.fp16.enabled: a CPU cannot train in fp16; set it to false, or use bf16"
 
@@ -38,7 +38,7 @@ def has_gpu() -> bool:
 
 def refused_here(workspace: Workspace) -> list[str]:
     """A message for each target, or experiment that it starts from, with unfinished training that this machine cannot run."""
-    problems = {}
+    problems: dict[str, str] = {}
     for name in (link for target in workspace.targets for link in workspace.chain(target)):
         problem = needs_gpu(workspace.config(name).values)
         if problem and not has_gpu() and not _trained(workspace, name):

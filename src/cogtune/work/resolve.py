@@ -63,14 +63,14 @@ class Resolver:
     place: RunPaths
     hashes: ContentHashes
     loaded: Slice | None = None
-    fingerprints: dict[str, str] = field(default_factory=dict)
+    fingerprints: dict[str, str] = field(default_factory=dict[str, str])
     """Fingerprints by folders; shared by the experiments of a `Workspace`, as each needs two file system calls per clip."""
     writes: DeferredWrites = field(default_factory=DeferredWrites)
     """Writes slices and runs; shared by the experiments of a `Workspace`, which defers them until a run starts."""
     batch_from: str = ""
     """The source of the global batch size; set by `all`."""
     _memo: BatchMemo | None = None
-    _cut: dict[str, Slice] = field(default_factory=dict)
+    _cut: dict[str, Slice] = field(default_factory=dict[str, Slice])
 
     @property
     def stages(self) -> dict[str, Stage]:
@@ -88,9 +88,7 @@ class Resolver:
             args = self.config.values["args"]
             if not args["train_data"]:
                 raise ConfigError("not set; expected a list of folders with videos/ and labels/", key="args.train_data")
-            roots = {
-                name: [str(Path(root).resolve()) for root in args[name] or []] for name in ("train_data", "valid_data")
-            }
+            roots = {name: _absolute(args[name] or []) for name in ("train_data", "valid_data")}
             follow = read_input(ScanInput, self.config.values).follow_links
             known = json.dumps([roots, follow])
             if known not in self.fingerprints:
@@ -224,3 +222,7 @@ class Resolver:
             f"as at the start of training {train or 'of this config'}; args.global_batch_size overrides it"
         )
         return clips
+
+
+def _absolute(folders: list[str]) -> list[str]:
+    return [str(Path(folder).resolve()) for folder in folders]

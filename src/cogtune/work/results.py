@@ -88,7 +88,7 @@ class ExportIndex:
 
     format: str
     formats: dict[str, ExportedFormat]
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def write(self, folder: Path) -> None:
         """Write it, with a checksum."""

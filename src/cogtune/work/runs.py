@@ -15,6 +15,7 @@ from typing import Any
 
 from cogtune.errors import UserError
 from cogtune.runtime.digest import has_key, key_of
+from cogtune.runtime.typed_json import is_mapping
 
 FORMAT = "cogtune-run-1"
 FOLDER = ".runs"
@@ -42,10 +43,10 @@ def _content(experiment: str, parts: Mapping[str, Mapping[str, Any]]) -> dict[st
 def read_part(run: Path, key: str) -> dict[str, Any]:
     """The volatile part of job ``key`` in ``run``. Raises UserError for a damaged file or an unknown job."""
     try:
-        content = json.loads(run.read_text(encoding="utf-8"))
+        content: Any = json.loads(run.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{run}: invalid run file ({error}); run snakemake again, which rewrites it") from None
-    file_format = content.get("format") if isinstance(content, dict) else None
+    file_format = content.get("format") if is_mapping(content) else None
     if file_format != FORMAT:
         raise UserError(f"{run}: format {file_format!r}; expected {FORMAT!r}; run snakemake again")
     if not run.stem.endswith(key_of(content)):

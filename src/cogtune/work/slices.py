@@ -19,6 +19,7 @@ from typing import Any
 from cogtune.config.leaves import KeyPath, leaves_of, nest, parse_path
 from cogtune.errors import UserError
 from cogtune.runtime.digest import has_key, key_of
+from cogtune.runtime.typed_json import is_mapping
 from cogtune.work.runs import read_part
 from cogtune.work.stages import STAGES, Stage
 
@@ -33,7 +34,7 @@ class Slice:
 
     stage: str
     identity: dict[str, Any]
-    volatile: dict[str, Any] = field(default_factory=dict)
+    volatile: dict[str, Any] = field(default_factory=dict[str, Any])
     run: Path | None = field(default=None, compare=False)
 
     @property
@@ -79,10 +80,10 @@ def read_slice(path: Path, run: Path | None = None) -> Slice:
     Raises UserError for files that do not match or cannot be read.
     """
     try:
-        identity = json.loads(path.read_text())
+        identity: Any = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: invalid slice ({error}); {_AGAIN}") from None
-    file_format = identity.get("format") if isinstance(identity, dict) else None
+    file_format = identity.get("format") if is_mapping(identity) else None
     if file_format != FORMAT:
         raise UserError(f"{path}: format {file_format!r}; expected {FORMAT!r}; {_AGAIN}")
     if (key := key_of(identity)) != path.stem:

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 from cogtune.config.hints import Declared, all_keys, with_stars
 from cogtune.errors import UserError
+from cogtune.runtime.typed_json import is_list
 
 Node = dict[str, Any]
 """A ``{target, params}`` mapping, for `build` and `params_of`; or a section that is passed to a library unchanged."""
@@ -92,7 +93,7 @@ def _value(config: Mapping[str, Any], key: str) -> Any:
     value: Any = config
     for segment in key.split("."):
         try:
-            value = value[0 if segment == "*" else int(segment)] if isinstance(value, list) else value[segment]
+            value = value[0 if segment == "*" else int(segment)] if is_list(value) else value[segment]
         except (KeyError, IndexError, TypeError):
             return default_of(key)
     return value

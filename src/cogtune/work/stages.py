@@ -185,7 +185,8 @@ SAMPLING: dict[str, Stage] = {
 
 def stages_of(values: Mapping[str, Any]) -> dict[str, Stage]:
     """The stages that an experiment can have, by its config. ``load`` among their upstream: another experiment's train."""
-    return SAMPLING if (values.get("args") or {}).get("mode") == "inference" else STAGES
+    args: dict[str, Any] = values.get("args") or {}
+    return SAMPLING if args.get("mode") == "inference" else STAGES
 
 
 SWEEP = Stage(

@@ -3,12 +3,13 @@
 import itertools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from cogtune.config.errors import ConfigError
 from cogtune.runtime.paths import check_name, shown
+from cogtune.runtime.typed_json import is_list, is_mapping
 from cogtune.work.experiment import Experiment, parse_experiment, refuse_unknown
 
 _KEYS = {"experiment", "base", "set", "ranks", "grid"}
@@ -29,13 +30,15 @@ def expand_sweep(
 
     Raises ConfigError, starting with ``where``.
     """
-    if not isinstance(body, dict) or not isinstance(body.get("grid"), dict) or not body["grid"]:
+    grid_values = body.get("grid") if is_mapping(body) else None
+    if not is_mapping(body) or not is_mapping(grid_values) or not grid_values:
         raise ConfigError(f"{where}: expected a mapping with `grid: {{key: [value, …]}}` and `experiment:` or `base:`")
     refuse_unknown(body, _KEYS, where)
     start = _start(name, body, experiments, ranks, where)
-    grid = {key: _values(key, values, f"{where}.grid.{key}") for key, values in body["grid"].items()}
+    grid = {key: _values(key, values, f"{where}.grid.{key}") for key, values in grid_values.items()}
     short = _short_names(grid)
-    members, points = {}, {}
+    members: dict[str, Experiment] = {}
+    points: dict[str, dict[str, Any]] = {}
     for values in itertools.product(*grid.values()):
         point = dict(zip(grid, values, strict=True))
         member = "-".join([name, *(f"{short[key]}_{_in_a_name(value)}" for key, value in point.items())])
@@ -68,29 +71,26 @@ def _start(
 
 
 def _values(key: str, values: Any, where: str) -> list[Any]:
-    if not isinstance(values, list) or not values:
+    if not is_list(values) or not values:
         raise ConfigError(f"{where}: expected a list of values to try")
-    if any(isinstance(value, dict) for value in values):
+    if any(is_mapping(value) for value in values):
         raise ConfigError(f"{where}: expected scalars or lists, not mappings; sweep the keys of the mapping instead")
     return values
 
 
 def _short_names(grid: Mapping[str, Any]) -> dict[str, str]:
     """The last part of each key, or as many parts as needed to make it unique."""
-    names = {}
-    for key in grid:
-        parts = key.split(".")
-        for count in range(1, len(parts) + 1):
-            tail = parts[-count:]
-            if sum(other.split(".")[-count:] == tail for other in grid) == 1:
-                break
-        names[key] = _in_a_name("_".join(tail))
-    return names
+    return {key: _in_a_name("_".join(_unique_tail(key.split("."), grid))) for key in grid}
+
+
+def _unique_tail(parts: list[str], keys: Iterable[str]) -> list[str]:
+    tails = (parts[-count:] for count in range(1, len(parts)))
+    return next((tail for tail in tails if sum(key.split(".")[-len(tail) :] == tail for key in keys) == 1), parts)
 
 
 def _in_a_name(value: Any) -> str:
     """A value as part of a folder's name: 0.0001 is "0.0001", [480, 720] is "480x720"."""
-    text = "x".join(map(str, value)) if isinstance(value, list) else _text(value)
+    text = "x".join(map(str, value)) if is_list(value) else _text(value)
     return re.sub(r"[^A-Za-z0-9_.]+", "_", text).strip("_") or "empty"
 
 

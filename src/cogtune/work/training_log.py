@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from cogtune.runtime.atomic import write_text
 from cogtune.runtime.jsonl import checked_line, read_lines
-from cogtune.runtime.typed_json import from_json, to_json
+from cogtune.runtime.typed_json import from_json, is_mapping, to_json
 
 _log = logging.getLogger(__name__)
 
@@ -108,9 +108,9 @@ def _line(row: Row) -> str:
 
 def _parsed(value: Any) -> Row:
     """Raises ValueError for invalid rows. An unknown key counts as damage (perhaps of the checksum's key)."""
-    kind = ValidationRow if isinstance(value, dict) and "validation_loss" in value else StepRow
+    kind = ValidationRow if is_mapping(value) and "validation_loss" in value else StepRow
     row: Row = from_json(kind, value)
-    if unknown := value.keys() - {field.name for field in fields(kind)}:
+    if unknown := set[str](value) - {field.name for field in fields(kind)}:
         raise ValueError(f"unknown key {min(unknown)!r}")
     if isinstance(row, ValidationRow):
         return row

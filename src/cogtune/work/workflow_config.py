@@ -61,7 +61,8 @@ def _folder(key: str, written: str, path: str | Path) -> str:
 def _check_names(values: Mapping[str, Any], path: str | Path) -> None:
     """Check names, which become folders. Raises ConfigError for an invalid name."""
     for key in ("experiments", "sweep"):
-        for name in values[key] or {}:
+        declared: dict[str, Any] = values[key] or {}
+        for name in declared:
             if problem := check_name(name):
                 raise ConfigError(f"{path}: {key}: {shown(name)}: {problem}")
 

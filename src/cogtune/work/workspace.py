@@ -12,6 +12,7 @@ from cogtune.config.plugins import allow_plugins
 from cogtune.config.schema.workflow import ResourcesSection
 from cogtune.runtime import machines
 from cogtune.runtime.deferred import DeferredWrites
+from cogtune.runtime.typed_json import is_mapping
 from cogtune.work.content_hashes import ContentHashes
 from cogtune.work.experiment import Experiment, parse_experiment
 from cogtune.work.load import load_config
@@ -37,16 +38,16 @@ class Workspace:
     experiments: dict[str, Experiment]
     targets: tuple[str, ...] = ()
     demo_data: bool = False
-    sweeps: dict[str, Sweep] = field(default_factory=dict)
+    sweeps: dict[str, Sweep] = field(default_factory=dict[str, Sweep])
     resolvers: tuple[str, ...] = ()
     device: str | None = None
     resources: ResourcesSection = field(default_factory=ResourcesSection)
     writes: DeferredWrites = field(default_factory=DeferredWrites)
     """`writes.held = True` for read-only use; `writes.release()` writes the files that jobs need, when a run starts."""
-    _resolvers: dict[str, Resolver] = field(default_factory=dict)
+    _resolvers: dict[str, Resolver] = field(default_factory=dict[str, Resolver])
     _hashes: ContentHashes | None = None
-    _fingerprints: dict[str, str] = field(default_factory=dict)
-    _jobs: dict[str, dict[Path | None, Slice]] = field(default_factory=dict)
+    _fingerprints: dict[str, str] = field(default_factory=dict[str, str])
+    _jobs: dict[str, dict[Path | None, Slice]] = field(default_factory=dict[str, dict[Path | None, Slice]])
     """The slices of each job by key, one per run file, in the order of creation."""
 
     @classmethod
@@ -62,12 +63,13 @@ class Workspace:
         path = "--config" if alone else path
         allow_plugins(values["plugins"] or [])
         ranks = values["ranks"]
+        declared: dict[str, Any] = values["experiments"] or {}
+        declared_sweeps: dict[str, Any] = values["sweep"] or {}
         experiments = {
-            name: parse_experiment(name, body, ranks, f"{path}: experiments.{name}")
-            for name, body in (values["experiments"] or {}).items()
+            name: parse_experiment(name, body, ranks, f"{path}: experiments.{name}") for name, body in declared.items()
         }
-        sweeps = {}
-        for name, body in (values["sweep"] or {}).items():
+        sweeps: dict[str, Sweep] = {}
+        for name, body in declared_sweeps.items():
             where = f"{path}: sweep.{name}"
             sweeps[name], members = expand_sweep(name, body, experiments, ranks, where)
             if taken := [known for known in (name, *members) if known in experiments]:
@@ -89,8 +91,17 @@ class Workspace:
         if (device := values["device"]) is not None and machines.find(device) is None:
             names = ", ".join(known.name for known in machines.KNOWN)
             raise ConfigError(f"{path}: device: {device!r} is unknown GPU; expected one of {names}")
-        options = {"device": device, "resources": ResourcesSection(**values["resources"])}
-        return cls(store, results, experiments, targets, values["demo_data"], sweeps, resolvers, **options)
+        return cls(
+            store,
+            results,
+            experiments,
+            targets,
+            demo_data=values["demo_data"],
+            sweeps=sweeps,
+            resolvers=resolvers,
+            device=device,
+            resources=ResourcesSection(**values["resources"]),
+        )
 
     @classmethod
     def by_hand(cls, path: Path) -> "Workspace":
@@ -118,8 +129,9 @@ class Workspace:
             experiment = self.experiments[name]
             self._hashes = self._hashes or ContentHashes(self.store / "hashes.json")
             place = RunPaths(self.store, self.results, experiment.ranks, name)
-            shared = {"fingerprints": self._fingerprints, "writes": self.writes}
-            self._resolvers[name] = Resolver(self.load_config(experiment), place, self._hashes, **shared)
+            self._resolvers[name] = Resolver(
+                self.load_config(experiment), place, self._hashes, fingerprints=self._fingerprints, writes=self.writes
+            )
         return self._resolvers[name]
 
     def save_hashes(self) -> None:
@@ -139,7 +151,7 @@ class Workspace:
     def parent(self, config: Config) -> str | None:
         """The experiment that a config starts from. Raises ConfigError if it does not exist or trains nothing."""
         load = config.values["args"].get("load")
-        if not isinstance(load, dict):
+        if not is_mapping(load):
             return None
         name, key = load["experiment"], "args.load.experiment"
         if name not in self.experiments:
@@ -154,7 +166,7 @@ class Workspace:
 
     def scan_receipts(self, name: str) -> list[Path]:
         """Receipts that must exist before `slices` is called."""
-        receipts = set()
+        receipts = set[Path]()
         for resolver in map(self.resolver, self.chain(name)):
             if resolver.scans:
                 part = resolver.scan()

@@ -45,7 +45,7 @@ def test_the_report_shows_samples_and_the_metrics_file_has_the_figures(project: 
         ("train_iters: 6", "train_iters: six", ["config/tiny.yaml", "args.train_iters", "an integer"]),
         ("dit_video_concat.AdaLNMixin", "dit_video_concat.AdaLNMixim", ["config/tiny.yaml", "AdaLNMixin"]),
         ("assets/3d-vae.pt", "assets/no-vae.pt", ["config/tiny.yaml", "ckpt_path", "assets/no-vae.pt"]),
-        ("assets/3d-vae.pt", "assets/t5/model.safetensors", ["config/tiny.yaml", "ckpt_path", "holds T5"]),
+        ("assets/3d-vae.pt", "assets/t5/model.safetensors", ["config/tiny.yaml", "ckpt_path", "contains T5"]),
         ("max_num_frames: 5", "max_num_frames: 6", ["config/tiny.yaml", "max_num_frames", "4k"]),
     ],
 )

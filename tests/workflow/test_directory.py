@@ -31,7 +31,7 @@ def test_killed_and_run_again(project: Project, tmp_path: Path) -> None:
             PLAIN, cwd=copy.root, env=environment(), stdout=stream, stderr=stream, start_new_session=True
         )
         deadline = time.monotonic() + 120
-        while "which holds preprocess" not in log.read_text():
+        while "which holds the lock of preprocess" not in log.read_text():
             assert first.poll() is None, log.read_text()[-4000:]
             assert time.monotonic() < deadline, log.read_text()[-4000:]
             time.sleep(0.1)

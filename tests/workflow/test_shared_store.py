@@ -37,7 +37,9 @@ def test_a_dry_run_beside_a_run_changes_nothing_of_it(tmp_path: Path) -> None:
         command = [sys.executable, "-m", "snakemake", "--cores", "2", "--nolock"]
         run = subprocess.Popen(command, cwd=mine.root, env=environment(), stdout=stream, stderr=stream)
         deadline = time.monotonic() + 120
-        while "which holds preprocess" not in log.read_text():  # its jobs are cut and the first of them waits
+        while (
+            "which holds the lock of preprocess" not in log.read_text()
+        ):  # its jobs are cut and the first of them waits
             assert run.poll() is None, log.read_text()[-4000:]
             assert time.monotonic() < deadline, log.read_text()[-4000:]
             time.sleep(0.1)

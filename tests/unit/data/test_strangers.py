@@ -23,7 +23,7 @@ def scanned(base: Path, roots: list[Path], follow: bool) -> tuple[list, list[dic
         "args": {"max_reject_share": 1.0, "train_data": list(map(str, roots))},
         "data": {"params": {"follow_links": follow}},
     }
-    job = Job(Slice("scan", {"values": values}), base / "store")
+    job = Job(Slice("scan", {"stage": "scan", "values": values}), base / "store")
     counts = stage.run(job)
     lines = (job.job_dir() / "rejects.jsonl").read_text(encoding="utf-8").split("\n")
     return read_manifest(job.job_dir() / "manifest.jsonl"), [json.loads(line) for line in lines if line], counts

@@ -5,13 +5,13 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from cogtune.plan.estimate import Estimate
-from cogtune.plan.survey import CACHED, HALF_DONE, STALE, UP_TO_DATE, Step, Survey
+from cogtune.plan.survey import CACHED, PARTIAL, STALE, UP_TO_DATE, Step, Survey
 from cogtune.runtime.machines import Machine
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-_COLOURS = {UP_TO_DATE: "green", STALE: "yellow", HALF_DONE: "yellow", CACHED: "cyan"}
+_COLOURS = {UP_TO_DATE: "green", STALE: "yellow", PARTIAL: "yellow", CACHED: "cyan"}
 _WORTH_TELLING = 1e9
 _MARGIN = "       "
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400

@@ -18,7 +18,7 @@ from cogtune.work.stage_input import read_input
 from cogtune.work.stages import STAGES
 from cogtune.work.workspace import Workspace
 
-UP_TO_DATE, STALE, HALF_DONE, CACHED = "up to date", "stale", "partial", "cached"
+UP_TO_DATE, STALE, PARTIAL, CACHED = "up to date", "stale", "partial", "cached"
 """Cached: all results are in the store; a job runs only to write the receipt."""
 _FEW = 4
 """Maximum number of differing keys listed if the closest run is another experiment's."""
@@ -159,10 +159,10 @@ class Surveyor:
         earlier = (self._kin(part) if work.begun else None) or self.history.before(part, name)
         if part.stage == "train" and work.begun:
             step = f"resumes at step {work.there:,} of {work.total:,}"
-            return HALF_DONE, [Reason("resume", step)]
+            return PARTIAL, [Reason("resume", step)]
         grown = work.begun and earlier is not None and _same_rows(earlier[0], part)
         if work.begun and not grown:
-            return HALF_DONE, [Reason("resume", f"{work.there:,} of {work.total:,} {work.unit} are finished")]
+            return PARTIAL, [Reason("resume", f"{work.there:,} of {work.total:,} {work.unit} are finished")]
         reasons = self._compared(part, work, earlier, config, steps)
         if work.shared:
             reasons.append(Reason("shared", f"{work.shared:,} of its {work.unit} are made by another experiment's job"))

@@ -9,7 +9,7 @@ from cogtune.__main__ import main
 from cogtune.commands import store_verify
 from cogtune.config.errors import ConfigError
 from cogtune.errors import UserError
-from cogtune.plan.survey import CACHED, HALF_DONE, STALE, UP_TO_DATE
+from cogtune.plan.survey import CACHED, PARTIAL, STALE, UP_TO_DATE
 from cogtune.runtime.atomic import write_json
 from cogtune.runtime.digest import key_of
 from cogtune.work.batches import BatchMemo
@@ -201,7 +201,7 @@ def test_a_training_that_was_killed(world: World) -> None:
     log = "".join(f'{{"step": {i}, "loss": 1.0, "seconds": 100.0, "data_wait": 0.0}}\n' for i in range(1, 5))
     (checkpoint.parents[1] / "log.jsonl").write_text(log + '{"step": 5, "lo')
     step = world.steps()["train"]
-    assert (step.state, step.work.todo) == (HALF_DONE, 2)
+    assert (step.state, step.work.todo) == (PARTIAL, 2)
     assert step.why[0].text == "resumes at step 4 of 6"
     assert step.estimate is not None
     assert step.estimate.basis == "measured"
@@ -212,7 +212,7 @@ def test_a_stage_that_was_killed(world: World) -> None:
     parts = world.run(until="preprocess")
     world.rows(parts["latents"], world.ids(parts["latents"])[:2])
     step = world.steps()["latents"]
-    assert (step.state, step.work.todo) == (HALF_DONE, 3)
+    assert (step.state, step.work.todo) == (PARTIAL, 3)
     assert step.why[0].text == "2 of 5 clips are finished"
 
 

@@ -11,6 +11,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from cogtune.runtime.paths import remove_own
 
@@ -20,7 +21,7 @@ VAE = ROOT / "demo" / "assets" / "vae.pt"
 PIXELS = (192, 128)  # width, height of the files: twice what training sees, so that resizing is part of the demo
 
 
-def write_clip(window, path: Path) -> None:
+def write_clip(window: Any, path: Path) -> None:
     """One mp4 at the source's own rate."""
     import imageio
     import numpy as np

@@ -7,6 +7,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import imageio.v3 as imageio
 import numpy as np
@@ -24,14 +25,14 @@ def read(path: Path) -> np.ndarray:
     return imageio.imread(path, plugin="FFMPEG")[..., :3]
 
 
-def shown_clips(rows: list[dict]) -> list[dict]:
+def shown_clips(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows of the tuned samples of Big Buck Bunny clips whose untuned sample exists as well, by name."""
     untuned = {row["prompt"] for row in rows if row["variant"] == "base"}
     tuned = [row for row in rows if row["variant"] == "tuned" and Path(row.get("name") or "").name.startswith("bbb")]
     return sorted((row for row in tuned if row["prompt"] in untuned), key=lambda row: row["name"])
 
 
-def videos_of(row: dict, results: Path) -> list[np.ndarray]:
+def videos_of(row: dict[str, Any], results: Path) -> list[np.ndarray]:
     """Clip, before, after: each (F, H, W, 3), enlarged without smoothing."""
     paths = [
         results / "clips" / f"{row['clip'][:16]}.mp4"

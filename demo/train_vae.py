@@ -12,6 +12,7 @@ import math
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,11 +45,11 @@ class Muon(torch.optim.Optimizer):
     Kernels are taken as matrices (channels out, channels in x taps). No state but the momentum, and no rate to tune per layer.
     """
 
-    def __init__(self, parameters, lr: float, momentum: float = 0.95) -> None:
+    def __init__(self, parameters: Any, lr: float, momentum: float = 0.95) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()
-    def step(self, closure=None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         for group in self.param_groups:
             for parameter in group["params"]:
                 average = self.state[parameter].setdefault("average", torch.zeros_like(parameter))
@@ -84,7 +85,7 @@ def batches(seed: int):
 
 
 @torch.no_grad()
-def evaluate(vae) -> dict[str, list[tuple[str, float]]]:
+def evaluate(vae: Any) -> dict[str, list[tuple[str, float]]]:
     """PSNR in dB of every clip through posterior mean and chunked decode, on uint8 pixels, and the latents' spread."""
     found, latents = {}, []
     for kind, clips in CLIPS.items():
@@ -99,7 +100,7 @@ def evaluate(vae) -> dict[str, list[tuple[str, float]]]:
     return found
 
 
-def print_psnr(vae) -> None:
+def print_psnr(vae: Any) -> None:
     found = evaluate(vae)
     trained = [value for kind in ("clips", "clips_lora") for _, value in found[kind]]
     held = [value for _, value in found["heldout"]]
@@ -107,7 +108,7 @@ def print_psnr(vae) -> None:
     print(f"clips: mean {np.mean(trained):.2f} dB, min {min(trained):.2f} dB; held out: mean {np.mean(held):.2f} dB")
 
 
-def save(vae, path: Path) -> None:
+def save(vae: Any, path: Path) -> None:
     """Half precision, laid out as upstream's 3d-vae.pt."""
     content = io.BytesIO()
     torch.save({"state_dict": {name: value.half() for name, value in vae.state_dict().items()}}, content)

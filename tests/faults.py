@@ -87,7 +87,7 @@ class Faults:
             return False
         return str(text).startswith(f"{self.root}/")
 
-    def _named(self, kind: str, real: Callable) -> Callable:
+    def _named(self, kind: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(source: Any, target: Any, *more: Any, **options: Any) -> Any:
             if self.inside(target) and self.due(kind):
                 raise self.error(target)
@@ -95,7 +95,7 @@ class Faults:
 
         return call
 
-    def _fsync(self, real: Callable) -> Callable:
+    def _fsync(self, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(descriptor: int) -> None:
             if self.inside(descriptor) and self.due("fsync"):
                 number = errno.ENOSPC if self.how == FULL else errno.EIO
@@ -104,7 +104,7 @@ class Faults:
 
         return call
 
-    def _open(self, real: Callable) -> Callable:
+    def _open(self, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(file: Any, mode: str = "r", *more: Any, **options: Any) -> Any:
             opened = real(file, mode, *more, **options)
             writes = bool(set("wax+") & set(mode)) and not isinstance(file, int) and self.inside(file)
@@ -122,7 +122,7 @@ class Faults:
             data = Path(path).read_bytes()
             Path(path).write_bytes(data[: len(data) // 2])
 
-        def failing(real: Callable, at: int, told: Callable[[Any], Exception | None]) -> Callable:
+        def failing(real: Callable[..., Any], at: int, told: Callable[[Any], Exception | None]) -> Callable[..., Any]:
             def call(*given: Any, **options: Any) -> Any:
                 path = given[at]
                 if not (self.inside(path) and self.due("writer")):

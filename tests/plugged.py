@@ -109,5 +109,10 @@ def source() -> str:
         (module, base), (params_module, params) = entry.target.split(":"), entry.params.split(":")
         name = class_name(role)
         taken = params if role == "autoencoder" else f"{name}Params"
-        parts.append(PART.format(**locals() | {"mark": MARK}))
+        parts.append(
+            PART.format(
+                module=module, base=base, params_module=params_module, params=params, name=name, taken=taken, role=role,
+                mark=MARK,
+            )
+        )  # fmt: skip
     return "".join(parts)

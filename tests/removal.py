@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 _EVENTS = {"os.remove": 1, "os.rmdir": 1, "shutil.rmtree": 1, "os.rename": 4}
 """Event -> which of its arguments is the descriptor of the folder that a relative path starts from."""
@@ -41,7 +42,7 @@ def only_below(folder: Path) -> Iterator[Path]:
         _ALLOWED.pop()
 
 
-def _hook(event: str, arguments: tuple) -> None:
+def _hook(event: str, arguments: tuple[Any, ...]) -> None:
     if not _ALLOWED or event not in _EVENTS:
         return
     paths = arguments[:2] if event == "os.rename" else arguments[:1]

@@ -1,6 +1,7 @@
 """The streams: one line each, by what is unusual about it. Short and small; no two frames are alike."""
 
 from dataclasses import replace
+from typing import Any
 
 from tests.frames.corpus import SIZE, Stream, cut, edits
 
@@ -9,11 +10,11 @@ _X264, _X265 = "-c:v libx264 -preset veryfast", "-c:v libx265 -preset veryfast -
 _TONE = "-f lavfi -i sine=frequency=440:duration"
 
 
-def _stream(name: str, options: str, source: str = "30.y4m", **more) -> Stream:
+def _stream(name: str, options: str, source: str = "30.y4m", **more: Any) -> Stream:
     return Stream(name, (f"-i {{{source}}} {options}",), **more)
 
 
-def _copy(name: str, source: str, before: str = "", options: str = "", **more) -> Stream:
+def _copy(name: str, source: str, before: str = "", options: str = "", **more: Any) -> Stream:
     return Stream(name, (f"{before} -i {{{source}}} -map 0 -c copy {options}",), **more)
 
 
@@ -24,7 +25,7 @@ def _list(name: str, *members: str) -> Stream:
     return Stream(name, (f"{inputs} -frames:v 1 -f rawvideo",), edit=lambda _: lines.encode())
 
 
-def _joined(name: str, *parts: str, **more) -> Stream:
+def _joined(name: str, *parts: str, **more: Any) -> Stream:
     """Files one behind the other, as `cat` joins them."""
     inputs = "|".join(f"{{{part}}}" for part in parts)
     return Stream(name, (f"-f data -i concat:{inputs} -map 0 -c copy -f data",), **more)

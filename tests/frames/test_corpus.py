@@ -105,7 +105,7 @@ def test_the_comparison_can_fail(corpus: Corpus) -> None:
     shown = torch.from_numpy(truth.frames.copy()).permute(0, 3, 1, 2)
 
     def says(indices: np.ndarray, pixels: torch.Tensor | None = None) -> str:
-        row = FramePlan([], [truth.times[index] for index in indices], 8.0, 0, padded=0)
+        row = FramePlan([], [float(truth.times[index]) for index in indices], 8.0, 0, padded=0)
         return compare(truth, moments, row, shown[indices] if pixels is None else pixels, settings)[0]
 
     assert says(right) == ""
@@ -114,7 +114,7 @@ def test_the_comparison_can_fail(corpus: Corpus) -> None:
     repeated[5] = repeated[4]
     assert "1 of 9 frames" in says(repeated)
     assert "frames differ" in says(right, shown[right] // 2 + 60)
-    stamps = FramePlan([], [truth.times[index] * 1.01 for index in right], 8.0, 0, padded=0)
+    stamps = FramePlan([], [float(truth.times[index]) * 1.01 for index in right], 8.0, 0, padded=0)
     assert "time stamps" in compare(truth, moments, stamps, shown[right], settings)[0]
 
 

@@ -18,7 +18,7 @@ from tests.parity import limits
 pytest.importorskip("peft")
 
 
-def case(family: str, folder: Path, **lora: Any) -> tuple[Any, Any, tuple]:
+def case(family: str, folder: Path, **lora: Any) -> tuple[Any, Any, tuple[Any, ...]]:
     """Our adapted model, diffusers' base model, inputs; the LoRA file is in `folder`."""
     node = network_config(family, lora=lora)
     dit = randomised(node)
@@ -29,7 +29,7 @@ def case(family: str, folder: Path, **lora: Any) -> tuple[Any, Any, tuple]:
     return dit, twin, inputs(node, 4 if family.startswith("1.5") else 3, 8, 12, B=2)
 
 
-def apart(dit: Any, twin: Any, x: tuple) -> float:
+def apart(dit: Any, twin: Any, x: tuple[Any, ...]) -> float:
     return difference(dit(*x), run_diffusers(twin, *x))
 
 

@@ -1,8 +1,10 @@
 """The VAE against diffusers' AutoencoderKLCogVideoX: same random weights, same numbers."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -55,7 +57,7 @@ def pair():
 
 
 @pytest.fixture
-def close(hold):
+def close(hold: Callable[..., Any]):
     def close(ours: torch.Tensor, theirs: torch.Tensor, what: str) -> None:
         hold(what, "VAE", difference(ours, theirs), limits.VAE)
 
@@ -66,7 +68,9 @@ def close(hold):
     ("frames", "height", "width"), [(1, 16, 24), (1, 20, 36), (5, 20, 28), (9, 24, 40), (17, 18, 24), (49, 16, 24)]
 )
 @torch.no_grad()
-def test_encoder_moments(pair, close, frames: int, height: int, width: int) -> None:
+def test_encoder_moments(
+    pair: tuple[Any, ...], close: Callable[..., Any], frames: int, height: int, width: int
+) -> None:
     ours, theirs = pair
     video_BCTHW = torch.randn(2, 3, frames, height, width)
     theirs.num_sample_frames_batch_size = 99  # a whole clip in one call, as upstream; diffusers' own is 8
@@ -76,7 +80,7 @@ def test_encoder_moments(pair, close, frames: int, height: int, width: int) -> N
 @pytest.mark.parametrize(("frames", "height"), [(1, 16), (5, 16), (9, 20), (17, 16), (25, 20), (49, 16)])
 @torch.no_grad()
 def test_encoding_in_batches_of_8_frames_is_diffusers_way_and_differs_from_17_on(
-    pair, close, frames: int, height: int
+    pair: tuple[Any, ...], close: Callable[..., Any], frames: int, height: int
 ) -> None:
     ours, theirs = pair
     video_BCTHW = torch.randn(1, 3, frames, height, 24)
@@ -93,7 +97,9 @@ def test_encoding_in_batches_of_8_frames_is_diffusers_way_and_differs_from_17_on
     ("latents", "height", "width", "batch"), [(1, 3, 4, 2), (3, 5, 3, 1), (5, 3, 4, 2), (7, 2, 3, 1), (13, 2, 3, 1)]
 )
 @torch.no_grad()
-def test_decoder(pair, close, latents: int, height: int, width: int, batch: int) -> None:
+def test_decoder(
+    pair: tuple[Any, ...], close: Callable[..., Any], latents: int, height: int, width: int, batch: int
+) -> None:
     ours, theirs = pair
     latent_BCTHW = torch.randn(batch, 4, latents, height, width)
     video_BCTHW = ours.decode(latent_BCTHW)
@@ -102,7 +108,7 @@ def test_decoder(pair, close, latents: int, height: int, width: int, batch: int)
 
 
 @pytest.fixture
-def tiled(pair):
+def tiled(pair: tuple[Any, ...]):
     """Both with the same tiles, where diffusers' and ours fit alike; diffusers' settings are put back."""
     ours, theirs = pair
     tiles = {"encode_tile_size": [32, 48], "encode_tile_overlap": 16, "decode_tile_size": [32, 48]}
@@ -117,7 +123,9 @@ def tiled(pair):
 
 @pytest.mark.parametrize(("height", "width"), [(48, 80), (64, 48)])
 @torch.no_grad()
-def test_tiles_are_diffusers_but_at_the_far_edge(tiled, close, height: int, width: int) -> None:
+def test_tiles_are_diffusers_but_at_the_far_edge(
+    tiled: tuple[Any, ...], close: Callable[..., Any], height: int, width: int
+) -> None:
     """Where tiles fit exactly, diffusers lays one more over the last overlap, as narrow as that (2 latents), with
     statistics of its own; ours ends there."""
     ours, theirs = tiled
@@ -133,7 +141,9 @@ def test_tiles_are_diffusers_but_at_the_far_edge(tiled, close, height: int, widt
     ("model", "inverted"), [("cogvideox_5b_i2v", False), ("cogvideox1.5_5b_i2v", True)], ids=["1.0", "1.5"]
 )
 @torch.no_grad()
-def test_the_image_condition_is_that_of_diffusers_pipeline(pair, close, model: str, inverted: bool) -> None:
+def test_the_image_condition_is_that_of_diffusers_pipeline(
+    pair: tuple[Any, ...], close: Callable[..., Any], model: str, inverted: bool
+) -> None:
     """Scale and place: 1.0 times the scale factor, 1.5 divided by it; 3 latents are 4 with the one that pads for 1.5."""
     pipelines = pytest.importorskip("diffusers.pipelines.cogvideo.pipeline_cogvideox_image2video")
     ours, theirs = pair

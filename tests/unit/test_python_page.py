@@ -3,6 +3,7 @@
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ def test_every_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     page = (REPO / "docs/python.md").read_text()
     blocks = [(match.start(), match[1]) for match in re.finditer(r"```python\n(.*?)```", page, re.DOTALL)]
     assert len(blocks) >= 8
-    names: dict = {}
+    names: dict[str, Any] = {}
     for start, block in blocks:
         line = page[:start].count("\n") + 1
         exec(compile("\n" * line + block, str(REPO / "docs/python.md"), "exec"), names)

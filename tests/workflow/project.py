@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import imageio.v3 as iio
 import numpy as np
@@ -34,7 +35,7 @@ class Project:
         assert not check or done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-4000:]}\n{done.stderr[-8000:]}"
         return done
 
-    def receipts(self) -> dict[str, dict]:
+    def receipts(self) -> dict[str, dict[str, Any]]:
         """Receipts by file name."""
         return {path.name: json.loads(path.read_text()) for path in (self.root / "results/.receipts").glob("*.json")}
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return made
 
 
-def published(project: Project) -> tuple[dict, str]:
+def published(project: Project) -> tuple[dict[str, Any], str]:
     results = project.root / "results/tiny"
     return json.loads((results / "metrics.json").read_text()), (results / "report.html").read_text()
 

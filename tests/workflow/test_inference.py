@@ -18,6 +18,7 @@ from cogtune.stages.export import final
 from cogtune.stages.job import Job
 from cogtune.stages.sampled_models import _loaded
 from cogtune.stages.train import start_of
+from cogtune.work.inputs import TrainInput
 from cogtune.work.workspace import Workspace
 from tests.workflow.project import Project, environment, lay_out
 
@@ -109,7 +110,7 @@ def test_every_command_samples_and_does_nothing_else(sampling: Project, monkeypa
     monkeypatch.chdir(sampling.root)
     workspace = Workspace.load("config/config.yaml")
     job = Job(workspace.slices("by_name")["sample"], workspace.store)
-    earlier = job.upstream_job("load")
+    earlier = job.upstream_job("load", TrainInput)
     expected = trained_model(start_of(earlier), final(earlier, average=False)).state_dict()
     sampled = _loaded(job, torch.float32).state_dict()
     assert any("matrix_" in name for name in sampled)

@@ -2,17 +2,19 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cogtune.__main__ import main
 from tests.layouts import empty_t5
+from tests.unit.plan.world import World
 
 CONFIG = Path(__file__).parents[3] / "config"
 FILES = [str(CONFIG / "cogvideox_2b_lora.yaml"), str(CONFIG / "sft.yaml")]
 
 
-def test_show(capsys):
+def test_show(capsys: pytest.CaptureFixture[str]):
     assert main(["config", "show", "--base", *FILES, "--", "model.scale_factor=0.7", "--train-iters", "10"]) == 0
     shown = capsys.readouterr().out
     assert "train_iters: 10 " in shown
@@ -48,12 +50,12 @@ def test_show(capsys):
         (["--no-files", "--base", "nowhere.yaml"], 2, "cogtune: nowhere.yaml: no such file"),
     ],
 )
-def test_check(words, code, message, capsys):
+def test_check(words: list[Any], code: int, message: str, capsys: pytest.CaptureFixture[str]):
     assert main(["config", "check", *words]) == code
     assert message in capsys.readouterr().err
 
 
-def test_check_of_all_experiments_names_each_error_once(capsys, tmp_path):
+def test_check_of_all_experiments_names_each_error_once(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     bad = tmp_path / "bad.yaml"
     bad.write_text("args: {sede: 1}\n")
     base = ", ".join([*FILES, str(bad)])
@@ -75,7 +77,9 @@ def test_check_of_all_experiments_names_each_error_once(capsys, tmp_path):
         ({"a": "args.load.experiment=b", "b": "args.load.experiment=a"}, "circular chain of experiments: b -> a -> b"),
     ],
 )
-def test_check_follows_the_experiments_that_a_config_starts_from(more, message, world, capsys):
+def test_check_follows_the_experiments_that_a_config_starts_from(
+    more: dict[str, Any], message: str, world: World, capsys: pytest.CaptureFixture[str]
+):
     world.experiments("tiny", **more)
     assert main(["config", "check", "--workflow", str(world.workflow)]) == 2
     told = capsys.readouterr()
@@ -88,7 +92,7 @@ def test_check_follows_the_experiments_that_a_config_starts_from(more, message, 
     assert main(["config", "check", "--workflow", str(world.workflow)]) == 0
 
 
-def test_diff_and_explain(capsys):
+def test_diff_and_explain(capsys: pytest.CaptureFixture[str]):
     assert main(["config", "diff", str(CONFIG / "cogvideox_2b.yaml"), str(CONFIG / "cogvideox_2b_lora.yaml")]) == 0
     assert "lora_config.params.r: (absent) → 128 " in capsys.readouterr().out
     assert main(["config", "diff", FILES[1], FILES[1]]) == 0
@@ -98,7 +102,7 @@ def test_diff_and_explain(capsys):
     assert main(["config", "explain", "scale_facto"]) == 2
 
 
-def test_check_reads_the_lines_of_a_prompt_file(world, capsys, tmp_path):
+def test_check_reads_the_lines_of_a_prompt_file(world: World, capsys: pytest.CaptureFixture[str], tmp_path: Path):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a dog@@dog.png\n")
     words = [
@@ -129,19 +133,23 @@ def test_check_reads_the_lines_of_a_prompt_file(world, capsys, tmp_path):
         (["train", "--base", "a.yaml", "--ranks", "0"], "expected an integer from 1 to 1024; found '0'"),
     ],
 )
-def test_values_before_the_dashes_are_told_where_they_go(words, told, capsys):
+def test_values_before_the_dashes_are_told_where_they_go(
+    words: list[Any], told: str, capsys: pytest.CaptureFixture[str]
+):
     with pytest.raises(SystemExit) as caught:
         main(words)
     assert caught.value.code == 2
     assert told in capsys.readouterr().err
 
 
-def test_an_override_among_the_files_is_told_where_it_goes(capsys):
+def test_an_override_among_the_files_is_told_where_it_goes(capsys: pytest.CaptureFixture[str]):
     assert main(["config", "show", "--base", FILES[0], "args.seed=3"]) == 2
     assert "args.seed=3: no such file; key=value follows `--`" in capsys.readouterr().err
 
 
-def test_store_list_reads_the_store_of_the_workflow_config(tmp_path, capsys, monkeypatch):
+def test_store_list_reads_the_store_of_the_workflow_config(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "there/train/0123456789ab").mkdir(parents=True)
     (tmp_path / "w.yaml").write_text("store_dir: there\nexperiments: {}\n")

@@ -1,7 +1,9 @@
 """What the user is shown."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,7 +34,7 @@ def test_each_leaf_says_who_set_it():
 
 @pytest.mark.parametrize("model", ["cogvideox_2b_lora", "cogvideox1.5_5b_i2v"])
 @pytest.mark.parametrize("rest", ["sft", "inference"])
-def test_the_shown_yaml_means_the_same(model, rest, write):
+def test_the_shown_yaml_means_the_same(model: str, rest: str, write: Callable[..., Any]):
     native = ["args.sampling_image_size=[480,720]", "args.sampling_num_frames=13"] if rest == "inference" else []
     config = load_config([CONFIG / f"{model}.yaml", CONFIG / f"{rest}.yaml"], native, check_files=False)
     again = load_config(write(as_yaml(config)), check_files=False)
@@ -58,7 +60,7 @@ def test_differences_name_old_new_and_who():
     assert diff(load(), load()) == []
 
 
-def test_the_same_meaning_in_other_words_is_no_difference(write):
+def test_the_same_meaning_in_other_words_is_no_difference(write: Callable[..., Any]):
     other = write(
         f"base: [{FILES[0]}, {FILES[1]}]\n"
         "model: {network_config: {target: DiffusionTransformer, params: {patch_size: [1, 2, 2], adm_in_channels: 256}}}\n"
@@ -97,7 +99,7 @@ def test_attributes():
 @pytest.mark.parametrize(
     "path", ["args", "model.network_config.params", "model.conditioner_config.params.emb_models.*.params"]
 )
-def test_a_mapping_lists_its_keys(path):
+def test_a_mapping_lists_its_keys(path: str):
     assert "  keys  " in explain(path)
 
 
@@ -117,7 +119,7 @@ def test_an_unknown_key_without_a_near_name_leads_to_the_list_and_not_to_97_name
         ("deepspeed.micro_batch_size=1", "did you mean 'train_micro_batch_size_per_gpu'?"),
     ],
 )
-def test_only_near_names_are_suggested(override, told):
+def test_only_near_names_are_suggested(override: str, told: str):
     with pytest.raises(ConfigError) as caught:
         load(override)
     assert told in str(caught.value)

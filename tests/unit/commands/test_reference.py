@@ -3,6 +3,7 @@
 import contextlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -19,7 +20,7 @@ FILES = sorted(path for path in CONFIG.rglob("*.yaml") if path.name != "config.y
 
 
 @pytest.mark.parametrize("name", GENERATED)
-def test_generated_files_are_up_to_date(name):
+def test_generated_files_are_up_to_date(name: str):
     assert (CONFIG.parent / name).read_text(encoding="utf-8") == GENERATED[name](), HOW
 
 
@@ -50,7 +51,7 @@ def test_config_yaml_follows_its_schema_and_names_it():
         ({"ranks": 0}, False),
     ],
 )
-def test_the_schema_of_config_yaml_agrees_with_the_check(body, valid, tmp_path):
+def test_the_schema_of_config_yaml_agrees_with_the_check(body: dict[str, Any], valid: bool, tmp_path: Path):
     """Both say of the same file whether it is right."""
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(body))
@@ -61,7 +62,7 @@ def test_the_schema_of_config_yaml_agrees_with_the_check(body, valid, tmp_path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_shipped_files_follow_the_json_schema_and_name_it(path):
+def test_shipped_files_follow_the_json_schema_and_name_it(path: Path):
     validator = Draft7Validator(json.loads(schema_text()))
     assert [error.message for error in validator.iter_errors(load_yaml(path))] == []
     schema = "../schema.json" if path.parent != CONFIG else "schema.json"

@@ -158,7 +158,7 @@ def test_merged_is_base_and_lora(tmp_path: Path) -> None:
         torch.testing.assert_close(taken_out[place].B * taken_out[place].alpha, pair.B * 3)
 
 
-def inputs_of(node: dict[str, Any]) -> tuple:
+def inputs_of(node: dict[str, Any]) -> tuple[Any, ...]:
     x, timesteps, _ = inputs(node, 1, node["params"]["latent_height"], node["params"]["latent_width"])
     modules = node["params"]["modules"]
     width, length = modules["patch_embed_config"]["params"]["text_hidden_size"], modules["pos_embed_config"]["params"]
@@ -192,7 +192,7 @@ def test_the_network_is_found_among_the_configs(tmp_path: Path, monkeypatch: pyt
         convert(source, "diffusers", tmp_path / "e", base=[str(CONFIGS / "cogvideox_2b.yaml")])
 
 
-def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     source, _ = lora_file(tmp_path, 3)
     monkeypatch.chdir(tmp_path)
     assert main(["weights", "convert", str(source), "--to", "peft", "--precision", "bf16", "--license", "mit"]) == 0

@@ -24,12 +24,12 @@ def at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPO)
 
 
-def described(path: Path, capsys: pytest.CaptureFixture, *more: str) -> dict[str, Any]:
+def described(path: Path, capsys: pytest.CaptureFixture[str], *more: str) -> dict[str, Any]:
     main(["weights", "inspect", str(path), "--json", *more])
     return json.loads(capsys.readouterr().out)
 
 
-def test_a_training_checkpoint_holds_three_networks(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_training_checkpoint_holds_three_networks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sat_folder(tmp_path, randomised(network_config("5b_i2v", lora={"r": 4})).state_dict())
     found = described(tmp_path, capsys)
     assert found["layout"] == "SAT folder, iteration 1000"
@@ -40,14 +40,14 @@ def test_a_training_checkpoint_holds_three_networks(tmp_path: Path, capsys: pyte
     assert transformer["sizes"]["num_layers"] == 2
 
 
-def test_ranks_are_counted_once(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_ranks_are_counted_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     state = randomised(network_config("5b")).state_dict()
     found = described(tensor_parallel(tmp_path, state, 2), capsys)
     assert found["layout"] == "SAT iteration folder, 2 tensor-parallel ranks merged"
     assert found["holds"][0]["parameters"] == sum(tensor.numel() for tensor in state.values())
 
 
-def test_a_pipeline_is_looked_at_part_by_part(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_pipeline_is_looked_at_part_by_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     params = params_of(network_config("2b"))
     tensors = to_diffusers(randomised(network_config("2b")).state_dict(), params)
     diffusers_folder(tmp_path / "transformer", tensors, shards=2, **config_json(params))
@@ -64,7 +64,7 @@ def test_a_pipeline_is_looked_at_part_by_part(tmp_path: Path, capsys: pytest.Cap
     assert found["holds"][2]["dtypes"] == ["F16"]
 
 
-def test_a_lora_tells_rank_alpha_and_strength(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_lora_tells_rank_alpha_and_strength(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pairs = pairs_of(randomised(network_config("5b", lora={"r": 4, "layer_range": [1]})).state_dict(), alpha=3)
     save_file(to_comfyui(pairs), tmp_path / "x.safetensors")
     (part,) = described(tmp_path / "x.safetensors", capsys)["holds"]
@@ -74,7 +74,7 @@ def test_a_lora_tells_rank_alpha_and_strength(tmp_path: Path, capsys: pytest.Cap
     assert "rank 4, alpha 3.0, strength 0.75" in capsys.readouterr().out
 
 
-def test_which_yaml_it_fits_and_why_another_not(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_which_yaml_it_fits_and_why_another_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     vae = "demo/assets/vae.pt"
     found = described(Path(vae), capsys)
     assert found["configs"]["config/tiny/model.yaml"] == {"VAE": "fits"}
@@ -86,7 +86,7 @@ def test_which_yaml_it_fits_and_why_another_not(tmp_path: Path, capsys: pytest.C
     assert all(name in full for name in found["configs"]["config/cogvideox_2b.yaml"]["VAE"]["missing"])
 
 
-def test_the_configs_name_of_a_published_model(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_configs_name_of_a_published_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     state = {PREFIX + name: tensor for name, tensor in randomised(network_config("2b")).state_dict().items()}
     found = described(one_safetensors(tmp_path, state), capsys)
     assert all("fits" not in parts.values() for parts in found["configs"].values())
@@ -98,7 +98,7 @@ def test_the_configs_name_of_a_published_model(tmp_path: Path, capsys: pytest.Ca
     [(b"hello", "is not a torch file"), (b"", "a.pt"), (None, "no such file or folder")],
 )
 def test_what_is_no_weights_is_one_line(
-    content: bytes | None, message: str, tmp_path: Path, capsys: pytest.CaptureFixture
+    content: bytes | None, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if content is not None:
         (tmp_path / "a.pt").write_bytes(content)
@@ -108,7 +108,7 @@ def test_what_is_no_weights_is_one_line(
     assert said.count("\n") == 1
 
 
-def test_tensors_of_something_else(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_tensors_of_something_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_file({"lm_head.weight": torch.zeros(2)}, tmp_path / "a.safetensors")
     assert main(["weights", "inspect", str(tmp_path / "a.safetensors")]) == 1
     assert "contains 1 tensors, but no known component" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 import copy
 import functools
 import typing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def merged(model: str, rest: str) -> dict[str, Any]:
     return read([CONFIG / model, CONFIG / rest]).plain()
 
 
-def keys_of(tree: Any, path: tuple = ()) -> typing.Iterator[tuple]:
+def keys_of(tree: Any, path: tuple[Any, ...] = ()) -> typing.Iterator[tuple[Any, ...]]:
     """Every key of every mapping."""
     for name, inner in tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ():
         if isinstance(name, str):
@@ -35,7 +36,7 @@ def keys_of(tree: Any, path: tuple = ()) -> typing.Iterator[tuple]:
         yield from keys_of(inner, (*path, name))
 
 
-def at(tree: Any, path: tuple) -> Any:
+def at(tree: Any, path: tuple[Any, ...]) -> Any:
     for part in path:
         tree = tree[part]
     return tree
@@ -69,7 +70,7 @@ def slips(draw: st.DrawFn) -> tuple[dict[str, Any], str, str]:
 
 @settings(max_examples=200, deadline=None)
 @given(slips())
-def test_a_slip_in_any_key_is_refused_with_the_right_name(slip):
+def test_a_slip_in_any_key_is_refused_with_the_right_name(slip: Any):
     tree, dotted, wrong = slip
     *parents, name = dotted.split(".")
     changed = copy.deepcopy(tree)
@@ -105,7 +106,7 @@ WRONG = ["text", "1e-5", "true", 1, 1.5, True, None, [1.5], ["x"], [None], {"x":
 
 @settings(max_examples=200, deadline=None)
 @given(st.sampled_from(MODELS), st.sampled_from(["sft.yaml", "inference.yaml"]), st.data())
-def test_a_value_of_a_wrong_type_is_refused(model, rest, data):
+def test_a_value_of_a_wrong_type_is_refused(model: Any, rest: Any, data: Any):
     tree = copy.deepcopy(merged(model, rest))
     declared: dict[str, list[Any]] = {}
     for key in all_keys():
@@ -119,7 +120,7 @@ def test_a_value_of_a_wrong_type_is_refused(model, rest, data):
     assert ".".join(map(str, path)) in message_of(tree)
 
 
-def test_all_errors_at_once_each_with_its_place(write):
+def test_all_errors_at_once_each_with_its_place(write: Callable[..., Any]):
     model = write(
         "base: %s\nmodel:\n  scale_facto: 1\n  lora_train: maybe\n  sampler_config:\n    target: Sampler\n"
         "  network_config:\n    params:\n      num_layers: 0\n      patch_size: [1, 2]\n"
@@ -148,7 +149,7 @@ def test_all_errors_at_once_each_with_its_place(write):
     assert text.startswith(f"{len(caught.value.errors)} errors")
 
 
-def test_a_key_in_the_wrong_place_is_told_where_it_belongs(write):
+def test_a_key_in_the_wrong_place_is_told_where_it_belongs(write: Callable[..., Any]):
     tree = copy.deepcopy(merged("cogvideox_2b.yaml", "sft.yaml"))
     tree["model"]["num_attention_heads"] = 30
     assert "a key of this name exists in model.network_config.params" in message_of(tree)
@@ -175,7 +176,7 @@ def test_removed_and_unused_deepspeed_keys_say_why():
 @pytest.mark.parametrize(
     ("value", "accepted"), [(True, False), ({"experiment": "demo"}, True), ("x.pt", True), (None, True)]
 )
-def test_load_is_a_path_or_an_experiment(value, accepted):
+def test_load_is_a_path_or_an_experiment(value: Any, accepted: bool):
     tree = copy.deepcopy(merged("cogvideox_2b.yaml", "sft.yaml"))
     tree["args"]["load"] = value
     if accepted:
@@ -186,7 +187,7 @@ def test_load_is_a_path_or_an_experiment(value, accepted):
         )
 
 
-def test_files_that_are_not_there(write, tmp_path):
+def test_files_that_are_not_there(write: Callable[..., Any], tmp_path: Path):
     (tmp_path / "t5").mkdir()
     overrides = [
         f"model.conditioner_config.params.emb_models.0.params.model_dir={tmp_path / 't5'}",

@@ -1,6 +1,7 @@
 """Keys that contradict each other, and keys that decide over others."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,7 +94,7 @@ CONTRADICTIONS = [
 
 
 @pytest.mark.parametrize(("model", "overrides", "message"), CONTRADICTIONS)
-def test_contradictions(model, overrides, message):
+def test_contradictions(model: str, overrides: str, message: str):
     words = overrides.split()
     if "text_length=224" in overrides:
         words.append("model.conditioner_config.params.emb_models.0.params.max_length=226")
@@ -108,14 +109,14 @@ def test_the_guiders_ramp_follows_args_sampling_steps():
 
 @pytest.mark.parametrize("section", ["deepspeed", "args", "model", "data"])
 @pytest.mark.parametrize("value", ["null", "5", "[1]"])
-def test_a_section_that_is_no_mapping_is_the_only_error(section, value):
+def test_a_section_that_is_no_mapping_is_the_only_error(section: str, value: str):
     with pytest.raises(ConfigError) as caught:
         load("cogvideox_5b", f"{section}={value}", "args.global_batch_size=2" if section != "args" else "args=7")
     errors = caught.value.errors if isinstance(caught.value, ConfigErrors) else [caught.value]
     assert [error.key for error in errors] == [section]
 
 
-def test_inference_does_not_ask_for_data_that_it_does_not_read(tmp_path):
+def test_inference_does_not_ask_for_data_that_it_does_not_read(tmp_path: Path):
     size = "data.target=SFTDataset data.params.video_size=[480,720] data.params.fps=8 data.params.max_num_frames=49"
     words = [
         "args.train_data=[/nowhere/train]",
@@ -138,19 +139,19 @@ def test_inference_does_not_ask_for_data_that_it_does_not_read(tmp_path):
 
 @pytest.mark.parametrize("value", ["0", "1e-11", "-1"])
 @pytest.mark.parametrize("key", ["args.lr", "deepspeed.optimizer.params.lr"])
-def test_a_rate_that_moves_nothing_is_refused(key, value):
+def test_a_rate_that_moves_nothing_is_refused(key: str, value: str):
     with pytest.raises(ConfigError, match=r"lr: expected 1e-10 to 1, because .*rounds steps below 1e-10 away"):
         load("cogvideox_5b", f"{key}={value}")
 
 
 @pytest.mark.parametrize("value", ["[]", "null"])
-def test_training_needs_folders(value):
+def test_training_needs_folders(value: str):
     with pytest.raises(ConfigError, match=r"args\.train_data: not set; expected a list of folders with videos/"):
         load_config([CONFIG / "cogvideox_5b.yaml", CONFIG / "sft.yaml"], [f"args.train_data={value}", "args.load=null"])
 
 
 @pytest.mark.parametrize("key", ["args.train_data", "args.valid_data", "args.load"])
-def test_an_empty_path_is_not_the_working_folder(key):
+def test_an_empty_path_is_not_the_working_folder(key: str):
     value = "''" if key == "args.load" else "['']"
     with pytest.raises(ConfigError, match=rf"{key}: expected .*path.* empty.*, which would mean the current directory"):
         load("cogvideox_5b", f"{key}={value}")
@@ -253,7 +254,7 @@ def test_the_prompt_file_counts_only_with_input_type_txt():
         ),
     ],
 )
-def test_what_is_legal_but_surprising_is_remarked_on(model, overrides, remark):
+def test_what_is_legal_but_surprising_is_remarked_on(model: str, overrides: list[Any], remark: str):
     assert any(remark in notice for notice in load(model, *overrides).notices)
 
 
@@ -266,7 +267,7 @@ def test_what_is_legal_but_surprising_is_remarked_on(model, overrides, remark):
         ("cogvideox1.5_5b_i2v", ["model.image_scale_factor=1.0"], 1.0),
     ],
 )
-def test_the_image_is_scaled_as_its_family_is_sampled(model, overrides, scale):
+def test_the_image_is_scaled_as_its_family_is_sampled(model: str, overrides: list[Any], scale: float):
     assert load(model, *overrides).values["model"]["image_scale_factor"] == scale
 
 
@@ -309,7 +310,7 @@ def test_an_image_to_video_model_reads_images_from_its_prompt_file():
         ("args.load=null args.mode=finetune", "args.load: not set, so training starts from random weights"),
     ],
 )
-def test_what_will_not_happen_is_told_apart_from_what_does_no_harm(override, told):
+def test_what_will_not_happen_is_told_apart_from_what_does_no_harm(override: str, told: str):
     assert any(notice.startswith(told) for notice in load("cogvideox_5b", *override.split()).notices)
 
 
@@ -325,7 +326,7 @@ def test_samples_have_no_clean_prefix():
 
 @pytest.mark.parametrize("name", ["list.csv", "train.json"])
 @pytest.mark.parametrize("key", ["train_data", "valid_data"])
-def test_a_list_of_clips_is_refused_where_a_folder_stands(tmp_path, key, name):
+def test_a_list_of_clips_is_refused_where_a_folder_stands(tmp_path: Path, key: str, name: str):
     (tmp_path / name).write_text("path,caption\n")
     with pytest.raises(ConfigError, match=rf"args\.{key}\.0: '.*{name}' is a file; expected a folder with videos/ and"):
         load_config([CONFIG / "cogvideox_5b.yaml", CONFIG / "sft.yaml"], [f"args.{key}=[{tmp_path / name}]"])
@@ -342,7 +343,7 @@ def test_a_list_of_clips_is_refused_where_a_folder_stands(tmp_path, key, name):
         ("train_batch_size", "'auto' is not available: remove it, or set args.global_batch_size"),
     ],
 )
-def test_auto_is_to_be_left_out(key, told):
+def test_auto_is_to_be_left_out(key: str, told: str):
     with pytest.raises(ConfigError) as caught:
         load("cogvideox_5b", f"deepspeed.{key}=auto")
     assert told in str(caught.value)

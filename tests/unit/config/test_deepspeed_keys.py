@@ -3,6 +3,8 @@
 import os
 import re
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -16,13 +18,13 @@ def installed():
     return pytest.importorskip("deepspeed")
 
 
-def names_of(model) -> set[str]:
+def names_of(model: Any) -> set[str]:
     """Fields of a pydantic model, by every name that it answers to."""
     found = set(model.model_fields)
     return found | {field.alias for field in model.model_fields.values() if field.alias}
 
 
-def test_sections_know_no_key_that_deepspeed_refuses(installed):
+def test_sections_know_no_key_that_deepspeed_refuses(installed: ModuleType):
     from deepspeed.comm.config import CommsLoggerConfig
     from deepspeed.monitor.config import CSVConfig, TensorBoardConfig, WandbConfig
     from deepspeed.runtime.precision_config import DeepSpeedBF16Config, DeepSpeedFP16Config
@@ -46,10 +48,11 @@ def test_sections_know_no_key_that_deepspeed_refuses(installed):
         assert set(fields_of(schema)) <= names_of(theirs), schema.__name__
 
 
-def test_every_top_level_key_that_deepspeed_reads_is_on_our_list(installed):
+def test_every_top_level_key_that_deepspeed_reads_is_on_our_list(installed: ModuleType):
     """DeepSpeed ignores unknown top-level keys, so our list has to know them: read off the constants of its config."""
     from deepspeed.runtime import constants
 
+    assert installed.__file__ is not None
     folder = Path(installed.__file__).parent / "runtime"
     source = (folder / "config.py").read_text()
     used = set(re.findall(r"get_scalar_param\(param_dict, ([A-Z0-9_]+),", source))
@@ -61,7 +64,7 @@ def test_every_top_level_key_that_deepspeed_reads_is_on_our_list(installed):
     assert read - known == set()
 
 
-def test_removed_keys_are_refused(installed):
+def test_removed_keys_are_refused(installed: ModuleType):
     from deepspeed.runtime.config import _REMOVED_TOP_LEVEL_CONFIG_KEYS
 
     assert _REMOVED_TOP_LEVEL_CONFIG_KEYS.keys() <= ours.REFUSED.keys()

@@ -1,5 +1,7 @@
 """`${a.b}`, resolved as OmegaConf resolves it, with limits."""
 
+from typing import Any
+
 import pytest
 from omegaconf import OmegaConf
 
@@ -19,12 +21,12 @@ RESOLVED = [
 
 
 @pytest.mark.parametrize("tree", RESOLVED)
-def test_resolved_as_by_omegaconf(tree):
+def test_resolved_as_by_omegaconf(tree: dict[str, Any]):
     assert resolve(from_plain(tree)).plain() == OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
 
 
-def _doubling() -> dict:
-    tree: dict = {"a0": ["x"] * 10}
+def _doubling() -> dict[str, Any]:
+    tree: dict[str, Any] = {"a0": ["x"] * 10}
     for i in range(1, 30):
         tree[f"a{i}"] = [f"${{a{i - 1}}}"] * 10
     return tree
@@ -45,7 +47,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("tree", "message"), REFUSED.values(), ids=REFUSED.keys())
-def test_refused(tree, message):
+def test_refused(tree: dict[str, Any], message: str):
     with pytest.raises(ConfigError) as caught:
         resolve(from_plain(tree))
     assert message in str(caught.value)

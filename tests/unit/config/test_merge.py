@@ -1,5 +1,9 @@
 """Merging is OmegaConf.merge; parents come before their children; every leaf knows who set it."""
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,7 +24,7 @@ mappings = st.dictionaries(names, trees, max_size=4)
 
 @settings(max_examples=120, deadline=None)
 @given(st.lists(mappings, min_size=1, max_size=3))
-def test_merge_is_omegaconf_merge(layers):
+def test_merge_is_omegaconf_merge(layers: Any):
     try:
         expected = OmegaConf.to_container(OmegaConf.merge(*layers))
     except (OmegaConfBaseException, TypeError):
@@ -35,7 +39,7 @@ def test_merge_is_omegaconf_merge(layers):
     assert repr(found) == repr(expected)
 
 
-def test_a_mapping_over_an_interpolation(write):
+def test_a_mapping_over_an_interpolation(write: Callable[..., Any]):
     first = write("model: {a: {x: 1, y: 2}, b: '${model.a}'}", "first.yaml")
     second = write("model: {b: {y: 3}}", "second.yaml")
     expected = OmegaConf.merge(OmegaConf.load(first), OmegaConf.load(second))
@@ -43,7 +47,7 @@ def test_a_mapping_over_an_interpolation(write):
     assert read([first], ["model.b.y=3"]).plain() == OmegaConf.to_container(expected, resolve=True)
 
 
-def test_parents_are_merged_before_relative_to_the_file(write, tmp_path):
+def test_parents_are_merged_before_relative_to_the_file(write: Callable[..., Any], tmp_path: Path):
     (tmp_path / "sub").mkdir()
     write("args: {a: 1, b: 1, c: 1}", "grandparent.yaml")
     write("base: ../grandparent.yaml\nargs: {b: 2, c: 2}", "sub/parent.yaml")
@@ -53,7 +57,7 @@ def test_parents_are_merged_before_relative_to_the_file(write, tmp_path):
     assert tree.value["args"].value["b"].mark.origin.endswith("sub/parent.yaml:2")
 
 
-def test_a_parent_counts_once(write):
+def test_a_parent_counts_once(write: Callable[..., Any]):
     """Otherwise the second mention of a common parent would undo what stands between."""
     write("args: {a: 1}", "common.yaml")
     one = write("base: common.yaml\nargs: {a: 2}", "one.yaml")
@@ -77,13 +81,13 @@ def test_a_parent_counts_once(write):
         ({"a.yaml": "args: [1]", "b.yaml": "args: {a: 1}"}, "b.yaml:1:1: a mapping here, but a list at .*a.yaml:1:1"),
     ],
 )
-def test_what_cannot_be_merged(files, message, write):
+def test_what_cannot_be_merged(files: dict[str, Any], message: str, write: Callable[..., Any]):
     paths = [write(text, name) for name, text in files.items()]
     with pytest.raises(ConfigError, match=message):
         read(paths if "base" not in files["a.yaml"] else paths[:1])
 
 
-def test_all_broken_files_are_named(write):
+def test_all_broken_files_are_named(write: Callable[..., Any]):
     paths = [write("a: [", "a.yaml"), write("b: [", "b.yaml")]
     with pytest.raises(ConfigError, match=r"(?s)2 errors.*a\.yaml.*b\.yaml"):
         read(paths)

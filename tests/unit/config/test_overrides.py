@@ -1,5 +1,7 @@
 """The command line: what is a number, what is text, and which key is meant."""
 
+from typing import Any
+
 import pytest
 
 from cogtune.config.errors import ConfigError
@@ -46,7 +48,7 @@ VALUES = {
 
 
 @pytest.mark.parametrize(("text", "value"), VALUES.items())
-def test_values(text, value):
+def test_values(text: str, value: Any):
     node = typed(text)
     assert repr(node.plain()) == repr(value)
     assert str(node.mark) == "command line"
@@ -70,7 +72,7 @@ WORDS = {
 
 
 @pytest.mark.parametrize(("words", "expected"), WORDS.items())
-def test_words(words, expected):
+def test_words(words: str, expected: list[Any]):
     found = parse_overrides(words.split(" "))
     assert [(".".join(each.path), each.node.plain()) for each in found] == expected
 
@@ -88,7 +90,7 @@ def test_words(words, expected):
         ("model..a=1", "expected key=value with a dotted key"),
     ],
 )
-def test_words_that_mean_nothing(word, message):
+def test_words_that_mean_nothing(word: str, message: str):
     with pytest.raises(ConfigError) as caught:
         parse_overrides(word.split(" "))
     assert message in str(caught.value)

@@ -169,7 +169,9 @@ LORA, PREFIXES = "model.lora_train", "model.not_trainable_prefixes"
         ({}, [f"{LORA}=true", f"{PREFIXES}=[x]"], None, 0),
     ],
 )
-def test_lora_train_is_lora_mode(tmp_path: Path, files: dict, words: list[str], expected: Any, notices: int) -> None:
+def test_lora_train_is_lora_mode(
+    tmp_path: Path, files: dict[str, Any], words: list[str], expected: Any, notices: int
+) -> None:
     adapters = {"model.network_config.params.modules.lora_config": {"target": "Lora", "params": {"r": 128}}}
     if expected is None:
         with pytest.raises(ConfigError, match=r"not_trainable_prefixes: \['x'\], but model\.lora_train is true"):

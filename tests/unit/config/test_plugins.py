@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,7 +48,7 @@ class NoSampler:
 
 
 @pytest.fixture
-def package(tmp_path, monkeypatch):
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A listed package, of another name in each test since Python keeps what it imported."""
     name = f"plugged_{tmp_path.name}".replace("-", "_")
     (tmp_path / f"{name}.py").write_text(EXAMPLE + MORE)
@@ -57,19 +58,19 @@ def package(tmp_path, monkeypatch):
     return name
 
 
-def load(package, target, *overrides):
+def load(package: Any, target: Any, *overrides: Any):
     words = [f"model.sampler_config.target={package}.{target}", *overrides]
     return load_config(BASE, words, check_files=False).values["model"]["sampler_config"]
 
 
-def test_params_of_a_dataclass_and_of_a_plain_signature(package):
+def test_params_of_a_dataclass_and_of_a_plain_signature(package: str):
     node = load(package, "EtaSampler", "model.sampler_config.params.eta=0.5")
     assert node["params"]["eta"] == 0.5
     assert node["params"]["guider_config"]["target"] == "DynamicCFG"  # canonical, as below cogtune's own
     assert cogtune.build(node).eta == 0.5
 
 
-def test_a_plain_class_gets_its_params_by_keyword(package, tmp_path):
+def test_a_plain_class_gets_its_params_by_keyword(package: str, tmp_path: Path):
     file = tmp_path / "sampler.yaml"
     file.write_text(
         f"""model:
@@ -97,7 +98,7 @@ def test_a_plain_class_gets_its_params_by_keyword(package, tmp_path):
     assert (made.num_steps, made.strength, made.anything, made.guider.params.scale) == (5, 1.0, [1, {"a": "b"}], 3)
 
 
-def test_a_sampler_without_a_guider_samples_unguided_too(package):
+def test_a_sampler_without_a_guider_samples_unguided_too(package: str):
     node = {"target": f"{package}.Bare", "params": {"num_steps": 5}}
     found = samplers(node, steps=3)
     assert (found[True].num_steps, found[False].num_steps) == (3, 3)
@@ -116,7 +117,7 @@ def test_a_sampler_without_a_guider_samples_unguided_too(package):
         ("Missing", [], "cannot be imported: AttributeError"),
     ],
 )
-def test_what_does_not_fit_is_refused(package, target, overrides, message):
+def test_what_does_not_fit_is_refused(package: str, target: str, overrides: list[Any], message: str):
     with pytest.raises(ConfigError) as caught:
         load(package, target, *overrides)
     assert message in str(caught.value)
@@ -125,7 +126,7 @@ def test_what_does_not_fit_is_refused(package, target, overrides, message):
 @pytest.mark.parametrize(
     "line", ["import sys; sys.exit(0)", "raise BaseException('odd')", "import os; exit()", "1 / 0"]
 )
-def test_a_plugin_that_ends_the_process_is_refused(package, tmp_path, line):
+def test_a_plugin_that_ends_the_process_is_refused(package: str, tmp_path: Path, line: str):
     name = f"{package}_ends"
     (tmp_path / f"{name}.py").write_text(line)
     plugins.allow_plugins([name], tmp_path)
@@ -133,7 +134,7 @@ def test_a_plugin_that_ends_the_process_is_refused(package, tmp_path, line):
         load(name, "Sampler")
 
 
-def test_an_unlisted_package_is_never_imported(tmp_path):
+def test_an_unlisted_package_is_never_imported(tmp_path: Path):
     (tmp_path / "unlisted.py").write_text("raise SystemExit('imported')")
     program = f"""
 import sys
@@ -152,7 +153,7 @@ except ConfigError as error:
 
 
 @pytest.mark.parametrize("name", ["os", "subprocess", "cogtune", "a.b", "a b", "", "nowhere_to_be_found"])
-def test_names_that_cannot_be_listed(name, tmp_path, monkeypatch):
+def test_names_that_cannot_be_listed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(plugins, "_LISTED", {})
     monkeypatch.setattr(sys, "path", list(sys.path))
     with pytest.raises(ConfigError, match="plugins"):

@@ -7,12 +7,12 @@ import pytest
 
 from cogtune.config.build import build, params_of
 from cogtune.config.errors import ConfigError
-from cogtune.config.registry import ENTRIES, UNAVAILABLE, canonical, find
+from cogtune.config.registry import ENTRIES, UNAVAILABLE, Entry, canonical, find
 from cogtune.config.schema.common import fields_of
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
-def test_every_entry(entry):
+def test_every_entry(entry: Entry):
     for name in (entry.name, *entry.aliases):
         assert canonical(name) == entry.name
     assert dataclasses.is_dataclass(entry.schema)
@@ -37,7 +37,7 @@ def test_names_are_unique():
         ("", "unknown target ''"),
     ],
 )
-def test_unknown_targets(target, message):
+def test_unknown_targets(target: str, message: str):
     with pytest.raises(ConfigError, match=message):
         canonical(target)
     assert target not in sys.modules

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -45,7 +46,7 @@ def package(tmp_path_factory: pytest.TempPathFactory):
     sys.modules.pop(PACKAGE, None)
 
 
-def load(tree: dict, folder: Path, *overrides: str, files: bool = False) -> Config:
+def load(tree: dict[str, Any], folder: Path, *overrides: str, files: bool = False) -> Config:
     file = folder / "config.yaml"
     file.write_text(yaml.safe_dump(tree, sort_keys=False))
     return load_config(file, overrides, check_files=files)
@@ -56,7 +57,7 @@ def test_every_role_has_a_place_in_the_config_of_these_tests() -> None:
 
 
 @pytest.mark.parametrize("role", sorted(all_roles()))
-def test_a_class_of_ones_own_is_taken_or_refused(package, role) -> None:
+def test_a_class_of_ones_own_is_taken_or_refused(package: Path, role: str) -> None:
     tree = tiny()
     plug(tree, role)
     if role in NOT_PLUGGED:
@@ -79,14 +80,14 @@ def test_no_plugin_is_taken_where_nothing_would_build_it() -> None:
 
 
 @pytest.mark.parametrize(("key", "role"), IGNORED)
-def test_a_target_of_upstream_is_accepted_where_nothing_builds_it(package, key, role) -> None:
+def test_a_target_of_upstream_is_accepted_where_nothing_builds_it(package: Path, key: str, role: str) -> None:
     tree = tiny()
     at(tree, by_role()[role][0])["target"] = "sgm.modules.of_upstream.Anything"
     assert any(": ignored: " in line and key.split(".")[-1] in line for line in load(tree, package).notices)
 
 
 @pytest.mark.parametrize("role", sorted(all_roles() - set(NOT_PLUGGED)))
-def test_a_stage_that_gets_the_class_gets_its_params_and_its_package(package, role) -> None:
+def test_a_stage_that_gets_the_class_gets_its_params_and_its_package(package: Path, role: str) -> None:
     """Else it would be built with defaults, or its source would not count."""
     tree = tiny()
     plug(tree, role)
@@ -109,7 +110,7 @@ def test_a_stage_that_gets_the_class_gets_its_params_and_its_package(package, ro
 
 
 @pytest.mark.parametrize("role", [*DERIVED, "optimizer"])
-def test_a_class_with_the_right_methods_alone_is_refused_where_more_is_needed(package, role) -> None:
+def test_a_class_with_the_right_methods_alone_is_refused_where_more_is_needed(package: Path, role: str) -> None:
     tree = tiny()
     plug(tree, role)
     for path in by_role()[role]:
@@ -120,7 +121,7 @@ def test_a_class_with_the_right_methods_alone_is_refused_where_more_is_needed(pa
         load(tree, package)
 
 
-def test_weights_are_held_against_a_network_with_parts_of_ones_own(package) -> None:
+def test_weights_are_held_against_a_network_with_parts_of_ones_own(package: Path) -> None:
     """This crashed the check as soon as args.load was set."""
     tree = tiny()
     network = cogtune.build(load(tree, package).values["model"]["network_config"])
@@ -139,7 +140,7 @@ def test_weights_are_held_against_a_network_with_parts_of_ones_own(package) -> N
         load(tree, package, "model.network_config.params.hidden_size=64", files=True)
 
 
-def test_what_holds_for_cogtunes_class_holds_for_one_that_derives_from_it(package) -> None:
+def test_what_holds_for_cogtunes_class_holds_for_one_that_derives_from_it(package: Path) -> None:
     tree = tiny()
     plug(tree, "positions")
     assert kind(f"{PACKAGE}.Positions") == "Basic3DPositionEmbedding"

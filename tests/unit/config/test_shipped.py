@@ -26,30 +26,30 @@ def load(folder: Path, model: str, rest: str = "sft", *overrides: str):
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_ours_are_accepted_without_a_key_that_has_no_effect(model):
+def test_ours_are_accepted_without_a_key_that_has_no_effect(model: str):
     assert not [notice for notice in load(CONFIG, model).notices if ": ignored: " in notice]
 
 
 @pytest.mark.parametrize("model", [model for model in MODELS if model.startswith("cogvideox1.5")])
-def test_ours_sample(model):
+def test_ours_sample(model: str):
     assert load(CONFIG, model, "inference").values["data"]["params"]["max_num_frames"] == 81
 
 
 @pytest.mark.parametrize("model", ["cogvideox_2b", "cogvideox_5b", "cogvideox1.5_5b"])
-def test_variants_are_overlays(model):
+def test_variants_are_overlays(model: str):
     short = load(CONFIG, f"{model}_lora")
     long = load_config([CONFIG / f"{name}.yaml" for name in (model, "lora", "sft")], check_files=False)
     assert short.values == long.values
 
 
 @pytest.mark.parametrize("model", UPSTREAM_MODELS)
-def test_ours_hold_upstreams_values(model):
+def test_ours_hold_upstreams_values(model: str):
     changed = {line.partition(":")[0] for line in diff(load(UPSTREAM, model), load(CONFIG, model))}
     assert changed == OURS
 
 
 @pytest.mark.parametrize("model", UPSTREAM_MODELS)
-def test_upstreams_training_files_are_accepted_unmodified(model):
+def test_upstreams_training_files_are_accepted_unmodified(model: str):
     config = load(UPSTREAM, model, "sft", "args.load=weights")
     misplaced = [notice for notice in config.notices if notice.startswith("deepspeed.loss_scale")]
     assert len(misplaced) == 1
@@ -58,7 +58,7 @@ def test_upstreams_training_files_are_accepted_unmodified(model):
 
 
 @pytest.mark.parametrize("model", UPSTREAM_MODELS)
-def test_upstreams_sampling_file_is_accepted_or_refused_for_a_true_reason(model):
+def test_upstreams_sampling_file_is_accepted_or_refused_for_a_true_reason(model: str):
     """inference.yaml asks for 1.5's size; models with a fixed grid of 480x720 cannot sample it."""
     if (model.startswith("cogvideox_5b") and "i2v" not in model) or model.startswith("cogvideox1.5"):
         assert load(UPSTREAM, model, "inference").values["data"]["params"]["video_size"] == [768, 1360]

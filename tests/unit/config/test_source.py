@@ -1,6 +1,9 @@
 """YAML is read safely, and every key knows where it stands."""
 
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -33,7 +36,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize(("text", "message"), HOSTILE.values(), ids=HOSTILE.keys())
-def test_hostile_input_is_refused_quickly(text, message, write):
+def test_hostile_input_is_refused_quickly(text: str, message: str, write: Callable[..., Any]):
     start = time.process_time()
     with pytest.raises(ConfigError, match=r"a\.yaml") as caught:
         load_tree(write(text))
@@ -41,7 +44,7 @@ def test_hostile_input_is_refused_quickly(text, message, write):
     assert time.process_time() - start < 1
 
 
-def test_files_that_are_no_text(tmp_path):
+def test_files_that_are_no_text(tmp_path: Path):
     path = tmp_path / "a.yaml"
     path.write_bytes(b"a: 1\nb: \xff\xfe\n")
     with pytest.raises(ConfigError, match=r"a\.yaml:2:1: is not UTF-8"):
@@ -55,7 +58,7 @@ def test_files_that_are_no_text(tmp_path):
         load_tree(tmp_path)
 
 
-def test_empty_files_and_byte_order_marks(write):
+def test_empty_files_and_byte_order_marks(write: Callable[..., Any]):
     assert load_yaml(write("")) == {}
     assert load_yaml(write("# nothing\n")) == {}
     assert load_yaml(write("\ufeffa: 1\n")) == {"a": 1}
@@ -86,12 +89,12 @@ u: 1e5_0
 """
 
 
-def test_scalars_are_read_as_omegaconf_reads_them(write):
+def test_scalars_are_read_as_omegaconf_reads_them(write: Callable[..., Any]):
     path = write(SCALARS)
     assert repr(load_yaml(path)) == repr(OmegaConf.to_container(OmegaConf.load(path)))
 
 
-def test_anchors_and_merge_keys(write):
+def test_anchors_and_merge_keys(write: Callable[..., Any]):
     path = write("a: &a {x: 1, y: 2}\nb: &b {y: 3, z: 4}\nc: {<<: *a, y: 9}\nd:\n  <<: [*a, *b]\n  w: 5\ne: *a\n")
     assert load_yaml(path) == OmegaConf.to_container(OmegaConf.load(path))
 
@@ -105,7 +108,7 @@ def test_every_key_knows_its_place():
     assert model.value["scale_factor"].mark.origin == "m.yaml:2"
 
 
-def test_a_large_honest_file_loads_soon(write):
+def test_a_large_honest_file_loads_soon(write: Callable[..., Any]):
     path = write("".join(f"key_{i}: {{a: {i}, b: [1, 2, 3]}}\n" for i in range(3_000)))
     start = time.process_time()
     found = load_yaml(path)
@@ -114,14 +117,14 @@ def test_a_large_honest_file_loads_soon(write):
     assert found["key_7"] == yaml.safe_load("{a: 7, b: [1, 2, 3]}")
 
 
-def test_too_many_values_without_an_alias_are_not_blamed_on_aliases(tmp_path):
+def test_too_many_values_without_an_alias_are_not_blamed_on_aliases(tmp_path: Path):
     path = tmp_path / "many.yaml"
     path.write_text("args:\n" + "".join(f"  k{i}: 1\n" for i in range(20_001)))
     with pytest.raises(ConfigError, match="it has more than 20,000 values; is this a config"):
         load_tree(path)
 
 
-def test_a_tab_is_named(tmp_path):
+def test_a_tab_is_named(tmp_path: Path):
     path = tmp_path / "tab.yaml"
     path.write_text("args:\n\tseed: 1\n")
     with pytest.raises(ConfigError, match=r"tab\.yaml:2:1: invalid YAML: tab character; indent with spaces"):

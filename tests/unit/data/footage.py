@@ -2,13 +2,14 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import imageio.v3 as iio
 import numpy as np
 
 
 def write_video(
-    path: Path, frames: int = 24, fps: float = 8, size: tuple[int, int] = (32, 48), seed: int = 0, **more
+    path: Path, frames: int = 24, fps: float = 8, size: tuple[int, int] = (32, 48), seed: int = 0, **more: Any
 ) -> Path:
     """A moving pattern; frame t is brighter than frame t - 1 in a square, so that frames can be told apart."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -25,7 +26,7 @@ def write_video(
     return path
 
 
-def brightness(index):
+def brightness(index: Any):
     """What the square of frame ``index`` shows, give or take a few levels; distinct for 50 frames."""
     return 5 * (index % 50)
 

@@ -4,6 +4,7 @@ import os
 import stat
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -235,7 +236,7 @@ def test_fingerprint_is_the_digest_of_what_it_says(tmp_path: Path) -> None:
 
     roots = {"valid": [tmp_path / "b", tmp_path / "a"], "train": [tmp_path / "a"]}
 
-    def row(video: Listed) -> list:
+    def row(video: Listed) -> list[Any]:
         if video.refused is not None:
             return [video.name, video.refused, None, None, None]
         return [video.name, None, stamp(video.path), stamp(video.label), video.target or None]

@@ -5,6 +5,7 @@ import json
 import os
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from tests.unit.data.strangers import Maker, outside_of
 PATIENCE_SECONDS = 300
 
 
-def scanned(base: Path, roots: list[Path], follow: bool) -> tuple[list, list[dict], dict]:
+def scanned(base: Path, roots: list[Path], follow: bool) -> tuple[list[Any], list[dict[str, Any]], dict[str, Any]]:
     """(manifest, rejects, receipt) of the stage over ``roots``."""
     values = {
         "args": {"max_reject_share": 1.0, "train_data": list(map(str, roots))},

@@ -1,5 +1,7 @@
 """What the demo's scripts write, in small."""
 
+from pathlib import Path
+
 import imageio.v3 as iio
 import make_data
 import numpy as np
@@ -11,7 +13,7 @@ from torch.nn import functional as F
 from train_vae import orthogonal
 
 
-def test_a_clip_is_written_the_same_twice_and_is_the_window(tmp_path) -> None:
+def test_a_clip_is_written_the_same_twice_and_is_the_window(tmp_path: Path) -> None:
     _, window, _ = CLIPS["clips"][-1]
     paths = [tmp_path / "a" / "clip.mp4", tmp_path / "b" / "clip.mp4"]
     for path in paths:
@@ -24,7 +26,7 @@ def test_a_clip_is_written_the_same_twice_and_is_the_window(tmp_path) -> None:
     assert (written[0] - clip_pixels(window)[:, 0]).abs().mean() < 6, "grey levels"
 
 
-def test_t5_tells_the_captions_apart_and_holds_them_all(tmp_path) -> None:
+def test_t5_tells_the_captions_apart_and_holds_them_all(tmp_path: Path) -> None:
     from transformers import AutoTokenizer, T5EncoderModel
 
     captions = [caption for clips in CLIPS.values() for _, _, caption in clips]
@@ -42,7 +44,9 @@ def test_t5_tells_the_captions_apart_and_holds_them_all(tmp_path) -> None:
     assert distances[~torch.eye(len(captions), dtype=torch.bool)].min() > 0.5
 
 
-def test_nothing_is_made_twice(tmp_path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+def test_nothing_is_made_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(make_data, "TARGET", tmp_path)
     (tmp_path / ".made-from").write_text(make_data.digest())
     make_data.main()

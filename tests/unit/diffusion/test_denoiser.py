@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 
@@ -17,7 +19,7 @@ def test_recovers_the_clean_latent_from_the_true_v() -> None:
     a5, s5 = a.view(-1, 1, 1, 1, 1), (1 - a**2).sqrt().view(-1, 1, 1, 1, 1)
     seen = {}
 
-    def network(x, timesteps, context, ofs):
+    def network(x: Any, timesteps: Any, context: Any, ofs: Any):
         seen.update(x=x, timesteps=timesteps, context=context, ofs=ofs)
         return a5 * eps - s5 * x0
 
@@ -43,7 +45,7 @@ def test_condition_channels_follow_the_noise_and_serve_a_guided_batch() -> None:
     x, concat = torch.zeros(SHAPE), torch.ones(1, 3, 2, 2, 2)
     widths = []
 
-    def network(x, *_, **__):
+    def network(x: Any, *_, **__: Any):
         widths.append(x)
         return x[:, :, :4]
 
@@ -55,7 +57,7 @@ def test_condition_channels_follow_the_noise_and_serve_a_guided_batch() -> None:
 
 
 @pytest.mark.parametrize("params", [{"quantize_c_noise": True}, {"do_append_zero": True}, {"flip": False}])
-def test_refuses_what_would_number_levels_wrongly(params: dict) -> None:
+def test_refuses_what_would_number_levels_wrongly(params: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=next(iter(params))):
         build(denoiser(**params))
 

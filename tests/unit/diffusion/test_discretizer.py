@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -31,7 +33,7 @@ def naive_table(n: int, shift: float = 1.0, keep_start: bool = False, post_shift
     "params",
     [{}, {"shift_scale": 3.0}, {"shift_scale": 3.0, "keep_start": True}, {"shift_scale": 3.0, "post_shift": True}],
 )
-def test_equals_the_definition(n: int, params: dict) -> None:
+def test_equals_the_definition(n: int, params: dict[str, Any]) -> None:
     renamed = {"shift" if key == "shift_scale" else key: value for key, value in params.items()}
     table = build(discretization(**params))(n, flip=True)
     assert table.dtype == torch.float64

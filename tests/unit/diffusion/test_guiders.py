@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from cogtune.config.build import build
@@ -38,6 +40,6 @@ def test_constant_and_none() -> None:
         ({"dyn_thresh_config": {"target": "sgm.x.Clip"}}, "dyn_thresh_config"),
     ],
 )
-def test_refusals(params: dict, message: str) -> None:
+def test_refusals(params: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         build(guider("DynamicCFG", **({"scale": 6, "exp": 5, "num_steps": 50} | params)))

@@ -1,6 +1,7 @@
 """The image condition: where it stands, how it is scaled, and how much noise training puts on it."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -48,7 +49,7 @@ def test_a_network_gets_noise_channels_first() -> None:
     x0, noise, latent = torch.randn(2, 3, 4, 2, 3), torch.randn(2, 3, 4, 2, 3), torch.randn(2, 4, 2, 3)
     seen = []
 
-    def network(x, *_, **__):
+    def network(x: Any, *_, **__: Any):
         seen.append(x)
         return x[:, :, :4]
 

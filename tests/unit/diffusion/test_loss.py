@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 
@@ -13,7 +15,7 @@ def sample() -> tuple[torch.Tensor, ...]:
     return torch.randn(SHAPE), torch.randn(SHAPE), torch.tensor([0, 500, 999]), torch.randn(SHAPE)
 
 
-def upstream_l2(x0, noise, index, v_hat, cap: float | None = None) -> torch.Tensor:
+def upstream_l2(x0: Any, noise: Any, index: Any, v_hat: Any, cap: float | None = None) -> torch.Tensor:
     """min(1/(1 - a^2), cap) times the error of x_0, in float64, as upstream writes it."""
     a = build(discretization())(1000, flip=True)[index].view(-1, 1, 1, 1, 1)
     s = (1 - a**2).sqrt()
@@ -38,7 +40,7 @@ def test_is_zero_for_the_true_v_and_noises_as_told() -> None:
     a = build(discretization())(1000, flip=True)[index].float().view(-1, 1, 1, 1, 1)
     s = (1 - a**2).sqrt()
 
-    def network(x_t, timesteps, context, ofs):
+    def network(x_t: Any, timesteps: Any, context: Any, ofs: Any):
         torch.testing.assert_close(x_t, a * x0 + s * noise)
         assert torch.equal(timesteps, index)
         return a * noise - s * x0
@@ -78,7 +80,7 @@ def test_image_condition_and_ofs_reach_the_network() -> None:
     x0, noise, index, v_hat = sample()
     concat = torch.full((3, 2, 1, 2, 3), 7.0)
 
-    def network(x_t, timesteps, context, ofs):
+    def network(x_t: Any, timesteps: Any, context: Any, ofs: Any):
         assert (x_t[:, :, 4:] == 7).all()
         assert x_t.shape[2] == 5
         assert ofs == 2.0

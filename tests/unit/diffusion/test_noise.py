@@ -1,9 +1,11 @@
+from typing import Any
+
 import torch
 
 from cogtune.diffusion.noise import generator, noise_source, normal, uniform
 
 
-def draw(*keys) -> float:
+def draw(*keys: Any) -> float:
     return float(torch.rand((), generator=generator(*keys)))
 
 

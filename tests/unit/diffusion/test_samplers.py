@@ -1,6 +1,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
@@ -41,7 +42,7 @@ class Walk:
     prefix: int = 0
     sdedit: bool = False
 
-    def node(self, kind: str, guider_config: dict | None) -> dict:
+    def node(self, kind: str, guider_config: dict[str, Any] | None) -> dict[str, Any]:
         table = {"discretization_config": discretization(shift_scale=self.shift), "guider_config": guider_config}
         return sampler(kind, self.n, **table, fixed_frames=self.prefix, sdedit=self.sdedit)
 

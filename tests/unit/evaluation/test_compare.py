@@ -2,12 +2,14 @@
 
 import csv
 import io
+from pathlib import Path
+from typing import Any
 
 from cogtune.evaluation.report.compare import Member, as_csv, render
 from cogtune.evaluation.report.report_data import LossPoint, ReportRow, ReportVideo
 
 
-def member(name, value, psnr, tmp_path, caption="a <b>wave</b>"):
+def member(name: str, value: Any, psnr: Any, tmp_path: Path, caption: Any = "a <b>wave</b>"):
     video = tmp_path / f"{name}.mp4"
     video.write_bytes(b"video of " + name.encode())
     return Member(
@@ -25,7 +27,7 @@ def member(name, value, psnr, tmp_path, caption="a <b>wave</b>"):
     )
 
 
-def test_page(tmp_path):
+def test_page(tmp_path: Path):
     members = [member("s-lr_1", 1e-4, 10.0, tmp_path), member("s-lr_2", 1e-2, 20.0, tmp_path)]
     page = render("s<script>", members)
     assert "<script" not in page
@@ -37,7 +39,7 @@ def test_page(tmp_path):
     assert "<svg" in page
 
 
-def test_words_in_place_of_numbers_and_nothing_measured(tmp_path):
+def test_words_in_place_of_numbers_and_nothing_measured(tmp_path: Path):
     bare = [
         Member(f"s-{word}", {"args.lr_decay_style": word}, {}, {}, [LossPoint(1, 0.0)], [], []) for word in ("a", "b")
     ]
@@ -46,7 +48,7 @@ def test_words_in_place_of_numbers_and_nothing_measured(tmp_path):
     assert "The same captions" not in page
 
 
-def test_csv_has_every_figure_of_every_member(tmp_path):
+def test_csv_has_every_figure_of_every_member(tmp_path: Path):
     members = [member("s-1", "a,b", 10.0, tmp_path), member("s-2", 2, 20.0, tmp_path)]
     rows = list(csv.DictReader(io.StringIO(as_csv(members))))
     assert [row["experiment"] for row in rows] == ["s-1", "s-2"]

@@ -12,7 +12,7 @@ def video(seed: int, frames: int = 3) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("difference", [1, 5, 20])
-def test_psnr_of_a_constant_error(difference):
+def test_psnr_of_a_constant_error(difference: int):
     dark = torch.full((3, 3, 16, 24), 100, dtype=torch.uint8)
     assert metrics.psnr_db(dark + difference, dark) == pytest.approx(20 * math.log10(255 / difference), abs=1e-5)
 
@@ -30,7 +30,7 @@ def test_distances_are_exact_sums_of_squares():
     assert metrics.squared_distances([], clip).tolist() == []
 
 
-def test_distances_of_more_than_one_chunk(monkeypatch):
+def test_distances_of_more_than_one_chunk(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(metrics, "_CHUNK", 1000)
     assert metrics.squared_distances([video(1)], video(2)).item() == (video(1).long() - video(2).long()).square().sum()
 

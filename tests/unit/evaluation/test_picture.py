@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def run(folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_only_clips_that_may_be_shown(tmp_path):
+def test_only_clips_that_may_be_shown(tmp_path: Path):
     done = run(results(tmp_path, ["bbb-one", "phone", "bbb-two"]))
     assert done.returncode == 0, done.stderr
     assert "2 clips" in done.stdout
@@ -41,7 +42,7 @@ def test_only_clips_that_may_be_shown(tmp_path):
 
 
 @pytest.mark.parametrize("names", [None, ["phone"]])
-def test_nothing_to_show(tmp_path, names):
+def test_nothing_to_show(tmp_path: Path, names: list[Any] | None):
     if names is not None:
         results(tmp_path, names)
     done = run(tmp_path)

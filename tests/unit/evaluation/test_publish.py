@@ -7,11 +7,11 @@ from cogtune.errors import UserError
 from cogtune.evaluation.report.publish import publish, to_json
 
 
-def published(folder):
+def published(folder: Path):
     return [path.name for path in folder.glob(".published-*")]
 
 
-def test_a_then_b_then_a_shows_a(tmp_path):
+def test_a_then_b_then_a_shows_a(tmp_path: Path):
     results, store = tmp_path / "results" / "demo", tmp_path / "store"
     for name in ("A", "B", "A"):
         (store / "export" / name).mkdir(parents=True, exist_ok=True)
@@ -21,7 +21,7 @@ def test_a_then_b_then_a_shows_a(tmp_path):
         assert (results / "export").resolve() == (store / "export" / name).resolve()
 
 
-def test_links_survive_a_move_of_results_and_store_together(tmp_path):
+def test_links_survive_a_move_of_results_and_store_together(tmp_path: Path):
     here = tmp_path / "here"
     (here / "store" / "export" / "k").mkdir(parents=True)
     publish(here / "results" / "demo", "k", {"report.html": ""}, {"export": here / "store" / "export" / "k"})
@@ -29,7 +29,7 @@ def test_links_survive_a_move_of_results_and_store_together(tmp_path):
     assert (there / "results" / "demo" / "export").is_dir()
 
 
-def test_no_marker_stands_when_publishing_fails(tmp_path):
+def test_no_marker_stands_when_publishing_fails(tmp_path: Path):
     publish(tmp_path, "A", {"report.html": "A"}, {})
     (tmp_path / "export").mkdir()
     with pytest.raises(UserError, match="export: a real folder stands"):

@@ -1,7 +1,10 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,14 +45,14 @@ class Page(HTMLParser):
         self.handlers: list[str] = []
         self.feed(html)
 
-    def handle_starttag(self, tag, attrs):
+    def handle_starttag(self, tag: Any, attrs: Any):
         self.tags.append(tag)
         self.loaded += [value or "" for name, value in attrs if name in MAY_LOAD]
         self.handlers += [name for name, _ in attrs if name.startswith("on")]
 
 
 @pytest.fixture
-def report(tmp_path):
+def report(tmp_path: Path):
     video = tmp_path / "v.mp4"
     video.write_bytes(b"not really a video")
     shown = [ReportVideo("Training clip", video), ReportVideo("After training", video, 8.5, False, HOSTILE)]
@@ -83,13 +86,13 @@ def report(tmp_path):
     )
 
 
-def test_every_string_is_escaped(report):
+def test_every_string_is_escaped(report: ReportData):
     found = Page(page.render(report))
     assert not {"script", "img", "iframe", "object", "link"} & set(found.tags)
     assert not found.handlers
 
 
-def test_nothing_is_loaded_from_elsewhere(report):
+def test_nothing_is_loaded_from_elsewhere(report: ReportData):
     html = page.render(report)
     assert [uri for uri in Page(html).loaded if not uri.startswith(("data:video/mp4;base64,", "#"))] == []
     style = "".join(re.findall(r"<style>(.*?)</style>", html, re.DOTALL)) + "".join(
@@ -100,7 +103,7 @@ def test_nothing_is_loaded_from_elsewhere(report):
     assert "default-src 'none'" in html
 
 
-def test_the_page_says_what_was_found(report):
+def test_the_page_says_what_was_found(report: ReportData):
     html = page.render(report)
     assert "After training, 16 of 16 samples are nearest to their own clip; before: 1 of 16." in html
     assert html.count("<video") == 2
@@ -113,16 +116,16 @@ def test_the_page_says_what_was_found(report):
     assert cells == ["1,234 MB", "0", "2.3e-06", "0.25 MB", "0", "–"]
 
 
-def test_a_page_of_prompts_without_clips(report):
+def test_a_page_of_prompts_without_clips(report: ReportData):
     bare = ReportData("p", {"samples.count": 2}, {}, [], [], [], DataFacts(), [], [], "", {})
     html = page.render(bare)
     assert "Samples of your own prompts" in html
     assert "Is it the training" not in html
 
 
-def test_videos_beyond_the_budget_are_counted(report, monkeypatch):
+def test_videos_beyond_the_budget_are_counted(report: ReportData, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(page, "MOST_VIDEO_BYTES", 40)
-    many = ReportData(**(vars(report) | {"strips": report.strips * 5}))
+    many = replace(report, strips=report.strips * 5)
     html = page.render(many)
     assert html.count("<video") == 2
     assert "4 more captions were sampled" in html
@@ -142,7 +145,7 @@ def test_rows_only_for_what_was_measured():
         (8, 0.75, 0.125, "After training, 6 of 8 samples are nearest to their own clip; before: 1 of 8."),
     ],
 )
-def test_headline(count, accuracy, base, expected):
+def test_headline(count: int, accuracy: float, base: float | None, expected: str):
     metrics = {"samples.count": count, "samples.retrieval_accuracy": accuracy}
     if base is not None:
         metrics["samples.retrieval_accuracy_base"] = base
@@ -166,11 +169,11 @@ def test_thinning_keeps_both_ends():
     ("seconds", "text"),
     [(0.42, "0.4 s"), (12.2, "12 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")],
 )
-def test_duration(seconds, text):
+def test_duration(seconds: float | int, text: str):
     assert plots.duration(seconds) == text
 
 
-def test_plots_leave_matplotlib_as_it_was(report):
+def test_plots_leave_matplotlib_as_it_was(report: ReportData):
     import matplotlib
 
     before = dict(matplotlib.rcParams)

@@ -1,4 +1,5 @@
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -135,6 +136,6 @@ def test_contexts_and_timesteps_that_do_not_fit() -> None:
         {"input_time": "add"},
     ],
 )
-def test_switches_that_no_published_model_has(params: dict) -> None:
+def test_switches_that_no_published_model_has(params: dict[str, Any]) -> None:
     with pytest.raises(Exception, match=next(iter(params))):
         build(network_config("2b", **params))

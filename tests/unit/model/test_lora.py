@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 
@@ -59,7 +61,7 @@ def test_layer_range() -> None:
 
 
 @pytest.mark.parametrize("params", [{"r": 0}, {"r": 4, "qlora": True}])
-def test_refusals(params: dict) -> None:
+def test_refusals(params: dict[str, Any]) -> None:
     with pytest.raises(Exception, match=list(params)[-1]):
         build(network_config("5b", lora=params))
 

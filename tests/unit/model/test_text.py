@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def node(folder: Path, length: int = LENGTH) -> dict:
+def node(folder: Path, length: int = LENGTH) -> dict[str, Any]:
     return {
         "target": "sgm.modules.encoders.modules.FrozenT5Embedder",
         "params": {"model_dir": str(folder), "max_length": length},

@@ -1,5 +1,8 @@
 """The 3D causal VAE by its properties; that its numbers are upstream's is shown in tests/parity/test_vae.py."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,7 +16,7 @@ from cogtune.model.vae.regularizer import DiagonalGaussian
 CODER = {"ch": 4, "ch_mult": [1, 2, 2, 3], "num_res_blocks": 1, "z_channels": 3, "num_groups": 2}
 
 
-def make_vae(**more) -> VideoAutoencoder:
+def make_vae(**more: Any) -> VideoAutoencoder:
     torch.manual_seed(0)
     coders = {f"{part.lower()}_config": {"target": f"{part}3D", "params": CODER} for part in ("Encoder", "Decoder")}
     return build({"target": "VideoAutoencoder", "params": coders | more})  # pyright: ignore[reportReturnType]
@@ -102,7 +105,9 @@ def test_pixels_depend_on_no_later_latent(vae_without_statistics: VideoAutoencod
 
 @pytest.mark.parametrize("latents", [1, 2, 3, 4, 6, 7])
 @torch.no_grad()
-def test_chunks_differ_from_the_whole_in_statistics_only(vae_without_statistics, latents: int) -> None:
+def test_chunks_differ_from_the_whole_in_statistics_only(
+    vae_without_statistics: VideoAutoencoder, latents: int
+) -> None:
     latent = torch.randn(1, 3, latents, 2, 2)
     assert_same(vae_without_statistics.decode(latent), vae_without_statistics.decode_whole(latent))
 
@@ -115,7 +120,9 @@ def test_first_chunk_of_a_decode_knows_nothing_of_the_rest(vae: VideoAutoencoder
 
 
 @torch.no_grad()
-def test_encoding_in_batches_of_frames_is_the_whole_but_for_statistics(vae_without_statistics) -> None:
+def test_encoding_in_batches_of_frames_is_the_whole_but_for_statistics(
+    vae_without_statistics: VideoAutoencoder,
+) -> None:
     video = torch.randn(1, 3, 17, 8, 8)
     whole = vae_without_statistics.encode(video)
     vae_without_statistics.batch_frames = 8
@@ -134,7 +141,7 @@ def test_first_chunk_takes_the_remainder(frames: int, sizes: list[int]) -> None:
 
 @pytest.mark.parametrize(("first", "latents", "frames"), [(True, 3, 9), (True, 3, 5), (False, 2, 8), (True, 1, 1)])
 @torch.no_grad()
-def test_spatial_norm_resizes_after_the_convolution_and_means_the_same(first, latents, frames) -> None:
+def test_spatial_norm_resizes_after_the_convolution_and_means_the_same(first: bool, latents: int, frames: int) -> None:
     """Upstream resizes the latent first."""
     norm = SpatialNorm3D(4, 3, groups=2)
     f, z = torch.randn(2, 4, frames, 8, 6), torch.randn(2, 3, latents, 4, 3)
@@ -158,7 +165,7 @@ def test_regularizer() -> None:
     assert_same(posterior.kl(moments), expected.flatten(1).sum(1))
 
 
-def test_half_precision_checkpoint_in_upstreams_layout(vae: VideoAutoencoder, tmp_path) -> None:
+def test_half_precision_checkpoint_in_upstreams_layout(vae: VideoAutoencoder, tmp_path: Path) -> None:
     weights = {name: value.half() for name, value in vae.state_dict().items()}
     torch.save({"state_dict": weights | {"loss.logvar": torch.zeros(1)}}, tmp_path / "3d-vae.pt")
     loaded = make_vae(ckpt_path=str(tmp_path / "3d-vae.pt"), ignore_keys=["loss"])
@@ -167,7 +174,7 @@ def test_half_precision_checkpoint_in_upstreams_layout(vae: VideoAutoencoder, tm
         assert torch.equal(value, weights[name].float()), name
 
 
-def test_a_checkpoint_that_does_not_fit_is_refused_name_by_name(vae: VideoAutoencoder, tmp_path) -> None:
+def test_a_checkpoint_that_does_not_fit_is_refused_name_by_name(vae: VideoAutoencoder, tmp_path: Path) -> None:
     weights = vae.state_dict()
     del weights["encoder.conv_in.conv.weight"]
     weights["decoder.conv_out.conv.bias"] = torch.zeros(4)

@@ -2,6 +2,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,7 +35,7 @@ def equal(given: nn.Module, state: State, ignoring: tuple[str, ...] = ()) -> boo
 
 @pytest.mark.parametrize("write", WRAPPINGS)
 @pytest.mark.parametrize("lora", [None, {"r": 4}])
-def test_our_names_in_every_wrapping(write: Callable, lora: dict | None, tmp_path: Path) -> None:
+def test_our_names_in_every_wrapping(write: Callable[..., Any], lora: dict[str, Any] | None, tmp_path: Path) -> None:
     node = network_config("5b_i2v", lora=lora)
     source, target = randomised(node, seed=1), build(node)
     load_weights(target, write(tmp_path, source.state_dict()))
@@ -122,7 +123,7 @@ def test_a_model_on_meta_gets_memory_in_its_own_type(dtype: torch.dtype, tmp_pat
 
 
 @pytest.mark.parametrize("lora", [None, {"r": 4}])
-def test_tensor_parallel_ranks_are_merged(lora: dict | None, tmp_path: Path) -> None:
+def test_tensor_parallel_ranks_are_merged(lora: dict[str, Any] | None, tmp_path: Path) -> None:
     node = network_config("5b", lora=lora)
     state = randomised(node, seed=1).state_dict()
     target = build(node)
@@ -176,7 +177,7 @@ def malicious(root: Path) -> Path:
     return root / "evil.pt"
 
 
-def truncated(write: Callable) -> Callable[[Path], Path]:
+def truncated(write: Callable[..., Any]) -> Callable[[Path], Path]:
     def cut(root: Path) -> Path:
         file = write(root, {"w": torch.zeros(1000)})
         file.write_bytes(file.read_bytes()[:2000])

@@ -11,6 +11,7 @@ from cogtune.commands.store import drop
 from cogtune.config.errors import ConfigError
 from cogtune.runtime.atomic import write_json
 from cogtune.stages.job import Job
+from cogtune.work.inputs import ScanInput
 from cogtune.work.slices import Slice, read_slice
 from cogtune.work.workspace import Workspace
 from tests.unit.plan.world import World
@@ -55,7 +56,7 @@ def test_a_colleagues_parse_changes_nothing_of_what_jobs_are_told(
     assert (train.input.log_interval, other.input.log_interval) == (1, 5)
     assert (train.results, other.results) == (world.results.resolve(), (tmp_path / "colleague/results").resolve())
     for job, root in ((train, world.root), (other, tmp_path / "colleague")):
-        scan = job.upstream_job("latents").upstream_job("scan")
+        scan = job.upstream_job("latents").upstream_job("scan", ScanInput)
         assert scan.input.train_data == [str((root / "data/train").resolve())]
         assert {Path(row.path).parents[3] for row in job.manifest()} == {root}
 

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -150,7 +152,7 @@ def test_a_run_that_was_published_before_another_config(world: World) -> None:
     ],
     ids=["new clip", "caption", "removed clip", "weights"],
 )  # fmt: skip
-def test_data_and_weights(world: World, edit, expected: dict[str, list[str]]) -> None:
+def test_data_and_weights(world: World, edit: Callable[..., Any], expected: dict[str, list[str]]) -> None:
     world.run()
     edit(world)
     steps = world.steps()

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 
@@ -23,17 +25,17 @@ class Doubling:
     def __init__(self) -> None:
         self.seen: list[torch.Tensor] = []
 
-    def decode(self, latent_BCTHW):
+    def decode(self, latent_BCTHW: Any):
         self.seen.append(latent_BCTHW)
         return latent_BCTHW[:, :3].repeat_interleave(2, 3).repeat_interleave(2, 4)
 
 
-def denoise(x_BTCHW, a_B, index_B, context_BLD, concat_BTCHW=None):
+def denoise(x_BTCHW: Any, a_B: Any, index_B: Any, context_BLD: Any, concat_BTCHW: Any = None):
     """Pulls towards a value that the caption names."""
     return 0.3 * x_BTCHW.tanh() + context_BLD.mean((1, 2)).view(-1, 1, 1, 1, 1)
 
 
-def make(ids, contexts, guided=False, seed=7, **changes):
+def make(ids: Any, contexts: Any, guided: Any = False, seed: int = 7, **changes: Any):
     vae = Doubling()
     options = {"shape": (3, 4, 2, 3), "scale_factor": 0.7, "frame_multiple": 1} | changes
     maker = Generator(denoise=denoise, vae=vae, seed=seed, device=torch.device("cpu"), **options)
@@ -49,10 +51,10 @@ def test_a_sample_does_not_depend_on_its_batch():
 
 
 def test_variants_of_one_prompt_start_from_the_same_noise():
-    def first_input(context, guided):
+    def first_input(context: Any, guided: Any):
         seen = []
 
-        def spy(x, a, index, context, concat):
+        def spy(x: Any, a: Any, index: Any, context: Any, concat: Any):
             seen.append(x.clone())
             return denoise(x, a, index, context)
 
@@ -76,7 +78,7 @@ def test_guidance_moves_away_from_the_unconditional_sample():
 def test_the_unconditional_context_is_zero_and_the_image_is_on_both_sides():
     seen = []
 
-    def spy(x, a, index, context, concat):
+    def spy(x: Any, a: Any, index: Any, context: Any, concat: Any):
         seen.append((context, concat))
         return denoise(x, a, index, context)
 
@@ -111,5 +113,5 @@ def test_pixels_are_clamped_and_rounded():
     ("frames", "size", "expected"),
     [(49, (480, 720), (13, 16, 60, 90)), (9, (64, 96), (3, 16, 8, 12)), (1, (64, 64), (1, 16, 8, 8))],
 )
-def test_latent_shape(frames, size, expected):
+def test_latent_shape(frames: int, size: tuple[Any, ...], expected: tuple[Any, ...]):
     assert generate.latent_shape(Decoder3DParams(), frames, size, 4) == expected

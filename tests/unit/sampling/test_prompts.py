@@ -1,6 +1,7 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -84,11 +85,11 @@ def test_contexts_own_rotated_and_none():
 @pytest.mark.parametrize(
     ("count", "size", "expected"), [(5, 2, [[0, 1], [2, 3], [4]]), (2, 8, [[0, 1]]), (1, 0, [[0]])]
 )
-def test_batches(count, size, expected):
+def test_batches(count: int, size: int, expected: list[Any]):
     assert list(prompts.batches(prompts.of_data_set(PAIRS, None)[:1] * count, size)) == expected
 
 
-def test_prompt_file(tmp_path):
+def test_prompt_file(tmp_path: Path):
     path = tmp_path / "prompts.txt"
     path.write_text("a dog \n\n../../etc/passwd\n")
     found = prompts.of_file(path)
@@ -101,7 +102,7 @@ def test_prompt_file(tmp_path):
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\xff\xfe"])
-def test_prompt_file_that_cannot_be_used(tmp_path, content):
+def test_prompt_file_that_cannot_be_used(tmp_path: Path, content: bytes | None):
     path = tmp_path / "prompts.txt"
     if content is not None:
         path.write_bytes(content)
@@ -109,7 +110,7 @@ def test_prompt_file_that_cannot_be_used(tmp_path, content):
         prompts.of_file(path)
 
 
-def test_prompts_with_images(tmp_path):
+def test_prompts_with_images(tmp_path: Path):
     (tmp_path / "dog.png").touch()
     (tmp_path / "prompts.txt").write_text("a dog @@ dog.png\n")
     found = prompts.chosen(given(input_type="txt", input_file=str(tmp_path / "prompts.txt"), image2video=True), PAIRS)

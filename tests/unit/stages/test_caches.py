@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -120,7 +121,7 @@ def test_a_kill_changes_no_bit(project: Caching, monkeypatch: pytest.MonkeyPatch
     """Killed after two rows, one of them flushed; then finished: the same bits as of a run that was left alone."""
 
     class Dying(ShardWriter):
-        def add(self, *row, **more) -> None:
+        def add(self, *row: Any, **more: Any) -> None:
             super().add(*row, **more)
             self.rows = getattr(self, "rows", 0) + 1
             if self.rows == 1:
@@ -193,7 +194,7 @@ def test_moments_that_overflow_are_not_stored(project: Caching, monkeypatch: pyt
     project.overrides = ["args.encoder_precision=bf16"]
     encode = latents._encoder
 
-    def broken(*arguments):
+    def broken(*arguments: Any):
         real = encode(*arguments)
         return lambda batch: [(row, moments * float("inf")) for row, moments in real(batch)]
 

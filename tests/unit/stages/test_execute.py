@@ -23,7 +23,7 @@ def test_runs_add_up_and_one_that_made_nothing_changes_nothing(job: Job[Any], mo
     monkeypatch.setattr(execute, "device_names", lambda: ["H100", "H100"])
     path = job.store / "records" / f"scan-{job.key}.json"
 
-    def run(made: int) -> dict:
+    def run(made: int) -> dict[str, Any]:
         monkeypatch.setattr(scan, "run", lambda job: {"made": made, "reused": 7 - made})
         execute.execute(job, None)
         return json.loads(path.read_text())

@@ -19,6 +19,7 @@ from cogtune.stages import export
 from cogtune.stages.job import Job
 from cogtune.stages.train import start_of
 from cogtune.train.result import write_tensors
+from cogtune.work.inputs import TrainInput
 from tests.unit.stages.finished import Finished
 
 LORA = (
@@ -36,7 +37,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def changed_by(job: Job[Any]) -> float:
     """Largest difference that the training made to the output, by what was exported."""
-    start, device = start_of(job.upstream_job("train")), torch.device("cpu")
+    start, device = start_of(job.upstream_job("train", TrainInput)), torch.device("cpu")
     before: Any = initial_model(start)
     after: Any = initial_model(start)
     probe = foreign.probe_of(before)

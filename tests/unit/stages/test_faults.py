@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,7 @@ MACHINE = [errno.EIO, errno.ENOSPC, errno.EMFILE]
 class Failing:
     """A function that fails at its first ``times`` calls."""
 
-    def __init__(self, works: Callable, error: Exception, times: int = 1) -> None:
+    def __init__(self, works: Callable[..., Any], error: Exception, times: int = 1) -> None:
         self._works, self._error, self._left, self.calls = works, error, times, 0
 
     def __call__(self, *args: object, **kwargs: object) -> object:
@@ -46,7 +47,7 @@ def project(tmp_path: Path) -> Caching:
     return made
 
 
-def rejected(project: Caching) -> list[dict]:
+def rejected(project: Caching) -> list[dict[str, Any]]:
     reader = ShardReader(project.job("preprocess").items_dir())
     return [reader.meta(clip) for clip in reader.ids() if "rejected" in reader.meta(clip)]
 
@@ -118,7 +119,7 @@ def test_a_decoder_that_does_not_start_rejects_nothing(
     ids=["picture", "prompts"],
 )
 def test_pictures_and_prompts(
-    tmp_path: Path, read: Callable, at: str, number: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, read: Callable[..., Any], at: str, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_bytes(b"x")
     with monkeypatch.context() as patch:

@@ -181,7 +181,7 @@ def test_the_image_reaches_the_network_on_both_sides_of_a_guided_batch(
     seen = []
     real = DiffusionTransformer.forward
 
-    def spy(self, x_BTCHW, *rest, **named):
+    def spy(self: Any, x_BTCHW: Any, *rest: Any, **named: Any):
         seen.append(x_BTCHW)
         return real(self, x_BTCHW, *rest, **named)
 

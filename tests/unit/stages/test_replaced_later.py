@@ -38,7 +38,7 @@ class World:
     root: Path
     finished: Finished
 
-    def job(self, stage: str) -> Job:
+    def job(self, stage: str) -> Job[Any]:
         return self.finished.job(stage)
 
 
@@ -48,7 +48,7 @@ def picture(path: Path, shift: int) -> Path:
     return path
 
 
-def weights(path: Path, job: Job, factor: float) -> Path:
+def weights(path: Path, job: Job[Any], factor: float) -> Path:
     state = initial_model(start_of(job)).state_dict()
     save_file({name: (tensor * factor).contiguous() for name, tensor in state.items()}, path)
     return path
@@ -119,13 +119,13 @@ TABLE = [
 CHANGED = r"changed (since this job was planned|while it was read); nothing was stored"
 
 
-def empty(job: Job) -> None:
+def empty(job: Job[Any]) -> None:
     """Take out what the job made."""
     for folder in {job.job_dir(), job.items_dir()}:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def made(job: Job) -> list[str]:
+def made(job: Job[Any]) -> list[str]:
     """What is stored under the job's key: rows, or the files of an export."""
     if job.slice.stage == "export":
         return [path.name for path in job.items_dir().rglob("*.safetensors")]

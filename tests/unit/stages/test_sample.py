@@ -1,4 +1,6 @@
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,14 +16,14 @@ VARIANTS = ("tuned", "base", "shuffled", "null", "guided")
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory: pytest.TempPathFactory):
     made = Finished(tmp_path_factory.mktemp("finished")).fill()
     export.run(made.job("export"))
     sample.run(made.job("sample"))
     return made
 
 
-def again(finished, tmp_path, *overrides):
+def again(finished: Any, tmp_path: Path, *overrides: Any):
     """The same run with an empty sample folder in a store of its own."""
     other = Finished(finished.root, *overrides)
     folder = other.job("sample").job_dir()
@@ -30,12 +32,12 @@ def again(finished, tmp_path, *overrides):
     return other.job("sample"), folder, tmp_path / "kept"
 
 
-def videos(folder):
+def videos(folder: Path):
     reader = ShardReader(folder)
     return {item: reader.tensors(item)["video"].clone() for item in reader.ids()}
 
 
-def test_every_variant_of_every_caption(finished):
+def test_every_variant_of_every_caption(finished: Finished):
     folder = finished.job("sample").job_dir()
     made = videos(folder)
     assert len(made) == 3 * len(VARIANTS)
@@ -45,7 +47,7 @@ def test_every_variant_of_every_caption(finished):
     assert {path.stem for path in (folder / "videos").glob("*.mp4")} == set(made)
 
 
-def test_contexts_of_the_variants(finished):
+def test_contexts_of_the_variants(finished: Finished):
     reader = ShardReader(finished.job("sample").job_dir())
     metas = [reader.meta(item) for item in reader.ids()]
     ids = {row.caption: row.caption_id for row in finished.rows}
@@ -57,26 +59,26 @@ def test_contexts_of_the_variants(finished):
         assert meta["clip"] in {row.clip for row in finished.rows}
 
 
-def test_variants_differ(finished):
+def test_variants_differ(finished: Finished):
     made = videos(finished.job("sample").job_dir())
     prompt = next(iter(made)).partition(".")[0]
     for variant in VARIANTS[1:]:
         assert not torch.equal(made[f"{prompt}.tuned"], made[f"{prompt}.{variant}"]), variant
 
 
-def test_a_rerun_makes_nothing(finished):
+def test_a_rerun_makes_nothing(finished: Finished):
     found = sample.run(finished.job("sample"))
     assert (found["made"], found["reused"]) == (0, 15)
 
 
-def test_a_lost_view_is_written_again_from_the_store(finished):
+def test_a_lost_view_is_written_again_from_the_store(finished: Finished):
     view = next((finished.job("sample").job_dir() / "videos").glob("*.mp4"))
     view.unlink()
     assert sample.run(finished.job("sample"))["made"] == 0
     assert view.exists()
 
 
-def test_batches_change_nothing_but_the_last_bits(finished, tmp_path):
+def test_batches_change_nothing_but_the_last_bits(finished: Finished, tmp_path: Path):
     job, folder, kept = again(finished, tmp_path, "args.sampling_batch=2")
     try:
         sample.run(job)
@@ -89,7 +91,9 @@ def test_batches_change_nothing_but_the_last_bits(finished, tmp_path):
         restore(folder, kept)
 
 
-def test_a_kill_loses_at_most_a_flush_and_the_rest_is_byte_identical(finished, tmp_path, monkeypatch):
+def test_a_kill_loses_at_most_a_flush_and_the_rest_is_byte_identical(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     job, folder, kept = again(finished, tmp_path, "args.flush_seconds=0.0")
     count = 0
 
@@ -97,14 +101,14 @@ def test_a_kill_loses_at_most_a_flush_and_the_rest_is_byte_identical(finished, t
         pass
 
     class Dying(ShardWriter):
-        def add(self, *args):
+        def add(self, *args: Any):
             nonlocal count
             if count == 4:
                 raise Killed
             count += 1
             super().add(*args)
 
-        def __exit__(self, *exception):  # a killed process flushes nothing
+        def __exit__(self, *exception: Any):  # a killed process flushes nothing
             if exception[0] is None:
                 super().__exit__(*exception)
 
@@ -122,12 +126,12 @@ def test_a_kill_loses_at_most_a_flush_and_the_rest_is_byte_identical(finished, t
         restore(folder, kept)
 
 
-def restore(folder, kept):
+def restore(folder: Path, kept: Any):
     folder.rename(kept.with_name("other"))
     kept.rename(folder)
 
 
-def test_prompts_of_a_file_use_the_cache_where_they_can(finished, tmp_path):
+def test_prompts_of_a_file_use_the_cache_where_they_can(finished: Finished, tmp_path: Path):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("caption 0\n")
     other = Finished(
@@ -144,7 +148,7 @@ def test_prompts_of_a_file_use_the_cache_where_they_can(finished, tmp_path):
     assert "vae.psnr_db" in metrics
 
 
-def test_evaluate_and_report(finished):
+def test_evaluate_and_report(finished: Finished):
     job = finished.job("evaluate")
     assert evaluate.run(job)["made"] == 4
     metrics_path = job.job_dir() / "metrics.json"
@@ -182,11 +186,11 @@ def test_evaluate_and_report(finished):
     assert "scale_factor: 0.9" in (results / "config.yaml").read_text()
 
 
-def test_measured_samples_use_the_guider_if_asked(finished, monkeypatch):
+def test_measured_samples_use_the_guider_if_asked(finished: Finished, monkeypatch: pytest.MonkeyPatch):
     seen = []
     real = generate.Generator.videos
 
-    def spy(self, ids, context, sampler, *rest, **named):
+    def spy(self: Any, ids: Any, context: Any, sampler: Any, *rest: Any, **named: Any):
         seen.append(type(sampler.guider).__name__)
         return real(self, ids, context, sampler, *rest, **named)
 
@@ -198,7 +202,7 @@ def test_measured_samples_use_the_guider_if_asked(finished, monkeypatch):
     assert seen == ["DynamicCFG"]
 
 
-def test_own_prompts_are_encoded_by_the_configured_t5(finished, tmp_path):
+def test_own_prompts_are_encoded_by_the_configured_t5(finished: Finished, tmp_path: Path):
     make_t5(tmp_path / "t5", seed=0)
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a wave rolls\nother words\n")

@@ -72,7 +72,9 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, str, str],
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_what_passes_the_check_trains_with_the_gradients_of_fp32(seen, case) -> None:
+def test_what_passes_the_check_trains_with_the_gradients_of_fp32(
+    seen: dict[tuple[Any, ...], Any], case: tuple[Any, ...]
+) -> None:
     problems, found = list(refused(section(*case))), seen[case]
     right = found.get("norm") == pytest.approx(CLIPPED, rel=1e-3)
     if not problems:
@@ -81,7 +83,7 @@ def test_what_passes_the_check_trains_with_the_gradients_of_fp32(seen, case) -> 
         assert all(any(words in message for words in NO_EFFECT) for _, message in problems), problems
 
 
-def test_fp16_without_zero_is_not_scaled_and_not_clipped(seen) -> None:
+def test_fp16_without_zero_is_not_scaled_and_not_clipped(seen: dict[tuple[Any, ...], Any]) -> None:
     """Why it is refused: if this fails, DeepSpeed scales the loss there, and the row can go."""
     assert seen[0, "fp16", ""]["norm"] < 0.5 * CLIPPED
     ((key, message),) = refused(section(0, "fp16", ""))

@@ -1,5 +1,7 @@
 """What DeepSpeed is told, and which optimizer is made."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -56,7 +58,7 @@ def test_fp16_on_the_cpu_is_refused() -> None:
         ({"type": "Adam", "params": {"adam_w_mode": False}}, torch.optim.Adam),
     ],
 )
-def test_optimizers_are_made_in_torch(node: dict, kind: type) -> None:
+def test_optimizers_are_made_in_torch(node: dict[str, Any], kind: type) -> None:
     optimizer = make_optimizer(nn.Linear(3, 3), node, 0.01)
     assert type(optimizer) is kind
     decays = [group["weight_decay"] for group in optimizer.param_groups]

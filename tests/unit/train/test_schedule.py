@@ -1,6 +1,7 @@
 """The learning rate, held against upstream's formulas written out once more."""
 
 import math
+from typing import Any
 
 import pytest
 
@@ -54,6 +55,6 @@ def test_decay_shorter_than_training_never_goes_below_zero() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"style": "step"}, {"warmup": 1.5}, {"decay_ratio": 0.0}])
-def test_refused(wrong: dict) -> None:
+def test_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"args\.lr_decay|args\.warmup"):
         Schedule(LR, N, **wrong)

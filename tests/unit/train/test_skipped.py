@@ -29,7 +29,7 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple, list[dict[str, bool]]]:
+def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[Any, ...], list[dict[str, bool]]]:
     meeting = tmp_path_factory.mktemp("held") / "rendezvous"
     base = {"gradient_clipping": 0.1, "optimizer": {"type": "FusedEmaAdam"}}
     cases = [
@@ -47,7 +47,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple, list[dict[str,
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_the_step_moves_nothing_and_those_around_it_do(seen, case) -> None:
+def test_the_step_moves_nothing_and_those_around_it_do(seen: dict[tuple[Any, ...], Any], case: tuple[Any, ...]) -> None:
     _, precision, kind, at = case
     steps = seen[case]
     assert [step["moved"] for step in steps] == [i != at for i in range(3)]

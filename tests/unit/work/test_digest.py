@@ -79,7 +79,7 @@ def commented(text: str, chance: random.Random) -> str:
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(files=st.sampled_from(CONFIGS), seed=st.integers(0, 2**32))
-def test_how_a_config_is_written_is_not_in_any_key(files, seed, tmp_path) -> None:
+def test_how_a_config_is_written_is_not_in_any_key(files: Any, seed: int, tmp_path: Path) -> None:
     chance = random.Random(seed)
     tree = read([REPO / file for file in files]).plain()
     Dumper.chance = chance
@@ -105,7 +105,7 @@ def another(value: Any, chance: random.Random) -> list[str]:
 
 @settings(max_examples=300, deadline=None)
 @given(files=st.sampled_from(CONFIGS), seed=st.integers(0, 2**32))
-def test_an_edit_changes_the_keys_of_the_stages_that_read_it_and_no_other(files, seed) -> None:
+def test_an_edit_changes_the_keys_of_the_stages_that_read_it_and_no_other(files: Any, seed: int) -> None:
     chance = random.Random(seed)
     before = loaded(tuple(files))
     path, value = chance.choice(list(leaves_of(before.values)))
@@ -124,7 +124,7 @@ def test_an_edit_changes_the_keys_of_the_stages_that_read_it_and_no_other(files,
 
 
 @pytest.mark.parametrize("files", CONFIGS[-2:], ids=lambda files: Path(files[0]).stem)
-def test_every_identity_key_of_a_stage_is_in_its_key(files) -> None:
+def test_every_identity_key_of_a_stage_is_in_its_key(files: list[Any]) -> None:
     """Each leaf on its own, whether or not another value of it would be legal."""
     values = loaded(tuple(files)).values
     was = keys(loaded(tuple(files)))
@@ -138,7 +138,7 @@ def test_every_identity_key_of_a_stage_is_in_its_key(files) -> None:
             )
 
 
-def put(tree: Any, path: tuple, value: Any) -> Any:
+def put(tree: Any, path: tuple[Any, ...], value: Any) -> Any:
     """A copy with one leaf replaced."""
     if not path:
         return value

@@ -4,6 +4,7 @@ import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -30,12 +31,12 @@ CONFIGS = st.dictionaries(NAMES, TREES, min_size=1, max_size=4)
 
 
 @given(CONFIGS)
-def test_leaves_and_nest_are_inverse(config: dict) -> None:
+def test_leaves_and_nest_are_inverse(config: dict[str, Any]) -> None:
     assert nest(dict(leaves_of(config))) == config
 
 
 @given(st.permutations([("a", 1), ("b", {"x": 1.5, "y": [1, 2]}), ("c", None), ("d", "é")]))
-def test_canonical_json_does_not_depend_on_key_order(items: list) -> None:
+def test_canonical_json_does_not_depend_on_key_order(items: list[Any]) -> None:
     assert canonical(dict(items)) == canonical({"a": 1, "b": {"y": [1, 2], "x": 1.5}, "c": None, "d": "é"})
 
 

@@ -1,6 +1,7 @@
 """config/config.yaml: experiments, sweeps, one-off runs, and what is wrong with them."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,12 +16,12 @@ START = {"demo": Experiment("demo", ("a.yaml",), ("args.seed=1",), ranks=2)}
 VALUES = st.lists(st.integers(0, 999), min_size=1, max_size=4, unique=True)
 
 
-def expand(body, name="lr"):
+def expand(body: Any, name: str = "lr"):
     return expand_sweep(name, body, START, 1, f"config.yaml: sweep.{name}")
 
 
 @given(st.dictionaries(st.sampled_from(["args.lr", "args.seed", "args.train_iters"]), VALUES, min_size=1))
-def test_every_point_of_the_grid_is_one_experiment(grid):
+def test_every_point_of_the_grid_is_one_experiment(grid: Any):
     sweep, members = expand({"experiment": "demo", "grid": grid})
     size = 1
     for values in grid.values():
@@ -63,7 +64,7 @@ def test_names_are_short_and_are_folders():
         ({"experiment": "demo", "grid": {"args.lr": ["a b", "a_b"]}}, "two points get the same name 'lr-lr_a_b'"),
     ],
 )
-def test_what_is_wrong_with_a_sweep(body, message):
+def test_what_is_wrong_with_a_sweep(body: dict[str, Any] | list[Any], message: str):
     with pytest.raises(ConfigError) as caught:
         expand(body)
     assert message in str(caught.value)
@@ -90,14 +91,14 @@ def test_what_is_wrong_with_a_sweep(body, message):
         ("{}", "no experiments; expected names"),
     ],
 )
-def test_what_is_wrong_with_a_workflow_config(text, message, tmp_path):
+def test_what_is_wrong_with_a_workflow_config(text: str, message: str, tmp_path: Path):
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(ConfigError) as caught:
         Workspace.load(tmp_path / "config.yaml")
     assert message in str(caught.value)
 
 
-def test_a_one_off_run_is_the_only_target_and_knows_the_others(tmp_path):
+def test_a_one_off_run_is_the_only_target_and_knows_the_others(tmp_path: Path):
     path = tmp_path / "config.yaml"
     path.write_text("experiments: {a: {base: [x.yaml]}}\nsweep: {s: {experiment: a, grid: {args.seed: [1, 2]}}}")
     everything = Workspace.load(path)
@@ -114,7 +115,7 @@ def test_a_one_off_run_is_the_only_target_and_knows_the_others(tmp_path):
     assert not once.sweeps
 
 
-def test_resolvers_are_allowed_by_the_workflow_config_only(tmp_path, monkeypatch):
+def test_resolvers_are_allowed_by_the_workflow_config_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     tiny = (
         (Path(__file__).parents[2] / "workflow/tiny.yaml")
         .read_text()
@@ -157,7 +158,7 @@ def test_resolvers_are_allowed_by_the_workflow_config_only(tmp_path, monkeypatch
         ({"seed": 3}, "--config: seed: unknown key; a key of this name exists in args"),
     ],
 )
-def test_snakemakes_config_is_checked_as_the_file_is(asked, message, tmp_path):
+def test_snakemakes_config_is_checked_as_the_file_is(asked: dict[str, Any], message: str, tmp_path: Path):
     path = tmp_path / "config.yaml"
     path.write_text("experiments: {a: {base: [x.yaml]}}")
     with pytest.raises(ConfigError) as caught:
@@ -165,7 +166,7 @@ def test_snakemakes_config_is_checked_as_the_file_is(asked, message, tmp_path):
     assert message.format(path=path) in str(caught.value)
 
 
-def test_every_slip_of_file_and_command_line_is_told_at_once(tmp_path):
+def test_every_slip_of_file_and_command_line_is_told_at_once(tmp_path: Path):
     path = tmp_path / "config.yaml"
     path.write_text("experimints: {}\nranks: [2]")
     with pytest.raises(ConfigErrors) as caught:
@@ -178,7 +179,7 @@ def test_every_slip_of_file_and_command_line_is_told_at_once(tmp_path):
     ]
 
 
-def test_base_and_set_may_be_lists_and_a_run_a_number(tmp_path):
+def test_base_and_set_may_be_lists_and_a_run_a_number(tmp_path: Path):
     path = tmp_path / "config.yaml"
     path.write_text("experiments: {a: {base: [x.yaml]}}\nstore_dir: here")
     once = Workspace.load(path, {"run": 7, "base": ["y z.yaml"], "set": ["args.seed=3"], "results_dir": "there"})

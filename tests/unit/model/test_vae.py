@@ -185,6 +185,6 @@ def test_a_checkpoint_that_does_not_fit_is_refused_name_by_name(vae: VideoAutoen
     for expected in (
         "missing (1): encoder.conv_in.conv.weight",
         "unexpected (1): loss.logvar",
-        "decoder.conv_out.conv.bias: (4,) in the file, (3,) in the model",
+        "decoder.conv_out.conv.bias: (4,) in the file, expected (3,)",
     ):
         assert expected in str(refusal.value)

@@ -23,7 +23,8 @@ from cogtune.work.results import read_index, read_summary
 from cogtune.work.slices import read_slice
 from cogtune.work.training_log import damaged_lines, drop_damaged_lines
 
-_ITEM_STAGES = ("preprocess", "latents", "images", "text", "sample", "evaluate")
+_WITHOUT_ROWS = ("scan", "train", "export")
+"""Their folders hold no shards, although those of train and export hold safetensors."""
 _OWN = {
     "scan": ("manifest.jsonl", "rejects.jsonl"),
     "train": ("*.safetensors",),
@@ -31,7 +32,8 @@ _OWN = {
     "sample": ("videos/*.mp4", "images/*.png"),
     "evaluate": ("clips/*.mp4", "metrics.json", "per_sample.json"),
 }
-"""The files that a stage lists in its SHA256SUMS. Other files in an export's folder belong to the user."""
+"""The files that a stage must list in its SHA256SUMS. For other stages only the listed files are checked. Other files in an
+export's folder belong to the user."""
 _REPAIRED = "`cogtune store verify --repair` removes it"
 
 
@@ -82,11 +84,11 @@ def folder_checks(folder: Path, done: bool) -> Iterator[Check]:
     if not folder.is_dir():
         yield Check(lambda: [Damage(f"{folder}: missing, but it has a receipt")])
         return
-    if stage in _ITEM_STAGES:
+    if stage not in _WITHOUT_ROWS:
         yield Check(partial(_index, folder), (folder / INDEX,))
         for path in shard_paths(folder):
             yield Check(partial(_shard, path), (path,))
-    if stage in _OWN:
+    if stage in _OWN or (folder / SUMS).exists():
         yield _sums_check(folder, stage)
     if stage in ("sample", "evaluate"):
         yield Check(partial(_views, folder, done))
@@ -152,7 +154,7 @@ def _shard(path: Path) -> Iterator[Damage]:
 
 def _sums_check(folder: Path, stage: str) -> Check:
     at = folder / "final" if stage == "train" else folder
-    own = [path.relative_to(at).as_posix() for pattern in _OWN[stage] for path in sorted(at.glob(pattern))]
+    own = [path.relative_to(at).as_posix() for pattern in _OWN.get(stage, ()) for path in sorted(at.glob(pattern))]
     names = names_checked(at, own)
     files = (at / SUMS, *(at / name for name in sorted(names))) if (at / SUMS).exists() else ()
     return Check(partial(_listed, folder, at, own), files)

@@ -1,0 +1,41 @@
+"""A stage that is not in any list of the checks: its rows and its listed files are checked like those of the others."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from cogtune.commands.store_checks import folder_checks
+from cogtune.data.store import ShardWriter, shard_paths
+from cogtune.runtime.saved import SUMS
+from cogtune.runtime.sums import write_sums
+
+
+def damages(folder: Path) -> list[str]:
+    return [damage.message for check in folder_checks(folder, True) for damage in check.run()]
+
+
+def flip_last_byte(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+@pytest.mark.parametrize("stage", ["text", "grade"])
+def test_rows_are_checked(stage: str, tmp_path: Path) -> None:
+    folder = tmp_path / stage / "0123456789ab"
+    with ShardWriter(folder) as writer:
+        writer.add("a", {"x": torch.ones(3)})
+    assert damages(folder) == []
+    (shard,) = shard_paths(folder)
+    flip_last_byte(shard)
+    assert [str(shard) in message for message in damages(folder)] == [True]
+
+
+@pytest.mark.parametrize(("stage", "name"), [("evaluate", "metrics.json"), ("grade", "grades.txt")])
+def test_listed_files_are_checked(stage: str, name: str, tmp_path: Path) -> None:
+    folder = tmp_path / stage / "0123456789ab"
+    folder.mkdir(parents=True)
+    (folder / name).write_text("12")
+    write_sums(folder, [folder / name])
+    flip_last_byte(folder / name)
+    assert any(f"{folder / name}: " in message and SUMS in message for message in damages(folder))

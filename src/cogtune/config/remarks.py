@@ -106,6 +106,16 @@ def _accumulation(at: Values) -> Iterator[str]:
         )
 
 
+def _gathered_weights(at: Values) -> Iterator[str]:
+    """Without DeepSpeed's memory_efficient_linear (see train/engine.py) autograd keeps the gathered weights themselves."""
+    partitioned = deepspeed_limits.stage_of(at["deepspeed"]) == 3
+    if partitioned and at["args.checkpoint_activations"] == "none" and at["args.mode"] != "inference":
+        yield (
+            "args.checkpoint_activations: none keeps all weights that ZeRO stage 3 gathers until the backward pass, as if "
+            "they were not partitioned; use full, attention or selective"
+        )
+
+
 def _random_weights(at: Values) -> Iterator[str]:
     if not at["model.first_stage_config.params.ckpt_path"]:
         yield (
@@ -128,6 +138,7 @@ REMARKS = (
     _adapters,
     _lora_rate,
     _accumulation,
+    _gathered_weights,
     _held_out,
     _random_weights,
 )

@@ -252,6 +252,11 @@ def test_the_prompt_file_counts_only_with_input_type_txt():
             ["args.global_batch_size=8", "deepspeed.gradient_accumulation_steps=2"],
             "deepspeed.gradient_accumulation_steps: 2 is ignored: accumulation follows from args.global_batch_size",
         ),
+        (
+            "cogvideox_5b",
+            ["deepspeed.zero_optimization.stage=3", "args.checkpoint_activations=none"],
+            "none keeps all weights that ZeRO stage 3 gathers",
+        ),
     ],
 )
 def test_what_is_legal_but_surprising_is_remarked_on(model: str, overrides: list[Any], remark: str):

@@ -104,5 +104,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except FileNotFoundError as error:
+    except OSError as error:  # footage missing, or a read-only or full disk
         sys.exit(f"demo/make_data.py: {error}")

@@ -44,7 +44,9 @@ def _unknown_words(unknown: Sequence[str], words: Sequence[str]) -> str:
     given = shlex.join(unknown)
     known = shlex.join(word for word in words if word not in unknown)
     name = unknown[0].removeprefix("--").partition("=")[0].replace("-", "_")
-    if unknown[0].startswith("--") and name in ArgsSection.__dataclass_fields__:
+    if unknown == ["--debug"]:
+        return f"put --debug before the command: cogtune --debug {known}"
+    if unknown[0].startswith("--") and name in ArgsSection.__dataclass_fields__.keys() - {"base"}:
         return f"{given}: put config values after `--`: cogtune {known} -- {given}"
     return f"unrecognized arguments: {given}"
 

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -202,7 +203,7 @@ def test_sigterm_checkpoints_and_the_same_ranks_resume(uninterrupted: Training, 
     assert "written by 2 ranks, and this run has 1" in training.finish(code=1)
     training.ranks = 2
     training.finish()
-    assert f"resuming after step {stopped_at} " in training.log()
+    assert re.search(rf"^[\d-]+ [\d:]+ resuming after step {stopped_at} ", training.log(), re.MULTILINE)
     assert training.rows() == uninterrupted.rows()
     assert training.result() == uninterrupted.result()
 

@@ -11,6 +11,7 @@ from cogtune.commands.options import Subcommands, add_workflow
 from cogtune.config.errors import ConfigError, ConfigErrors
 from cogtune.config.merge import Config
 from cogtune.data.prompt_file import read_prompts
+from cogtune.errors import UserError
 from cogtune.work.experiment import Experiment
 from cogtune.work.machine_limits import has_gpu, needs_gpu
 from cogtune.work.stages import STAGES
@@ -33,18 +34,26 @@ def add_to(commands: Subcommands) -> None:
     )
     check.add_argument("--no-files", action="store_true", help="do not check that files exist")
     for action in (show, check):
-        action.add_argument("--base", nargs="+", metavar="FILE", required=action is show)
+        action.add_argument(
+            "--base",
+            nargs="+",
+            metavar="FILE",
+            required=action is show,
+            help="SAT-style YAML files, later ones override earlier ones; overrides follow `--`",
+        )
     diff = actions.add_parser("diff", help="the keys that differ between two configs")
-    diff.add_argument("files", nargs=2, metavar="FILE")
+    diff.add_argument("files", nargs=2, metavar="FILE", help="overrides after `--` apply to both")
     for action in (show, check, diff):
         add_workflow(action, "experiments, plugins")
     explain = actions.add_parser("explain", help="meaning, type and default of a key, and the stages that read it")
-    explain.add_argument("key")
+    explain.add_argument("key", help="a key path or its last part: args.lr, lr")
 
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
-    """Run the action; return the exit code. Raises ConfigErrors for an invalid config."""
+    """Run the action; return the exit code. Raises ConfigErrors for an invalid config, UserError for wrong usage."""
     if arguments.action == "explain":
+        if overrides:
+            raise UserError(f"config explain takes no overrides; found {' '.join(overrides)} after `--`")
         print(config_show.explain(arguments.key))
     elif arguments.action == "diff":
         before, after = (_partial(arguments, [file], overrides) for file in arguments.files)

@@ -40,6 +40,10 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     """`cogtune store list`, `drop KEY` and `verify`; returns the exit code. Raises UserError."""
     if overrides:
         raise UserError(f"store takes no overrides; found {' '.join(overrides)} after `--`")
+    if arguments.repair and arguments.action != "verify":
+        raise UserError(f"store {arguments.action} takes no --repair; only store verify does")
+    if arguments.key is not None and arguments.action == "list":
+        raise UserError(f"store list takes no key; found {arguments.key!r}")
     store, results = _places(arguments)
     if arguments.action == "verify":
         from cogtune.commands import store_verify

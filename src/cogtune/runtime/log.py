@@ -14,6 +14,7 @@ FILE_ONLY = {"file_only": True}
 """``extra`` of a message that the terminal shows in a different form."""
 
 _TAIL_BYTES = 1 << 16
+_WITH_TIME = ("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S")
 _log = logging.getLogger(__name__)
 
 
@@ -29,9 +30,9 @@ class _Formatter(logging.Formatter):
 class TerminalHandler(logging.StreamHandler[TextIO]):
     """Writes to the current `sys.stderr`: a progress bar replaces it temporarily."""
 
-    def __init__(self) -> None:
+    def __init__(self, times: bool) -> None:
         logging.Handler.__init__(self)
-        self.setFormatter(_Formatter())
+        self.setFormatter(_Formatter(*_WITH_TIME) if times else _Formatter())
         self.addFilter(lambda record: not hasattr(record, "file_only"))
 
     @property
@@ -47,12 +48,15 @@ class _FileHandler(logging.FileHandler):
         _log.warning("%s: stopped writing this log (%s)", self.baseFilename, sys.exc_info()[1])
 
 
-def log_to_terminal() -> None:
+def log_to_terminal(times: bool = False) -> None:
     """Show the messages of this process on stderr: of cogtune from INFO, of libraries from WARNING. For commands only;
-    Python programs that use cogtune configure logging themselves."""
+    Python programs that use cogtune configure logging themselves.
+
+    ``times``: with timestamps, for a process whose stderr is a job's log (a training rank).
+    """
     root = logging.getLogger()
     if not any(isinstance(handler, TerminalHandler) for handler in root.handlers):
-        root.addHandler(TerminalHandler())
+        root.addHandler(TerminalHandler(times))
     logging.getLogger("cogtune").setLevel(logging.INFO)
     logging.captureWarnings(True)
 
@@ -66,7 +70,7 @@ def log_to_file(path: Path) -> Generator[None, None, None]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = _FileHandler(path, encoding="utf-8")
-    handler.setFormatter(_Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    handler.setFormatter(_Formatter(*_WITH_TIME))
     root = logging.getLogger()
     root.addHandler(handler)
     logging.getLogger("cogtune").setLevel(logging.INFO)

@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("plan", type=Path)
     parser.add_argument("--errors", type=Path, default=None, help="folder for error-<rank>.json")
     arguments = parser.parse_args()
-    log_to_terminal()
+    log_to_terminal(times=True)
     try:
         from cogtune.train.session import train
 

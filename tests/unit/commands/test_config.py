@@ -129,6 +129,8 @@ def test_check_reads_the_lines_of_a_prompt_file(world: World, capsys: pytest.Cap
             "cogtune train --base a.yaml -- --seed 42 --train-iters=3",
         ),
         (["config", "show", "--base", "a.yaml", "--fp16"], "cogtune config show --base a.yaml -- --fp16"),
+        (["train", "--base", "a.yaml", "--debug"], "before the command: cogtune --debug train --base a.yaml"),
+        (["config", "explain", "lr", "--base", "a.yaml"], "unrecognized arguments: --base a.yaml"),
         (["train", "--base", "a.yaml", "--sede", "1"], "unrecognized arguments: --sede 1"),
         (["train", "--base", "a.yaml", "--ranks", "0"], "expected an integer from 1 to 1024; found '0'"),
     ],

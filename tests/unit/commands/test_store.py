@@ -103,3 +103,20 @@ def test_every_stage_is_looked_at(project: Path) -> None:
         key = add(project, stage)
         drop(project / "store", key, project / "results")
         assert not (project / f"store/{stage}/{key}").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["store", "list", "0123456789ab"], "store list takes no key"),
+        (["store", "list", "--repair"], "store list takes no --repair"),
+        (["store", "drop", "0123456789ab", "--repair"], "store drop takes no --repair"),
+        (["store", "list", "--", "args.seed=1"], "store takes no overrides"),
+        (["config", "explain", "lr", "--", "args.lr=1"], "config explain takes no overrides"),
+    ],
+)
+def test_an_argument_that_an_action_does_not_use_is_an_error(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 1
+    assert message in capsys.readouterr().err

@@ -62,6 +62,13 @@ def test_a_terminal_is_added_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "once\n"
 
 
+def test_a_training_rank_writes_times(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    log_to_terminal(times=True)
+    logging.getLogger("cogtune.somewhere").warning("odd")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d warning: odd\n", capsys.readouterr().err)
+
+
 @pytest.mark.parametrize(
     ("error", "end", "traced"),
     [(ValueError("boom"), "ValueError: boom", True), (UserError("no such thing"), "no such thing", False)],

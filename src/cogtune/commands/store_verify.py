@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from cogtune.commands.store import finished_folders, remove_receipts
+from cogtune.commands.receipts import finished_folders, remove_receipts
 from cogtune.commands.store_checks import Check, Damage, folder_checks, store_checks
 from cogtune.data.shards import Shard
 from cogtune.data.store import shard_paths

@@ -12,7 +12,6 @@ from torch import Tensor
 
 State = dict[str, Tensor]
 PREFIX = "model.diffusion_model."
-COLUMNS = ("attention.dense.weight", "dense.original.weight", "dense_4h_to_h.weight")
 
 
 def empty_t5(folder: Path, **config: Any) -> Path:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from cogtune.config.schema.common import SAMPLING_STEPS, SEED
 from cogtune.data.images import load_image
 from cogtune.errors import UserError
 from cogtune.runtime.paths import is_key
@@ -29,7 +30,9 @@ class Video:
     fps: float
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write an mp4 (H.264, visually lossless)."""
+        """Write an mp4 (H.264, visually lossless). Raises UserError for another suffix than .mp4."""
+        if Path(path).suffix.lower() != ".mp4":
+            raise UserError(f"{path}: videos are saved as .mp4 only")
         write_mp4(Path(path), self.frames_FCHW.permute(0, 2, 3, 1).numpy(), self.fps)
 
 
@@ -68,6 +71,9 @@ class Result:
             raise UserError(f"weights: {weights!r}; expected one of {', '.join(WEIGHTS)}")
         if weights == "base" and self._models.trained is None:
             raise UserError("weights: this experiment only samples (args.mode: inference); its weights are 'tuned'")
+        for name, value, valid in (("seed", seed, SEED), ("steps", steps, SAMPLING_STEPS)):
+            if value is not None and (not isinstance(value, int) or value not in valid):
+                raise UserError(f"{name}: expected an integer from {valid}; found {value!r}")
         self._check_image(image)
         own = own_prompt(prompt)
         seed = self._job.input.seed if seed is None else seed
@@ -76,7 +82,7 @@ class Result:
             pixels_CHW = load_image(Path(image), self._job.input.video_size)
             images_BCHW = encode_image(self._models.vae, pixels_CHW, seed, own.id)[None]
         generator = replace(self._generator(weights), seed=seed)
-        sampler = samplers(self._job.input.sampler, steps or self._job.input.steps)[guided]
+        sampler = samplers(self._job.input.sampler, self._job.input.steps if steps is None else steps)[guided]
         (video_FCHW,) = generator.videos([own.id], self._context(prompt)[None], sampler, images_BCHW)
         return Video(video_FCHW, self._job.input.fps)
 

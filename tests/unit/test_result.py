@@ -1,6 +1,7 @@
 """`cogtune.load_result`: the videos of a finished experiment, the same that its sample stage makes."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 import cogtune
 from cogtune.data.rows import SampleRow
 from cogtune.evaluation.report.publish import publish
+from cogtune.result import Video
 from tests.unit.stages.finished import Finished, published
 
 
@@ -51,6 +53,27 @@ def test_what_cannot_be_generated(finished: Finished) -> None:
         result.generate("a wave rolls", weights="ema")
     with pytest.raises(cogtune.UserError, match="text-to-video model, which takes no picture"):
         result.generate("a wave rolls", image="a.png")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, "steps: expected an integer from 1 to"),
+        ({"steps": 2.5}, "steps: expected an integer"),
+        ({"seed": -1}, "seed: expected an integer from 1 to"),
+        ({"seed": "7"}, "seed: expected an integer"),
+    ],
+)
+def test_a_number_out_of_range_is_refused(finished: Finished, options: dict[str, Any], message: str) -> None:
+    result = cogtune.load_result(finished.root / "results/tiny")
+    with pytest.raises(cogtune.UserError, match=message):
+        result.generate("a wave rolls", **options)
+
+
+def test_a_video_is_saved_as_mp4_only(tmp_path: Path) -> None:
+    with pytest.raises(cogtune.UserError, match=r"saved as \.mp4 only"):
+        Video(torch.zeros(1, 3, 16, 16, dtype=torch.uint8), 8.0).save(tmp_path / "a.gif")
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_is_not_a_result(finished: Finished, tmp_path: Path) -> None:

@@ -6,8 +6,6 @@ from cogtune.plan.estimate import Estimate
 from cogtune.runtime.machines import Device, Machine
 from tests.unit.plan.world import GPU, World
 
-WIDER = ("hidden_size: 32", "hidden_size: 64")
-
 
 def of(world: World, stage: str, machine: Machine | None = None) -> Estimate:
     found = (world.steps() if machine is None else world.steps(machine=machine))[stage].estimate

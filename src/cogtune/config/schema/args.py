@@ -13,6 +13,7 @@ from cogtune.config.schema.common import (
     PIXELS,
     REQUIRED,
     SAMPLING_STEPS,
+    SEED,
     SHARE,
     STEPS,
     THREADS,
@@ -71,9 +72,7 @@ class TrainArgs:
         "initial weights, in any format that `cogtune weights inspect` supports, or {experiment: name}; null: random",
         file=True,
     )
-    seed: int = key(
-        1234, "seed of every random draw", range=Range(1, 2**32 - 1, "NumPy, which upstream seeds too, takes 32 bits")
-    )
+    seed: int = key(1234, "seed of every random draw", range=SEED)
     train_iters: int | None = key(None, "optimizer steps; null without epochs: 10000", unit="steps", range=STEPS)
     epochs: int | None = key(
         None,

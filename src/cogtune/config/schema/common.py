@@ -40,6 +40,7 @@ def with_article(role: str) -> str:
 
 
 SHARE = Range(0, 1, "it is a fraction")
+SEED = Range(1, 2**32 - 1, "NumPy, which upstream seeds too, takes 32 bits")
 STEPS = Range(1, 100_000_000, "100 million steps of one second take three years")
 LR = Range(
     1e-10,

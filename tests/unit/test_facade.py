@@ -34,6 +34,11 @@ def test_importing_it_imports_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_what_is_no_node_is_refused() -> None:
+    with pytest.raises(cogtune.UserError, match="expected a mapping with `target` and `params`"):
+        cogtune.build("VanillaCFG")  # type: ignore[arg-type]
+
+
 def test_unknown_name() -> None:
     with pytest.raises(AttributeError, match="no attribute 'biuld'"):
         _ = cogtune.biuld  # type: ignore[attr-defined]

@@ -144,7 +144,11 @@ def _index(folder: Path) -> Iterator[Damage]:
 
 
 def _shard(path: Path) -> Iterator[Damage]:
-    rows, why = damaged_rows(path)
+    try:
+        rows, why = damaged_rows(path)
+    except UserError as error:  # of another version: not ours to remove
+        yield Damage(str(error), rerun=False)
+        return
     if rows:
         some = "" if len(rows) == 1 else f" and {len(rows) - 1} more rows"
         yield Damage(f"{why}{some}", partial(take_out, path, rows))

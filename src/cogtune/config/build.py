@@ -14,7 +14,8 @@ from cogtune.config.tree import from_plain
 
 def build(node: dict[str, Any], **runtime: Any) -> Any:
     """The object that a ``{target, params}`` node describes: ``Class(params, **runtime)``. Raises ConfigError."""
-    return find(node["target"]).make(params_of(node), **runtime)
+    params = params_of(node)  # first: it says what is wrong with a node that is no mapping
+    return find(node["target"]).make(params, **runtime)
 
 
 def params_of(node: dict[str, Any]) -> Any:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from cogtune.config import deepspeed_limits
-from cogtune.config.geometry import FRAMES_PER_LATENT, PIXELS_PER_LATENT
+from cogtune.config.geometry import FRAMES_PER_LATENT, PIXELS_PER_LATENT, ROTARY_BASE
 from cogtune.config.registry import kind
 from cogtune.config.remarks import REMARKS
 from cogtune.config.values import NETWORK, POSITIONS, SCHEDULE, SCHEDULES, Values, positions, run
@@ -258,6 +258,16 @@ def _prefix(at: Values) -> Iterator[Problem]:
         )
 
 
+def _rotary_base(at: Values) -> Iterator[Problem]:
+    """Every export is compared with diffusers before it counts; better told here than after the training."""
+    theta = at.get(f"{POSITIONS}.theta")
+    if at["args.mode"] != "inference" and theta not in (None, ROTARY_BASE):
+        yield (
+            f"{POSITIONS}.theta",
+            f"{theta:g}; expected {ROTARY_BASE}: exports are made for diffusers, which supports no other base",
+        )
+
+
 def _inference(at: Values) -> Iterator[Problem]:
     """Without data set and training, weights and prompts must be given."""
     if at["args.mode"] != "inference":
@@ -277,5 +287,5 @@ def _inference(at: Values) -> Iterator[Problem]:
 
 _CHECKS = (
     _frames, _patch, _size, _fixed_grid, _channels, _groups, _tiles, _text, _heads, _ofs, _timestep, _images, _lora,
-    _precision, _deepspeed, _length, _batch, _timesteps, _steps, _prefix, _inference,
+    _precision, _deepspeed, _length, _batch, _timesteps, _steps, _prefix, _rotary_base, _inference,
 )  # fmt: skip

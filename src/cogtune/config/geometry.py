@@ -4,6 +4,8 @@ PIXELS_PER_LATENT = 8
 """In height and in width."""
 FRAMES_PER_LATENT = 4
 """After the first frame, which has a latent of its own."""
+ROTARY_BASE = 10000
+"""Of the published models. diffusers computes positions with this base and has no key for another."""
 NETWORK_PREFIX = "model.diffusion_model."
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from cogtune.commands.store_checks import folder_checks
 from cogtune.data.store import ShardWriter, shard_paths
@@ -39,3 +40,14 @@ def test_listed_files_are_checked(stage: str, name: str, tmp_path: Path) -> None
     write_sums(folder, [folder / name])
     flip_last_byte(folder / name)
     assert any(f"{folder / name}: " in message and SUMS in message for message in damages(folder))
+
+
+def test_a_shard_of_another_version_is_reported_and_kept(tmp_path: Path) -> None:
+    folder = tmp_path / "text" / "0123456789ab"
+    folder.mkdir(parents=True)
+    save_file({"a/x": torch.ones(3)}, folder / "shard-0.safetensors", {"format": "cogtune-shard-9"})
+    found = [damage for check in folder_checks(folder, True) for damage in check.run()]
+    assert any("format 'cogtune-shard-9'" in damage.message for damage in found)
+    for damage in found:
+        damage.take_out()
+    assert (folder / "shard-0.safetensors").exists()

@@ -42,6 +42,8 @@ CONTRADICTIONS = [
     ),
     ("cogvideox_5b", f"{POS}.text_length=224 ", "224; expected 226, the text encoder's max_length"),
     ("cogvideox_5b", f"{NET}.num_attention_heads=47", "3072 is not a multiple of num_attention_heads, 47"),
+    ("cogvideox_5b", f"{POS}.theta=500", "500; expected 10000: exports are made for diffusers"),
+    ("cogvideox_5b_lora", f"{POS}.theta=500", "500; expected 10000: exports are made for diffusers"),
     ("cogvideox_5b", f"{POS}.hidden_size_head=32", "32; expected hidden_size / num_attention_heads, 64"),
     ("cogvideox_2b", f"{NET}.hidden_size=1930 {NET}.num_attention_heads=1", "sine-cosine positions need a multiple"),
     ("cogvideox1.5_5b_i2v", f"{NET}.ofs_embed_dim=256", "256 must equal time_embed_dim, .*512"),

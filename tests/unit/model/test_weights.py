@@ -253,3 +253,7 @@ def test_config_json_is_json_and_refuses_what_diffusers_lacks() -> None:
     assert (config["sample_height"], config["sample_width"]) == (96, 170)
     with pytest.raises(UserError, match="square"):
         config_json(params_of(network_config("5b", patch_size=[1, 2, 4])))
+    node = network_config("5b")
+    node["params"]["modules"]["pos_embed_config"]["params"]["theta"] = 500
+    with pytest.raises(UserError, match="theta: 500; diffusers always uses 10000"):
+        config_json(params_of(node))

@@ -7,11 +7,13 @@ from torch import Tensor
 
 from cogtune.checkpoints.names import POSITIONS, UNUSED, in_diffusers, our_name
 from cogtune.config.build import params_of
+from cogtune.config.geometry import ROTARY_BASE
 from cogtune.config.schema.dit import (
     Basic3DPositionEmbeddingParams,
     DiffusionTransformerParams,
     PatchEmbeddingParams,
     PositionParams,
+    Rotary3DPositionEmbeddingParams,
 )
 from cogtune.errors import UserError
 from cogtune.model.dit import patch_of
@@ -62,6 +64,7 @@ def config_json(params: DiffusionTransformerParams) -> dict[str, Any]:
     patch_embed = params_of(params.modules["patch_embed_config"])
     assert isinstance(pos, PositionParams)
     assert isinstance(patch_embed, PatchEmbeddingParams)
+    _check_positions(pos)
     height, width = _sample_size(params)
     return {
         "_class_name": "CogVideoXTransformer3DModel",
@@ -86,6 +89,14 @@ def config_json(params: DiffusionTransformerParams) -> dict[str, Any]:
         "use_learned_positional_embeddings": pos.table == "learned",
         **_interpolation(params, pos),
     }
+
+
+def _check_positions(pos: PositionParams) -> None:
+    """Raises UserError for positions that diffusers would compute in another way."""
+    if isinstance(pos, Rotary3DPositionEmbeddingParams) and pos.theta != ROTARY_BASE:
+        raise UserError(
+            f"pos_embed_config.params.theta: {pos.theta:g}; diffusers always uses {ROTARY_BASE}; write format sat instead"
+        )
 
 
 def _sample_size(params: DiffusionTransformerParams) -> tuple[int, int]:

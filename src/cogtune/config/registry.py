@@ -161,9 +161,14 @@ def find(target: str, role: str = "") -> Entry:
     return entry
 
 
+_UPSTREAM = ("sgm", "sat", "torch", "vae_modules", "dit_video_concat", "data_video")
+"""Packages that the targets of upstream's configs are in."""
+
+
 def refuse_plugin(target: str, role: str) -> None:
-    """Raise ConfigError, with the reason, if ``target`` is a listed plugin's and no plugin can fill ``role``."""
-    if role in NOT_PLUGGED and plugins.is_listed(target):
+    """Raise ConfigError, with the reason, if ``target`` is neither ours nor upstream's and no plugin can fill ``role``."""
+    theirs = target in _by_name() or target.partition(".")[0] in _UPSTREAM
+    if role in NOT_PLUGGED and (plugins.is_listed(target) or not theirs):
         raise ConfigError(f"target {target!r}: a plugin cannot be the {role}: {NOT_PLUGGED[role]}")
 
 

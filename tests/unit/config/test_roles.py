@@ -21,6 +21,7 @@ from cogtune.work.stages import STAGES
 from tests.plugged import MARK, PACKAGE, all_roles, at, by_role, class_name, plug, source, tiny
 from tests.workflow.weights import make_t5
 
+REPO = Path(__file__).parents[3]
 WRONG = """
 
 class Bare:
@@ -148,3 +149,14 @@ def test_what_holds_for_cogtunes_class_holds_for_one_that_derives_from_it(packag
     assert find(f"{PACKAGE}.Network").role == "network"
     with pytest.raises(ConfigError, match=r"expected \[32, 48\] .*sine-cosine position table"):
         load(tree, package, "data.params.video_size=[48,48]")
+
+
+@pytest.mark.parametrize(
+    "key", ["model.denoiser_config.params.weighting_config", "model.first_stage_config.params.loss_config"]
+)
+def test_an_unlisted_class_is_refused_where_nothing_would_build_it(key: str) -> None:
+    files = [REPO / "config/cogvideox_2b.yaml", REPO / "config/sft.yaml"]
+    with pytest.raises(ConfigError, match=r"'my\.plug\.In': a plugin cannot be the "):
+        load_config(files, [f"{key}.target=my.plug.In"], check_files=False)
+    config = load_config(files, [f"{key}.target=torch.nn.Identity"], check_files=False)
+    assert any("ignored: " in notice for notice in config.notices)

@@ -66,7 +66,7 @@ def test_a_failing_stage_says_how_to_repeat_it_and_loses_nothing(project: Projec
         weights.write_bytes(kept)
     assert done.returncode == 1
     assert "to repeat this job by hand:\n  cogtune latents --slice store/slices/" in done.stderr
-    assert "3d-vae.pt: bytes " in done.stderr
+    assert "3d-vae.pt: checksum mismatch in the data" in done.stderr
     assert "Traceback" not in done.stderr
     assert any("3d-vae.pt" in log.read_text() for log in (project.root / "results/.logs").glob("latents-*.log"))
     project.snakemake()

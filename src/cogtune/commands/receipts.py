@@ -14,13 +14,10 @@ from cogtune.work.stages import STAGES
 
 
 def finished_folders(store: Path, results: Path) -> set[Path]:
-    """The folders of all jobs that have a receipt. Without their slice, those of stages with a folder per job."""
+    """The folders of all jobs that have a receipt."""
     receipts = {path.stem for path in (results / ".receipts").glob("*-*.json")}
     done = [part for part in _slices(store) if f"{part.stage}-{part.key}" in receipts]
-    folders = {store / part.stage / (part.items_key if STAGES[part.stage].items else part.key) for part in done}
-    named = [receipt.rpartition("-")[::2] for receipt in receipts]
-    per_job = [(stage, key) for stage, key in named if stage in STAGES and not STAGES[stage].items and is_key(key)]
-    return folders | {store / stage / key for stage, key in per_job}
+    return {store / part.stage / (part.items_key if STAGES[part.stage].items else part.key) for part in done}
 
 
 def remove_receipts(store: Path, folder: Path, results: Path) -> list[Path]:

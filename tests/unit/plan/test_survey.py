@@ -332,17 +332,6 @@ def test_a_scan_that_is_gone_is_named_and_the_advice_works(world: World, whole: 
     assert store_verify.run(world.store, None, False, world.results) == 0
 
 
-def test_a_store_that_is_gone_while_its_receipts_are_there(world: World) -> None:
-    keys = {name: part.key for name, part in world.slices().items()}
-    (scanned,) = (path.name for path in world.store.glob("scan/*"))
-    world.store.rename(world.root / "elsewhere")
-    with pytest.raises(UserError, match=rf"digests\.json: .*; `cogtune store verify {scanned} --repair"):
-        world.slices()
-    assert store_verify.run(world.store, scanned, True, world.results) == 0
-    assert not list(world.results.glob(".receipts/scan-*"))
-    assert {name: part.key for name, part in world.slices().items()} == keys
-
-
 def test_fp16_on_a_cpu_is_found_before_anything_is_cached(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     world.edit("bf16: {enabled: true}", "bf16: {enabled: false}")
     world.edit("fp16: {enabled: false}", "fp16: {enabled: true}")

@@ -47,7 +47,7 @@ def test_a_receipt_by_name_runs_the_scan_first(project: Project, fresh: Project)
 def test_a_receipt_that_no_experiment_has(project: Project, stage: str) -> None:
     done = project.snakemake(f"results/.receipts/{stage}-0123456789ab.json", check=False)
     assert done.returncode == 2
-    assert "no experiment has a job 0123456789ab now" in sentence(done.stderr)
+    assert "no experiment has a job 0123456789ab: " in sentence(done.stderr)
 
 
 def test_every_job_leaves_a_benchmark(project: Project) -> None:

@@ -50,7 +50,7 @@ lint: setup  ## ruff, pyright, snakefmt, snakemake --lint
 test: setup lint  ## linters and all CPU tests
 	pytest -m "not slow and not gpu and not slurm"
 
-test-fast: setup  ## a subset of the unit tests over every room, without linters (under a minute on 2 cores)
+test-fast: setup  ## a subset of the unit tests over every room, without linters (about two minutes)
 	OMP_NUM_THREADS=1 pytest -q tests/unit -m "not slow and not integration and not gpu and not slurm"
 
 test-kernels: setup  ## parity with the kernels of other processors, and with 1 and 2 threads (a minute and a half)

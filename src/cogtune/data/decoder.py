@@ -20,7 +20,7 @@ import numpy as np
 
 from cogtune.data.video import TimesError, VideoError, VideoInfo
 from cogtune.errors import UserError
-from cogtune.runtime.failures import told_of_environment
+from cogtune.runtime.failures import machine_error_message
 
 _COMMAND = [sys.executable, "-m", "cogtune.data.decode"]
 PATIENCE_SECONDS = 300.0
@@ -189,7 +189,7 @@ class Decoder:
                 _COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, bufsize=1 << 20
             )
         except OSError as error:
-            if told := told_of_environment(error, tempfile.gettempdir()):
+            if told := machine_error_message(error, tempfile.gettempdir()):
                 raise UserError(told) from None
             raise _not_started(str(error)) from None
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from cogtune.data.clips import fit, resize_and_crop
 from cogtune.errors import UserError
 from cogtune.runtime import git_lfs
-from cogtune.runtime.failures import told_of_environment
+from cogtune.runtime.failures import machine_error_message
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 
@@ -30,5 +30,5 @@ def load_image(path: Path, size: Sequence[int]) -> Tensor:
         pointer = path.is_file() and git_lfs.is_pointer_file(path)
         why = git_lfs.advice(path) if pointer else f"cannot be read as a picture ({', '.join(FORMATS)}): {error}"
         unread = f"{path}: {why}"
-        raise UserError(told_of_environment(error, path) or unread) from None
+        raise UserError(machine_error_message(error, path) or unread) from None
     return resize_and_crop(torch.from_numpy(picture_HWC), fit(picture_HWC.shape[:2], size), size)

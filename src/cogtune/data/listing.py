@@ -14,7 +14,7 @@ from typing import NamedTuple
 from cogtune.data.walk import Seen, escaped, walk
 from cogtune.errors import UserError
 from cogtune.runtime.atomic import write_changed
-from cogtune.runtime.failures import told_of_environment
+from cogtune.runtime.failures import machine_error_message
 from cogtune.runtime.paths import shown
 from cogtune.runtime.saved import how_to_repair
 from cogtune.runtime.sums import check_sums
@@ -179,7 +179,7 @@ def _stamp(path: str | None) -> str:
     try:
         status = os.stat(path) if path is not None else None
     except OSError as error:
-        if fault := told_of_environment(error, escaped(str(path))):
+        if fault := machine_error_message(error, escaped(str(path))):
             raise UserError(fault) from None
         return "null"
     return f"[{status.st_size},{status.st_mtime_ns}]" if status else "null"

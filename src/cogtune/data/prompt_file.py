@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cogtune.config.errors import ConfigError
 from cogtune.errors import UserError
-from cogtune.runtime.failures import told_of_environment
+from cogtune.runtime.failures import machine_error_message
 from cogtune.runtime.paths import leads_into, shown
 
 SEPARATOR = "@@"
@@ -32,7 +32,7 @@ def read_prompts(path: str | Path, with_images: bool = False) -> list[Line]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        if fault := told_of_environment(error, path):
+        if fault := machine_error_message(error, path):
             raise UserError(fault) from None
         raise ConfigError(f"{path} cannot be read as UTF-8 text: {error}", key=_KEY) from None
     if not lines:

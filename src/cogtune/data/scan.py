@@ -18,7 +18,7 @@ from cogtune.errors import UserError
 from cogtune.runtime import git_lfs
 from cogtune.runtime.atomic import write_text
 from cogtune.runtime.digest import file_digest
-from cogtune.runtime.failures import told_of_environment
+from cogtune.runtime.failures import machine_error_message
 from cogtune.runtime.jsonl import checked_line, read_line
 
 _LONGEST_CAPTION = 1 << 20  # bytes; T5 sees 226 tokens of it
@@ -108,7 +108,7 @@ def _reads(line: str) -> bool:
 
 
 def _memo_error(path: Path, error: OSError) -> UserError:
-    return UserError(told_of_environment(error, path) or f"{path}: cannot be read and written: {error.strerror}")
+    return UserError(machine_error_message(error, path) or f"{path}: cannot be read and written: {error.strerror}")
 
 
 def scan(
@@ -249,7 +249,7 @@ def _reject(split: str, video: Listed, reason: str, files: int = 0) -> Reject:
 
 def _reason(path: Path, error: Exception) -> str:
     """Why a file is rejected. Raises what is not the file's own fault."""
-    if fault := told_of_environment(error, path):
+    if fault := machine_error_message(error, path):
         raise UserError(fault) from error
     if isinstance(error, VideoError | CaptionError):
         return str(error)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from cogtune.data.other_files import LISTS, OtherFiles
 from cogtune.errors import UserError
-from cogtune.runtime.failures import told_of_environment
+from cogtune.runtime.failures import machine_error_message
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"})
 """Compared in lower case. Upstream reads ``.mp4`` in lower case only and passes over the rest without a word."""
@@ -144,7 +144,7 @@ class _Walk:
             with os.scandir(folder) as entries:
                 return sorted((entry for entry in entries if entry.name[0] != "."), key=attrgetter("name"))
         except OSError as error:
-            if fault := told_of_environment(error, escaped(folder)):
+            if fault := machine_error_message(error, escaped(folder)):
                 raise UserError(fault) from None
             if folder == str(self._root):
                 raise UserError(_not_a_folder(self._root, error)) from None
@@ -172,7 +172,7 @@ class _Walk:
             try:
                 status, refused = os.lstat(label), None
             except OSError as error:
-                if fault := told_of_environment(error, label):
+                if fault := machine_error_message(error, label):
                     raise UserError(fault) from None
                 status = refused = None
             if status is not None and (closed or not S_ISREG(status.st_mode)):
@@ -204,7 +204,7 @@ class _Walk:
         try:
             status = os.stat(path)
         except OSError as error:
-            if fault := told_of_environment(error, escaped(path)):
+            if fault := machine_error_message(error, escaped(path)):
                 raise UserError(fault) from None
             return None, f"a symbolic link that cannot be followed: to {_read_link(path)} ({error.strerror})"
         if not S_ISREG(status.st_mode) and S_ISLNK(os.lstat(path).st_mode):

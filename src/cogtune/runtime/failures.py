@@ -100,7 +100,7 @@ def is_environment_error(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in errno.errorcode and error.errno not in _OF_THE_FILE
 
 
-def told_of_environment(error: BaseException, path: str | os.PathLike[str]) -> str | None:
+def machine_error_message(error: BaseException, path: str | os.PathLike[str]) -> str | None:
     """The message with advice for an error of the machine at ``path``; None if the file itself causes it."""
     if not is_environment_error(error):
         return None

@@ -1,4 +1,4 @@
-"""What is sampled: which captions, and in which order."""
+"""The prompts of a sample job, their order and their batches."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ ID_DIGITS = 16
 
 
 class ManifestRow(Protocol):
-    """What is needed of a manifest row."""
+    """The fields of a manifest row that are used here."""
 
     @property
     def clip(self) -> str: ...
@@ -30,9 +30,9 @@ class ManifestRow(Protocol):
 
 @dataclass(frozen=True)
 class Prompt:
-    """One caption to sample. ``id`` names its files and its noise; ``clip`` is the sha256 of the clip that the caption
-    describes, or None for a prompt of the user's own; ``caption_id`` is the sha256 of the caption; ``image`` is the
-    picture to start from that a prompt file names."""
+    """One caption to sample. ``id`` names its files and keys its noise; ``caption_id`` is the sha256 of the caption;
+    ``clip`` is the sha256 of the captioned clip, or None for a prompt from a file; ``image`` is the input image that the
+    prompt file names."""
 
     id: str
     caption: str
@@ -42,7 +42,7 @@ class Prompt:
 
 
 def of_data_set(pairs: Sequence[ManifestRow], count: int | None) -> list[Prompt]:
-    """The first ``count`` (None: all) different training pairs in manifest order."""
+    """The first ``count`` (None: all) distinct training pairs in manifest order."""
     training = {(row.clip, row.caption_id): row for row in pairs if row.split == "train"}
     prompts = [
         Prompt(f"{row.clip[:ID_DIGITS]}-{row.caption_id[:ID_DIGITS]}", row.caption, row.caption_id, row.clip)
@@ -52,44 +52,44 @@ def of_data_set(pairs: Sequence[ManifestRow], count: int | None) -> list[Prompt]
 
 
 def own_prompt(caption: str, number: int = 0, image: Path | None = None) -> Prompt:
-    """A prompt of the user's own, the one in line ``number`` of a file."""
+    """A prompt that is not from the data set; ``number`` is its line in a prompt file."""
     return Prompt(f"prompt-{number:05d}", caption, hashlib.sha256(caption.encode()).hexdigest(), image=image)
 
 
 def of_file(path: str | Path, with_images: bool = False) -> list[Prompt]:
-    """The lines of a prompt file; ``with_images``: each of them ``caption@@image``. Raises UserError."""
+    """The prompts of a file, one per line; ``with_images``: as ``caption@@image``. Raises UserError for an invalid file."""
     return [own_prompt(line.caption, i, line.image) for i, line in enumerate(read_prompts(path, with_images))]
 
 
 def context_id(prompts: Sequence[Prompt], index: int, variant: Variant) -> str | None:
-    """Which caption the network is shown for prompt ``index``; None: the zero context."""
+    """The id of the caption that conditions the sample of prompt ``index``; None: the zero context."""
     if variant.context == "none":
         return None
     return prompts[(index + (variant.context == "next")) % len(prompts)].caption_id
 
 
 def item_id(prompt: Prompt, variant: Variant) -> str:
-    """The name of a sample in the store."""
+    """The id of a sample's row in the store."""
     return f"{prompt.id}.{variant.name}"
 
 
-def batches(prompts: Sequence[Prompt], size: int) -> Iterator[list[int]]:
-    """Indices of the prompts that share a batch.
+def prompt_batches(prompts: Sequence[Prompt], size: int) -> Iterator[list[int]]:
+    """Indices of the prompts in each batch.
 
-    They do not depend on what is finished already: arithmetic can differ in the last bit with the batch's make-up, and
-    a resumed run shall give the same bytes.
+    They do not depend on which samples exist: results can differ in the last bit with the composition of a batch, and a
+    resumed run must give the same bytes.
     """
     for start in range(0, len(prompts), max(1, size)):
         yield list(range(start, min(start + max(1, size), len(prompts))))
 
 
-def chosen(given: SampleInput, pairs: Sequence[ManifestRow]) -> list[Prompt]:
-    """The prompts that a sample job is asked for: those of the data set, or with ``input_type: txt`` those of
-    ``input_file``. Raises UserError when there are none."""
-    if given.input_type == "txt":
-        assert given.input_file is not None, "the config check sees to it"
-        return of_file(given.input_file, given.file_has_images)
-    prompts = of_data_set(pairs, given.count)
+def select_prompts(settings: SampleInput, pairs: Sequence[ManifestRow]) -> list[Prompt]:
+    """The prompts of a sample job: from the data set, or with ``input_type: txt`` from ``input_file``. Raises UserError if
+    there are none."""
+    if settings.input_type == "txt":
+        assert settings.input_file is not None, "checked by the config check"
+        return of_file(settings.input_file, settings.file_has_images)
+    prompts = of_data_set(pairs, settings.count)
     if not prompts:
         raise UserError("args.sampling_count: no caption to sample; expected at least 1, or null for all of them")
     return prompts

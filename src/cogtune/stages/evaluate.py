@@ -1,4 +1,4 @@
-"""Stage `evaluate`: holds samples and reconstructions against the clips, and writes metrics.json."""
+"""Stage `evaluate`: compares samples and reconstructions with the clips, and writes metrics.json."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -20,15 +20,15 @@ from cogtune.evaluation.report.publish import to_json
 from cogtune.evaluation.sample_figures import METRICS_FILE, PER_SAMPLE, Sample
 from cogtune.runtime.atomic import write_changed
 from cogtune.runtime.devices import device_for, dtype_of, set_threads
-from cogtune.runtime.failures import told_of_environment
+from cogtune.runtime.failures import machine_error_message
 from cogtune.runtime.sums import write_sums
 from cogtune.sampling.generate import decode
 from cogtune.sampling.prompts import ID_DIGITS
 from cogtune.sampling.video import write_mp4
-from cogtune.stages.job import Job, missing
+from cogtune.stages.job import Job, missing_ids
 from cogtune.stages.latents import accepted
 from cogtune.stages.preprocess import source_of
-from cogtune.stages.sample import wanted_of
+from cogtune.stages.sample import sample_ids
 from cogtune.work.content_hashes import proven
 from cogtune.work.inputs import EvaluateInput, SampleInput
 from cogtune.work.results import read_summary
@@ -36,21 +36,22 @@ from cogtune.work.results import read_summary
 CLIPS = "clips"
 _LOSS_DIGITS = 5
 _BATCH = 4
-"""Clips whose reconstructions are made together, and are in memory at once."""
+"""Clips that are reconstructed together, and are in memory at the same time."""
 
 
 def run(job: Job[EvaluateInput]) -> dict[str, Any]:
-    """Look at each clip once, keep what was measured as rows of the store, then sum up.
+    """Measure each clip, store the results as rows, then summarise them.
 
-    Writes metrics.json and per_sample.json (equal input gives equal bytes), and an mp4 of each clip that was sampled.
+    Writes metrics.json and per_sample.json (equal input gives equal bytes), and an mp4 file of each clip with samples.
+    Raises UserError for a clip that cannot be read.
     """
     set_threads(job.ranks * job.input.threads)
     folder = job.job_dir()
     clips = _clips(job)
-    samples = read_samples(job.rows("sample"), wanted_of(job.upstream_job("sample", SampleInput)))
-    lacking = set(missing(clips, job.rows().ids()))
-    if lacking:
-        _measure(job, list(clips.values()), lacking, samples)
+    samples = read_samples(job.rows("sample"), sample_ids(job.upstream_job("sample", SampleInput)))
+    missing = set(missing_ids(clips, job.rows().ids()))
+    if missing:
+        _measure(job, list(clips.values()), missing, samples)
     measured = dict(EvaluationRow.read_all(job.rows(), clips))
     figures = per_sample(samples, measured)
     metrics = flat_metrics(figures, measured, {clip: row.split for clip, row in clips.items()}) | _losses(job)
@@ -58,51 +59,52 @@ def run(job: Job[EvaluateInput]) -> dict[str, Any]:
     write_changed(folder / METRICS_FILE, to_json(metrics))
     write_sums(folder, [folder / PER_SAMPLE, folder / METRICS_FILE])
     main = {metric.key(): metrics[metric.key()] for metric in (RETRIEVAL, PSNR) if metric.key() in metrics}
-    return {"made": len(lacking), "reused": len(clips) - len(lacking), **main}
+    return {"made": len(missing), "reused": len(clips) - len(missing), **main}
 
 
 def _clips(job: Job[EvaluateInput]) -> dict[str, ClipRow]:
-    """Each accepted clip once, by id; one that is in both splits was trained on. Raises UserError unless all are encoded."""
+    """Accepted clips by id; a clip in both splits counts as a training clip. Raises UserError if one is not encoded."""
     train_last = {row.clip: row for row in sorted(job.manifest(), key=lambda row: row.split == "train")}
     usable = accepted(train_last, job.rows("preprocess"))
     job.rows("latents").require(usable)
     return {clip: train_last[clip] for clip in sorted(usable)}
 
 
-def read_samples(reader: ShardReader, wanted: Iterable[str]) -> list[Sample]:
-    """What the sample stage made of ``wanted``, in order of ids."""
-    rows = dict(SampleRow.read_all(reader, wanted))
+def read_samples(reader: ShardReader, ids: Iterable[str]) -> list[Sample]:
+    """The samples with these ``ids``, sorted by id."""
+    rows = dict(SampleRow.read_all(reader, ids))
     return [Sample(item, row.prompt, row.variant, row.caption, row.clip) for item, row in sorted(rows.items())]
 
 
-def _measure(job: Job[EvaluateInput], rows: list[ClipRow], lacking: set[str], samples: list[Sample]) -> None:
-    """Compare each lacking clip with its reconstruction and, if it was trained on, with all samples.
+def _measure(job: Job[EvaluateInput], rows: list[ClipRow], missing: set[str], samples: list[Sample]) -> None:
+    """Compare each missing clip with its reconstruction and, if it is a training clip, with all samples.
 
-    Reconstructions are made in batches of all ``rows``, so that a resumed run decodes in the same company and gives the
-    same bytes.
+    Batches are cut from all ``rows``, so a resumed run uses the same batch composition and gives the same bytes.
     """
-    given, folder = job.input, job.job_dir()
+    settings, folder = job.input, job.job_dir()
     reader = job.rows("sample")
     videos = {sample.item: SampleRow.video(reader, sample.item) for sample in samples if sample.clip is not None}
     sampled = {sample.clip for sample in samples}
-    writer = ShardWriter(folder, given.flush_megabytes, given.flush_seconds)
-    with writer, job.progress(len(lacking), "evaluate", "clips") as bar:
-        for row, pixels_FCHW, reconstruction_FCHW in _reconstructions(job, rows, lacking):
+    writer = ShardWriter(folder, settings.flush_megabytes, settings.flush_seconds)
+    with writer, job.progress(len(missing), "evaluate", "clips") as bar:
+        for row, pixels_FCHW, reconstruction_FCHW in _reconstructions(job, rows, missing):
             trained = row.split == "train"
-            own = [sample.item for sample in samples if sample.clip == row.clip]
-            evaluated = measure(pixels_FCHW, reconstruction_FCHW, videos if trained else {}, own if trained else [])
+            clip_samples = [sample.item for sample in samples if sample.clip == row.clip]
+            evaluated = measure(
+                pixels_FCHW, reconstruction_FCHW, videos if trained else {}, clip_samples if trained else []
+            )
             if row.clip in sampled:
                 view = folder / CLIPS / f"{row.clip[:ID_DIGITS]}.mp4"
-                write_mp4(view, pixels_FCHW.permute(0, 2, 3, 1).numpy(), given.fps)
-                write_sums(folder, [view])  # before its row, which says that the clip is done
+                write_mp4(view, pixels_FCHW.permute(0, 2, 3, 1).numpy(), settings.fps)
+                write_sums(folder, [view])  # before its row, which marks the clip as done
             evaluated.add(writer, row.clip)
             bar.advance(1)
 
 
 def _reconstructions(
-    job: Job[EvaluateInput], rows: list[ClipRow], lacking: set[str]
+    job: Job[EvaluateInput], rows: list[ClipRow], missing: set[str]
 ) -> Iterator[tuple[ClipRow, Tensor, Tensor]]:
-    """(clip, its pixels, what the VAE makes of its cached posterior mean), both uint8 (F, 3, H, W)."""
+    """(clip, its pixels, the VAE's decoding of its cached posterior mean), both uint8 (F, 3, H, W)."""
     prepared, latents = job.rows("preprocess"), job.rows("latents")
     device, dtype = device_for(), dtype_of(job.input.precision)
     with job.proven("model.first_stage_config"):
@@ -111,12 +113,12 @@ def _reconstructions(
     with Decoder() as decoder:
         for start in range(0, len(rows), _BATCH):
             batch = rows[start : start + _BATCH]
-            if not lacking & {row.clip for row in batch}:
+            if not missing & {row.clip for row in batch}:
                 continue
             moments_BCTHW = torch.stack([LatentRow.read(latents, row.clip).moments_CTHW for row in batch])
             mean_BCTHW = vae.regularizer.mode(moments_BCTHW.to(device, dtype))
             for row, reconstruction_FCHW in zip(batch, decode(vae, mean_BCTHW), strict=True):
-                if row.clip in lacking:
+                if row.clip in missing:
                     yield row, _pixels(row, clip_plan(prepared, row.clip), size, decoder), reconstruction_FCHW
 
 
@@ -125,12 +127,12 @@ def _pixels(row: ClipRow, plan: ClipPlan, size: list[int], decoder: Decoder) -> 
         with proven([source_of(row)]):
             return load_clip(row.path, plan, size, decoder)
     except (VideoError, OSError) as error:
-        gone = f"{row.path}: it was encoded, and now cannot be read again: {error}"
-        raise UserError(told_of_environment(error, row.path) or gone) from None
+        unreadable = f"{row.path}: was encoded, but cannot be read any more: {error}"
+        raise UserError(machine_error_message(error, row.path) or unreadable) from None
 
 
 def _losses(job: Job[EvaluateInput]) -> dict[str, float]:
-    """First and last training loss, each the mean of a few steps, as training summed them up."""
+    """First and last training loss, each a mean over a few steps, from training's summary."""
     summary = read_summary(job.upstream_job("sample").upstream_job("export").job_dir("train"))
     losses = {"train.loss_first": summary.loss_first, "train.loss_last": summary.loss_last}
     return {name: round(loss, _LOSS_DIGITS) for name, loss in losses.items()}

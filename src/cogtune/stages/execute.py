@@ -28,9 +28,9 @@ _log = logging.getLogger(__name__)
 
 
 def execute(job: Job[Any], receipt: Path | None) -> dict[str, Any]:
-    """Do what ``job`` lacks and write its receipt. Two jobs of one key never overlap: the second waits, then finds all made.
+    """Run ``job`` and write its receipt. Two jobs with one key never overlap: the second waits, then finds all rows cached.
 
-    Returns the receipt: stage, key, the stage's own counts, seconds.
+    Returns the receipt: stage, key, the stage's counts, seconds.
     """
     name = job.slice.stage
     run: Callable[[Job[Any]], dict[str, Any]] = importlib.import_module(f"cogtune.stages.{name}").run
@@ -43,34 +43,34 @@ def execute(job: Job[Any], receipt: Path | None) -> dict[str, Any]:
         seconds = time.monotonic() - started
         if locked:
             _record(job, counts, seconds)
-    found = {"stage": name, "key": job.key, **counts, "seconds": round(seconds, 3)}
+    result = {"stage": name, "key": job.key, **counts, "seconds": round(seconds, 3)}
     if receipt is not None:
-        write_json(receipt, found)
+        write_json(receipt, result)
     cached = "cached: " if counts.get("made") == 0 else ""
     _log.info("[%s] %s%s in %.1f s", name, cached, _summary(counts), seconds)
-    return found
+    return result
 
 
 def _counts(run: Callable[[Job[Any]], dict[str, Any]], job: Job[Any]) -> dict[str, Any]:
-    """What the stage did. Raises UserError where a plugin ends the process: its exit code, 0 too, would be the job's."""
+    """The stage's counts. Raises UserError if a plugin exits: otherwise its exit code, even 0, would be the job's."""
     try:
         return run(job)
     except SystemExit as error:
-        if error.code == STOPPED:  # training was asked to stop, and will go on from its checkpoint
+        if error.code == STOPPED:  # training was stopped by a signal; it resumes from its checkpoint
             raise
-        used = ", ".join(job.slice.volatile.get("plugins", {})) or "a library"
+        caller = ", ".join(job.slice.volatile.get("plugins", {})) or "a library"
         raise UserError(
-            f"stage {job.slice.stage!r} was ended before it was done: {used} called sys.exit({error.code!r}); a plugin "
-            f"must raise an error instead"
+            f"stage {job.slice.stage!r} did not finish: {caller} called sys.exit({error.code!r}); a plugin must raise an "
+            f"error instead"
         ) from error
 
 
 @contextmanager
 def _lock(path: Path, folder: Path) -> Iterator[bool]:
-    """Hold the lock of ``folder``; False where neither can be written: what is complete there can be used without it.
+    """Hold the lock of ``folder``. Yields False if neither lock nor folder is writable: complete results need no lock.
 
-    Where the folder can be written and the lock cannot (the rights of a shared store differ from place to place), the
-    error stands: two writers would not see each other.
+    If the folder is writable and the lock is not (permissions of a shared store may differ between folders), the error
+    is raised: two writers would not see each other.
     """
     with ExitStack() as stack:
         try:
@@ -85,7 +85,7 @@ def _lock(path: Path, folder: Path) -> Iterator[bool]:
 
 
 def execute_logged(job: Job[Any], receipt: Path | None, command: str) -> dict[str, Any]:
-    """`execute` with its messages also in ``job.log_path``; a failure says how to repeat it by hand."""
+    """Like `execute`, and copy messages to ``job.log_path``. On failure, print the ``command`` that repeats the job."""
     if job.log_path is None:
         return execute(job, receipt)
     try:
@@ -95,39 +95,39 @@ def execute_logged(job: Job[Any], receipt: Path | None, command: str) -> dict[st
     except BaseException as error:
         if not isinstance(error, KeyboardInterrupt | SystemExit | UserError):
             tail = "\n".join(last_lines(job.log_path, 15))
-            _log.error("\nstage %r failed; the end of %s:\n%s", job.slice.stage, job.log_path, tail)
+            _log.error("\nstage %r failed; last lines of %s:\n%s", job.slice.stage, job.log_path, tail)
         _log.error("\nto repeat this job by hand:\n  %s", command)
         raise
 
 
 def _record(job: Job[Any], counts: dict[str, Any], seconds: float) -> None:
-    """Add this run to the job's record. Receipts may be lost and written again by a run that made nothing, so what the
-    work really cost is kept here: a run that only found its work done changes nothing. `plan` estimates from it."""
+    """Add this run to the job's record, from which `plan` estimates costs. Receipts do not serve for this: they may be
+    lost and written again by a run that computed nothing. Such a run does not change the record."""
     path = job.store / "records" / f"{job.slice.stage}-{job.key}.json"
-    known = read_record(path)
-    if known and not counts.get("made"):
+    earlier = read_record(path)
+    if earlier and not counts.get("made"):
         return
     peak_kib = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     empty = {"stage": job.slice.stage, "key": job.key, "runs": 0, "seconds": 0.0, "peak_memory_mib": 0.0, "made": 0}
-    known = known or empty
+    earlier = earlier or empty
     names = device_names()
-    record = known | {
-        "runs": known["runs"] + 1,
-        "seconds": round(known["seconds"] + seconds, 3),
-        "peak_memory_mib": max(known["peak_memory_mib"], round(peak_kib / 1024, 1)),
+    record = earlier | {
+        "runs": earlier["runs"] + 1,
+        "seconds": round(earlier["seconds"] + seconds, 3),
+        "peak_memory_mib": max(earlier["peak_memory_mib"], round(peak_kib / 1024, 1)),
         "device": names[0],
         "devices": len(names),
         "run": {name: job.slice.volatile[name] for name in ("values", "jobs", "machine") if name in job.slice.volatile},
     }
-    if "made" in known:  # else a version that did not count it began this record, and a rate would be wrong
-        record["made"] = known["made"] + counts.get("made", 0)
+    if "made" in earlier:  # a record begun by a version without this count would give a wrong rate
+        record["made"] = earlier["made"] + counts.get("made", 0)
     if gpu_mib := _peak_gpu_mib():
-        record["peak_gpu_mib"] = max(known.get("peak_gpu_mib", 0.0), gpu_mib)
+        record["peak_gpu_mib"] = max(earlier.get("peak_gpu_mib", 0.0), gpu_mib)
     write_sealed(path, record)
 
 
 def _peak_gpu_mib() -> float:
-    """The most that this process held on one GPU; 0 without one. Torch is not imported for it."""
+    """Peak memory of this process on any one GPU, in MiB; 0 without a GPU. Does not import torch."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return 0.0

@@ -1,11 +1,12 @@
-"""Stage `export`: the trained weights in the formats of other tools, each loaded again and compared before it counts.
+"""Stage `export`: writes the trained weights in the formats of other tools. Each file is loaded again and compared.
 
-The folder is that of the weights, not of a list of formats: another format is a new job over it that adds a file, and
-nothing that was sampled from the weights is made again.
+The key of the folder does not depend on the list of formats: a new format is a new job that adds a file to the same
+folder, and samples stay cached.
 """
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,40 +35,40 @@ from cogtune.work.inputs import ExportInput, TrainInput
 from cogtune.work.results import INDEX, ExportedFormat, ExportIndex, ForeignCheck, read_index
 
 TOLERANCE = 1e-4
-"""Largest difference between outputs (fp32, of order 1) of the trained and of a reloaded model that passes."""
+"""Largest accepted difference between the outputs (fp32, of order 1) of the trained and of a reloaded model."""
 
 _LICENSES = {1920: "apache-2.0", 3072: "CogVideoX LICENSE (huggingface.co/THUDM/CogVideoX-5b)"}
-"""Of the published models, by hidden_size; derived weights are under it too."""
+"""Licences of the published models by hidden_size; they also apply to derived weights."""
 
 
 def run(job: Job[ExportInput]) -> dict[str, Any]:
-    """Write what is lacking of the default format (LoRA: diffusers_lora, else diffusers) and ``args.export_formats``.
+    """Write the default format (LoRA: diffusers_lora, else diffusers) and ``args.export_formats``, unless cached.
 
-    index.json says for each format where it is, and by how much the output changes when it is loaded by us and by the
-    library that it is for: as that library loads it, and with the epsilon of its last norm made equal to ours, which
-    is what has to pass (diffusers has an epsilon of its own, whatever the weights are).
-    Returns how many were made and reused, the default format, the largest error, and what the foreign loaders said;
-    UserError above TOLERANCE.
+    index.json holds for each format its path, and by how much the output changes when the file is loaded by us and by
+    the library that it is for. The library's output is compared twice: as loaded, and with the epsilon of its last norm
+    set to ours. The second must pass, because diffusers uses another epsilon, whatever the weights are.
+    Returns how many formats were made and reused, the default format, the largest error, and the results of the foreign
+    loaders. Raises UserError if an error exceeds TOLERANCE.
     """
     folder = job.items_dir()
     index = _index(folder)
     if not index:
-        remove_own(folder)  # left over from a run that died before index.json
-    wanted = dict.fromkeys([index.format if index else _default(job), *job.input.formats])
-    missing = [name for name in wanted if index is None or name not in index.formats]
-    if index is None or missing:
-        index = _export(job, folder, index, missing)
+        remove_own(folder)  # left by a run that was killed before it wrote index.json
+    formats = dict.fromkeys([index.format if index else _default(job), *job.input.formats])
+    missing_formats = [name for name in formats if index is None or name not in index.formats]
+    if index is None or missing_formats:
+        index = _export(job, folder, index, missing_formats)
     return {
-        "made": len(missing),
-        "reused": len(wanted) - len(missing),
+        "made": len(missing_formats),
+        "reused": len(formats) - len(missing_formats),
         "format": index.format,
-        "max_abs_error": max(index.formats[name].max_abs_error for name in wanted),
-        "foreign": {name: _outcome(index.formats[name].foreign) for name in wanted},
+        "max_abs_error": max(index.formats[name].max_abs_error for name in formats),
+        "foreign": {name: _outcome(index.formats[name].foreign) for name in formats},
     }
 
 
 def exported(folder: Path) -> Path:
-    """The weights in the default format, which `load_weights` reads."""
+    """The path of the weights in the default format, which `load_weights` reads."""
     index = read_index(folder)
     return inside(folder, index.formats[index.format].path, folder / INDEX)
 
@@ -85,20 +86,20 @@ def _default(job: Job[ExportInput]) -> str:
 
 
 def _export(job: Job[ExportInput], folder: Path, index: ExportIndex | None, names: list[str]) -> ExportIndex:
-    given, train, weights = job.input, job.upstream_job("train", TrainInput), _chosen(job)
+    train, weights = job.upstream_job("train", TrainInput), _chosen(job)
     start = start_of(train)
-    facts = _facts(train, start, json.loads(read_header(weights).metadata["cogtune"]), given.license)
+    facts = _facts(train, start, json.loads(read_header(weights).metadata["cogtune"]), job.input.license)
     index = index or ExportIndex(names[0], {}, {"source": str(weights), **facts})
-    how = Settings(
-        dtype_of(given.precision),
-        given.shard_gigabytes * GIGABYTE,
+    settings = Settings(
+        dtype_of(job.input.precision),
+        job.input.shard_gigabytes * GIGABYTE,
         facts,
         iteration=max(1, int(facts.get("steps") or 1)),
     )
     with proven(start_sources(train)):
-        work = Exporter(start, weights, how)
+        exporter = Exporter(start, weights, settings)
     for name in names:
-        index.formats[name] = work.make(name, folder)
+        index.formats[name] = exporter.make(name, folder)
         written = folder / FORMATS[name].path
         write_sums(folder, [p for p in ([written] if written.is_file() else written.rglob("*")) if p.is_file()])
         index.write(folder)
@@ -106,7 +107,7 @@ def _export(job: Job[ExportInput], folder: Path, index: ExportIndex | None, name
 
 
 def _facts(train: Job[TrainInput], start: Start, trained: dict[str, Any], license: str | None) -> dict[str, Any]:
-    """What stands beside the weights in every file."""
+    """The metadata of every exported file."""
     identity = train.slice.identity
     hidden = params_of(start.network_config).hidden_size
     base = identity["values"].get("args", {}).get("load")
@@ -127,89 +128,91 @@ def _base(start: Start) -> str:
 
 
 def _chosen(job: Job[ExportInput]) -> Path:
-    """What is exported: the trained parameters, or with args.ema_sampling their average."""
+    """The file to export: the trained parameters, or with args.ema_sampling their average."""
     return final(job.upstream_job("train", TrainInput), job.input.average)
 
 
 def final(train: Job[TrainInput], average: bool) -> Path:
-    """What a training left: its parameters, or their ``average``. Raises UserError if it is not there."""
+    """The file with a training's final parameters, or their ``average``. Raises UserError if it is missing."""
     path = train.job_dir() / "final" / (result.AVERAGE if average else result.MODEL)
     if not path.exists():
-        key = "args.ema_sampling: the optimizer kept no average; use sat.ops.FusedEmaAdam" if average else "train first"
-        raise UserError(f"{path}: not there ({key})")
+        reason = "args.ema_sampling needs an optimizer that keeps an average: sat.ops.FusedEmaAdam"
+        raise UserError(f"{path}: missing; {reason if average else 'train first'}")
     return path
 
 
 class Exporter:
-    """The trained network, and its output on the probe, for all formats."""
+    """The trained network and its output on the probe, computed once for all formats."""
 
-    def __init__(self, start: Start, weights: Path, how: Settings) -> None:
+    def __init__(self, start: Start, weights: Path, settings: Settings) -> None:
         self.start, self.device = start, device_for()
         trained = trained_model(start, weights)
         assert isinstance(trained, DiffusionTransformer)
         self.trained = trained
         lora = lora_of(start.network_config)
         alpha = lora.lora_alpha if lora else 1.0
-        self.how = Settings(how.dtype, how.shard, how.facts, how.iteration, alpha)
+        self.settings = replace(settings, sat_alpha=alpha)
         self.probe = foreign.probe_of(self.trained)
-        _round_adapters(self.trained, how.dtype)
-        self.whole = NetworkWeights(self.trained.state_dict(), start.network_config, alpha)
+        _round_adapters(self.trained, settings.dtype)
+        self.weights = NetworkWeights(self.trained.state_dict(), start.network_config, alpha)
         self.expected = foreign.output(self.trained, self.probe, self.device)
 
     def make(self, name: str, folder: Path) -> ExportedFormat:
-        """Write one format, load it again both ways; returns its entry of the index."""
+        """Write one format, load it with our code and with the library that it is for, and return its index entry.
+        Raises UserError if the output differs by more than TOLERANCE."""
         path = folder / FORMATS[name].path
-        size = write(name, path, self.whole, self.how)
+        size = write(name, path, self.weights, self.settings)
         expected = self._expected(name)
-        own = _difference(self._reloaded(name, path), expected)
-        theirs = foreign.load_and_run(name, path, self.trained, self.probe, self.device)
-        if theirs.output is None or theirs.like_ours is None:
-            check, worst = ForeignCheck(theirs.loader, why=theirs.why), own
+        our_error = _difference(self._reloaded(name, path), expected)
+        foreign_run = foreign.load_and_run(name, path, self.trained, self.probe, self.device)
+        if foreign_run.output is None or foreign_run.like_ours is None:
+            check, max_error = ForeignCheck(foreign_run.loader, why=foreign_run.why), our_error
         else:
-            like_ours = _difference(theirs.like_ours, expected)
-            check = ForeignCheck(theirs.loader, None, _difference(theirs.output, expected), like_ours)
-            worst = max(own, like_ours)
-        if not worst <= TOLERANCE:
+            like_ours = _difference(foreign_run.like_ours, expected)
+            check = ForeignCheck(foreign_run.loader, None, _difference(foreign_run.output, expected), like_ours)
+            max_error = max(our_error, like_ours)
+        if not max_error <= TOLERANCE:
             raise UserError(
-                f"{path}: the exported weights, loaded again, change the output by {worst:.2e} "
-                f"({to_json(check)}); {TOLERANCE:.0e} passes. This is a defect of the export, not of your training: "
-                f"the trained weights are in {self.start.origin()} and final/"
+                f"{path}: after reloading, the exported weights change the output by {max_error:.2e} "
+                f"({to_json(check)}); expected at most {TOLERANCE:.0e}. This is a bug in the export; please report it. "
+                f"Your training is not affected: its weights are in {self.start.origin()} and final/"
             )
-        return ExportedFormat(FORMATS[name].path, size, worst, own, check)
+        return ExportedFormat(FORMATS[name].path, size, max_error, our_error, check)
 
     def _expected(self, name: str) -> Tensor:
-        """Of the trained network. A whole network in another precision is a network of its own, since rounding changes
-        the output; it is then built from what is written."""
-        if FORMATS[name].adapters is not None or self.how.dtype in (None, torch.float32):
+        """The trained network's output. If a full network is exported in another precision, rounding changes the
+        output, so it is computed by a network with the rounded weights."""
+        if FORMATS[name].adapters is not None or self.settings.dtype in (None, torch.float32):
             return self.expected
         with torch.device("meta"):
             network: DiffusionTransformer = build(self._node(name))
-        state = self.how.cast(self.whole.state if name == "sat" else self.whole.merged())
+        state = self.settings.cast(self.weights.state if name == "sat" else self.weights.merged())
         computed = network.derived_state() if name == "diffusers" else {}
         network.load_state_dict({n: tensor.float() for n, tensor in (state | computed).items()}, assign=True)
         return foreign.output(network, self.probe, self.device)
 
     def _node(self, name: str) -> dict[str, Any]:
-        return self.start.network_config if name == "sat" else self.whole.plain_node()
+        return self.start.network_config if name == "sat" else self.weights.plain_node()
 
     def _reloaded(self, name: str, path: Path) -> Tensor:
-        """The output by what was written. Adapters go over the weights that are here: no second 22 GB for a 5B model."""
+        """The output of the exported file. Adapters are loaded into the network in memory: a second 5B model would need
+        22 GB more."""
         if FORMATS[name].adapters is None:
             network: Any = initial_model(Start(self._node(name), seed=0, weights=str(path)))
             return foreign.output(network, self.probe, self.device)
         adapters = {n: p for n, p in self.trained.named_parameters() if is_adapter(n)}
-        kept = {n: p.detach().clone() for n, p in adapters.items()}
+        trained_values = {n: p.detach().clone() for n, p in adapters.items()}
         try:
-            _fill(adapters, dict.fromkeys(adapters, torch.tensor(0.0)))  # so that a reload that does nothing shows
+            _fill(adapters, dict.fromkeys(adapters, torch.tensor(0.0)))  # to detect a load that does nothing
             load_weights(self.trained, path)
             return foreign.output(self.trained, self.probe, self.device)
         finally:
-            _fill(adapters, kept)
+            _fill(adapters, trained_values)
 
 
 @torch.no_grad()
 def _round_adapters(network: torch.nn.Module, dtype: torch.dtype | None) -> None:
-    """To the precision that is written, so that what is compared is the file and not the rounding."""
+    """Round adapters to the precision of the export, so that the comparison excludes rounding."""
     for name, parameter in network.named_parameters():
         if dtype is not None and is_adapter(name):
             parameter.copy_(parameter.to(dtype))
@@ -221,5 +224,5 @@ def _fill(parameters: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> Non
         parameter.copy_(values[name])
 
 
-def _difference(given: Tensor, expected: Tensor) -> float:
-    return float((given - expected).abs().max())
+def _difference(output: Tensor, expected: Tensor) -> float:
+    return float((output - expected).abs().max())

@@ -1,4 +1,4 @@
-"""What a stage is given: its slice, its folders, and a progress bar."""
+"""The argument of a stage: its slice, its folders, and a progress bar."""
 
 import shlex
 from collections.abc import Callable, Iterable, Mapping
@@ -26,7 +26,7 @@ Other = TypeVar("Other")
 
 @dataclass(frozen=True)
 class Job(Generic[Input]):
-    """One run of one stage. Everything that the stage may read is reachable from here, and nothing else is."""
+    """One run of one stage. It gives access to everything that the stage may read, and to nothing else."""
 
     slice: Slice
     store: Path
@@ -38,8 +38,8 @@ class Job(Generic[Input]):
 
     @cached_property
     def input(self) -> Input:
-        """What the stage declares to read (work/inputs.py), with real paths. Raises UserError for a value that must be
-        set and is not in the slice."""
+        """The stage's declared input (work/inputs.py), with real paths. Raises UserError if the slice lacks a required
+        value."""
         return read_input(row_of(self.slice.identity).input, self.slice.config())
 
     @property
@@ -52,77 +52,76 @@ class Job(Generic[Input]):
 
     @property
     def ranks(self) -> int:
-        """Processes that train together; a machine fact, never identity. A stage of one process takes the threads of all
-        of them."""
+        """Number of training processes. Depends on the machine, so it is not part of the identity. A stage with a single
+        process uses the threads of all ranks."""
         return self.slice.volatile.get("machine", {}).get("ranks", 1)
 
     @property
     def upstream(self) -> dict[str, str]:
-        """Job keys by stage name, and ``load``: the train job whose result this one starts from."""
+        """Job keys by stage name. ``load`` is the train job whose result this job starts from."""
         return {name: job["key"] for name, job in self.slice.volatile.get("jobs", {}).items()}
 
     def job_dir(self, stage: str | None = None) -> Path:
-        """The folder of this stage's result, or of the upstream result named ``stage``."""
+        """The result folder of this job, or of its upstream job ``stage``."""
         if stage is None:
             return self.store / self.slice.stage / self.key
         job = self._upstream(stage)
         return key_folder(self._stage_folder(job["stage"]), job["key"], self._named_by)
 
     def items_dir(self, stage: str | None = None) -> Path:
-        """The folder of rows of this stage, or of the upstream stage named ``stage``."""
+        """The folder of rows of this job, or of its upstream job ``stage``."""
         if stage is None:
             return self.store / self.slice.stage / self.items_key
         job = self._upstream(stage)
         return key_folder(self._stage_folder(job["stage"]), job["items"], self._named_by)
 
     def rows(self, stage: str | None = None) -> ShardReader:
-        """The rows of this stage, or of the upstream stage named ``stage``. What asks for one that is not there gets a
-        UserError with the command that makes it."""
+        """The rows of this job, or of its upstream job ``stage``. Reading a missing row raises UserError with the
+        command that computes it."""
         if stage is None:
             return ShardReader(self.items_dir() if STAGES[self.slice.stage].items else self.job_dir())
         job = self._upstream(stage)
         folder = self.items_dir(stage) if STAGES[job["stage"]].items else self.job_dir(stage)
         slice_file, run = self.store / "slices" / f"{job['key']}.json", self._run_of(job)
         command = shlex.join(["cogtune", job["stage"], "--slice", str(slice_file), "--run", str(run)])
-        return ShardReader(folder, f"`{command}` makes what is missing there; then run this again")
+        return ShardReader(folder, f"run `{command}` to compute missing rows; then run this command again")
 
     def upstream_job(self, stage: str, kind: type[Other] = object) -> "Job[Other]":
-        """The upstream job itself, as this run or the one that it starts from tells it: its input, which must be a
-        ``kind``, and its own upstream. Raises UserError for the job of another stage."""
+        """The upstream job ``stage``, with the run file of this run or of the run that it starts from. Raises UserError
+        unless its input is a ``kind``."""
         job = self._upstream(stage)
         run = self._run_of(job)
         path = key_folder(self.store / "slices", job["key"], self._named_by).with_suffix(".json")
-        found: Job[Any] = Job(read_slice(path, run), self.store, self.log_path, self.plain)
-        if not issubclass(row_of(found.slice.identity).input, kind):
-            raise UserError(f"{self._named_by}: {job['key']} is not a job of {stage}; run snakemake again")
-        return found
+        upstream: Job[Any] = Job(read_slice(path, run), self.store, self.log_path, self.plain)
+        if not issubclass(row_of(upstream.slice.identity).input, kind):
+            raise UserError(f"{self._named_by}: {job['key']} is not a {stage} job; run snakemake again")
+        return upstream
 
     def _run_of(self, job: Mapping[str, str]) -> Path:
-        """The file that tells an upstream job what belongs to the run."""
+        """The run file of an upstream job."""
         return inside(self.run_file.parent, job["run"], self.run_file) if "run" in job else self.run_file
 
     @property
     def run_file(self) -> Path:
-        """The file that holds what this run tells its jobs."""
+        """The file with this run's values that are not part of the identity."""
         if self.slice.run is None:
-            raise UserError(f"stage {self.slice.stage!r} was cut for a plan: no run tells it where to work")
+            raise UserError(f"stage {self.slice.stage!r}: this slice was cut for a plan and has no run file")
         return self.slice.run
 
     @property
     def results(self) -> Path:
-        """The results folder of this run: it holds the run's file."""
+        """The results folder of this run, which contains the run file."""
         return self.run_file.parent.parent
 
     def manifest(self) -> list[ClipRow]:
-        """The accepted (clip, caption) pairs, proved to be the data set that the slice was cut for."""
+        """The accepted (clip, caption) pairs. Raises UserError if they differ from the data set in the slice."""
         rows = read_manifest(self.job_dir("scan") / "manifest.jsonl")
-        named = STAGES[self.slice.stage].data
-        if named and named in (found := data_digests((row.clip, row.caption, row.split) for row in rows)):
-            expected = self.slice.identity["data"]
-            if found[named] != expected:
-                raise UserError(
-                    f"{self.job_dir('scan')}: the data set changed since this job was planned; run snakemake again"
-                )
+        part = STAGES[self.slice.stage].data
+        digests = data_digests((row.clip, row.caption, row.split) for row in rows) if part else {}
+        if part and part in digests and digests[part] != self.slice.identity["data"]:
+            raise UserError(
+                f"{self.job_dir('scan')}: the data set changed since this job was planned; run snakemake again"
+            )
         return rows
 
     def sources(self, *sections: str) -> list[Source]:
@@ -135,23 +134,21 @@ class Job(Generic[Input]):
         ]
 
     def proven(self, *sections: str) -> AbstractContextManager[Callable[[], None]]:
-        """A block in which the files that these sections name are those of the key; see `files.proven`."""
+        """A context in which the files of these sections are checked against the key; see `content_hashes.proven`."""
         return proven(self.sources(*sections))
 
     def progress(self, total: int, label: str, unit: str = "items") -> AbstractContextManager[Progress]:
-        """A bar with rate and ETA."""
+        """A progress bar with rate and ETA."""
         return progress(total, label, unit, plain=self.plain)
 
     @property
     def _named_by(self) -> Path | str:
-        """The file that names the upstream jobs. Its content is in no key, so what it names is checked."""
+        """The file that names the upstream jobs. It is not part of any key, so the names are checked before use."""
         return self.slice.run or f"{self.slice.stage} {self.key}"
 
     def _stage_folder(self, stage: str) -> Path:
         if stage not in STAGES:
-            raise UserError(
-                f"{self._named_by}: names the stage {shown(stage)}, which there is not; run snakemake again"
-            )
+            raise UserError(f"{self._named_by}: there is no stage {shown(stage)}; run snakemake again")
         return self.store / stage
 
     def _upstream(self, stage: str) -> dict[str, str]:
@@ -161,6 +158,6 @@ class Job(Generic[Input]):
             raise UserError(f"stage {self.slice.stage!r} has no upstream {stage!r}; see work/stages.py") from None
 
 
-def missing(wanted: Iterable[str], present: set[str]) -> list[str]:
-    """What is still to be made, each once, in the order asked for."""
-    return [item for item in dict.fromkeys(wanted) if item not in present]
+def missing_ids(ids: Iterable[str], present: set[str]) -> list[str]:
+    """The ``ids`` that are not ``present``, each once, in their order."""
+    return [item for item in dict.fromkeys(ids) if item not in present]

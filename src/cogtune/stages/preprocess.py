@@ -1,4 +1,4 @@
-"""Stage `preprocess`: chooses the frames of every clip and proves that they decode. No pixels are kept, but a thumbnail."""
+"""Stage `preprocess`: selects the frames of every clip and checks that they decode. Stores thumbnails but no frames."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,25 +16,26 @@ from cogtune.data.store import ShardWriter
 from cogtune.data.video import VideoError
 from cogtune.errors import UserError
 from cogtune.runtime.devices import set_threads
-from cogtune.runtime.failures import told_of_environment
-from cogtune.stages.job import Job, missing
+from cogtune.runtime.failures import machine_error_message
+from cogtune.stages.job import Job, missing_ids
 from cogtune.work.content_hashes import Source, proven
 from cogtune.work.inputs import PreprocessInput
 
-_SHOWN = 5
+_MAX_LISTED = 5
 
 
 def run(job: Job[PreprocessInput]) -> dict[str, Any]:
-    """One row for every clip of the manifest: its ClipPlan, or Rejected.
+    """One row per clip of the manifest: its ClipPlan, or Rejected.
 
-    A clip that fails to decode is a row, so that it fails once; a file that cannot be reached ends the stage (UserError).
+    A clip that fails to decode gets a Rejected row, so it is not decoded again. Raises UserError for a file that cannot
+    be read, and if all clips are rejected.
     """
-    # Clips are resized side by side, one to a thread; more threads in each would only fight for the cores.
+    # Clips are resized in parallel, one per thread; more threads per clip would only compete for the cores.
     set_threads(1)
     clips = clips_of(job.manifest())
-    lacking = missing(clips, job.rows().ids())
-    if lacking:
-        _make(job, [clips[clip] for clip in lacking])
+    missing = missing_ids(clips, job.rows().ids())
+    if missing:
+        _make(job, [clips[clip] for clip in missing])
     rejected, rates = dict[str, str](), list[float]()
     for clip, prepared in prepared_rows(job.rows(), clips):
         if isinstance(prepared, Rejected):
@@ -42,11 +43,11 @@ def run(job: Job[PreprocessInput]) -> dict[str, Any]:
         else:
             rates.append(prepared.effective_fps)
     if len(rejected) == len(clips):
-        reasons = "\n".join(f"  {clips[clip].path}: {why}" for clip, why in sorted(rejected.items())[:_SHOWN])
-        raise UserError(f"no clip can be used with these data.params; the first reasons:\n{reasons}")
+        reasons = "\n".join(f"  {clips[clip].path}: {why}" for clip, why in sorted(rejected.items())[:_MAX_LISTED])
+        raise UserError(f"all clips were rejected with these data.params; first reasons:\n{reasons}")
     return {
-        "made": len(lacking),
-        "reused": len(clips) - len(lacking),
+        "made": len(missing),
+        "reused": len(clips) - len(missing),
         "rejected": len(rejected),
         "effective_fps_least": min(rates),
         "effective_fps_most": max(rates),
@@ -54,35 +55,35 @@ def run(job: Job[PreprocessInput]) -> dict[str, Any]:
 
 
 def clips_of(manifest: Iterable[ClipRow]) -> dict[str, ClipRow]:
-    """One row for each content, whatever split or caption it has, in order of their ids."""
+    """One row per distinct clip, whatever its split or caption, in order of ids."""
     return {row.clip: row for row in sorted(manifest, key=lambda row: (row.clip, row.split, row.name))}
 
 
 def source_of(row: ClipRow) -> Source:
-    """The clip's file, with the content that its row is keyed by."""
+    """The clip's file and the content hash that its row is keyed by."""
     return Source(row.path, f"sha256:{row.clip}")
 
 
 def unreachable(row: ClipRow, error: Exception) -> UserError:
-    """The error for a file that scan saw and that cannot be read now: the machine's fault, or the file is not as it was."""
-    gone = f"{row.path}: cannot be read now, though scan has read it ({error}); bring it back or scan again"
-    return UserError(told_of_environment(error, row.path) or gone)
+    """The error for a file that scan could read and that cannot be read now."""
+    unreadable = f"{row.path}: cannot be read any more ({error}); restore the file, or run scan again"
+    return UserError(machine_error_message(error, row.path) or unreadable)
 
 
 def _make(job: Job[PreprocessInput], rows: list[ClipRow]) -> None:
-    given, settings = job.input, settings_of(job.input)
+    settings, clip_settings = job.input, settings_of(job.input)
 
     def describe(row: ClipRow, decoder: Decoder) -> tuple[ClipPlan, Tensor]:
         path = Path(row.path)
         with proven([source_of(row)]):
-            plan, pixels_FCHW = confirmed(path, lambda: describe_clip(path, settings, decoder))
+            plan, pixels_FCHW = confirmed(path, lambda: describe_clip(path, clip_settings, decoder))
         return plan, thumbnail(pixels_FCHW)
 
     with (
-        ShardWriter(job.items_dir(), given.flush_megabytes, given.flush_seconds) as writer,
+        ShardWriter(job.items_dir(), settings.flush_megabytes, settings.flush_seconds) as writer,
         job.progress(len(rows), "preprocess", "clips") as bar,
     ):
-        for row, result in decode_ahead(rows, describe, given.workers):
+        for row, result in decode_ahead(rows, describe, settings.workers):
             if isinstance(result, VideoError):
                 Rejected(str(result)).add(writer, row.clip)
             elif isinstance(result, OSError):

@@ -1,4 +1,4 @@
-"""Stage `report`: publishes results/<experiment>/, from what the other stages left in the store."""
+"""Stage `report`: publishes results/<experiment>/ from the results of the other stages in the store."""
 
 import time
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ from cogtune.work.results import read_summary
 
 
 def run(job: Job[ReportInput]) -> dict[str, Any]:
-    """Write report.html and the files beside it, relink the store, and set the marker last. Takes a second or two."""
+    """Write report.html, the files beside it and the links to the store, and the marker last. Takes one to two seconds."""
     started = time.monotonic()
-    told = job.slice.volatile["report"]
+    report_values = job.slice.volatile["report"]
     figures = Figures.of(job)
     trained = "train" in job.upstream
     data = ReportData(
-        experiment=told["experiment"],
+        experiment=report_values["experiment"],
         metrics=figures.metrics,
         timings=figures.timings,
         strips=figures.strips,
@@ -34,7 +34,7 @@ def run(job: Job[ReportInput]) -> dict[str, Any]:
         data=_data(job) if trained else None,
         stages=gather.stages(job.store / "records", job.upstream),
         exports=gather.exports(job.items_dir("export")) if trained else [],
-        config_yaml=told["config_yaml"],
+        config_yaml=report_values["config_yaml"],
         run=_identity(job),
     )
     html = page.render(data)
@@ -52,13 +52,13 @@ def run(job: Job[ReportInput]) -> dict[str, Any]:
 
 
 def target(job: Job[ReportInput]) -> Path:
-    """The folder of results that a run's report names. Raises UserError for a name that leads elsewhere."""
+    """The results folder of the report. Raises UserError if the experiment's name leads out of it."""
     return named_folder(job.results, job.slice.volatile["report"]["experiment"], "experiment")
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What a report job's upstream measured; a sweep compares it. ``samples``: those of per_sample.json."""
+    """Results of a report job's upstream stages, also used by sweeps. ``samples`` are those of per_sample.json."""
 
     samples: list[SampleFigures]
     metrics: dict[str, Any]
@@ -69,16 +69,16 @@ class Figures:
 
     @classmethod
     def of(cls, report: Job[ReportInput]) -> "Figures":
-        """Read it from the store."""
+        """Read the figures of ``report`` from the store."""
         sample, stages = report.job_dir("sample"), gather.stages(report.store / "records", report.upstream)
         if "train" not in report.upstream:
-            # Elsewhere a report starts without torch, in a second.
+            # Imported only here: other reports do not need torch, and start in a second.
             from cogtune.evaluation.measure import per_sample
             from cogtune.stages.evaluate import read_samples
-            from cogtune.stages.sample import wanted_of
+            from cogtune.stages.sample import sample_ids
 
             reader = report.rows("sample")
-            samples = read_samples(reader, wanted_of(report.upstream_job("sample", SampleInput)))
+            samples = read_samples(reader, sample_ids(report.upstream_job("sample", SampleInput)))
             rows, metrics = per_sample(samples, {}), {"samples.count": len({one.prompt for one in samples})}
             strips = gather.strips(rows, sample / "videos", None, sample / "images", gather.SAMPLED)
             return cls(rows, metrics, gather.timings(None, stages), strips, [], [])
@@ -105,9 +105,9 @@ def _links(job: Job[ReportInput]) -> dict[str, Path]:
 
 
 def _identity(job: Job[ReportInput]) -> dict[str, Any]:
-    """The content of run.json: enough to tell two runs apart and to find their work in the store.
+    """The content of run.json: it distinguishes runs, and gives the keys of their results in the store.
 
-    ``keys.load`` is the training that this one started from, or whose result was sampled, if it did.
+    ``keys.load`` is the training that this run started from, or whose result was sampled, if any.
     """
     first = job.upstream_job("train" if "train" in job.upstream else "sample")
     started_from = {name: key for name, key in first.upstream.items() if name == "load"}

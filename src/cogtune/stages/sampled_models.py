@@ -1,4 +1,4 @@
-"""The models that a sample job makes videos with: network, VAE and text encoder, each loaded when it is first needed."""
+"""The models of a sample job: network, VAE and text encoder, each loaded on first use."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -21,45 +21,45 @@ from cogtune.work.inputs import LoadedSampleInput, SampleInput, TrainInput
 
 
 class SampledModels:
-    """The models of one sample job. What is read from files is checked against the job's key."""
+    """The models of one sample job. Files are checked against the job's key when they are read."""
 
     def __init__(self, job: Job[SampleInput]) -> None:
-        self.job, self.given = job, job.input
+        self.job, self.settings = job, job.input
         self.trained = _trained(job)
         self.device = device_for()
 
     @property
     def takes_images(self) -> bool:
-        """Whether it is an image-to-video model."""
+        """Whether this is an image-to-video model."""
         return _architecture(self.job).image_input
 
     @cached_property
     def vae(self) -> "_InPrecision":
         """The VAE, in ``args.encoder_precision``."""
         with self.job.proven("model.first_stage_config"):
-            return _InPrecision(build(self.given.vae).to(self.device, dtype_of(self.given.encoder_precision)))
+            return _InPrecision(build(self.settings.vae).to(self.device, dtype_of(self.settings.encoder_precision)))
 
     def encode(self, captions: Sequence[str]) -> list[Tensor]:
         """The context (L, D) of each caption, on the CPU. The text encoder is loaded for this call only."""
-        text = self.job.upstream_job("text") if "text" in self.job.upstream else self.job  # its key has the encoder
+        text = self.job.upstream_job("text") if "text" in self.job.upstream else self.job  # its key covers the encoder
         with text.proven("model.conditioner_config"):
-            embedder = build(self.given.conditioner).embedder(self.device, dtype_of(self.given.encoder_precision))
+            embedder = build(self.settings.conditioner).embedder(self.device, dtype_of(self.settings.encoder_precision))
             return [embedder.encode([caption])[0].cpu() for caption in captions]
 
     def generator(self, weights: str) -> Generator:
-        """``weights``: "tuned", or "base" for the model before training."""
-        given, model, dtype = self.given, _architecture(self.job), _precision(self.given)
+        """The generator of videos. ``weights``: "tuned", or "base" for the model before training."""
+        settings, model, dtype = self.settings, _architecture(self.job), _precision(self.settings)
         with proven(start_sources(self.trained or self.job)):
             network = _network(self.job, self.trained, weights, dtype) if self.trained else _loaded(self.job, dtype)
             network = network.to(self.device)
         denoiser, time_rate = build(model.denoiser), params_of(model.network).time_compressed_rate
-        decoder = params_of(params_of(given.vae).decoder_config)
+        decoder = params_of(params_of(settings.vae).decoder_config)
         return Generator(
             denoise=lambda x, a, index, context, concat: denoiser(network, x, a, index, context, concat=concat),
             vae=self.vae,
-            shape=latent_shape(decoder, given.max_num_frames, given.video_size, time_rate),
-            scale_factor=given.scale_factor,
-            seed=given.seed,
+            shape=latent_shape(decoder, settings.max_num_frames, settings.video_size, time_rate),
+            scale_factor=settings.scale_factor,
+            seed=settings.seed,
             device=self.device,
             frame_multiple=network.patch_size[0],  # pyright: ignore[reportIndexIssue, reportArgumentType]
             image=image_condition(model.image_input, model.image_scale_factor, model.image_everywhere),
@@ -67,7 +67,7 @@ class SampledModels:
 
 
 class _InPrecision:
-    """The VAE behind a cast to its own precision."""
+    """A VAE that casts its inputs to its own precision and device."""
 
     def __init__(self, vae: nn.Module) -> None:
         self._vae, self._parameter = vae, next(vae.parameters())
@@ -86,7 +86,7 @@ def _trained(job: Job[SampleInput]) -> Job[TrainInput] | None:
 
 
 def _architecture(job: Job[SampleInput]) -> TrainInput | LoadedSampleInput:
-    """What says how the model is made: the training, or this job itself."""
+    """The input that describes the model: that of the training, or of this job without training."""
     if (train := _trained(job)) is not None:
         return train.input
     assert isinstance(job.input, LoadedSampleInput)
@@ -94,7 +94,7 @@ def _architecture(job: Job[SampleInput]) -> TrainInput | LoadedSampleInput:
 
 
 def _network(job: Job[SampleInput], train: Job[TrainInput], weights: str, dtype: torch.dtype) -> nn.Module:
-    """The model before training, or with the exported weights: read back from the files that users get."""
+    """The model before training ("base"), or with the exported weights, read from the files that users get."""
     start = start_of(train)
     if weights == "base":
         return initial_model(start, dtype)
@@ -107,15 +107,15 @@ def _network(job: Job[SampleInput], train: Job[TrainInput], weights: str, dtype:
 
 
 def _loaded(job: Job[SampleInput], dtype: torch.dtype) -> nn.Module:
-    """Without training: the weights of args.load as they are, or the result of the experiment that it names."""
-    given = job.input
-    assert isinstance(given, LoadedSampleInput)
+    """The model without training: weights from the args.load path, or the result of the experiment that it names."""
+    settings = job.input
+    assert isinstance(settings, LoadedSampleInput)
     if "load" not in job.upstream:
-        return initial_model(Start(given.network, given.seed, weights=given.load), dtype)
+        return initial_model(Start(settings.network, settings.seed, weights=settings.load), dtype)
     earlier = job.upstream_job("load", TrainInput)
-    trained = final(earlier, given.average)
-    return initial_model(Start(given.network, given.seed, before=start_of(earlier), trained=str(trained)), dtype)
+    trained = final(earlier, settings.average)
+    return initial_model(Start(settings.network, settings.seed, before=start_of(earlier), trained=str(trained)), dtype)
 
 
-def _precision(given: SampleInput) -> torch.dtype:
-    return dtype_of("bf16" if given.bf16 else "fp16" if given.fp16 else "fp32")
+def _precision(settings: SampleInput) -> torch.dtype:
+    return dtype_of("bf16" if settings.bf16 else "fp16" if settings.fp16 else "fp32")

@@ -1,4 +1,4 @@
-"""Stage `scan`: finds videos and captions, rejects what cannot be used, and writes down what there is."""
+"""Stage `scan`: finds videos and captions, rejects unusable ones, and writes the manifest."""
 
 import json
 import os
@@ -22,22 +22,23 @@ from cogtune.runtime.sums import write_sums
 from cogtune.stages.job import Job
 from cogtune.work.inputs import ScanInput
 
-_SHOWN = 5
-_MOST_WORKERS = 8
+_MAX_LISTED = 5
+"""Files listed in an error message and under "links" in report.json."""
+_MAX_WORKERS = 8
 
 
 def run(job: Job[ScanInput]) -> dict[str, Any]:
     """Write manifest.jsonl, rejects.jsonl, report.json and, last, digests.json into the job's folder.
 
-    ``made`` counts videos that were opened, ``reused`` those known by path, size and mtime; files that cannot be opened
-    are in neither. Raises UserError when nothing can be trained on, or more than ``args.max_reject_share`` of the files
-    are rejected.
+    ``made`` counts videos that were opened, ``reused`` those known by path, size and mtime. Neither includes files that
+    cannot be opened. Raises UserError if there is no training clip, or if more than ``args.max_reject_share`` of the
+    files are rejected.
     """
-    given, folder = job.input, job.job_dir()
-    roots = {"train": given.train_data or [], "valid": given.valid_data or []}
+    settings, folder = job.input, job.job_dir()
+    roots = {"train": settings.train_data or [], "valid": settings.valid_data or []}
     scanned = _scan(job, roots)
     write_changed(folder / "rejects.jsonl", "".join(map(_line, [*scanned.rejects, *scanned.others])))
-    _refuse(scanned, roots["train"], given.max_reject_share, folder)
+    _check(scanned, roots["train"], settings.max_reject_share, folder)
     write_manifest(folder / "manifest.jsonl", scanned.rows)
     write_sealed(folder / "report.json", report(scanned))
     write_sums(folder, [folder / "manifest.jsonl", folder / "rejects.jsonl"])
@@ -54,8 +55,8 @@ def run(job: Job[ScanInput]) -> dict[str, Any]:
 
 
 def _line(reject: Reject) -> str:
-    told = {name: value for name, value in asdict(reject).items() if value or name != "files"}
-    return json.dumps(told, ensure_ascii=False) + "\n"
+    fields = {name: value for name, value in asdict(reject).items() if value or name != "files"}
+    return json.dumps(fields, ensure_ascii=False) + "\n"
 
 
 def _scan(job: Job[ScanInput], roots: dict[str, list[str]]) -> ScanResult:
@@ -66,34 +67,34 @@ def _scan(job: Job[ScanInput], roots: dict[str, list[str]]) -> ScanResult:
             Memo(job.store / "scan" / "memo.jsonl"),
             job.input.allow_missing_caption,
             job.input.follow_links,
-            workers=min(os.cpu_count() or 1, _MOST_WORKERS),
+            workers=min(os.cpu_count() or 1, _MAX_WORKERS),
             on_start=lambda total: bars.append(stack.enter_context(job.progress(total, "scan", "files"))),
             on_file=lambda: bars[0].advance(),
         )
 
 
-def _refuse(scanned: ScanResult, train_roots: Sequence[str], most: float, folder: Path) -> None:
+def _check(scanned: ScanResult, train_roots: Sequence[str], max_share: float, folder: Path) -> None:
     rejects, total = scanned.rejects, len(scanned.rows) + len(scanned.rejects)
-    beside = "".join(f"\n{line.path}: {line.reason}" for line in scanned.others)
+    others = "".join(f"\n{line.path}: {line.reason}" for line in scanned.others)
     if not total:
         expected = "expected videos/*.mp4 and labels/*.txt"
-        raise UserError(f"args.train_data: no videos below {', '.join(train_roots)}; {expected}{beside}")
-    if len(rejects) > most * total:
-        share = f"{len(rejects)} of {total} files are rejected, more than args.max_reject_share ({most:g})"
-        raise UserError(f"{share}:\n{_first(rejects)}\nall of them: {folder / 'rejects.jsonl'}{beside}")
+        raise UserError(f"args.train_data: no videos in {', '.join(train_roots)}; {expected}{others}")
+    if len(rejects) > max_share * total:
+        share = f"{len(rejects)} of {total} files are rejected, more than args.max_reject_share ({max_share:g})"
+        raise UserError(f"{share}:\n{_first(rejects)}\nfull list: {folder / 'rejects.jsonl'}{others}")
     if not any(row.split == "train" for row in scanned.rows):
         reasons = _first([reject for reject in rejects if reject.split == "train"])
-        raise UserError(f"args.train_data: no usable clip below {', '.join(train_roots)}\n{reasons}{beside}")
+        raise UserError(f"args.train_data: no usable clip in {', '.join(train_roots)}\n{reasons}{others}")
 
 
 def _first(rejects: list[Reject]) -> str:
-    lines = [f"  {reject.path}: {reject.reason}" for reject in rejects[:_SHOWN]]
+    lines = [f"  {reject.path}: {reject.reason}" for reject in rejects[:_MAX_LISTED]]
     more = len(rejects) - len(lines)
     return "\n".join(lines) + (f"\n  … and {more} more" if more > 0 else "")
 
 
 def report(scanned: ScanResult) -> dict[str, Any]:
-    """The data in figures: clips and seconds by split, rejects by reason, captions, sizes, aspects, rates."""
+    """Statistics of the data: clips and seconds by split, rejects by reason, captions, sizes, aspect ratios, fps."""
     rows = scanned.rows
     captions = Counter(row.caption for row in rows)
     words = [len(row.caption.split()) for row in rows]
@@ -118,7 +119,7 @@ def report(scanned: ScanResult) -> dict[str, Any]:
         },
         "links": {
             "clips": sum(bool(row.target) for row in rows),
-            "first": [[row.path, row.target] for row in rows if row.target][:_SHOWN],
+            "first": [[row.path, row.target] for row in rows if row.target][:_MAX_LISTED],
         },
         "other_files": {line.name: line.files for line in scanned.others},
         "rejects": _counted(reject.reason.split(":")[0] for reject in scanned.rejects),
@@ -131,7 +132,7 @@ def _aspect(row: ClipRow) -> str:
 
 
 def _counted(values: Any) -> dict[str, int]:
-    """Counts, the most frequent first."""
+    """Counts of distinct values, most frequent first."""
     return dict(sorted(Counter(values).items(), key=lambda pair: (-pair[1], pair[0])))
 
 

@@ -1,4 +1,4 @@
-"""Stage `train`: tunes the diffusion transformer on the cached latents and texts; resumes by itself."""
+"""Stage `train`: trains the diffusion transformer on cached latents and text. It resumes from the newest checkpoint."""
 
 import json
 import logging
@@ -27,9 +27,9 @@ _log = logging.getLogger(__name__)
 
 
 def run(job: Job[TrainInput]) -> dict[str, Any]:
-    """Train until final/summary.json stands, from the newest checkpoint if there is one.
+    """Train until final/summary.json exists, starting from the newest checkpoint if there is one.
 
-    Returns made or reused, and the figures of the summary. Exits with 143 when SIGTERM stopped it after a checkpoint.
+    Returns made or reused, and figures from the summary. Exits with 143 if SIGTERM stopped it after a checkpoint.
     """
     final = job.job_dir() / "final"
     made = not (final / SUMMARY).exists()
@@ -49,25 +49,25 @@ _FIGURES = (
 
 
 def start_of(job: Job[TrainInput]) -> Start:
-    """The model that the train job ``job`` begins with: `start.initial_model` builds it, for training and for the
-    "before" of a report."""
-    given = job.input
+    """The model that the train job ``job`` starts with. `start.initial_model` builds it, for training and for samples of
+    the base model."""
+    settings = job.input
     if "load" not in job.upstream:
-        return Start(given.network, given.seed, weights=given.load)
+        return Start(settings.network, settings.seed, weights=settings.load)
     trained = job.job_dir("load") / "final" / result.MODEL
     before = start_of(job.upstream_job("load", TrainInput))
-    return Start(given.network, given.seed, before=before, trained=str(trained))
+    return Start(settings.network, settings.seed, before=before, trained=str(trained))
 
 
 def start_sources(job: Job[Any]) -> list[Source]:
-    """The files that the model of `start_of` is read from: weights that ``args.load`` names, here or in the training that
-    this one continues."""
+    """The weight files of the model of `start_of`: those of ``args.load``, here and in the training that this one
+    continues."""
     earlier = start_sources(job.upstream_job("load")) if "load" in job.upstream else []
     return [*job.sources("args.load"), *earlier]
 
 
 def plan_of(job: Job[TrainInput]) -> Plan:
-    """What every rank is told."""
+    """The plan that every rank reads. Raises UserError if a clip or caption is not encoded, or no training clip is left."""
     manifest = job.manifest()
     usable = set(accepted(clips_of(manifest), job.upstream_job("latents").rows("preprocess")))
     rows = [row for row in manifest if row.clip in usable]
@@ -79,7 +79,8 @@ def plan_of(job: Job[TrainInput]) -> Plan:
         split: [Pair(row.clip, row.caption_id) for row in rows if row.split == split] for split in ("train", "valid")
     }
     if not pairs["train"]:
-        raise UserError(f"args.train_data: no accepted clip in it; see {job.job_dir('scan') / 'rejects.jsonl'}")
+        rejects = job.job_dir("scan") / "rejects.jsonl"
+        raise UserError(f"args.train_data: no clip was accepted for training; see {rejects} for the reasons")
     return Plan(
         key=job.key,
         config=job.slice.config(),
@@ -112,7 +113,7 @@ def _train(job: Job[TrainInput]) -> None:
 
 
 class _Reports:
-    """Turns what the first rank reports into a progress bar."""
+    """Converts reports of the first rank to a progress bar."""
 
     def __init__(self, job: Job[TrainInput]) -> None:
         self._job = job

@@ -86,7 +86,7 @@ def test_contexts_own_rotated_and_none():
     ("count", "size", "expected"), [(5, 2, [[0, 1], [2, 3], [4]]), (2, 8, [[0, 1]]), (1, 0, [[0]])]
 )
 def test_batches(count: int, size: int, expected: list[Any]):
-    assert list(prompts.batches(prompts.of_data_set(PAIRS, None)[:1] * count, size)) == expected
+    assert list(prompts.prompt_batches(prompts.of_data_set(PAIRS, None)[:1] * count, size)) == expected
 
 
 def test_prompt_file(tmp_path: Path):
@@ -113,10 +113,12 @@ def test_prompt_file_that_cannot_be_used(tmp_path: Path, content: bytes | None):
 def test_prompts_with_images(tmp_path: Path):
     (tmp_path / "dog.png").touch()
     (tmp_path / "prompts.txt").write_text("a dog @@ dog.png\n")
-    found = prompts.chosen(given(input_type="txt", input_file=str(tmp_path / "prompts.txt"), image2video=True), PAIRS)
+    found = prompts.select_prompts(
+        given(input_type="txt", input_file=str(tmp_path / "prompts.txt"), image2video=True), PAIRS
+    )
     assert [(prompt.caption_id, prompt.image) for prompt in found] == [(PAIRS[0].caption_id, tmp_path / "dog.png")]
 
 
 def test_empty_data_sets_are_refused():
     with pytest.raises(UserError, match="sampling_count"):
-        prompts.chosen(given(sampling_count=0), PAIRS)
+        prompts.select_prompts(given(sampling_count=0), PAIRS)

@@ -185,7 +185,7 @@ def test_a_file_that_is_gone_ends_the_stage_and_is_no_reject(project: Caching) -
 
 def test_settings_that_no_clip_fits(project: Caching) -> None:
     project.overrides = ["data.params.skip_frms_num=50"]
-    with pytest.raises(UserError, match="no clip can be used") as caught:
+    with pytest.raises(UserError, match="all clips were rejected") as caught:
         project.run("preprocess")
     assert "too short" in str(caught.value)
 

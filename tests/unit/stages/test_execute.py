@@ -42,7 +42,7 @@ def test_a_plugin_that_ends_the_process_is_an_error(
 ) -> None:
     monkeypatch.setattr(scan, "run", lambda job: sys.exit(code))  # pyright: ignore[reportArgumentType]
     receipt = job.store.parent / "receipt.json"
-    with pytest.raises(UserError, match=r"stage 'scan' was ended before it was done: .* called sys\.exit"):
+    with pytest.raises(UserError, match=r"stage 'scan' did not finish: .* called sys\.exit"):
         execute.execute(job, receipt)
     assert not receipt.exists()
 

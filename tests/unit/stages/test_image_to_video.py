@@ -138,7 +138,7 @@ def test_sampling_sees_what_training_saw(project: Caching, yaml: Path) -> None:
     feed = Feed(CachedDataset(*dirs), regularizer, loss.sampling, 1, 0.9, 0.0, patch, condition)
     trained = feed.micro_batch([0], 3, range(1), 1)
     sampling = project.job("sample")
-    (prompt,) = sample.plan.chosen(sampling.input, [row])
+    (prompt,) = sample.select_prompts(sampling.input, [row])
     vae = build(sampling.input.vae)
     latent_CHW = encode_image(vae, sample._images(sampling, [prompt])[prompt.id], 5, prompt.id)
     sampled = condition(latent_CHW[None], trained.x0_BTCHW.shape[1])

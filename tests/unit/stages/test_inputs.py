@@ -22,7 +22,7 @@ READERS = {
     "sample": ("sampling/prompts.py", "stages/sampled_models.py"),
 }
 """Files that read a stage's input beside its own."""
-HOLDERS = {"input", "given", "model"}
+HOLDERS = {"input", "given", "settings", "model"}
 """Names under which an input is held."""
 
 

@@ -152,7 +152,7 @@ def test_between_the_cut_and_the_stage(world: World, stage: str, other: Other, h
 
 
 LATE = [
-    ("sample", other_prompts, (sample.plan, "chosen")),
+    ("sample", other_prompts, (sample, "select_prompts")),
     ("sample", other_picture, (sample, "load_image")),
     ("sample", other_weights, (sampled_models, "initial_model")),
     ("sample", other_vae, (sampled_models, "build")),
@@ -188,7 +188,7 @@ def test_while_it_is_read(
 def test_pictures_of_prompts_where_nothing_is_trained(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """With args.mode: inference there is no stage `images`, and the pictures are read in another place."""
     job = world.job("sample")
-    prompts, _ = sample._asked(job)
+    prompts, _ = sample.prompts_and_variants(job)
     monkeypatch.delitem(job.slice.volatile["jobs"], "images")
     assert len(sample._images(job, prompts)) == 1
     swap(*other_picture(world), "renamed over")

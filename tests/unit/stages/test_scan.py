@@ -119,7 +119,7 @@ def test_too_many_rejects(data: Data) -> None:
 
 def test_no_videos(data: Data) -> None:
     (data.root / "train/videos/good.mp4").unlink()
-    with pytest.raises(UserError, match="no videos below"):
+    with pytest.raises(UserError, match="no videos in"):
         scan.run(data.job())
 
 

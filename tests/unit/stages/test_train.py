@@ -53,7 +53,9 @@ def test_a_missing_row_stops_it_with_the_command(finished: Finished, stage: str)
     job, key = finished.job("train"), finished.slices[stage].key
     with (
         without_rows(finished.job(stage).items_dir()),
-        pytest.raises(UserError, match=rf"{stage}/.*no row .*`cogtune {stage} --slice \S*{key}.json --run \S+` makes"),
+        pytest.raises(
+            UserError, match=rf"{stage}/.*no row .*`cogtune {stage} --slice \S*{key}.json --run \S+` to compute"
+        ),
     ):
         train.plan_of(job)
 
@@ -71,7 +73,7 @@ def test_clips_that_preprocess_rejected_are_left_out(finished: Finished) -> None
                         writer.add(row.clip, {}, plan)
             try:
                 if chosen == finished.rows:
-                    with pytest.raises(UserError, match="no accepted clip"):
+                    with pytest.raises(UserError, match="no clip was accepted"):
                         train.plan_of(job)
                 else:
                     assert finished.rows[0].clip not in {pair.clip for pair in train.plan_of(job).pairs}

@@ -58,6 +58,18 @@ def test_a_dry_run_needs_no_cores_and_names_the_demo(clone: Path) -> None:
     assert "checkpoint demo_clips:" in done.stdout
 
 
+def test_a_run_of_a_fresh_clone_starts(clone: Path) -> None:
+    """The checks at the start of a run pass before the files that the demo's configs name exist."""
+    root = clone.parent / "run"
+    shutil.copytree(clone, root)
+    done = look(root, ["--cores", "1", "--until", "demo_clips"])
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    assert (root / "data/demo/.made-from").exists()
+    done = look(root, ["-n"])
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    assert "checkpoint scan:" in done.stdout
+
+
 @pytest.mark.skipif(os.geteuid() != 0 or not namespaces(), reason="needs mounts of one's own (root and unshare -m)")
 @pytest.mark.parametrize("words", [["--lint"], ["-n"], ["--list-rules"]], ids=" ".join)
 def test_in_a_folder_that_cannot_be_written(clone: Path, words: list[str]) -> None:

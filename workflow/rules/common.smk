@@ -77,7 +77,9 @@ onstart:
     in_one_sentence(hold_directory)(Path(".cogtune.lock"))
     # Known only now: jobs of another executor may find the GPU that this machine lacks.
     if workflow.local_exec and (
-        refused := in_one_sentence(refused_here)(WORKSPACE)
+        refused := in_one_sentence(refused_here)(
+            WORKSPACE, clips_are_made(WORKSPACE)
+        )
     ):
         print("\n".join(refused), file=sys.stderr)
         sys.exit(2)

@@ -36,14 +36,22 @@ def has_gpu() -> bool:
     )
 
 
-def refused_here(workspace: Workspace) -> list[str]:
-    """A message for each target, or experiment that it starts from, with unfinished training that this machine cannot run."""
-    problems: dict[str, str] = {}
-    for name in (link for target in workspace.targets for link in workspace.chain(target)):
-        problem = needs_gpu(workspace.config(name).values)
-        if problem and not has_gpu() and not _trained(workspace, name):
-            problems[name] = f"{name}: {problem}, or run the workflow on a machine with a GPU"
-    return list(problems.values())
+def refused_here(workspace: Workspace, files_exist: bool = True) -> list[str]:
+    """A message for each target, or experiment that it starts from, with unfinished training that this machine cannot run.
+
+    ``files_exist``: False before the demo's data are made. Then nothing is trained yet, and only targets are checked.
+    """
+    if files_exist:
+        links = (link for target in workspace.targets for link in workspace.chain(target))
+        configs = {name: workspace.config(name) for name in links}
+    else:
+        configs = {name: workspace.check(name) for name in workspace.targets}
+    problems: list[str] = []
+    for name, config in configs.items():
+        problem = needs_gpu(config.values)
+        if problem and not has_gpu() and not (files_exist and _trained(workspace, name)):
+            problems.append(f"{name}: {problem}, or run the workflow on a machine with a GPU")
+    return problems
 
 
 def _trained(workspace: Workspace, name: str) -> bool:

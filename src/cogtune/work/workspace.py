@@ -250,9 +250,9 @@ class Workspace:
             if all(receipt.exists() for member in sweep.points for receipt in self.scan_receipts(member)):
                 self.sweep_slice(name)
 
-    def check(self, name: str) -> None:
-        """Raise ConfigErrors for an invalid config, without checking that its files exist."""
-        self.load_config(self.experiments[name], check_files=False)
+    def check(self, name: str) -> Config:
+        """The merged config of an experiment whose files do not exist yet. Raises ConfigErrors for any other problem."""
+        return self.load_config(self.experiments[name], check_files=False)
 
     def published(self, name: str) -> Path:
         """The marker file of the report of the current config: the target of an experiment."""

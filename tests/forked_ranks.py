@@ -1,6 +1,5 @@
 """Ranks of training as forks of this process: everything is imported, so a rank starts in 0.1 s instead of 8."""
 
-import importlib
 import os
 import signal
 import sys
@@ -8,18 +7,8 @@ import traceback
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
-
 from cogtune.train import launch, worker
 from tests.faults import CountedFile, Faults
-
-
-def preload() -> None:
-    """Import here what every rank would import: with it a run of two steps takes 1 s of CPU instead of 4."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DS_ACCELERATOR", "cpu")
-        # DeepSpeed imports it in every engine, and its decorators import PyTorch's compiler.
-        importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
 
 
 def fork_ranks(faults: Faults) -> None:

@@ -16,12 +16,7 @@ INTEGRATION = {
 130 s together, and are not the only ones of their room."""
 
 
-COMPILING = "test_compile"
-"""It comes last: a process that was forked from this one after a compilation hangs in its first parallel loop."""
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.stem == COMPILING)
     for item in items:
         if item.path.stem in INTEGRATION:
             item.add_marker(pytest.mark.integration)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from cogtune.__main__ import main
 from tests.forked import forked
@@ -65,10 +64,9 @@ def of_train(paths: list[Path]) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def copy(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    torch.set_num_threads(1)
+def copy(untouched: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     found = Project(tmp_path_factory.mktemp("odd") / "copy")
-    shutil.copytree(project.root, found.root, symlinks=True)
+    shutil.copytree(untouched.root, found.root, symlinks=True)
     for old in (*found.root.glob("store/scan/*/"), found.root / "results/.runs"):
         shutil.rmtree(old)
     for old in (*found.root.glob("results/.receipts/scan-*"), *found.root.glob("results/tiny/.published-*")):
@@ -144,9 +142,9 @@ def test_one_sentence_or_the_same(copy: Project, tmp_path: Path, glob: str) -> N
     assert not wrong, f"{len(wrong)} of {tried}:\n" + "\n\n".join(wrong)
 
 
-def test_no_file_is_left_out(project: Project) -> None:
-    known = {path for glob in (*FILES, "results/.receipts/*") for path in project.root.glob(glob)}
-    for path in [*project.root.glob("store/**/*.json*"), *project.root.glob("results/**/*.json*")]:
-        name = str(path.relative_to(project.root))
+def test_no_file_is_left_out(untouched: Project) -> None:
+    known = {path for glob in (*FILES, "results/.receipts/*") for path in untouched.root.glob(glob)}
+    for path in [*untouched.root.glob("store/**/*.json*"), *untouched.root.glob("results/**/*.json*")]:
+        name = str(path.relative_to(untouched.root))
         skipped = any(part in name or path.match(part) for part in NOT_READ) or "/transformer/" in name
         assert path in known or skipped or path.resolve() != path, name

@@ -39,10 +39,10 @@ def files_by_kind(store: Path) -> dict[str, list[Path]]:
 
 
 @pytest.fixture(scope="module")
-def copy(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+def copy(untouched: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A copy of the finished project that each test puts back as it was."""
     made = Project(tmp_path_factory.mktemp("verify") / "copy")
-    shutil.copytree(project.root, made.root, symlinks=True)
+    shutil.copytree(untouched.root, made.root, symlinks=True)
     return made
 
 
@@ -92,7 +92,7 @@ def test_a_flipped_bit_in_any_kind_of_file_is_told(
 
 
 def test_all_damage_is_told_in_one_run_and_repaired_in_one(
-    copy: Project, project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    copy: Project, untouched: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A file of every kind at once; afterwards verify finds nothing, and the next run gives the same bytes."""
     work = Project(tmp_path / "copy")
@@ -113,7 +113,7 @@ def test_all_damage_is_told_in_one_run_and_repaired_in_one(
     assert verified(work, repair=True) == 0
     assert verified(work) == 0, capsys.readouterr().out
     work.snakemake()
-    assert results(work) == results(project)
+    assert results(work) == results(untouched)
     assert verified(work) == 0, capsys.readouterr().out
 
 

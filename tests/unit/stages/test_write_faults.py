@@ -1,6 +1,6 @@
 """Every write, fsync and rename of a stage may fail: one sentence, exit code 1, and the same command then gives the same.
 
-Each run is a process of its own, forked from this one, so that nothing is imported again. In all runs of the default
+Each run is a process of its own that has everything imported. In all runs of the default
 suite the first and the last call of each line of ours fail; as `slow`, every call does.
 """
 
@@ -10,11 +10,11 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from cogtune.__main__ import main
 from cogtune.data.shards import Shard
@@ -22,7 +22,7 @@ from cogtune.stages.job import Job
 from cogtune.train.checkpoint import verify
 from tests.faults import BROKEN, FULL, MAIN, Call, Faults, calls_of
 from tests.forked import forked
-from tests.forked_ranks import fork_ranks, preload
+from tests.forked_ranks import fork_ranks
 from tests.unit.stages.caching import TINY, Caching
 from tests.unit.stages.finished import Finished
 
@@ -34,6 +34,17 @@ _TIMES = {"seconds", "data_wait", "steps_per_second", "data_wait_fraction", "pea
 _VARYING = {"made", "reused", "peak_memory_mib"} | _TIMES
 
 
+def _work(command: list[str], where: Path, calls: Path, call: Call | None, how: str) -> int:
+    """Run a command in folder ``where``, in whose files one call fails."""
+    os.chdir(where)
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    tempfile.tempdir = str(where / "tmp")  # what ranks are told, and their errors, are on the same disk
+    faults = Faults(where, call, how)
+    fork_ranks(faults)
+    faults.install(calls)
+    return main(command)
+
+
 class Line:
     """Stages one after the other; ``before(stage)`` is what each found, ``right[stage]`` what it left."""
 
@@ -42,23 +53,16 @@ class Line:
         self.right: dict[str, dict[str, Any]] = {}
         self.calls: dict[str, list[Call]] = {}
 
-    def run(self, stage: str, where: Path, faults: Faults) -> tuple[int, str]:
-        def work() -> int:
-            os.chdir(where)
-            os.environ["CUDA_VISIBLE_DEVICES"] = ""
-            tempfile.tempdir = str(where / "tmp")  # what ranks are told, and their errors, are on the same disk
-            fork_ranks(faults)
-            faults.install(self.root / "calls.jsonl")
-            return main(self.commands[stage])
-
+    def run(self, stage: str, where: Path, call: Call | None = None, how: str = FULL) -> tuple[int, str]:
         (where / "tmp").mkdir(exist_ok=True)
+        work = partial(_work, self.commands[stage], where, self.root / "calls.jsonl", call, how)
         return forked(work, self.root / "output.txt")
 
     def make(self, stage: str) -> None:
         """Run a stage where nothing fails."""
         here = self.root / "here"
         shutil.copytree(here, self.root / "before" / stage, symlinks=True)
-        code, said = self.run(stage, here, Faults(here))
+        code, said = self.run(stage, here)
         assert code == 0, said
         self.right[stage] = content(here)
         self.calls[stage] = calls_of(self.root / "calls.jsonl")
@@ -69,13 +73,13 @@ class Line:
         where = self.root / "here"  # one path for all: an export says where its source is
         shutil.rmtree(where)
         shutil.copytree(self.root / "before" / stage, where, symlinks=True)
-        code, said = self.run(stage, where, Faults(where, call, how))
+        code, said = self.run(stage, where, call, how)
         told = [line for line in said.splitlines() if line.startswith("cogtune: ")]
         if code != 0 and (code != 1 or "Traceback" in said or len(told) != 1):
             return f"{what}: exit code {code}, said:\n{said[-3000:]}"
         if code == 0 and content(where) != self.right[stage]:
             return f"{what}: exit code 0, and this differs:\n{differing(content(where), self.right[stage])}"
-        code, said = self.run(stage, where, Faults(where))
+        code, said = self.run(stage, where)
         if code != 0:
             return f"{what}: the second run has exit code {code}:\n{said[-3000:]}"
         if content(where) != self.right[stage]:
@@ -129,8 +133,6 @@ def command(job: Job[Any], root: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def data_line(tmp_path_factory: pytest.TempPathFactory) -> Line:
-    torch.set_num_threads(1)
-    preload()
     root = tmp_path_factory.mktemp("faults")
     project = Caching(root, I2V)
     project.add("a", "one", 1)
@@ -160,7 +162,6 @@ def data_line(tmp_path_factory: pytest.TempPathFactory) -> Line:
 
 @pytest.fixture(scope="module")
 def training_line(tmp_path_factory: pytest.TempPathFactory) -> Line:
-    torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("faults")
     finished = Finished(root / "here", "args.sampling_controls=[base]", clips=2).fill()
     line = Line(root, {stage: command(finished.job(stage), root / "here") for stage in MADE_FROM_TRAINING})

@@ -37,6 +37,7 @@ from cogtune.stages.job import Job
 from cogtune.train import checkpoint
 from cogtune.work.batches import BatchMemo
 from cogtune.work.slices import Slice
+from cogtune.work.volatile import ReportRun, SweepRun, UpstreamJob, Volatile
 from cogtune.work.workspace import Workspace
 from tests.removal import only_below
 
@@ -167,12 +168,12 @@ def member_of_a_torch_file(root: Path, name: str) -> Iterable[Path]:
 
 
 def _job(root: Path, **changed: str) -> Job[Any]:
-    jobs = {"scan": {"stage": "scan", "key": KEY, "items": KEY} | changed}
-    return Job(Slice("preprocess", {"values": {}}, {"jobs": jobs}, root / ".runs/tiny.json"), root)
+    jobs = {"scan": UpstreamJob(**{"stage": "scan", "key": KEY, "items": KEY} | changed)}
+    return Job(Slice("preprocess", {"values": {}}, Volatile(jobs=jobs), root / ".runs/tiny.json"), root)
 
 
-def _published(root: Path, stage: str, **told: str) -> Job[Any]:
-    return Job(Slice(stage, {"values": {}}, {stage: told}, root / ".runs/tiny.json"), root)
+def _published(root: Path, stage: str, volatile: Volatile) -> Job[Any]:
+    return Job(Slice(stage, {"values": {}}, volatile, root / ".runs/tiny.json"), root)
 
 
 @place
@@ -209,12 +210,12 @@ def format_of_an_export(root: Path, name: str) -> Iterable[Path]:
 
 @place
 def published_report(root: Path, name: str) -> Iterable[Path]:
-    return [report.target(_published(root, "report", experiment=name))]
+    return [report.target(_published(root, "report", Volatile(report=ReportRun(name, ""))))]
 
 
 @place
 def published_sweep(root: Path, name: str) -> Iterable[Path]:
-    return [sweep.target(_published(root, "sweep", name=name))]
+    return [sweep.target(_published(root, "sweep", Volatile(sweep=SweepRun(name))))]
 
 
 @place

@@ -1,16 +1,16 @@
 """Which jobs work in a folder of the store, and which receipts are theirs and of all jobs behind them."""
 
-import json
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from cogtune.errors import UserError
 from cogtune.runtime.paths import is_key
+from cogtune.work.records import read_object
 from cogtune.work.runs import known_parts
 from cogtune.work.slices import Slice, read_slice
 from cogtune.work.stages import STAGES
+from cogtune.work.volatile import earlier_volatile
 
 
 def finished_folders(store: Path, results: Path) -> set[Path]:
@@ -56,20 +56,11 @@ def _links(store: Path, results: Path) -> Iterator[tuple[str, set[str]]]:
     """(job key, keys of its upstream jobs), from the runs of this results folder, the records of finished jobs, and the
     run files that earlier versions kept in the store."""
     parts = list(known_parts(results))
-    parts += [(path.stem.rpartition("-")[2], _read(path).get("run")) for path in (store / "records").glob("*.json")]
-    parts += [(path.name.partition(".")[0], _read(path)) for path in (store / "slices").glob("*.volatile.json")]
+    earlier = [(path.stem.rpartition("-")[2], read_object(path).get("run")) for path in store.glob("records/*.json")]
+    earlier += [(path.name.partition(".")[0], read_object(path)) for path in store.glob("slices/*.volatile.json")]
+    parts += [(key, earlier_volatile(run)) for key, run in earlier]
     for key, part in parts:
-        jobs = part.get("jobs") if isinstance(part, dict) else None
-        if isinstance(jobs, dict):
-            yield key, {job["key"] for job in jobs.values() if isinstance(job, dict) and "key" in job}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+        yield key, {job.key for job in part.jobs.values()}
 
 
 def _receipts(results: Path, key: str) -> list[Path]:

@@ -97,14 +97,12 @@ def _prepare(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple[S
         raise UserError(f"{arguments.command}: nothing to do: {STAGES[arguments.command].when} is false in this config")
     part = parts[arguments.command]
     bases = " ".join(arguments.base) + (f" -- {' '.join(overrides)}" if overrides else "")
-    for name, job in part.volatile["jobs"].items():
-        if not (place.results / ".receipts" / f"{job['stage']}-{job['key']}.json").exists():
+    for name, job in part.volatile.jobs.items():
+        if not (place.results / ".receipts" / f"{job.stage}-{job.key}.json").exists():
             first = f"cogtune {name} --base {bases}"
             if name == "load":
                 first = f"snakemake --cores all experiment_{workspace.chain(arguments.name)[-2]}"
-            raise UserError(
-                f"{arguments.command} needs the result of {job['stage']} {job['key']}; run first:\n  {first}"
-            )
+            raise UserError(f"{arguments.command} needs the result of {job.stage} {job.key}; run first:\n  {first}")
     workspace.writes.release_only(workspace.files_of(part))
     workspace.save_hashes()
     return part, _receipt(arguments, place, part), workspace.store

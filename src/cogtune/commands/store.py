@@ -10,7 +10,7 @@ from cogtune.commands.receipts import jobs_in, remove_receipts
 from cogtune.errors import UserError
 from cogtune.runtime.locks import hold_lock
 from cogtune.runtime.paths import check_removable, key_folder, remove_folder
-from cogtune.runtime.records import read_record
+from cogtune.work.records import read_record
 from cogtune.work.stages import STAGES
 from cogtune.work.workflow_config import workflow_values
 
@@ -59,9 +59,8 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 def _places(arguments: argparse.Namespace) -> tuple[Path, Path]:
     """Store and results folder: from the options, the workflow config, or the defaults."""
-    named = workflow_values(arguments.workflow, {}) if arguments.workflow.exists() else {}
-    store = arguments.store or Path(named.get("store_dir", "store"))
-    return store, arguments.results or Path(named.get("results_dir", "results"))
+    values = workflow_values(arguments.workflow if arguments.workflow.exists() else None, {})
+    return arguments.store or values.store_dir, arguments.results or values.results_dir
 
 
 def drop(store: Path, key: str, results: Path) -> list[Path]:
@@ -101,7 +100,7 @@ def _print_table(store: Path) -> None:
         for folder in sorted((store / stage).glob("*/")):
             files = [path for path in folder.rglob("*") if path.is_file()]
             record = read_record(store / "records" / f"{stage}-{folder.name}.json")
-            seconds = f"{record['seconds']:.1f}" if record else ""
+            seconds = f"{record.seconds:.1f}" if record else ""
             table.add_row(
                 stage, folder.name, decimal(sum(path.stat().st_size for path in files)), str(len(files)), seconds
             )

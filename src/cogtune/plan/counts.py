@@ -59,11 +59,11 @@ class Counts:
 
     def done(self, part: Slice) -> Work | None:
         """The work of a finished job, as recorded in its receipt. None if the receipt is missing or damaged."""
-        unit, receipt = STAGES[part.stage].unit, self._history.receipt(part.stage, part.key)
-        counts = ("steps",) if part.stage == "train" else ("made", "reused")
-        if not all(name in receipt for name in counts):
+        if (receipt := self._history.receipt(part.stage, part.key)) is None:
             return None
-        return Work(0, sum(receipt[name] for name in counts), unit)
+        counts = (receipt.steps,) if part.stage == "train" else (receipt.made, receipt.reused)
+        known = [count for count in counts if count is not None]
+        return Work(0, sum(known), STAGES[part.stage].unit) if len(known) == len(counts) else None
 
     def left(self, part: Slice, parts: Parts, count: Callable[["Counts", Slice, Parts], tuple[int, int, int]]) -> Work:
         """The work of a job without receipt, counted by ``count`` (`stage_costs.StageCost.left`); each job once."""
@@ -112,11 +112,10 @@ class Counts:
 
     def _rejected(self, preprocess: Slice, missing: set[str]) -> int:
         """The number of clips that preprocess rejected, as far as known; they are not encoded."""
-        if not missing:
-            return self._history.receipt("preprocess", preprocess.key).get("rejected") or 0
         receipt = self._history.receipt("preprocess", preprocess.key)
-        if receipt:
-            return min(len(missing), receipt.get("rejected") or 0)
+        if receipt is not None or not missing:
+            rejected = receipt.rejected or 0 if receipt else 0
+            return min(len(missing), rejected) if missing else rejected
         known = missing & self._rows(self.folder(preprocess))
         reader = ShardReader(self.folder(preprocess)) if known else None
         return sum(isinstance(row, Rejected) for _, row in prepared_rows(reader, known)) if reader else 0
@@ -156,5 +155,5 @@ class Counts:
         """Clips of an evaluation: each accepted clip."""
         clips = len(self.clips(parts))
         receipt = self._history.receipt("preprocess", parts["preprocess"].key)
-        total = clips - (receipt.get("rejected") or 0)
+        total = clips - (receipt.rejected or 0 if receipt else 0)
         return total - len(self._rows(self.folder(part))), total, 0

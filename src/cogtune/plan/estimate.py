@@ -11,6 +11,7 @@ from cogtune.plan.history import History
 from cogtune.plan.stage_cost import StageCost
 from cogtune.plan.stage_costs import cost_of
 from cogtune.runtime.machines import Device, Machine
+from cogtune.work.records import Record
 from cogtune.work.slices import Slice
 from cogtune.work.stages import STAGES
 from cogtune.work.workspace import Workspace
@@ -113,7 +114,7 @@ class Estimator:
         amount = cost.work(work.todo)
         for key in self._history.nearest(part) if amount else []:
             record = self._history.record(part.stage, key)
-            if not record.get("made") or record.get("device") != self._machine.device.name:
+            if record is None or not record.made or record.device != self._machine.device.name:
                 continue
             try:
                 earlier = type(cost)(Costs(self._history.values(key)))
@@ -127,7 +128,7 @@ class Estimator:
         own = cost.own_rate(self._history, part)
         return replace(estimate, seconds=cost.startup + work.todo * own, basis="measured") if own else estimate
 
-    def _memory(self, modelled: float, earlier: StageCost, key: str, record: Mapping[str, Any]) -> float:
+    def _memory(self, modelled: float, earlier: StageCost, key: str, record: Record) -> float:
         """The modelled peak, corrected by the error of the model for an earlier run."""
         ranks, measured = earlier.measured_peak(self._history, key, record, self._gpu)
         if not modelled or not measured:

@@ -7,8 +7,9 @@ from typing import Any
 from cogtune.config.leaves import leaves_of, nest
 from cogtune.data.listing import Columns, read_columns
 from cogtune.runtime.digest import key_of
-from cogtune.runtime.records import read_object, read_receipt, read_record
+from cogtune.work.records import Receipt, Record, read_object, read_receipt, read_record
 from cogtune.work.slices import Slice
+from cogtune.work.volatile import UpstreamJob, Volatile, earlier_volatile
 
 Identity = dict[str, Any]
 
@@ -27,12 +28,12 @@ class History:
         keys = read_object(self.results / experiment / "run.json").get("keys")
         return {stage: key for stage, key in keys.items() if isinstance(key, str)} if isinstance(keys, dict) else {}
 
-    def record(self, stage: str, key: str) -> dict[str, Any]:
-        """The record of a job (total cost of its runs); empty if it has never finished."""
+    def record(self, stage: str, key: str) -> Record | None:
+        """The record of a job (total cost of its runs); None if it has never finished."""
         return read_record(self.store / "records" / f"{stage}-{key}.json")
 
-    def receipt(self, stage: str, key: str) -> dict[str, Any]:
-        """The content of the job's receipt; empty if there is none."""
+    def receipt(self, stage: str, key: str) -> Receipt | None:
+        """The job's receipt; None if there is none."""
         return read_receipt(self.results / ".receipts" / f"{stage}-{key}.json")
 
     def before(self, part: Slice, experiment: str) -> tuple[Identity, str, bool] | None:
@@ -61,23 +62,23 @@ class History:
             return None
         return self.columns(scan)
 
-    def jobs(self, key: str) -> dict[str, dict[str, str]]:
-        """The upstream jobs of a job, by name: stage, key, items."""
-        jobs = self.volatile(key).get("jobs")
-        job_items = jobs.items() if isinstance(jobs, dict) else ()
-        return {name: job for name, job in job_items if isinstance(job, dict) and isinstance(job.get("key"), str)}
+    def jobs(self, key: str) -> dict[str, UpstreamJob]:
+        """The upstream jobs of a job, by name."""
+        return self.volatile(key).jobs
 
     def json(self, path: str) -> dict[str, Any]:
         """A JSON file of the store; empty if missing."""
         return read_object(self.store / path)
 
-    def volatile(self, key: str) -> dict[str, Any]:
+    def volatile(self, key: str) -> Volatile:
         """The volatile part of a finished job: its volatile values and upstream jobs.
 
         It is in the record. Earlier versions kept that of the last run in the store.
         """
         record = self.record(self.slice_file(key).get("stage", ""), key)
-        return record.get("run") or read_object(self.store / "slices" / f"{key}.volatile.json")
+        if record is not None and record.run is not None:
+            return record.run
+        return earlier_volatile(read_object(self.store / "slices" / f"{key}.volatile.json"))
 
     def values(self, key: str) -> dict[str, Any]:
         """The config of a job and of its upstream jobs, as far as their stages read it."""
@@ -96,7 +97,7 @@ class History:
             if name in line or not self.slice_file(name):
                 continue
             line.append(name)
-            waiting += [job["key"] for upstream, job in self.jobs(name).items() if upstream not in ("scan", "load")]
+            waiting += [job.key for upstream, job in self.jobs(name).items() if upstream not in ("scan", "load")]
         return line
 
     def _ran(self, stage: str) -> list[str]:

@@ -1,12 +1,10 @@
 """The interface of a stage's cost model, and its defaults for a stage without one."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from cogtune.plan.cost.work import Costs, Unmodelled
 from cogtune.plan.counts import Counts, Parts
 from cogtune.plan.history import History
 from cogtune.runtime.machines import Machine
+from cogtune.work.records import Record
 from cogtune.work.slices import Slice
 
 FP32 = 4
@@ -61,21 +59,17 @@ class StageCost:
         """Bytes that ``units`` units add to the store."""
         return 0.0
 
-    def measured_rate(
-        self, history: History, key: str, record: Mapping[str, Any], machine: Machine, ranks: int
-    ) -> float | None:
+    def measured_rate(self, history: History, key: str, record: Record, machine: Machine, ranks: int) -> float | None:
         """Seconds per unit of work in the earlier run ``key`` (whose costs these are), without start-up, scaled to
-        ``machine``. Raises KeyError if an earlier version did not record it."""
-        startup = min(self.startup * record["runs"], 0.8 * record["seconds"])
-        scale = record.get("devices", 1) / machine.count if self.on_all_devices else 1.0
-        work = self.work(record["made"])
-        return scale * (record["seconds"] - startup) / work if work else None
+        ``machine``.."""
+        startup = min(self.startup * record.runs, 0.8 * record.seconds)
+        scale = record.devices / machine.count if self.on_all_devices else 1.0
+        work = self.work(record.made or 0)
+        return scale * (record.seconds - startup) / work if work else None
 
-    def measured_peak(
-        self, history: History, key: str, record: Mapping[str, Any], gpu: bool
-    ) -> tuple[int, float | None]:
+    def measured_peak(self, history: History, key: str, record: Record, gpu: bool) -> tuple[int, float | None]:
         """(ranks, peak MiB) of an earlier run."""
-        return 1, record.get("peak_gpu_mib" if gpu else "peak_memory_mib")
+        return 1, record.peak_gpu_mib if gpu else record.peak_memory_mib
 
     def own_rate(self, history: History, part: Slice) -> float | None:
         """Seconds per unit of the run to resume, if recorded."""

@@ -4,8 +4,6 @@ A stage that names none is a `StageCost`: its units are counted as for any stage
 """
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 from cogtune.config.geometry import latent_size
 from cogtune.config.schema.args import WHOLE_FORMATS
@@ -20,6 +18,7 @@ from cogtune.runtime.typed_json import from_json
 from cogtune.work import training_log
 from cogtune.work.batches import plan_batches
 from cogtune.work.inputs import EvaluateInput, ExportInput, ImagesInput, LatentsInput, SampleInput, TextInput
+from cogtune.work.records import Record
 from cogtune.work.results import TrainSummary
 from cogtune.work.slices import Slice
 from cogtune.work.stages import Stage
@@ -200,16 +199,12 @@ class TrainCost(StageCost):
         average = given.deepspeed["optimizer"]["type"] == "FusedEmaAdam"
         return float((kept + 1) * checkpoint + trained * FP32 * (1 + average))
 
-    def measured_rate(
-        self, history: History, key: str, record: Mapping[str, Any], machine: Machine, ranks: int
-    ) -> float | None:
+    def measured_rate(self, history: History, key: str, record: Record, machine: Machine, ranks: int) -> float | None:
         summary = from_json(TrainSummary, history.json(f"train/{key}/final/summary.json"))
         scale = summary.ranks / ranks if machine.device.gpu else 1.0
         return scale / (summary.steps_per_second * self.work(1))
 
-    def measured_peak(
-        self, history: History, key: str, record: Mapping[str, Any], gpu: bool
-    ) -> tuple[int, float | None]:
+    def measured_peak(self, history: History, key: str, record: Record, gpu: bool) -> tuple[int, float | None]:
         summary = from_json(TrainSummary, history.json(f"train/{key}/final/summary.json"))
         return summary.ranks, summary.peak_memory.gpu_mib if gpu else summary.peak_memory.host_mib
 

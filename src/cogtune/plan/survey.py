@@ -203,7 +203,8 @@ class Surveyor:
         return [Reason("never", "never run; closest previous run differs in:"), *reasons]
 
     def _data(self, part: Slice, key: str) -> list[Reason]:
-        earlier, scan = self.history.jobs(key).get("scan", {}).get("key", ""), part.volatile["jobs"]["scan"]["key"]
+        scanned = self.history.jobs(key).get("scan")
+        earlier, scan = scanned.key if scanned else "", part.volatile.jobs["scan"].key
         old, kind = self.history.scanned(earlier), STAGES[part.stage].data or ""
         if old is None:
             return [Reason("data", "the data set changed")]

@@ -1,6 +1,7 @@
 """Stage `evaluate`: compares samples and reconstructions with the clips, and writes metrics.json."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from cogtune.sampling.video import write_mp4
 from cogtune.stages.job import Job, missing_ids
 from cogtune.stages.latents import accepted
 from cogtune.stages.preprocess import source_of
+from cogtune.stages.run_counts import RunCounts
 from cogtune.stages.sample import sample_ids
 from cogtune.work.content_hashes import proven
 from cogtune.work.inputs import EvaluateInput, SampleInput
@@ -39,7 +41,18 @@ _BATCH = 4
 """Clips that are reconstructed together, and are in memory at the same time."""
 
 
-def run(job: Job[EvaluateInput]) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class EvaluateCounts(RunCounts):
+    """``main_metrics``: the most important figures of metrics.json, under its keys."""
+
+    main_metrics: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        content = super().to_json()
+        return content | content.pop("main_metrics")
+
+
+def run(job: Job[EvaluateInput]) -> EvaluateCounts:
     """Measure each clip, store the results as rows, then summarise them.
 
     Writes metrics.json and per_sample.json (equal input gives equal bytes), and an mp4 file of each clip with samples.
@@ -59,7 +72,7 @@ def run(job: Job[EvaluateInput]) -> dict[str, Any]:
     write_changed(folder / METRICS_FILE, to_json(metrics))
     write_sums(folder, [folder / PER_SAMPLE, folder / METRICS_FILE])
     main = {metric.key(): metrics[metric.key()] for metric in (RETRIEVAL, PSNR) if metric.key() in metrics}
-    return {"made": len(missing), "reused": len(clips) - len(missing), **main}
+    return EvaluateCounts(made=len(missing), reused=len(clips) - len(missing), main_metrics=main)
 
 
 def _clips(job: Job[EvaluateInput]) -> dict[str, ClipRow]:

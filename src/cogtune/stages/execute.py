@@ -18,22 +18,22 @@ from cogtune.runtime.failures import explained, is_not_writable
 from cogtune.runtime.locks import hold_lock
 from cogtune.runtime.log import last_lines, log_to_file
 from cogtune.runtime.machines import device_names
-from cogtune.runtime.records import read_record
-from cogtune.runtime.saved import write_sealed
 from cogtune.stages.job import Job
+from cogtune.stages.run_counts import RunCounts
 from cogtune.train.launch import STOPPED
+from cogtune.work.records import Record, read_record
 from cogtune.work.stages import STAGES
 
 _log = logging.getLogger(__name__)
 
 
-def execute(job: Job[Any], receipt: Path | None) -> dict[str, Any]:
+def execute(job: Job[Any], receipt: Path | None) -> RunCounts:
     """Run ``job`` and write its receipt. Two jobs with one key never overlap: the second waits, then finds all rows cached.
 
-    Returns the receipt: stage, key, the stage's counts, seconds.
+    The receipt holds stage, key, the stage's counts, and seconds.
     """
     name = job.slice.stage
-    run: Callable[[Job[Any]], dict[str, Any]] = importlib.import_module(f"cogtune.stages.{name}").run
+    run: Callable[[Job[Any]], RunCounts] = importlib.import_module(f"cogtune.stages.{name}").run
     folder = job.items_dir() if name in STAGES and STAGES[name].items else job.job_dir()
     with _lock(job.store / "locks" / f"{name}-{folder.name}.lock", folder) as locked:
         started = time.monotonic()
@@ -43,22 +43,21 @@ def execute(job: Job[Any], receipt: Path | None) -> dict[str, Any]:
         seconds = time.monotonic() - started
         if locked:
             _record(job, counts, seconds)
-    result = {"stage": name, "key": job.key, **counts, "seconds": round(seconds, 3)}
     if receipt is not None:
-        write_json(receipt, result)
-    cached = "cached: " if counts.get("made") == 0 else ""
+        write_json(receipt, {"stage": name, "key": job.key, **counts.to_json(), "seconds": round(seconds, 3)})
+    cached = "" if counts.made else "cached: "
     _log.info("[%s] %s%s in %.1f s", name, cached, _summary(counts), seconds)
-    return result
+    return counts
 
 
-def _counts(run: Callable[[Job[Any]], dict[str, Any]], job: Job[Any]) -> dict[str, Any]:
+def _counts(run: Callable[[Job[Any]], RunCounts], job: Job[Any]) -> RunCounts:
     """The stage's counts. Raises UserError if a plugin exits: otherwise its exit code, even 0, would be the job's."""
     try:
         return run(job)
     except SystemExit as error:
         if error.code == STOPPED:  # training was stopped by a signal; it resumes from its checkpoint
             raise
-        caller = ", ".join(job.slice.volatile.get("plugins", {})) or "a library"
+        caller = ", ".join(job.slice.volatile.plugins) or "a library"
         raise UserError(
             f"stage {job.slice.stage!r} did not finish: {caller} called sys.exit({error.code!r}); a plugin must raise an "
             f"error instead"
@@ -84,7 +83,7 @@ def _lock(path: Path, folder: Path) -> Iterator[bool]:
             yield True
 
 
-def execute_logged(job: Job[Any], receipt: Path | None, command: str) -> dict[str, Any]:
+def execute_logged(job: Job[Any], receipt: Path | None, command: str) -> RunCounts:
     """Like `execute`, and copy messages to ``job.log_path``. On failure, print the ``command`` that repeats the job."""
     if job.log_path is None:
         return execute(job, receipt)
@@ -100,30 +99,31 @@ def execute_logged(job: Job[Any], receipt: Path | None, command: str) -> dict[st
         raise
 
 
-def _record(job: Job[Any], counts: dict[str, Any], seconds: float) -> None:
+def _record(job: Job[Any], counts: RunCounts, seconds: float) -> None:
     """Add this run to the job's record, from which `plan` estimates costs. Receipts do not serve for this: they may be
     lost and written again by a run that computed nothing. Such a run does not change the record."""
     path = job.store / "records" / f"{job.slice.stage}-{job.key}.json"
     earlier = read_record(path)
-    if earlier and not counts.get("made"):
+    if earlier and not counts.made:
         return
     peak_kib = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    empty = {"stage": job.slice.stage, "key": job.key, "runs": 0, "seconds": 0.0, "peak_memory_mib": 0.0, "made": 0}
-    earlier = earlier or empty
+    earlier = earlier or Record(runs=0, seconds=0.0, made=0)
+    gpu_mib = max(earlier.peak_gpu_mib or 0.0, _peak_gpu_mib())
     names = device_names()
-    record = earlier | {
-        "runs": earlier["runs"] + 1,
-        "seconds": round(earlier["seconds"] + seconds, 3),
-        "peak_memory_mib": max(earlier["peak_memory_mib"], round(peak_kib / 1024, 1)),
-        "device": names[0],
-        "devices": len(names),
-        "run": {name: job.slice.volatile[name] for name in ("values", "jobs", "machine") if name in job.slice.volatile},
-    }
-    if "made" in earlier:  # a record begun by a version without this count would give a wrong rate
-        record["made"] = earlier["made"] + counts.get("made", 0)
-    if gpu_mib := _peak_gpu_mib():
-        record["peak_gpu_mib"] = max(earlier.get("peak_gpu_mib", 0.0), gpu_mib)
-    write_sealed(path, record)
+    record = Record(
+        runs=earlier.runs + 1,
+        seconds=round(earlier.seconds + seconds, 3),
+        stage=job.slice.stage,
+        key=job.key,
+        peak_memory_mib=max(earlier.peak_memory_mib or 0.0, round(peak_kib / 1024, 1)),
+        peak_gpu_mib=gpu_mib or None,
+        # a record begun by a version without this count would give a wrong rate
+        made=None if earlier.made is None else earlier.made + counts.made,
+        device=names[0],
+        devices=len(names),
+        run=job.slice.volatile,
+    )
+    record.write(path)
 
 
 def _peak_gpu_mib() -> float:
@@ -135,5 +135,5 @@ def _peak_gpu_mib() -> float:
     return round(max(peaks) / 2**20, 1)
 
 
-def _summary(counts: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in counts.items() if isinstance(value, int | str))
+def _summary(counts: RunCounts) -> str:
+    return ", ".join(f"{name} {value}" for name, value in counts.to_json().items() if isinstance(value, int | str))

@@ -6,7 +6,7 @@ folder, and samples stay cached.
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from cogtune.runtime.paths import inside, remove_own
 from cogtune.runtime.sums import write_sums
 from cogtune.runtime.typed_json import to_json
 from cogtune.stages.job import Job
+from cogtune.stages.run_counts import RunCounts
 from cogtune.stages.train import start_of, start_sources
 from cogtune.train import result
 from cogtune.work.content_hashes import proven
@@ -41,14 +42,23 @@ _LICENSES = {1920: "apache-2.0", 3072: "CogVideoX LICENSE (huggingface.co/THUDM/
 """Licences of the published models by hidden_size; they also apply to derived weights."""
 
 
-def run(job: Job[ExportInput]) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class ExportCounts(RunCounts):
+    """``format``: the default one; ``max_abs_error``: the largest of all formats; ``foreign``: for each format, the error of
+    the library that it is for, or why it was not checked."""
+
+    format: str
+    max_abs_error: float
+    foreign: dict[str, float | str]
+
+
+def run(job: Job[ExportInput]) -> ExportCounts:
     """Write the default format (LoRA: diffusers_lora, else diffusers) and ``args.export_formats``, unless cached.
 
     index.json holds for each format its path, and by how much the output changes when the file is loaded by us and by
     the library that it is for. The library's output is compared twice: as loaded, and with the epsilon of its last norm
     set to ours. The second must pass, because diffusers uses another epsilon, whatever the weights are.
-    Returns how many formats were made and reused, the default format, the largest error, and the results of the foreign
-    loaders. Raises UserError if an error exceeds TOLERANCE.
+    Raises UserError if an error exceeds TOLERANCE.
     """
     folder = job.items_dir()
     index = _index(folder)
@@ -58,13 +68,13 @@ def run(job: Job[ExportInput]) -> dict[str, Any]:
     missing_formats = [name for name in formats if index is None or name not in index.formats]
     if index is None or missing_formats:
         index = _export(job, folder, index, missing_formats)
-    return {
-        "made": len(missing_formats),
-        "reused": len(formats) - len(missing_formats),
-        "format": index.format,
-        "max_abs_error": max(index.formats[name].max_abs_error for name in formats),
-        "foreign": {name: _outcome(index.formats[name].foreign) for name in formats},
-    }
+    return ExportCounts(
+        made=len(missing_formats),
+        reused=len(formats) - len(missing_formats),
+        format=index.format,
+        max_abs_error=max(index.formats[name].max_abs_error for name in formats),
+        foreign={name: _outcome(index.formats[name].foreign) for name in formats},
+    )
 
 
 def exported(folder: Path) -> Path:

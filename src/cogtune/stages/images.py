@@ -7,7 +7,6 @@ seeds share the rows.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,12 +23,13 @@ from cogtune.runtime.devices import devices, dtype_of, set_threads
 from cogtune.stages.job import Job, missing_ids
 from cogtune.stages.latents import accepted, check_finite, decoded
 from cogtune.stages.preprocess import clips_of
+from cogtune.stages.run_counts import EncodedCounts
 from cogtune.work.inputs import ImagesInput
 
 _PURPOSE = "noised_image"
 
 
-def run(job: Job[ImagesInput]) -> dict[str, Any]:
+def run(job: Job[ImagesInput]) -> EncodedCounts:
     """One row per clip accepted by preprocess: ``moments`` (K, 2C, h, w), mean and log-variance of K noised copies of
     its first frame; with `args.image_noise_draws: 0`, of one copy without noise.
     """
@@ -38,7 +38,7 @@ def run(job: Job[ImagesInput]) -> dict[str, Any]:
     missing = missing_ids(usable, job.rows().ids())
     if missing:
         _encode(job, [clips[clip] for clip in missing], prepared)
-    return {"made": len(missing), "reused": len(usable) - len(missing), "skipped": len(clips) - len(usable)}
+    return EncodedCounts(made=len(missing), reused=len(usable) - len(missing), skipped=len(clips) - len(usable))
 
 
 def _encode(job: Job[ImagesInput], rows: list[ClipRow], prepared: ShardReader) -> None:

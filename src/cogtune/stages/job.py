@@ -1,7 +1,7 @@
 """The argument of a stage: its slice, its folders, and a progress bar."""
 
 import shlex
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +19,7 @@ from cogtune.work.content_hashes import Source, proven
 from cogtune.work.slices import Slice, read_slice
 from cogtune.work.stage_input import read_input
 from cogtune.work.stages import STAGES, row_of
+from cogtune.work.volatile import UpstreamJob
 
 Input = TypeVar("Input", covariant=True)
 Other = TypeVar("Other")
@@ -34,7 +35,7 @@ class Job(Generic[Input]):
     plain: bool = True
 
     def __post_init__(self) -> None:
-        allow_plugins(self.slice.volatile.get("plugins", {}))
+        allow_plugins(self.slice.volatile.plugins)
 
     @cached_property
     def input(self) -> Input:
@@ -54,26 +55,26 @@ class Job(Generic[Input]):
     def ranks(self) -> int:
         """Number of training processes. Depends on the machine, so it is not part of the identity. A stage with a single
         process uses the threads of all ranks."""
-        return self.slice.volatile.get("machine", {}).get("ranks", 1)
+        return self.slice.volatile.machine.ranks
 
     @property
     def upstream(self) -> dict[str, str]:
         """Job keys by stage name. ``load`` is the train job whose result this job starts from."""
-        return {name: job["key"] for name, job in self.slice.volatile.get("jobs", {}).items()}
+        return {name: job.key for name, job in self.slice.volatile.jobs.items()}
 
     def job_dir(self, stage: str | None = None) -> Path:
         """The result folder of this job, or of its upstream job ``stage``."""
         if stage is None:
             return self.store / self.slice.stage / self.key
         job = self._upstream(stage)
-        return key_folder(self._stage_folder(job["stage"]), job["key"], self._named_by)
+        return key_folder(self._stage_folder(job.stage), job.key, self._named_by)
 
     def items_dir(self, stage: str | None = None) -> Path:
         """The folder of rows of this job, or of its upstream job ``stage``."""
         if stage is None:
             return self.store / self.slice.stage / self.items_key
         job = self._upstream(stage)
-        return key_folder(self._stage_folder(job["stage"]), job["items"], self._named_by)
+        return key_folder(self._stage_folder(job.stage), job.items, self._named_by)
 
     def rows(self, stage: str | None = None) -> ShardReader:
         """The rows of this job, or of its upstream job ``stage``. Reading a missing row raises UserError with the
@@ -81,9 +82,9 @@ class Job(Generic[Input]):
         if stage is None:
             return ShardReader(self.items_dir() if STAGES[self.slice.stage].items else self.job_dir())
         job = self._upstream(stage)
-        folder = self.items_dir(stage) if STAGES[job["stage"]].items else self.job_dir(stage)
-        slice_file, run = self.store / "slices" / f"{job['key']}.json", self._run_of(job)
-        command = shlex.join(["cogtune", job["stage"], "--slice", str(slice_file), "--run", str(run)])
+        folder = self.items_dir(stage) if STAGES[job.stage].items else self.job_dir(stage)
+        slice_file, run = self.store / "slices" / f"{job.key}.json", self._run_of(job)
+        command = shlex.join(["cogtune", job.stage, "--slice", str(slice_file), "--run", str(run)])
         return ShardReader(folder, f"run `{command}` to compute missing rows; then run this command again")
 
     def upstream_job(self, stage: str, kind: type[Other] = object) -> "Job[Other]":
@@ -91,15 +92,15 @@ class Job(Generic[Input]):
         unless its input is a ``kind``."""
         job = self._upstream(stage)
         run = self._run_of(job)
-        path = key_folder(self.store / "slices", job["key"], self._named_by).with_suffix(".json")
+        path = key_folder(self.store / "slices", job.key, self._named_by).with_suffix(".json")
         upstream: Job[Any] = Job(read_slice(path, run), self.store, self.log_path, self.plain)
         if not issubclass(row_of(upstream.slice.identity).input, kind):
-            raise UserError(f"{self._named_by}: {job['key']} is not a {stage} job; run snakemake again")
+            raise UserError(f"{self._named_by}: {job.key} is not a {stage} job; run snakemake again")
         return upstream
 
-    def _run_of(self, job: Mapping[str, str]) -> Path:
+    def _run_of(self, job: UpstreamJob) -> Path:
         """The run file of an upstream job."""
-        return inside(self.run_file.parent, job["run"], self.run_file) if "run" in job else self.run_file
+        return inside(self.run_file.parent, job.run, self.run_file) if job.run is not None else self.run_file
 
     @property
     def run_file(self) -> Path:
@@ -128,7 +129,7 @@ class Job(Generic[Input]):
         """The files of this job's key below ``sections`` of the config, and its plugins."""
         return [
             Source(row[0], row[1], row[2], key)
-            for key, rows in self.slice.volatile.get("sources", {}).items()
+            for key, rows in self.slice.volatile.sources.items()
             if any(f"{key}.".startswith(f"{section}.") for section in (*sections, "plugins"))
             for row in rows
         ]
@@ -151,9 +152,9 @@ class Job(Generic[Input]):
             raise UserError(f"{self._named_by}: there is no stage {shown(stage)}; run snakemake again")
         return self.store / stage
 
-    def _upstream(self, stage: str) -> dict[str, str]:
+    def _upstream(self, stage: str) -> UpstreamJob:
         try:
-            return self.slice.volatile["jobs"][stage]
+            return self.slice.volatile.jobs[stage]
         except KeyError:
             raise UserError(f"stage {self.slice.stage!r} has no upstream {stage!r}; see work/stages.py") from None
 

@@ -2,7 +2,6 @@
 overlap."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,13 +18,14 @@ from cogtune.errors import UserError
 from cogtune.runtime.devices import devices, dtype_of, set_threads
 from cogtune.stages.job import Job, missing_ids
 from cogtune.stages.preprocess import clips_of, source_of, unreachable
+from cogtune.stages.run_counts import EncodedCounts
 from cogtune.work.content_hashes import proven
 from cogtune.work.inputs import EncodingInput, LatentsInput
 
 Batch = list[tuple[ClipRow, Tensor]]
 
 
-def run(job: Job[LatentsInput]) -> dict[str, Any]:
+def run(job: Job[LatentsInput]) -> EncodedCounts:
     """One row per clip accepted by preprocess: ``moments`` (2C, T, h, w), the encoder's mean and log-variance, from which
     training samples a new latent each time. Raises UserError for a clip that cannot be read or encoded.
     """
@@ -34,11 +34,11 @@ def run(job: Job[LatentsInput]) -> dict[str, Any]:
     missing = missing_ids(usable, job.rows().ids())
     if missing:
         _encode(job, [clips[clip] for clip in missing], prepared)
-    return {
-        "made": len(missing),
-        "reused": len(usable) - len(missing),
-        "skipped": len(clips) - len(usable),
-    }
+    return EncodedCounts(
+        made=len(missing),
+        reused=len(usable) - len(missing),
+        skipped=len(clips) - len(usable),
+    )
 
 
 def _encode(job: Job[LatentsInput], rows: list[ClipRow], prepared: ShardReader) -> None:

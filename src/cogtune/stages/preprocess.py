@@ -1,8 +1,8 @@
 """Stage `preprocess`: selects the frames of every clip and checks that they decode. Stores thumbnails but no frames."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -18,13 +18,23 @@ from cogtune.errors import UserError
 from cogtune.runtime.devices import set_threads
 from cogtune.runtime.failures import machine_error_message
 from cogtune.stages.job import Job, missing_ids
+from cogtune.stages.run_counts import RunCounts
 from cogtune.work.content_hashes import Source, proven
 from cogtune.work.inputs import PreprocessInput
 
 _MAX_LISTED = 5
 
 
-def run(job: Job[PreprocessInput]) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class PreprocessCounts(RunCounts):
+    """``effective_fps_least``, ``effective_fps_most``: of the clips that were not rejected."""
+
+    rejected: int
+    effective_fps_least: float
+    effective_fps_most: float
+
+
+def run(job: Job[PreprocessInput]) -> PreprocessCounts:
     """One row per clip of the manifest: its ClipPlan, or Rejected.
 
     A clip that fails to decode gets a Rejected row, so it is not decoded again. Raises UserError for a file that cannot
@@ -45,13 +55,13 @@ def run(job: Job[PreprocessInput]) -> dict[str, Any]:
     if len(rejected) == len(clips):
         reasons = "\n".join(f"  {clips[clip].path}: {why}" for clip, why in sorted(rejected.items())[:_MAX_LISTED])
         raise UserError(f"all clips were rejected with these data.params; first reasons:\n{reasons}")
-    return {
-        "made": len(missing),
-        "reused": len(clips) - len(missing),
-        "rejected": len(rejected),
-        "effective_fps_least": min(rates),
-        "effective_fps_most": max(rates),
-    }
+    return PreprocessCounts(
+        made=len(missing),
+        reused=len(clips) - len(missing),
+        rejected=len(rejected),
+        effective_fps_least=min(rates),
+        effective_fps_most=max(rates),
+    )
 
 
 def clips_of(manifest: Iterable[ClipRow]) -> dict[str, ClipRow]:

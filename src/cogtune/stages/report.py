@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cogtune.config.build import params_of
+from cogtune.errors import UserError
 from cogtune.evaluation.report import gather, page
 from cogtune.evaluation.report.provenance import commit, versions, weights_of
 from cogtune.evaluation.report.publish import publish, to_json
@@ -13,19 +14,21 @@ from cogtune.evaluation.report.report_data import LossPoint, ReportData, ReportR
 from cogtune.evaluation.sample_figures import SampleFigures, read_metrics, read_per_sample, with_names
 from cogtune.runtime.paths import named_folder
 from cogtune.stages.job import Job
+from cogtune.stages.run_counts import RunCounts
 from cogtune.work import training_log
 from cogtune.work.inputs import ReportInput, SampleInput
 from cogtune.work.results import read_summary
+from cogtune.work.volatile import ReportRun
 
 
-def run(job: Job[ReportInput]) -> dict[str, Any]:
+def run(job: Job[ReportInput]) -> RunCounts:
     """Write report.html, the files beside it and the links to the store, and the marker last. Takes one to two seconds."""
     started = time.monotonic()
-    report_values = job.slice.volatile["report"]
+    this_run = _run_of(job)
     figures = Figures.of(job)
     trained = "train" in job.upstream
     data = ReportData(
-        experiment=report_values["experiment"],
+        experiment=this_run.experiment,
         metrics=figures.metrics,
         timings=figures.timings,
         strips=figures.strips,
@@ -34,7 +37,7 @@ def run(job: Job[ReportInput]) -> dict[str, Any]:
         data=_data(job) if trained else None,
         stages=gather.stages(job.store / "records", job.upstream),
         exports=gather.exports(job.items_dir("export")) if trained else [],
-        config_yaml=report_values["config_yaml"],
+        config_yaml=this_run.config_yaml,
         run=_identity(job),
     )
     html = page.render(data)
@@ -48,12 +51,18 @@ def run(job: Job[ReportInput]) -> dict[str, Any]:
         "run.json": to_json(data.run),
     }
     publish(target(job), job.key, texts, _links(job))
-    return {"made": 1, "reused": 0}
+    return RunCounts(made=1, reused=0)
 
 
 def target(job: Job[ReportInput]) -> Path:
     """The results folder of the report. Raises UserError if the experiment's name leads out of it."""
-    return named_folder(job.results, job.slice.volatile["report"]["experiment"], "experiment")
+    return named_folder(job.results, _run_of(job).experiment, "experiment")
+
+
+def _run_of(job: Job[ReportInput]) -> ReportRun:
+    if (this_run := job.slice.volatile.report) is None:
+        raise UserError(f"{job.run_file}: no experiment to publish for job {job.key}; run snakemake again")
+    return this_run
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,10 @@
 
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ from cogtune.sampling.generate import Generator, encode_image, samplers
 from cogtune.sampling.prompts import Prompt, context_id, item_id, prompt_batches, select_prompts
 from cogtune.sampling.video import write_mp4, write_png
 from cogtune.stages.job import Job
+from cogtune.stages.run_counts import RunCounts
 from cogtune.stages.sampled_models import SampledModels
 from cogtune.work.content_hashes import Source, proven
 from cogtune.work.inputs import SampleInput
@@ -41,7 +42,14 @@ _VIEWS_PER_BATCH = 64
 """Viewing copies written before their checksums are saved; after a kill at most this many are written again."""
 
 
-def run(job: Job[SampleInput]) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class SampleCounts(RunCounts):
+    """``variants``: names of the variants that were sampled."""
+
+    variants: list[str]
+
+
+def run(job: Job[SampleInput]) -> SampleCounts:
     """Generate the samples that the store lacks: shards for the evaluation, mp4 files for viewing.
 
     Finished batches are stored, so a kill loses at most one flush. Raises UserError for invalid settings.
@@ -56,11 +64,11 @@ def run(job: Job[SampleInput]) -> dict[str, Any]:
     _write_views(folder, ids, job.input.fps)
     if SampledModels(job).takes_images:
         _write_images(folder, ids)
-    return {
-        "made": len(missing),
-        "reused": len(ids) - len(missing),
-        "variants": [variant.name for variant in sampled],
-    }
+    return SampleCounts(
+        made=len(missing),
+        reused=len(ids) - len(missing),
+        variants=[variant.name for variant in sampled],
+    )
 
 
 def sample_ids(job: Job[SampleInput]) -> set[str]:

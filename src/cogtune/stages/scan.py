@@ -5,7 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from math import gcd
 from pathlib import Path
 from statistics import fmean
@@ -20,6 +20,7 @@ from cogtune.runtime.progress import Progress
 from cogtune.runtime.saved import write_sealed
 from cogtune.runtime.sums import write_sums
 from cogtune.stages.job import Job
+from cogtune.stages.run_counts import RunCounts
 from cogtune.work.inputs import ScanInput
 
 _MAX_LISTED = 5
@@ -27,12 +28,21 @@ _MAX_LISTED = 5
 _MAX_WORKERS = 8
 
 
-def run(job: Job[ScanInput]) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class ScanCounts(RunCounts):
+    """``made``: videos that were opened, ``reused``: those known by path, size and mtime; neither includes files that cannot
+    be opened. ``train``, ``valid``: clips of each split; ``other_files``: files that are no videos."""
+
+    train: int
+    valid: int
+    rejected: int
+    other_files: int
+
+
+def run(job: Job[ScanInput]) -> ScanCounts:
     """Write manifest.jsonl, rejects.jsonl, report.json and, last, digests.json into the job's folder.
 
-    ``made`` counts videos that were opened, ``reused`` those known by path, size and mtime. Neither includes files that
-    cannot be opened. Raises UserError if there is no training clip, or if more than ``args.max_reject_share`` of the
-    files are rejected.
+    Raises UserError if there is no training clip, or if more than ``args.max_reject_share`` of the files are rejected.
     """
     settings, folder = job.input, job.job_dir()
     roots = {"train": settings.train_data or [], "valid": settings.valid_data or []}
@@ -44,14 +54,14 @@ def run(job: Job[ScanInput]) -> dict[str, Any]:
     write_sums(folder, [folder / "manifest.jsonl", folder / "rejects.jsonl"])
     write_sealed(folder / "digests.json", data_digests((row.clip, row.caption, row.split) for row in scanned.rows))
     splits = Counter(row.split for row in scanned.rows)
-    return {
-        "made": scanned.probed,
-        "reused": scanned.known,
-        "train": splits["train"],
-        "valid": splits["valid"],
-        "rejected": len(scanned.rejects),
-        "other_files": sum(line.files for line in scanned.others),
-    }
+    return ScanCounts(
+        made=scanned.probed,
+        reused=scanned.known,
+        train=splits["train"],
+        valid=splits["valid"],
+        rejected=len(scanned.rejects),
+        other_files=sum(line.files for line in scanned.others),
+    )
 
 
 def _line(reject: Reject) -> str:

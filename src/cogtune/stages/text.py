@@ -1,7 +1,7 @@
 """Stage `text`: encodes every distinct caption once, with T5."""
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,26 +13,34 @@ from cogtune.data.store import ShardWriter
 from cogtune.errors import UserError
 from cogtune.runtime.devices import devices, dtype_of, set_threads
 from cogtune.stages.job import Job, missing_ids
+from cogtune.stages.run_counts import RunCounts
 from cogtune.work.inputs import TextInput
 
 Encoded = tuple[str, Tensor, TextRow]
 """Caption id, context (L, D), its row."""
 
 
-def run(job: Job[TextInput]) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class TextCounts(RunCounts):
+    """``truncated``: number of truncated captions."""
+
+    truncated: int
+
+
+def run(job: Job[TextInput]) -> TextCounts:
     """One row per caption: ``context`` (L, D) and its number of tokens. A caption with more than L tokens was truncated.
 
-    ``truncated`` in the result is the number of truncated captions. Raises UserError if a context is not finite.
+    Raises UserError if a context is not finite.
     """
     captions = {row.caption_id: row.caption for row in sorted(job.manifest(), key=lambda row: row.caption_id)}
     missing = missing_ids(captions, job.rows().ids())
     if missing:
         _encode(job, {caption_id: captions[caption_id] for caption_id in missing})
-    return {
-        "made": len(missing),
-        "reused": len(captions) - len(missing),
-        "truncated": sum(row.truncated for _, row in TextRow.read_all(job.rows(), captions)),
-    }
+    return TextCounts(
+        made=len(missing),
+        reused=len(captions) - len(missing),
+        truncated=sum(row.truncated for _, row in TextRow.read_all(job.rows(), captions)),
+    )
 
 
 def _encode(job: Job[TextInput], captions: dict[str, str]) -> None:

@@ -3,7 +3,7 @@
 import json
 import logging
 from contextlib import AbstractContextManager
-from dataclasses import asdict, astuple
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,10 @@ from cogtune.data.rows import Pair
 from cogtune.errors import UserError
 from cogtune.model.start import Start
 from cogtune.runtime.progress import Progress
-from cogtune.runtime.typed_json import to_json
 from cogtune.stages.job import Job
 from cogtune.stages.latents import accepted
 from cogtune.stages.preprocess import clips_of
+from cogtune.stages.run_counts import RunCounts
 from cogtune.train import checkpoint, result
 from cogtune.train.launch import STOPPED, run_ranks
 from cogtune.train.session import Plan
@@ -26,26 +26,46 @@ from cogtune.work.results import SUMMARY, read_summary
 _log = logging.getLogger(__name__)
 
 
-def run(job: Job[TrainInput]) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class TrainCounts(RunCounts):
+    """The training, as made or reused, and figures of its `TrainSummary`."""
+
+    steps: int
+    skipped_steps: int | None = None
+    overflowed_steps: int | None = None
+    loss_first: float
+    loss_last: float
+    validation_loss_last: float | None = None
+    steps_per_second: float
+    data_wait_fraction: float
+    parameters_trained: int
+    parameters_total: int
+
+
+def run(job: Job[TrainInput]) -> TrainCounts:
     """Train until final/summary.json exists, starting from the newest checkpoint if there is one.
 
-    Returns made or reused, and figures from the summary. Exits with 143 if SIGTERM stopped it after a checkpoint.
+    Exits with 143 if SIGTERM stopped it after a checkpoint.
     """
     final = job.job_dir() / "final"
     made = not (final / SUMMARY).exists()
     if made:
         _train(job)
     summary = read_summary(job.job_dir())
-    values = to_json(summary)
-    figures = {name: values[name] for name in _FIGURES if name in values}
-    return {"made": int(made), "reused": int(not made), **figures}
-
-
-_FIGURES = (
-    "steps", "skipped_steps", "overflowed_steps", "loss_first", "loss_last", "validation_loss_last", "steps_per_second",
-    "data_wait_fraction",
-    "parameters_trained", "parameters_total",
-)  # fmt: skip
+    return TrainCounts(
+        made=int(made),
+        reused=int(not made),
+        steps=summary.steps,
+        skipped_steps=summary.skipped_steps,
+        overflowed_steps=summary.overflowed_steps,
+        loss_first=summary.loss_first,
+        loss_last=summary.loss_last,
+        validation_loss_last=summary.validation_loss_last,
+        steps_per_second=summary.steps_per_second,
+        data_wait_fraction=summary.data_wait_fraction,
+        parameters_trained=summary.parameters_trained,
+        parameters_total=summary.parameters_total,
+    )
 
 
 def start_of(job: Job[TrainInput]) -> Start:
@@ -92,7 +112,7 @@ def plan_of(job: Job[TrainInput]) -> Plan:
         validation_pairs=pairs["valid"],
         threads=job.input.threads,
         names={row.clip: row.path for row in rows},
-        plugins=job.slice.volatile.get("plugins", {}),
+        plugins=job.slice.volatile.plugins,
         sources=[list(astuple(source)) for source in restamped(start_sources(job))],
         images=str(job.items_dir("images")) if "images" in job.upstream else None,
     )
@@ -101,7 +121,7 @@ def plan_of(job: Job[TrainInput]) -> Plan:
 def _train(job: Job[TrainInput]) -> None:
     folder = job.job_dir()
     folder.mkdir(parents=True, exist_ok=True)
-    if memo := job.slice.volatile.get("batch_memo"):
+    if memo := job.slice.volatile.batch_memo:
         BatchMemo(job.store, memo).write(job.input.global_batch, job.key)
     checkpoint.clear_unfinished(folder / "checkpoints")
     plan = plan_of(job)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from cogtune.work.runs import run_path, write_run
 from cogtune.work.slices import Slice, cut, reads_identity
 from cogtune.work.stage_input import read_input
 from cogtune.work.stages import STAGES, Stage, stages_of
+from cogtune.work.volatile import JobMachine, ReportRun, UpstreamJob
 
 _PROMPTS = "args.input_file"
 
@@ -95,9 +96,8 @@ class Resolver:
                 folders = {"train": roots["train_data"], "valid": roots["valid_data"]}
                 self.fingerprints[known] = fingerprint(folders, follow)
             data_fingerprint = self.fingerprints[known]
-            self._put(
-                "scan", {}, data_fingerprint, {"values": {f"args.{name}": folders for name, folders in roots.items()}}
-            )
+            folder_values = {f"args.{name}": folders for name, folders in roots.items()}
+            self._put("scan", {}, data_fingerprint, folder_values)
             self._cut |= self._with_run({"scan": self._cut["scan"]})
         return self._cut["scan"]
 
@@ -119,7 +119,7 @@ class Resolver:
             upstream = {part: self._cut[part] for part in stage.upstream if part != "scan" and part in self._cut}
             if self.loaded is not None and (name == "train" or "load" in stage.upstream):
                 upstream["load"] = self.loaded
-            self._put(name, upstream, digests.get(stage.data) if stage.data else None, self._extra(name))
+            self._put(name, upstream, digests.get(stage.data) if stage.data else None)
         self.writes.do(self.place.store / "hashes.json", self.hashes.save)
         return self._with_run(self._cut)
 
@@ -134,7 +134,10 @@ class Resolver:
         section, name = key.split(".")
         return bool(self.config.values[section].get(name))
 
-    def _put(self, name: str, upstream: dict[str, Slice], data: str | None, extra: dict[str, Any]) -> None:
+    def _put(
+        self, name: str, upstream: dict[str, Slice], data: str | None, more_values: Mapping[str, Any] | None = None
+    ) -> None:
+        """Cut a slice and keep it. ``more_values``: volatile values besides those of the config."""
         stage = self.stages[name]
         values, files = self._values(name, upstream), self.config.files
         sources = {
@@ -147,18 +150,20 @@ class Resolver:
             sources[_PROMPTS] += self._images_of(Path(files[_PROMPTS]))
             hashes[_PROMPTS] = "sha256:" + digest([source.content for source in sources[_PROMPTS]])
         part = self._with_plugins(cut(stage, values, hashes, files, upstream, data), sources)
-        recorded = {key: [astuple(source)[:-1] for source in file_sources] for key, file_sources in sources.items()}
-        extra = extra | {"sources": json.loads(json.dumps(recorded))}
-        merged = part.volatile | {
-            kind: part.volatile.get(kind, {}) | extra[kind] if isinstance(extra[kind], dict) else extra[kind]
-            for kind in extra
-        }
+        volatile = replace(
+            part.volatile,
+            values=part.volatile.values | dict(more_values or {}),
+            jobs=part.volatile.jobs | self._scan_job(name),
+            machine=JobMachine(self.place.ranks),
+            sources={key: [[file.path, file.content, file.stamp] for file in files] for key, files in sources.items()},
+            report=self._report() if name == "report" else None,
+        )
         if name == "train" and self._memo:
-            merged["batch_memo"] = self._memo.name
+            volatile = replace(volatile, batch_memo=self._memo.name)
             if not (self.place.store / "train" / part.key / "final").is_dir():  # a finished training needs no ranks
                 batch = part.identity["values"]["args"]["global_batch_size"]
                 check_batch(self.config, self.place.ranks, (batch, self.batch_from))
-        part = Slice(name, part.identity, merged)
+        part = replace(part, volatile=volatile)
         self.writes.do(part.path(self.place.store), lambda: part.write(self.place.store))
         self._cut[name] = part
 
@@ -173,7 +178,7 @@ class Resolver:
         sources |= {f"plugins.{name}": [source] for name, source in plugin_sources.items()}
         contents = {name: source.content for name, source in plugin_sources.items()}
         identity = part.identity | ({"plugins": contents} if contents else {})
-        return Slice(part.stage, identity, part.volatile | {"plugins": used})
+        return Slice(part.stage, identity, replace(part.volatile, plugins=used))
 
     def _images_of(self, prompts: Path) -> list[Source]:
         """The images in a prompt file, which its hash covers. Raises ConfigError for an invalid line."""
@@ -190,19 +195,15 @@ class Resolver:
             args["global_batch_size"] = self._global_batch(values | {"args": args}, upstream)
         return values | {"args": args}
 
-    def _extra(self, name: str) -> dict[str, Any]:
-        place = self.place
-        extra: dict[str, Any] = {"machine": {"ranks": place.ranks}}
-        if self.scans:
-            scan = self.scan()
-            extra["jobs"] = {"scan": {"stage": "scan", "key": scan.key, "items": scan.items_key}}
-        if name == "report":
-            extra["report"] = {
-                "experiment": place.experiment,
-                "config_yaml": annotated(self.config.values, self.config),
-                "files": self.config.files,
-            }
-        return extra
+    def _scan_job(self, name: str) -> dict[str, UpstreamJob]:
+        """The scan, which every other stage reads for its manifest."""
+        if name == "scan" or not self.scans:
+            return {}
+        scan = self.scan()
+        return {"scan": UpstreamJob("scan", scan.key, scan.items_key)}
+
+    def _report(self) -> ReportRun:
+        return ReportRun(self.place.experiment, annotated(self.config.values, self.config))
 
     def _global_batch(self, values: dict[str, Any], upstream: dict[str, Slice]) -> int:
         """Clips per optimizer step: ``args.global_batch_size``, else the value that an earlier training started with, else

@@ -15,18 +15,19 @@ from typing import Any
 
 from cogtune.errors import UserError
 from cogtune.runtime.digest import has_key, key_of
-from cogtune.runtime.typed_json import is_mapping
+from cogtune.runtime.typed_json import from_json, is_mapping
+from cogtune.work.volatile import Volatile, earlier_volatile
 
 FORMAT = "cogtune-run-1"
 FOLDER = ".runs"
 
 
-def run_path(results: Path, experiment: str, parts: Mapping[str, Mapping[str, Any]]) -> Path:
+def run_path(results: Path, experiment: str, parts: Mapping[str, Volatile]) -> Path:
     """The absolute path of the file of `write_run`."""
     return results.resolve() / FOLDER / f"{experiment}-{key_of(_content(experiment, parts))}.json"
 
 
-def write_run(results: Path, experiment: str, parts: Mapping[str, Mapping[str, Any]]) -> Path:
+def write_run(results: Path, experiment: str, parts: Mapping[str, Volatile]) -> Path:
     """Write the run file, unless it exists and is intact; return its absolute path."""
     from cogtune.runtime.atomic import write_json
 
@@ -36,11 +37,12 @@ def write_run(results: Path, experiment: str, parts: Mapping[str, Mapping[str, A
     return path
 
 
-def _content(experiment: str, parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    return {"format": FORMAT, "experiment": experiment, "parts": dict(parts)}
+def _content(experiment: str, parts: Mapping[str, Volatile]) -> dict[str, Any]:
+    jobs = {key: part.to_json() for key, part in parts.items()}
+    return {"format": FORMAT, "experiment": experiment, "parts": jobs}
 
 
-def read_part(run: Path, key: str) -> dict[str, Any]:
+def read_part(run: Path, key: str) -> Volatile:
     """The volatile part of job ``key`` in ``run``. Raises UserError for a damaged file or an unknown job."""
     try:
         content: Any = json.loads(run.read_text(encoding="utf-8"))
@@ -53,22 +55,25 @@ def read_part(run: Path, key: str) -> dict[str, Any]:
         raise UserError(f"{run}: its content does not match its name; delete it and run snakemake again")
     if key not in content["parts"]:
         raise UserError(f"{run}: unknown job {key}; run snakemake again, or give the run file of this slice")
-    return content["parts"][key]
+    try:
+        return from_json(Volatile, content["parts"][key])
+    except ValueError as error:
+        raise UserError(f"{run}: job {key}: {error}; run snakemake again") from None
 
 
-def known_runs(results: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+def known_runs(results: Path) -> Iterator[tuple[Path, dict[str, Volatile]]]:
     """(path, job key -> volatile part) of every run that the results folder knows; files that cannot be read are passed
     over."""
     for path in sorted((results / FOLDER).glob("*.json")):
         try:
-            parts = json.loads(path.read_text(encoding="utf-8"))["parts"]
+            parts: Any = json.loads(path.read_text(encoding="utf-8"))["parts"]
         except (OSError, ValueError, RecursionError, KeyError, TypeError):
             continue
-        if isinstance(parts, dict):
-            yield path.resolve(), parts
+        if is_mapping(parts):
+            yield path.resolve(), {key: earlier_volatile(part) for key, part in parts.items()}
 
 
-def known_parts(results: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def known_parts(results: Path) -> Iterator[tuple[str, Volatile]]:
     """(job key, volatile part) of all run files in the results folder."""
     for _, parts in known_runs(results):
         yield from parts.items()

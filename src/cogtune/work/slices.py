@@ -22,6 +22,7 @@ from cogtune.runtime.digest import has_key, key_of
 from cogtune.runtime.typed_json import is_mapping
 from cogtune.work.runs import read_part
 from cogtune.work.stages import STAGES, Stage
+from cogtune.work.volatile import UpstreamJob, Volatile
 
 FORMAT = "cogtune-slice-1"
 _AGAIN = "delete it and run snakemake again, which rewrites it"
@@ -34,7 +35,7 @@ class Slice:
 
     stage: str
     identity: dict[str, Any]
-    volatile: dict[str, Any] = field(default_factory=dict[str, Any])
+    volatile: Volatile = field(default_factory=Volatile)
     run: Path | None = field(default=None, compare=False)
 
     @property
@@ -55,9 +56,9 @@ class Slice:
     def config(self) -> dict[str, Any]:
         """The nested config of the stage: identity and volatile keys, with real paths instead of hashes."""
         leaves = dict(leaves_of(self.identity["values"])) | {
-            parse_path(path): value for path, value in self.volatile.get("values", {}).items()
+            parse_path(path): value for path, value in self.volatile.values.items()
         }
-        leaves |= {parse_path(path): value for path, value in self.volatile.get("files", {}).items()}
+        leaves |= {parse_path(path): value for path, value in self.volatile.files.items()}
         return nest(leaves)
 
     def path(self, store: Path) -> Path:
@@ -88,7 +89,7 @@ def read_slice(path: Path, run: Path | None = None) -> Slice:
         raise UserError(f"{path}: format {file_format!r}; expected {FORMAT!r}; {_AGAIN}")
     if (key := key_of(identity)) != path.stem:
         raise UserError(f"{path}: its content has key {key}, so the file was modified; {_AGAIN}")
-    return Slice(identity["stage"], identity, read_part(run, path.stem) if run else {}, run)
+    return Slice(identity["stage"], identity, read_part(run, path.stem) if run else Volatile(), run)
 
 
 def cut(
@@ -98,12 +99,10 @@ def cut(
     files: dict[str, str],
     upstream: dict[str, Slice],
     data: str | None = None,
-    extra: dict[str, Any] | None = None,
 ) -> Slice:
     """Create the slice of ``stage`` from the canonical config ``values``.
 
-    ``hashes`` and ``files`` map dotted paths of file keys to content hashes and to absolute paths. ``extra`` is
-    added to the volatile part (manifest path, machine, experiment name).
+    ``hashes`` and ``files`` map dotted paths of file keys to content hashes and to absolute paths.
     """
     identity_leaves: dict[KeyPath, Any] = {}
     volatile_leaves: dict[str, Any] = {}
@@ -128,13 +127,13 @@ def cut(
     }
     if data is not None:
         identity["data"] = data
-    jobs = {
-        name: {"stage": part.stage, "key": part.key, "items": part.items_key}
-        | ({"run": part.run.name} if part.run else {})  # another experiment's job; the others are in the same file
-        for name, part in upstream.items()
-    }
-    volatile = {"values": volatile_leaves, "files": named_files, "jobs": jobs} | (extra or {})
-    return Slice(stage.name, identity, volatile)
+    jobs = {name: upstream_job(part) for name, part in upstream.items()}
+    return Slice(stage.name, identity, Volatile(volatile_leaves, named_files, jobs))
+
+
+def upstream_job(part: Slice) -> UpstreamJob:
+    """How a downstream job is told of ``part``; a slice with a run file is another experiment's."""
+    return UpstreamJob(part.stage, part.key, part.items_key, part.run.name if part.run else None)
 
 
 def reads_identity(stage: Stage, dotted: str) -> bool:

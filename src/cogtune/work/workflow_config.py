@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cogtune.config.check import Checker
 from cogtune.config.errors import ConfigError, ConfigErrors, Mark
-from cogtune.config.schema.workflow import CommandLineSection, WorkflowSection
+from cogtune.config.schema.workflow import CommandLineSection, ResourcesSection, WorkflowSection
 from cogtune.config.tree import Node, from_plain
 from cogtune.config.yaml_source import load_tree
 from cogtune.runtime.paths import check_name, shown
@@ -16,11 +17,33 @@ COMMAND_LINE = Mark("--config")
 _ONE_OFF = ("run", "base", "set")
 
 
-def workflow_values(path: str | Path | None, command_line: Mapping[str, Any]) -> dict[str, Any]:
-    """Every key of `CommandLineSection` with its value: ``command_line`` (``--config``) over the file, if any, over defaults.
+@dataclass(frozen=True)
+class WorkflowValues:
+    """The workflow config, by the keys of `CommandLineSection`.
 
-    ``base`` and ``set`` are lists of words; ``run`` is None without a one-off experiment. Raises ConfigErrors with every
-    unknown key and every value of a wrong type, in the file and in ``command_line``.
+    ``experiments``, ``sweeps``: unchecked bodies by name. ``run``: name of the one-off experiment of the command line, None
+    without one; ``base``, ``set``: its words.
+    """
+
+    store_dir: Path
+    results_dir: Path
+    ranks: int
+    experiments: dict[str, Any]
+    sweeps: dict[str, Any]
+    plugins: tuple[str, ...]
+    resolvers: tuple[str, ...]
+    device: str | None
+    resources: ResourcesSection
+    demo_data: bool
+    run: str | None
+    base: tuple[str, ...]
+    set: tuple[str, ...]
+
+
+def workflow_values(path: str | Path | None, command_line: Mapping[str, Any]) -> WorkflowValues:
+    """The workflow config: ``command_line`` (``--config``) over the file, if any, over defaults.
+
+    Raises ConfigErrors with every unknown key and every value of a wrong type, in the file and in ``command_line``.
     """
     checker = Checker()
     values = checker.section(load_tree(path) if path else Node({}, COMMAND_LINE), WorkflowSection, "")
@@ -36,11 +59,25 @@ def workflow_values(path: str | Path | None, command_line: Mapping[str, Any]) ->
         raise ConfigErrors(checker.errors)
     _check_names(values, path or "--config")
     own = {name: value for name, value in given.items() if name in typed or name in _ONE_OFF}
-    merged: dict[str, Any] = values | own | {name: _words(given[name]) for name in ("base", "set")}
-    return merged | {name: _folder(name, merged[name], path or "--config") for name in ("store_dir", "results_dir")}
+    merged: dict[str, Any] = values | own
+    return WorkflowValues(
+        store_dir=_folder("store_dir", merged["store_dir"], path or "--config"),
+        results_dir=_folder("results_dir", merged["results_dir"], path or "--config"),
+        ranks=merged["ranks"],
+        experiments=merged["experiments"] or {},
+        sweeps=merged["sweep"] or {},
+        plugins=tuple(merged["plugins"] or ()),
+        resolvers=tuple(merged["resolvers"] or ()),
+        device=merged["device"],
+        resources=ResourcesSection(**merged["resources"]),
+        demo_data=merged["demo_data"],
+        run=merged["run"],
+        base=tuple(_words(given["base"])),
+        set=tuple(_words(given["set"])),
+    )
 
 
-def _folder(key: str, written: str, path: str | Path) -> str:
+def _folder(key: str, written: str, path: str | Path) -> Path:
     """A folder that jobs write to; `~` is the home folder. Raises ConfigError for an unusable path: braces are wildcards of
     Snakemake, and a leading `-` looks like an option."""
     folder = os.path.expanduser(written)
@@ -55,7 +92,7 @@ def _folder(key: str, written: str, path: str | Path) -> str:
             f"{path}: {key}: {shown(written)}: {existing} is not a folder; expected a folder, or a path that does not "
             "exist yet"
         )
-    return folder
+    return Path(folder)
 
 
 def _check_names(values: Mapping[str, Any], path: str | Path) -> None:

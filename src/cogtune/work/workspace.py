@@ -21,6 +21,7 @@ from cogtune.work.runs import run_path, write_run
 from cogtune.work.slices import Slice, cut
 from cogtune.work.stages import SWEEP
 from cogtune.work.sweeps import Sweep, expand_sweep
+from cogtune.work.volatile import SweepRun
 from cogtune.work.workflow_config import workflow_values
 
 
@@ -61,52 +62,51 @@ class Workspace:
         alone = "experiments" in (overrides or {})
         values = workflow_values(None if alone else path, overrides or {})
         path = "--config" if alone else path
-        allow_plugins(values["plugins"] or [])
-        ranks = values["ranks"]
-        declared: dict[str, Any] = values["experiments"] or {}
-        declared_sweeps: dict[str, Any] = values["sweep"] or {}
+        allow_plugins(values.plugins)
+        ranks = values.ranks
         experiments = {
-            name: parse_experiment(name, body, ranks, f"{path}: experiments.{name}") for name, body in declared.items()
+            name: parse_experiment(name, body, ranks, f"{path}: experiments.{name}")
+            for name, body in values.experiments.items()
         }
         sweeps: dict[str, Sweep] = {}
-        for name, body in declared_sweeps.items():
+        for name, body in values.sweeps.items():
             where = f"{path}: sweep.{name}"
             sweeps[name], members = expand_sweep(name, body, experiments, ranks, where)
             if taken := [known for known in (name, *members) if known in experiments]:
                 raise ConfigError(f"{where}: there is already an experiment {taken[0]!r}; rename one of them")
             experiments |= members
-        if (name := values["run"]) is not None:
+        if (name := values.run) is not None:
             if name in experiments:
                 raise ConfigError(f"--config: run: {path} already has an experiment {name!r}; choose another name")
-            body = {"base": values["base"], "set": values["set"]}
+            body = {"base": list(values.base), "set": list(values.set)}
             sweeps = {}
             experiments[name] = parse_experiment(name, body, ranks, "--config run")
         if not experiments:
             raise ConfigError(f"{path}: no experiments; expected names with `base: [file.yaml, …]`")
-        resolvers = tuple(values["resolvers"] or [])
-        if unknown := [name for name in resolvers if name not in RESOLVERS]:
+        if unknown := [name for name in values.resolvers if name not in RESOLVERS]:
             raise ConfigError(f"{path}: resolvers: unknown resolver {unknown[0]!r}; expected {', '.join(RESOLVERS)}")
-        targets = (values["run"],) if values["run"] is not None else tuple(experiments)
-        store, results = Path(values["store_dir"]), Path(values["results_dir"])
-        if (device := values["device"]) is not None and machines.find(device) is None:
+        if values.device is not None and machines.find(values.device) is None:
             names = ", ".join(known.name for known in machines.KNOWN)
-            raise ConfigError(f"{path}: device: {device!r} is unknown GPU; expected one of {names}")
+            raise ConfigError(f"{path}: device: unknown GPU {values.device!r}; expected one of {names}")
         return cls(
-            store,
-            results,
+            values.store_dir,
+            values.results_dir,
             experiments,
-            targets,
-            demo_data=values["demo_data"],
+            targets=(values.run,) if values.run is not None else tuple(experiments),
+            demo_data=values.demo_data,
             sweeps=sweeps,
-            resolvers=resolvers,
-            device=device,
-            resources=ResourcesSection(**values["resources"]),
+            resolvers=values.resolvers,
+            device=values.device,
+            resources=values.resources,
         )
 
     @classmethod
     def by_hand(cls, path: Path) -> "Workspace":
         """The workspace of a command with its own config files; uses the workflow config if it exists. Raises ConfigError."""
-        return cls.load(path) if path.exists() else cls(Path("store"), Path("results"), {})
+        if path.exists():
+            return cls.load(path)
+        values = workflow_values(None, {})
+        return cls(values.store_dir, values.results_dir, {})
 
     def load_config(self, experiment: Experiment, **options: Any) -> Config:
         """The merged config of an experiment, with this workspace's resolvers; ``options`` as for `load_config`.
@@ -228,17 +228,17 @@ class Workspace:
             one = waiting.pop()
             if one.key not in parts:
                 parts[one.key] = one
-                waiting += [self.job(job["key"]) for job in one.volatile["jobs"].values()]
+                waiting += [self.job(job.key) for job in one.volatile.jobs.values()]
         runs = {one.run for one in parts.values() if one.run}
         return {one.path(self.store) for one in parts.values()} | runs
 
     def upstream(self, part: Slice) -> list[Path]:
         """The receipts that a job depends on; for a sweep, the markers of its members' reports."""
         return sorted(
-            self.results / name / f".published-{job['key']}"
-            if job["stage"] == "report"
-            else self.results / ".receipts" / f"{job['stage']}-{job['key']}.json"
-            for name, job in part.volatile["jobs"].items()
+            self.results / name / f".published-{job.key}"
+            if job.stage == "report"
+            else self.results / ".receipts" / f"{job.stage}-{job.key}.json"
+            for name, job in part.volatile.jobs.items()
         )
 
     def _cut_all(self) -> None:
@@ -264,7 +264,8 @@ class Workspace:
             raise ConfigError(f"unknown sweep {name!r}; expected one of {', '.join(self.sweeps) or '(no sweeps)'}")
         points = self.sweeps[name].points
         reports = {member: self.slices(member)["report"] for member in points}
-        part = cut(SWEEP, {"sweep": {"name": name, "points": points}}, {}, {}, reports, extra={"sweep": {"name": name}})
+        part = cut(SWEEP, {"sweep": {"name": name, "points": points}}, {}, {}, reports)
+        part = replace(part, volatile=replace(part.volatile, sweep=SweepRun(name)))
         run = run_path(self.results, name, {part.key: part.volatile})
         self.writes.do(part.path(self.store), lambda: part.write(self.store))
         self.writes.do(run, lambda: write_run(self.results, name, {part.key: part.volatile}))

@@ -13,6 +13,7 @@ from cogtune.errors import UserError
 from cogtune.work.runs import write_run
 from cogtune.work.slices import Slice
 from cogtune.work.stages import STAGES
+from cogtune.work.volatile import UpstreamJob, Volatile
 from tests.removal import only_below
 
 
@@ -28,9 +29,9 @@ def project(tmp_path: Path) -> Iterator[Path]:
 
 def add(project: Path, stage: str, upstream: dict[str, str] | None = None) -> str:
     """A finished job of a stage; returns its key."""
-    jobs = {name: {"stage": name, "key": key, "items": key} for name, key in (upstream or {}).items()}
+    jobs = {name: UpstreamJob(name, key, key) for name, key in (upstream or {}).items()}
     values = {"values": {"stage": stage}, "format": "cogtune-slice-1", "stage": stage, "version": 1, "upstream": {}}
-    part = Slice(stage, values, {"jobs": jobs})
+    part = Slice(stage, values, Volatile(jobs=jobs))
     part.write(project / "store")
     write_run(project / "results", stage, {part.key: part.volatile})
     (project / f"store/{stage}/{part.key}").mkdir(parents=True)

@@ -18,8 +18,8 @@ from tests.unit.data.strangers import Maker, outside_of
 PATIENCE_SECONDS = 300
 
 
-def scanned(base: Path, roots: list[Path], follow: bool) -> tuple[list[Any], list[dict[str, Any]], dict[str, Any]]:
-    """(manifest, rejects, receipt) of the stage over ``roots``."""
+def scanned(base: Path, roots: list[Path], follow: bool) -> tuple[list[Any], list[dict[str, Any]], stage.ScanCounts]:
+    """(manifest, rejects, counts) of the stage over ``roots``."""
     values = {
         "args": {"max_reject_share": 1.0, "train_data": list(map(str, roots))},
         "data": {"params": {"follow_links": follow}},
@@ -61,7 +61,7 @@ def test_each_file_is_used_or_rejected(footage: Path, tmp_path: Path, follow: bo
     assert max(Counter((str(video.path), video.name) for video in listed).values()) == 1
     assert rows
     assert all(reject["reason"] for reject in rejects)
-    assert counts["rejected"] == len(rejects) - sum("files" in reject for reject in rejects)
+    assert counts.rejected == len(rejects) - sum("files" in reject for reject in rejects)
     if not follow:
         real = os.path.realpath(tmp_path)
         assert not any(row.target for row in rows)

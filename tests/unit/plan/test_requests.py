@@ -92,5 +92,5 @@ def test_asking_writes_nothing(world: World) -> None:
 
 def test_a_device_that_is_not_known_is_refused(world: World, tmp_path: Path) -> None:
     world.workflow.write_text(world.workflow.read_text() + "device: Voodoo2\n")
-    with pytest.raises(ConfigError, match="device: 'Voodoo2' is unknown GPU; expected one of B200"):
+    with pytest.raises(ConfigError, match="device: unknown GPU 'Voodoo2'; expected one of B200"):
         world.open()

@@ -69,7 +69,7 @@ def test_a_process_that_runs_one_job_finds_it_in_the_config(world: World) -> Non
     assert (again, again.run) == (first, first.run)
     load = told(world, again).upstream_job("load")
     assert load.key == world.slices("tiny")["train"].key
-    assert load.upstream["scan"] == first.volatile["jobs"]["scan"]["key"]
+    assert load.upstream["scan"] == first.volatile.jobs["scan"].key
     with pytest.raises(ConfigError, match="no experiment has a job 000000000000"):
         world.open().job("0" * 12)
 
@@ -128,14 +128,16 @@ def test_a_process_that_runs_one_job_takes_what_the_main_process_wrote(world: Wo
 def test_a_dropped_key_takes_every_receipt_behind_it(world: World, left: str) -> None:
     """Whatever is left that tells who stands on whom is enough."""
     parts = world.run()
-    write_json(world.store / "records" / f"report-{parts['report'].key}.json", {"run": parts["report"].volatile})
+    write_json(
+        world.store / "records" / f"report-{parts['report'].key}.json", {"run": parts["report"].volatile.recorded()}
+    )
     if left != "runs":
         shutil.rmtree(world.results / ".runs")
     if left != "records":
         shutil.rmtree(world.store / "records")
     if left.startswith("volatile"):
         for part in parts.values():
-            (world.store / "slices" / f"{part.key}.volatile.json").write_text(json.dumps(part.volatile))
+            (world.store / "slices" / f"{part.key}.volatile.json").write_text(json.dumps(part.volatile.to_json()))
     drop(world.store, parts["latents"].items_key, world.results)
     kept = {path.name.split("-")[0] for path in (world.results / ".receipts").glob("*.json")}
     assert kept == {"scan", "preprocess", "text"}
@@ -146,7 +148,7 @@ def test_a_store_with_runs_of_an_earlier_version_is_used(world: World) -> None:
     """They are read for history only: a plan still knows what differs from the run before."""
     parts = world.run()
     for part in parts.values():
-        (world.store / "slices" / f"{part.key}.volatile.json").write_text(json.dumps(part.volatile))
+        (world.store / "slices" / f"{part.key}.volatile.json").write_text(json.dumps(part.volatile.to_json()))
         record = world.store / "records" / f"{part.stage}-{part.key}.json"
         if record.exists():
             record.write_text(json.dumps({k: v for k, v in json.loads(record.read_text()).items() if k != "run"}))

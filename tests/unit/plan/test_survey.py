@@ -54,7 +54,7 @@ def test_the_global_batch_is_decided_when_a_training_starts_and_told(world: Worl
     (note,) = world.steps()["train"].notes
     assert note.startswith("4 clips a step = 1 x 1 accumulation x 4 ranks (args.global_batch_size is not set")
     part = world.run(until="train")["train"]
-    BatchMemo(world.store, part.volatile["batch_memo"]).write(4, part.key)
+    BatchMemo(world.store, part.volatile.batch_memo or "").write(4, part.key)
     world.ranks(2)
     assert world.batch() == 4
     world.ranks(3)
@@ -80,7 +80,7 @@ def test_a_batch_that_the_config_names_is_told_with_the_key(world: World) -> Non
 
 def test_a_memo_of_an_older_version_still_decides(world: World) -> None:
     world.edit("  global_batch_size: 2\n", "")
-    memo = BatchMemo(world.store, world.slices()["train"].volatile["batch_memo"])
+    memo = BatchMemo(world.store, world.slices()["train"].volatile.batch_memo or "")
     write_json(memo.path, {"global_batch_size": 4})
     assert world.batch() == 4
     (note,) = world.steps()["train"].notes

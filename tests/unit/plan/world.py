@@ -183,7 +183,7 @@ class World:
             "seconds": 60.0,
             "peak_memory_mib": 700.0,
             "made": made,
-            "run": part.volatile,
+            "run": part.volatile.recorded(),
         }
         write_json(
             self.store / "records" / f"{part.stage}-{part.key}.json", told | {"device": "CPU", "devices": 1} | record

@@ -2,11 +2,13 @@
 
 import copy
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from cogtune.stages import images, latents, preprocess, scan, text
 from cogtune.stages.job import Job
+from cogtune.stages.run_counts import RunCounts
 from cogtune.work.content_hashes import ContentHashes
 from cogtune.work.load import load_config
 from cogtune.work.resolve import Resolver, RunPaths
@@ -64,10 +66,12 @@ class Caching:
         return Job(resolver.all()[stage], self.store)
 
     def run(self, stage: str) -> dict[str, Any]:
+        """Run the stage; returns its counts as a receipt holds them."""
         return self.run_job(self.job(stage))
 
     def run_job(self, job: Job[Any]) -> dict[str, Any]:
-        return (STAGES | IMAGES)[job.slice.stage](job)
+        run: Callable[[Job[Any]], RunCounts] = (STAGES | IMAGES)[job.slice.stage]
+        return run(job).to_json()
 
     def run_all(self) -> dict[str, dict[str, Any]]:
         return {stage: self.run(stage) for stage in STAGES}

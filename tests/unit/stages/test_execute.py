@@ -10,13 +10,14 @@ import pytest
 from cogtune.errors import UserError
 from cogtune.stages import execute, scan
 from cogtune.stages.job import Job
+from cogtune.stages.run_counts import RunCounts
 from cogtune.work.slices import FORMAT, Slice
 
 
 @pytest.fixture
 def job(tmp_path: Path) -> Job[Any]:
     identity = {"format": FORMAT, "stage": "scan", "version": 1, "values": {}, "upstream": {}}
-    return Job(Slice("scan", identity, {}), tmp_path / "store")
+    return Job(Slice("scan", identity), tmp_path / "store")
 
 
 def test_runs_add_up_and_one_that_made_nothing_changes_nothing(job: Job[Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,7 +25,7 @@ def test_runs_add_up_and_one_that_made_nothing_changes_nothing(job: Job[Any], mo
     path = job.store / "records" / f"scan-{job.key}.json"
 
     def run(made: int) -> dict[str, Any]:
-        monkeypatch.setattr(scan, "run", lambda job: {"made": made, "reused": 7 - made})
+        monkeypatch.setattr(scan, "run", lambda job: RunCounts(made=made, reused=7 - made))
         execute.execute(job, None)
         return json.loads(path.read_text())
 
@@ -59,7 +60,7 @@ def test_a_record_of_an_earlier_version_stays_without_counts(job: Job[Any], monk
     path.parent.mkdir(parents=True)
     old = {"stage": "scan", "key": job.key, "runs": 2, "seconds": 5.0, "peak_memory_mib": 1.0}
     path.write_text(json.dumps(old))
-    monkeypatch.setattr(scan, "run", lambda job: {"made": 2, "reused": 0})
+    monkeypatch.setattr(scan, "run", lambda job: RunCounts(made=2, reused=0))
     execute.execute(job, None)
     found = json.loads(path.read_text())
     assert found["runs"] == 3

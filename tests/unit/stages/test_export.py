@@ -65,24 +65,24 @@ def trained(root: Path, *overrides: str, average: bool = False) -> Finished:
 
 def test_full_training_gives_a_diffusers_folder(root: Path) -> None:
     job = trained(root).job("export")
-    receipt = export.run(job)
-    assert (receipt["made"], receipt["reused"], receipt["format"]) == (1, 0, "diffusers")
-    assert receipt["max_abs_error"] <= 1e-5
-    assert receipt["foreign"]["diffusers"] <= 1e-4
+    counts = export.run(job)
+    assert (counts.made, counts.reused, counts.format) == (1, 0, "diffusers")
+    assert counts.max_abs_error <= 1e-5
+    assert float(counts.foreign["diffusers"]) <= 1e-4
     config = json.loads((job.items_dir() / "transformer/config.json").read_text())
     assert config["_class_name"] == "CogVideoXTransformer3DModel"
     weights = job.items_dir() / "transformer/diffusion_pytorch_model.safetensors"
     with safe_open(weights, framework="pt") as stored:
         assert json.loads(stored.metadata()["cogtune"])["run"] == job.upstream["train"]
-    assert export.run(job)["reused"] == 1
+    assert export.run(job).reused == 1
 
 
 def test_a_lora_keeps_its_strength(root: Path) -> None:
     job = trained(root, *ONLY_LORA).job("export")
-    receipt = export.run(job)
-    assert receipt["format"] == "diffusers_lora"
-    assert receipt["max_abs_error"] <= 1e-5
-    assert receipt["foreign"]["diffusers_lora"] <= 1e-4
+    counts = export.run(job)
+    assert counts.format == "diffusers_lora"
+    assert counts.max_abs_error <= 1e-5
+    assert float(counts.foreign["diffusers_lora"]) <= 1e-4
     assert changed_by(job) > 1e-3
     path = job.items_dir() / "pytorch_lora_weights.safetensors"
     assert all("lora_" in name for name in load_file(path))
@@ -93,9 +93,9 @@ def test_a_lora_keeps_its_strength(root: Path) -> None:
 
 def test_a_lora_that_trained_with_everything_else_is_folded_in(root: Path) -> None:
     job = trained(root, *LORA).job("export")
-    receipt = export.run(job)
-    assert receipt["format"] == "diffusers"
-    assert receipt["max_abs_error"] <= 1e-5
+    counts = export.run(job)
+    assert counts.format == "diffusers"
+    assert counts.max_abs_error <= 1e-5
     assert not any(
         "lora" in name for name in load_file(job.items_dir() / "transformer/diffusion_pytorch_model.safetensors")
     )
@@ -135,9 +135,9 @@ ALL = ("diffusers", "sat", "merged", "diffusers_lora", "folded_lora", "peft", "c
 def test_every_format_of_a_lora_comes_back(root: Path, precision: str) -> None:
     asked = (f"args.export_formats=[{','.join(ALL)}]", f"args.export_precision={precision}", "args.seed=5")
     job = trained(root, *ONLY_LORA, *asked).job("export")
-    receipt = export.run(job)
-    assert receipt["made"] == len(ALL)
-    assert receipt["max_abs_error"] <= 2e-5
+    counts = export.run(job)
+    assert counts.made == len(ALL)
+    assert counts.max_abs_error <= 2e-5
     index = json.loads((job.items_dir() / "index.json").read_text())
     for name in ("diffusers", "diffusers_lora", "folded_lora", "peft"):
         assert index["formats"][name]["foreign"]["loader"].startswith("diffusers ")
@@ -162,15 +162,15 @@ def test_another_format_is_added_and_nothing_downstream_changes(root: Path) -> N
     assert second.job("export").items_dir() == folder
     assert second.job("export").key != first.job("export").key
     assert second.job("sample").key == first.job("sample").key
-    receipt = export.run(second.job("export"))
-    assert (receipt["made"], receipt["reused"]) == (1, 1)
+    counts = export.run(second.job("export"))
+    assert (counts.made, counts.reused) == (1, 1)
     assert (folder / "kohya_lora.safetensors").is_file()
     assert (folder / "pytorch_lora_weights.safetensors").stat().st_mtime_ns == before
 
 
 def test_a_large_folder_is_written_in_shards_with_their_index(root: Path) -> None:
     job = trained(root, "args.seed=7", "args.export_shard_gigabytes=0.00003").job("export")
-    assert export.run(job)["foreign"]["diffusers"] <= 1e-4
+    assert float(export.run(job).foreign["diffusers"]) <= 1e-4
     folder = job.items_dir() / "transformer"
     index = json.loads((folder / "diffusion_pytorch_model.safetensors.index.json").read_text())
     shards = sorted(folder.glob("*.safetensors"))
@@ -184,9 +184,9 @@ def test_a_library_that_is_not_there_is_said(root: Path, monkeypatch: pytest.Mon
         raise PackageNotFoundError(package)
 
     monkeypatch.setattr(foreign, "version", absent)
-    receipt = export.run(trained(root, "args.seed=8").job("export"))
-    assert receipt["foreign"] == {"diffusers": "not checked: diffusers is not installed"}
-    assert receipt["max_abs_error"] == 0.0
+    counts = export.run(trained(root, "args.seed=8").job("export"))
+    assert counts.foreign == {"diffusers": "not checked: diffusers is not installed"}
+    assert counts.max_abs_error == 0.0
 
 
 def test_the_foreign_loader_is_believed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -202,10 +202,10 @@ def test_another_image_gives_another_video(finished: Finished, tmp_path: Path) -
         iio.imwrite(tmp_path / "picture.png", np.stack([x * 3 + shift, y * 5, x + y], axis=2).astype(np.uint8))
         (tmp_path / "prompts.txt").write_text("caption 0@@picture.png\n")
         job = with_prompts(finished, tmp_path).job("sample")
-        found = sample.run(job)
+        counts = sample.run(job)
         reader = ShardReader(job.job_dir())
         if name in made:
-            assert (job.key, found["made"]) == (made[name][0], 0)
+            assert (job.key, counts.made) == (made[name][0], 0)
         made[name] = (job.key, reader.tensors("prompt-00000.tuned")["video"])
         assert reader.tensors("prompt-00000.tuned")["image"].shape == (3, 32, 48)
     assert made["one"][0] != made["two"][0]
@@ -224,7 +224,7 @@ def test_a_wrong_line_is_found_before_anything_runs(finished: Finished, tmp_path
 
 
 def test_evaluate_and_report_show_the_image(finished: Finished) -> None:
-    assert evaluate.run(finished.job("evaluate"))["made"] == 3
+    assert evaluate.run(finished.job("evaluate")).made == 3
     report.run(finished.job("report"))
     html = (finished.root / "results/tiny/report.html").read_text()
     assert html.count('<img src="data:image/png;base64,') == 2

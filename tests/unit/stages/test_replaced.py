@@ -95,7 +95,7 @@ def test_between_the_cut_and_the_stage(
     assert not rows(world, job) & replaced.get(other.__name__, rows(world, job))
 
     path.write_bytes(old)  # put back, the same job goes on and gives what it would have given
-    assert execute(job, None)["made"] >= 1
+    assert execute(job, None).made >= 1
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_after_a_touch_the_work_goes_on(world: Caching) -> None:
     job = world.job("latents")
     for path in (world.root / "assets/3d-vae.pt", world.root / "data/train/videos/a.mp4"):
         path.touch()
-    assert execute(job, None)["made"] == 2
+    assert execute(job, None).made == 2
 
 
 def test_a_plugin_that_is_edited_after_the_cut(world: Caching, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

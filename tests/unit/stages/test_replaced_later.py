@@ -189,7 +189,7 @@ def test_pictures_of_prompts_where_nothing_is_trained(world: World, monkeypatch:
     """With args.mode: inference there is no stage `images`, and the pictures are read in another place."""
     job = world.job("sample")
     prompts, _ = sample.prompts_and_variants(job)
-    monkeypatch.delitem(job.slice.volatile["jobs"], "images")
+    monkeypatch.delitem(job.slice.volatile.jobs, "images")
     assert len(sample._images(job, prompts)) == 1
     swap(*other_picture(world), "renamed over")
     with pytest.raises(UserError, match=rf"args\.input_file: .*{CHANGED}"):

@@ -67,14 +67,14 @@ def test_variants_differ(finished: Finished):
 
 
 def test_a_rerun_makes_nothing(finished: Finished):
-    found = sample.run(finished.job("sample"))
-    assert (found["made"], found["reused"]) == (0, 15)
+    counts = sample.run(finished.job("sample"))
+    assert (counts.made, counts.reused) == (0, 15)
 
 
 def test_a_lost_view_is_written_again_from_the_store(finished: Finished):
     view = next((finished.job("sample").job_dir() / "videos").glob("*.mp4"))
     view.unlink()
-    assert sample.run(finished.job("sample"))["made"] == 0
+    assert sample.run(finished.job("sample")).made == 0
     assert view.exists()
 
 
@@ -118,8 +118,8 @@ def test_a_kill_loses_at_most_a_flush_and_the_rest_is_byte_identical(
             with pytest.raises(Killed):
                 sample.run(job)
         assert len(ShardReader(folder)) == 4
-        found = sample.run(job)
-        assert (found["made"], found["reused"]) == (11, 4)
+        counts = sample.run(job)
+        assert (counts.made, counts.reused) == (11, 4)
         whole, resumed = videos(kept), videos(folder)
         assert all(torch.equal(whole[item], resumed[item]) for item in whole)
     finally:
@@ -137,8 +137,8 @@ def test_prompts_of_a_file_use_the_cache_where_they_can(finished: Finished, tmp_
     other = Finished(
         finished.root, "args.input_type=txt", f"args.input_file={prompts}", "args.sampling_controls=[base]"
     )
-    found = sample.run(other.job("sample"))
-    assert (found["made"], found["variants"]) == (2, ["tuned", "base"])
+    counts = sample.run(other.job("sample"))
+    assert (counts.made, counts.variants) == (2, ["tuned", "base"])
     reader = ShardReader(other.job("sample").job_dir())
     assert reader.ids() == {"prompt-00000.tuned", "prompt-00000.base"}
     assert reader.meta("prompt-00000.tuned")["clip"] is None
@@ -150,7 +150,7 @@ def test_prompts_of_a_file_use_the_cache_where_they_can(finished: Finished, tmp_
 
 def test_evaluate_and_report(finished: Finished):
     job = finished.job("evaluate")
-    assert evaluate.run(job)["made"] == 4
+    assert evaluate.run(job).made == 4
     metrics_path = job.job_dir() / "metrics.json"
     first, rows = metrics_path.read_bytes(), (job.job_dir() / "per_sample.json").read_bytes()
     found = json.loads(first)
@@ -164,7 +164,7 @@ def test_evaluate_and_report(finished: Finished):
         path.unlink()
     evaluate.run(job)
     assert (metrics_path.read_bytes(), (job.job_dir() / "per_sample.json").read_bytes()) == (first, rows)
-    assert evaluate.run(job)["made"] == 0
+    assert evaluate.run(job).made == 0
 
     report.run(finished.job("report"))
     results = finished.root / "results" / "tiny"

@@ -13,6 +13,7 @@ from cogtune.runtime.saved import read_sealed
 from cogtune.stages import scan
 from cogtune.stages.job import Job
 from cogtune.work.slices import Slice
+from cogtune.work.volatile import Volatile
 from tests.unit.data.footage import damaged, write_video
 
 
@@ -36,7 +37,7 @@ class Data:
             for split in ("train", "valid")
             if (self.root / split).exists()
         }
-        return Job(Slice("scan", identity, {"values": roots}), self.root / "store")
+        return Job(Slice("scan", identity, Volatile(roots)), self.root / "store")
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def test_what_it_leaves(data: Data) -> None:
     damaged(data.root / "train/videos/good.mp4", data.root / "train/videos/bad.mp4", "half")
     data.caption("train", "bad", "x")
     job = data.job()
-    assert scan.run(job) == {"made": 2, "reused": 0, "train": 1, "valid": 1, "rejected": 1, "other_files": 0}
+    assert scan.run(job).to_json() == {"made": 2, "reused": 0, "train": 1, "valid": 1, "rejected": 1, "other_files": 0}
     rows = read_manifest(job.job_dir() / "manifest.jsonl")
     assert [(row.split, row.name, row.caption) for row in rows] == [
         ("train", "videos/good.mp4", "first line second line"),
@@ -67,7 +68,7 @@ def test_what_it_leaves(data: Data) -> None:
     assert found["aspects"] == {"2:1": 1, "3:2": 1}
     assert found["captions"]["of_several_lines"] == 1
     assert found["rejects"] == {"cut short": 1}
-    assert scan.run(job)["made"] == 0
+    assert scan.run(job).made == 0
 
 
 def test_links_and_other_files_are_told(data: Data) -> None:
@@ -79,7 +80,7 @@ def test_links_and_other_files_are_told(data: Data) -> None:
         (data.root / "train" / name).touch()
     job = data.job()
     counts = scan.run(job)
-    assert (counts["train"], counts["rejected"], counts["other_files"]) == (2, 0, 3)
+    assert (counts.train, counts.rejected, counts.other_files) == (2, 0, 3)
     link, target = str(data.root / "train/videos/linked.mp4"), str(data.root / "blob")
     assert [(row.path, row.target) for row in read_manifest(job.job_dir() / "manifest.jsonl") if row.target] == [
         (link, target)
@@ -114,7 +115,7 @@ def test_too_many_rejects(data: Data) -> None:
     assert (data.job().job_dir() / "rejects.jsonl").exists()
     assert not (data.job().job_dir() / "digests.json").exists()
     data.values["args"]["max_reject_share"] = 0.7
-    assert scan.run(data.job())["rejected"] == 2
+    assert scan.run(data.job()).rejected == 2
 
 
 def test_no_videos(data: Data) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 
 def test_finished_work_is_reused(finished: Finished) -> None:
-    receipt = train.run(finished.job("train"))
-    assert (receipt["made"], receipt["reused"]) == (0, 1)
-    assert receipt["loss_last"] == 0.5
+    counts = train.run(finished.job("train"))
+    assert (counts.made, counts.reused) == (0, 1)
+    assert counts.loss_last == 0.5
 
 
 def test_the_ranks_are_told_the_pairs_of_each_split(finished: Finished) -> None:
@@ -84,7 +85,8 @@ def test_clips_that_preprocess_rejected_are_left_out(finished: Finished) -> None
 def test_a_training_that_starts_notes_its_global_batch(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
     """The ranks are not started; without `args.global_batch_size` the next resolution finds what this one began with."""
     job = finished.job("train")
-    job.slice.volatile["batch_memo"] = "0123456789ab"
+    volatile = replace(job.slice.volatile, batch_memo="0123456789ab")
+    job = replace(job, slice=replace(job.slice, volatile=volatile))
     monkeypatch.setattr(train, "run_ranks", lambda *_: False)
     with pytest.raises(SystemExit):
         train._train(job)

@@ -1,18 +1,19 @@
 """Runs: what one run tells its jobs stays as it was cut, whatever other runs do on the same store or results folder."""
 
-import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cogtune.errors import UserError
 from cogtune.work.runs import known_parts, read_part, write_run
+from cogtune.work.volatile import Volatile
 
-PART = {"values": {"args.train_data": ["/here"]}, "jobs": {}}
+PART = Volatile({"args.train_data": ["/here"]})
 
 
 def test_a_later_run_of_the_same_jobs_changes_nothing_for_an_earlier_one(tmp_path: Path) -> None:
-    other = PART | {"values": {"args.train_data": ["/there"]}}
+    other = Volatile({"args.train_data": ["/there"]})
     first, second = (write_run(tmp_path, "tiny", {"aaa": part}) for part in (PART, other))
     assert (read_part(first, "aaa"), read_part(second, "aaa")) == (PART, other)
     assert write_run(tmp_path, "tiny", {"aaa": PART}) == first
@@ -49,7 +50,7 @@ def test_a_run_that_does_not_know_the_job_is_refused(tmp_path: Path) -> None:
 def test_the_file_is_written_once(tmp_path: Path) -> None:
     path = write_run(tmp_path, "tiny", {"aaa": PART})
     stamp = path.stat().st_mtime_ns
-    write_run(tmp_path, "tiny", json.loads(json.dumps({"aaa": PART})))
+    write_run(tmp_path, "tiny", {"aaa": replace(PART)})
     assert path.stat().st_mtime_ns == stamp
 
 

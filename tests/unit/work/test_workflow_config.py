@@ -30,13 +30,13 @@ def test_a_folder_that_snakemake_or_the_system_cannot_have_is_refused(
 @pytest.mark.parametrize("name", ["my results", "a;b", "$(id)", 'q"', "it's", "s*[1]", "ä/ü", "..", "/tmp/x y"])
 def test_any_other_name_is_taken_as_it_is(tmp_path: Path, name: str) -> None:
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"store_dir": name}))
-    assert workflow_values(tmp_path / "config.yaml", {})["store_dir"] == name
+    assert workflow_values(tmp_path / "config.yaml", {}).store_dir == Path(name)
 
 
 def test_a_tilde_is_the_home_folder_as_in_every_other_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "config.yaml").write_text("store_dir: ~/store")
-    assert workflow_values(tmp_path / "config.yaml", {})["store_dir"] == str(tmp_path / "store")
+    assert workflow_values(tmp_path / "config.yaml", {}).store_dir == tmp_path / "store"
 
 
 def test_every_path_in_a_rule_is_quoted_for_the_shell() -> None:

@@ -15,11 +15,11 @@ from cogtune.evaluation.report.report_data import DataFacts, Exported, LossPoint
 from cogtune.evaluation.sample_figures import PER_SAMPLE, SampleFigures
 from cogtune.runtime.jsonl import read_lines
 from cogtune.runtime.paths import inside
-from cogtune.runtime.records import read_record
 from cogtune.runtime.saved import DamagedError, how_to_repair
 from cogtune.runtime.sums import check_sums
 from cogtune.runtime.typed_json import from_json
 from cogtune.sampling.prompts import ID_DIGITS
+from cogtune.work.records import read_record
 from cogtune.work.results import TrainSummary, read_index
 from cogtune.work.stages import STAGES
 from cogtune.work.training_log import Row, ValidationRow
@@ -89,10 +89,10 @@ def stages(records: Path, upstream: Mapping[str, str]) -> list[StageFacts]:
     facts = []
     for stage in (name for name in STAGES if name in upstream):
         key = upstream[stage]
-        record = read_record(records / f"{stage}-{key}.json")
-        facts.append(
-            StageFacts(stage, key, record.get("seconds"), record.get("runs", 0), record.get("peak_memory_mib"))
-        )
+        if record := read_record(records / f"{stage}-{key}.json"):
+            facts.append(StageFacts(stage, key, record.seconds, record.runs, record.peak_memory_mib))
+        else:
+            facts.append(StageFacts(stage, key, None, 0, None))
     return facts
 
 

@@ -200,7 +200,7 @@ def test_sigterm_checkpoints_and_the_same_ranks_resume(uninterrupted: Training, 
     stopped_at = len(training.losses())
     assert training.checkpoints()[-1].name == f"step-{stopped_at:08d}"
     training.ranks = 1
-    assert "written by 2 ranks, and this run has 1" in training.finish(code=1)
+    assert "written by 2 ranks, but this run has 1" in training.finish(code=1)
     training.ranks = 2
     training.finish()
     assert re.search(rf"^[\d-]+ [\d:]+ resuming after step {stopped_at} ", training.log(), re.MULTILINE)
@@ -215,7 +215,7 @@ def test_a_killed_rank_ends_the_run_with_one_message(caches: Path) -> None:
     os.kill(children_of(process.pid)[1], signal.SIGKILL)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 1, said
-    assert "refused: training ended unfinished: rank 1 was killed by SIGKILL" in said
+    assert "refused: training did not finish: rank 1 was killed by SIGKILL" in said
 
 
 def test_one_rank_draws_what_two_draw(uninterrupted: Training, caches: Path) -> None:
@@ -286,7 +286,7 @@ def test_a_clip_without_a_finite_loss_is_skipped_named_and_counted(caches: Path)
     assert json.loads((training.folder / "final/summary.json").read_text())["skipped_steps"] == 6
     record = json.loads((training.checkpoints()[-1] / "record.json").read_text())
     assert [one["step"] for one in record["skipped"]] == [row["step"] for row in skipped]
-    assert f"step {skipped[0]['step']} is skipped, since the loss is nan; its clips: clip1" in training.log()
+    assert f"step {skipped[0]['step']} was skipped because the loss is nan; its clips: clip1" in training.log()
 
     resumed = Training(root / "resumed", changes=SHORT)
     assert resumed.interrupt(signal.SIGTERM, at_step=5) == 143

@@ -1,10 +1,10 @@
-"""Checkpoints: written so that a kill at any line leaves the previous one whole, and read only if every byte is ours.
+"""Checkpoints: a kill at any line leaves the previous one intact, and only files with a matching checksum are loaded.
 
     <folder>/step-00000500/state/…         DeepSpeed's files: weights, fp32 masters, optimizer state with the average
     <folder>/step-00000500/record.json     step, number of ranks, skipped steps, sha256 of every file; written last, before
                                            the rename
 
-DeepSpeed unpickles its files without restriction, so nothing reaches it whose checksum the record does not have.
+DeepSpeed unpickles its files without restriction, so all checksums are compared with the record first.
 """
 
 import logging
@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 FORMAT = "cogtune-checkpoint-2"
 UNSEALED = "cogtune-checkpoint-1"
-"""Written by versions that kept no checksum of the record itself."""
+"""Format of earlier versions, whose record has no checksum of itself."""
 _KEYS = {"format": str, "step": int, "ranks": int, "files": dict}
 _SKIPPED = {"step", "why", "clips"}
 TAG = "state"
@@ -34,7 +34,7 @@ TAG = "state"
 
 @dataclass(frozen=True)
 class SavedCheckpoint:
-    """A checkpoint whose files are as they were written."""
+    """A checkpoint whose checksums match its record."""
 
     path: Path
     step: int
@@ -43,8 +43,8 @@ class SavedCheckpoint:
 
 
 def save(engine: Any, folder: Path, step: int, keep: int, skipped: Sequence[dict[str, Any]] = ()) -> Path:
-    """Write a checkpoint after ``step`` finished steps and drop all but the newest ``keep``. Collective. ``skipped``: the
-    steps so far that moved nothing (`skipped.Skipped`)."""
+    """Write a checkpoint after ``step`` finished steps and delete all but the newest ``keep``. Collective. ``skipped``:
+    the steps skipped so far (`skipped.Skipped`)."""
     target, partial = folder / f"step-{step:08d}", folder / f".writing-{step:08d}"
     if _is_first():
         remove_own(partial)
@@ -53,7 +53,7 @@ def save(engine: Any, folder: Path, step: int, keep: int, skipped: Sequence[dict
     engine.save_checkpoint(str(partial), tag=TAG, save_latest=False, exclude_frozen_parameters=True)
     dist.barrier()
     if _is_first():
-        for script in partial.glob("*.py"):  # DeepSpeed's converters; they read its pickles without our checks
+        for script in partial.glob("*.py"):  # DeepSpeed's converters; they read its pickles without checking them
             script.unlink()
         files = {name: _sync_and_hash(partial / name) for name in _files(partial)}
         record = {"format": FORMAT, "step": step, "ranks": dist.get_world_size(), "files": files}
@@ -61,7 +61,7 @@ def save(engine: Any, folder: Path, step: int, keep: int, skipped: Sequence[dict
         write_sealed(partial / "record.json", record)
         for inner in (partial / TAG, partial):
             sync(inner)
-        remove_own(target)  # there only if it was damaged
+        remove_own(target)  # exists only if it was damaged
         os.rename(partial, target)
         sync(folder)
         _drop_old(folder, keep)
@@ -69,62 +69,64 @@ def save(engine: Any, folder: Path, step: int, keep: int, skipped: Sequence[dict
     return target
 
 
-def load_newest(engine: Any, folder: Path, tell: Callable[[str], object] = _log.warning) -> SavedCheckpoint | None:
-    """Load the newest whole checkpoint into ``engine`` and return it; None if there is none. Collective.
+def load_newest(engine: Any, folder: Path, warn: Callable[[str], object] = _log.warning) -> SavedCheckpoint | None:
+    """Load the newest undamaged checkpoint into ``engine`` and return it; None if there is none. Collective.
 
-    Raises UserError if it was written by another number of ranks: ZeRO cuts a checkpoint for one number.
+    Raises UserError if it was written by another number of ranks: ZeRO partitions a checkpoint for a fixed number.
     """
-    choice: list[SavedCheckpoint | None] = [newest(folder, tell) if _is_first() else None]
+    choice: list[SavedCheckpoint | None] = [newest(folder, warn) if _is_first() else None]
     dist.broadcast_object_list(choice, src=0)
-    found = choice[0]
-    if found is None:
+    saved = choice[0]
+    if saved is None:
         return None
-    if engine.zero_optimization() and found.ranks != dist.get_world_size():
+    if engine.zero_optimization() and saved.ranks != dist.get_world_size():
         raise UserError(
-            f"{found.path}: written by {found.ranks} ranks, and this run has {dist.get_world_size()}; ZeRO cannot cut "
-            f"it anew. Go on with {found.ranks} ranks (ranks in config/config.yaml, or --ranks {found.ranks}), or remove "
-            f"{folder} to start over"
+            f"{saved.path}: written by {saved.ranks} ranks, but this run has {dist.get_world_size()}; a ZeRO checkpoint "
+            f"cannot be loaded by another number of ranks. Resume with {saved.ranks} ranks (ranks in config/config.yaml, "
+            f"or --ranks {saved.ranks}), or delete {folder} to start over"
         )
-    # Not strict: frozen parameters are not in it, they come from the start of the run.
-    engine.load_checkpoint(str(found.path), tag=TAG, load_module_strict=False)
-    return found
+    # Not strict: frozen parameters are not in the checkpoint; the initial model sets them.
+    engine.load_checkpoint(str(saved.path), tag=TAG, load_module_strict=False)
+    return saved
 
 
-def newest(folder: Path, tell: Callable[[str], object] = _log.warning) -> SavedCheckpoint | None:
-    """The newest checkpoint in ``folder`` with all its bytes; ``tell`` is told of damaged ones, which are passed over."""
+def newest(folder: Path, warn: Callable[[str], object] = _log.warning) -> SavedCheckpoint | None:
+    """The newest undamaged checkpoint in ``folder``. ``warn`` gets a message for each damaged one that is skipped."""
     damaged = list[str]()
     for path in sorted(folder.glob("step-*"), reverse=True):
         try:
-            found = verify(path)
+            saved = verify(path)
         except (ValueError, DamagedError) as error:
             damaged.append(f"{path}: this checkpoint is damaged ({str(error).split(';')[0]})")
             continue
-        _tell_of(damaged, f"step {found.step}", tell)
-        return found
-    _tell_of(damaged, "the beginning", tell)
+        _report_damaged(damaged, f"step {saved.step}", warn)
+        return saved
+    _report_damaged(damaged, "the beginning", warn)
     return None
 
 
-def _tell_of(damaged: list[str], start: str, tell: Callable[[str], object]) -> None:
+def _report_damaged(damaged: list[str], start: str, warn: Callable[[str], object]) -> None:
     for message in damaged:
-        tell(f"{message} and is passed over; training goes on from {start}")
+        warn(f"{message} and is ignored; training resumes from {start}")
 
 
 def verify(path: Path) -> SavedCheckpoint:
-    """The checkpoint at ``path``, if its files are those that its record names. Raises ValueError or DamagedError."""
+    """The checkpoint at ``path``. Raises ValueError or DamagedError unless its files are exactly those of its record."""
     record = read_sealed(path / "record.json", _KEYS, "the checkpoint is not used")
     if record["format"] not in (FORMAT, UNSEALED):
         raise ValueError(f"format {record['format']!r}, this version reads {FORMAT!r}")
     if path.name != f"step-{record['step']:08d}":
-        raise ValueError(f"its record says step {record['step']}")
+        raise ValueError(f"its record is of step {record['step']}")
     if differing := (set(_files(path)) - {"record.json"}) ^ set(record["files"]):
-        raise ValueError(f"its files are not those of its record: {sorted(differing)[:3]}")
+        raise ValueError(f"missing or additional files: {sorted(differing)[:3]}")
     for name, expected in record["files"].items():
         if file_digest(path / name) != expected:
             raise ValueError(f"{name}: checksum differs from the record")
     skipped = record.get("skipped", [])
-    if not isinstance(skipped, list) or not all(isinstance(one, dict) and one.keys() >= _SKIPPED for one in skipped):
-        raise ValueError("its list of skipped steps does not read")
+    if not isinstance(skipped, list) or not all(
+        isinstance(skipped_step, dict) and skipped_step.keys() >= _SKIPPED for skipped_step in skipped
+    ):
+        raise ValueError("its list of skipped steps is invalid")
     return SavedCheckpoint(path, record["step"], record["ranks"], skipped)
 
 
@@ -134,7 +136,7 @@ def _drop_old(folder: Path, keep: int) -> None:
 
 
 def clear_unfinished(folder: Path) -> None:
-    """Remove what a killed writer left. Only while no writer is alive."""
+    """Remove the partial checkpoints of killed writers. Call it only while no writer is alive."""
     for path in folder.glob(".writing-*"):
         remove_own(path)
 

@@ -1,4 +1,4 @@
-"""The order of the data, which does not depend on the number of ranks, and how many steps there are."""
+"""The order of the data, which does not depend on the number of ranks."""
 
 from collections.abc import Iterator
 
@@ -8,9 +8,9 @@ from cogtune.diffusion.noise import generator
 
 
 class DataOrder:
-    """A seeded permutation of the items per epoch, laid end to end and cut into global batches.
+    """One seeded permutation of the items per epoch, concatenated and cut into global batches.
 
-    A batch may run over the end of an epoch into the next; every item is seen once per epoch.
+    A batch may contain items of two epochs. Every item occurs once per epoch.
     """
 
     def __init__(self, count: int, seed: int) -> None:
@@ -20,12 +20,12 @@ class DataOrder:
         self._order: list[int] = []
 
     def item(self, ordinal: int) -> int:
-        """The item that stands at ``ordinal``, counted from the start of training."""
-        epoch, place = divmod(ordinal, self.count)
+        """The item at position ``ordinal``, counted from the start of training."""
+        epoch, position = divmod(ordinal, self.count)
         if epoch != self._epoch:
             draw = generator(self.seed, "data_order", epoch)
             self._epoch, self._order = epoch, torch.randperm(self.count, generator=draw).tolist()
-        return self._order[place]
+        return self._order[position]
 
     def items(self, step: int, positions: range, global_batch: int) -> Iterator[int]:
         """The items of these positions of the global batch of ``step``."""

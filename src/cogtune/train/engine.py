@@ -1,4 +1,4 @@
-"""The DeepSpeed engine: what it is told, how it is built, and how whole tensors come back out of its partitions."""
+"""The DeepSpeed engine: its configuration, its construction, its steps, and full tensors from its partitions."""
 
 import math
 import os
@@ -18,15 +18,15 @@ from cogtune.train.optim import AdamWEma, parameter_groups
 from cogtune.work.batches import BatchPlan
 
 NOT_FOR_DEEPSPEED = (
-    "optimizer",  # made here, in PyTorch
-    *("loss_scale", "loss_scale_window", "hysteresis", "min_loss_scale", "initial_scale_power"),  # belong into fp16
+    "optimizer",  # built here, in PyTorch
+    *("loss_scale", "loss_scale_window", "hysteresis", "min_loss_scale", "initial_scale_power"),  # keys of fp16
 )
-"""Keys of the section that are not passed on. Upstream's sft.yaml has the last five one level too high."""
+"""Keys of the section that are not passed to DeepSpeed. Upstream's sft.yaml has the last five one level too high."""
 
 
 @dataclass(frozen=True)
 class RankInfo:
-    """Which of the processes this one is."""
+    """Rank of this process, number of ranks, and rank within its machine."""
 
     rank: int
     ranks: int
@@ -37,46 +37,47 @@ class RankInfo:
         return device_for(self.local_rank)
 
 
-def connect(here: RankInfo, init_method: str) -> None:
+def connect(rank_info: RankInfo, init_method: str) -> None:
     """Join the process group: NCCL on GPUs, gloo on the CPU.
 
-    On the CPU DeepSpeed would compile a shared-memory extension at this point; gloo does the same sums without a
-    compiler. Raises UserError when there are more ranks than GPUs.
+    On the CPU DeepSpeed would compile a shared-memory extension here; gloo computes the same sums without a compiler.
+    Raises UserError if there are more ranks than GPUs.
     """
-    if here.device.type == "cpu":
+    if rank_info.device.type == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"
-    elif here.local_rank >= torch.cuda.device_count():
+    elif rank_info.local_rank >= torch.cuda.device_count():
         raise UserError(
-            f"rank {here.local_rank} has no GPU: this machine shows {torch.cuda.device_count()}; use fewer ranks"
+            f"rank {rank_info.local_rank} has no GPU; PyTorch sees {torch.cuda.device_count()} on this machine. "
+            f"Use fewer ranks"
         )
     else:
-        torch.cuda.set_device(here.device)
+        torch.cuda.set_device(rank_info.device)
     import deepspeed
     import deepspeed.ops
 
-    if here.device.type == "cpu":
+    if rank_info.device.type == "cpu":
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(
-        dist_backend="gloo" if here.device.type == "cpu" else "nccl",
+        dist_backend="gloo" if rank_info.device.type == "cpu" else "nccl",
         auto_mpi_discovery=False,
         init_method=init_method,
-        rank=here.rank,
-        world_size=here.ranks,
+        rank=rank_info.rank,
+        world_size=rank_info.ranks,
     )
 
 
 def deepspeed_config(section: dict[str, Any], plan: BatchPlan, device: torch.device) -> dict[str, Any]:
-    """What DeepSpeed is told: the config's section, with the batch of ``plan`` and what exact resume needs.
+    """DeepSpeed's configuration: the config's section, the batch sizes of ``plan``, and settings for exact resume.
 
-    `load_from_fp32_weights` is true whatever the config says: false rebuilds the fp32 masters from rounded weights, and a
-    resumed run would end elsewhere. Raises UserError for fp16 on the CPU.
+    `load_from_fp32_weights` is always true: with false the fp32 masters are rebuilt from rounded weights, and a resumed
+    run would give other weights. Raises UserError for fp16 on the CPU.
     """
     if device.type == "cpu" and (section.get("fp16") or {}).get("enabled"):
-        raise UserError("deepspeed.fp16.enabled: the CPU cannot train in fp16; set it to false, or use bf16")
+        raise UserError("deepspeed.fp16.enabled: a CPU cannot train in fp16; set it to false, or use bf16")
     config = {name: value for name, value in section.items() if name not in NOT_FOR_DEEPSPEED and value is not None}
     zero = (config.get("zero_optimization") or {}) | {"load_from_fp32_weights": True, "elastic_checkpoint": False}
-    # ZeRO-3 would put its own function in the place of F.linear, which adds the bias to the product in place. Activation
-    # checkpointing that keeps products keeps them with their bias then, and adds it again in the backward pass.
+    # ZeRO-3 would replace F.linear by a function that adds the bias to the product in place. Activation checkpointing
+    # that keeps products would then keep them with their bias, and add it again in the backward pass.
     zero["memory_efficient_linear"] = False
     return config | {
         "train_batch_size": plan.global_batch,
@@ -89,25 +90,25 @@ def deepspeed_config(section: dict[str, Any], plan: BatchPlan, device: torch.dev
 
 
 def make_optimizer(module: nn.Module, node: dict[str, Any], weight_decay: float) -> torch.optim.Optimizer:
-    """The optimizer of a config's `deepspeed.optimizer` node, in PyTorch: DeepSpeed's own would compile a kernel.
+    """The PyTorch optimizer for a config's `deepspeed.optimizer` node; DeepSpeed's own would compile a kernel.
 
-    The loop sets the rate of every step, and ``weight_decay`` is that of the config check, so the node's own are not read.
-    A plugin gets the groups, each with its weight_decay, and the params that it takes.
+    The node's lr and weight_decay are not read: the loop sets the rate of every step, and ``weight_decay`` is an argument.
+    A plugin gets the parameter groups, each with its weight_decay, and its params.
     """
     entry, params = find(node["type"], "optimizer"), node.get("params") or {}
     groups = parameter_groups(module, weight_decay)
     if isinstance(entry, PluginEntry):
         return entry.optimizer(groups, params)
-    given = params_of({"target": entry.name, "params": params})
-    common = {"lr": 0.0, "betas": tuple(given.betas), "eps": given.eps, "amsgrad": given.amsgrad}
+    checked = params_of({"target": entry.name, "params": params})
+    common = {"lr": 0.0, "betas": tuple(checked.betas), "eps": checked.eps, "amsgrad": checked.amsgrad}
     if entry.name == "FusedEmaAdam":
-        return AdamWEma(groups, ema_decay=given.ema_decay, ramp=given.use_num_upates, **common)
-    decoupled = entry.name == "AdamW" or given.adam_w_mode
+        return AdamWEma(groups, ema_decay=checked.ema_decay, ramp=checked.use_num_upates, **common)
+    decoupled = entry.name == "AdamW" or checked.adam_w_mode
     return (torch.optim.AdamW if decoupled else torch.optim.Adam)(groups, **common)
 
 
 def engine_dtype(section: Mapping[str, Any]) -> torch.dtype:
-    """What the engine will cast the module to. A network that is made in it needs half the memory in every rank."""
+    """The dtype to which the engine casts the module. Building the network in bf16 or fp16 halves every rank's memory."""
     for name, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
         if (section.get(name) or {}).get("enabled"):
             return dtype
@@ -115,7 +116,7 @@ def engine_dtype(section: Mapping[str, Any]) -> torch.dtype:
 
 
 def build_engine(module: nn.Module, optimizer: torch.optim.Optimizer, config: dict[str, Any]) -> Any:
-    """The engine around ``module``; ``config`` is from `deepspeed_config`. The module is cast to its precision.
+    """The engine around ``module``, which it casts to the precision of ``config``, the result of `deepspeed_config`.
 
     fp32 master weights start from the rounded weights, as upstream's do.
     """
@@ -123,92 +124,94 @@ def build_engine(module: nn.Module, optimizer: torch.optim.Optimizer, config: di
 
     engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
     if not engine.zero_optimization():
-        # The wrapper for bf16 without ZeRO steps on zero gradients to fill the state; that must not count as step 1.
+        # To fill the state, the wrapper for bf16 without ZeRO does a step on zero gradients, which must not count.
         optimizer.state.clear()
     return engine
 
 
 @dataclass(frozen=True)
-class Taken:
-    """``norm``: of the global gradient before clipping (L2). ``moved``: whether weights and optimizer state changed;
-    ``overflowed``: they did not, because DeepSpeed looks for another scale of the fp16 loss."""
+class Update:
+    """``norm``: of the global gradient before clipping (L2). ``applied``: whether weights and optimizer state changed.
+    ``overflowed``: they did not change, because DeepSpeed is searching for a scale of the fp16 loss."""
 
     norm: float
-    moved: bool
+    applied: bool
     overflowed: bool = False
 
 
-def take_step(engine: Any, rate: float, hold: bool = False) -> Taken:
-    """One optimizer step at this learning rate. It moves nothing with ``hold``, or where the gradient norm is no finite
-    number; gradients are dropped then, and DeepSpeed's counters go on. All ranks decide alike: the norm is global."""
+def take_step(engine: Any, rate: float, hold: bool = False) -> Update:
+    """One optimizer step at learning rate ``rate``. With ``hold``, or if the gradient norm is not finite, nothing is
+    updated: the gradients are discarded, but DeepSpeed's counters advance. The norm is global, so all ranks decide alike.
+    """
     for group in engine.optimizer.param_groups:
         group["lr"] = rate
-    plain, norm = _unpartitioned(engine), None
-    if plain is not None and all(p is master for p, master in plain.items()):
-        # fp32 without ZeRO: DeepSpeed keeps no norm; the gradients are whole and averaged here.
-        norm = float(torch.nn.utils.get_total_norm([p.grad for p in plain if p.grad is not None]))
+    masters, norm = _unpartitioned(engine), None
+    if masters is not None and all(p is master for p, master in masters.items()):
+        # fp32 without ZeRO: DeepSpeed computes no norm; every rank has the full averaged gradients.
+        norm = float(torch.nn.utils.get_total_norm([p.grad for p in masters if p.grad is not None]))
         hold = hold or not math.isfinite(norm)
     scaler = getattr(engine.optimizer, "loss_scaler", None) if hold else None
     before, scale = engine.skipped_steps, dict(vars(scaler)) if scaler is not None else {}
-    with _guarded(engine, hold) as held:
+    with _skipping_optimizer(engine, hold) as skipped:
         engine.step()
     if scaler is not None:
-        vars(scaler).update(scale)  # the scale of the loss is not what was wrong
+        vars(scaler).update(scale)  # the loss scale did not cause the problem, so it stays
     overflow = engine.skipped_steps > before
     if norm is None:
-        found = engine.get_global_grad_norm()
-        norm = math.nan if found is None else float(found)
+        global_norm = engine.get_global_grad_norm()
+        norm = math.nan if global_norm is None else float(global_norm)
     searching = overflow and not hold and engine.fp16_enabled() and engine.dynamic_loss_scale()
-    return Taken(norm, moved=not (held or overflow), overflowed=searching)
+    return Update(norm, applied=not (skipped or overflow), overflowed=searching)
 
 
 @contextmanager
-def _guarded(engine: Any, hold: bool) -> Iterator[list[bool]]:
-    """Puts a condition before the optimizer's own step, which DeepSpeed calls once for each group of parameters, after
-    it has the norm. What is yielded is filled where the step was held."""
-    optimizer, held = engine.basic_optimizer, []
+def _skipping_optimizer(engine: Any, hold: bool) -> Iterator[list[bool]]:
+    """Within the context, the optimizer's step does nothing with ``hold`` or if the gradient norm is not finite.
+    DeepSpeed calls it once per parameter group, after it has computed the norm. The yielded list is empty unless a step
+    was skipped."""
+    optimizer, skipped = engine.basic_optimizer, []
     step = optimizer.step
 
-    def guarded(*given: Any, **named: Any) -> Any:
+    def step_if_finite(*args: Any, **kwargs: Any) -> Any:
         norm = getattr(engine.optimizer, "_global_grad_norm", None)
         if hold or (norm is not None and not math.isfinite(norm)):
-            held.append(True)
+            skipped.append(True)
             return None
-        return step(*given, **named)
+        return step(*args, **kwargs)
 
-    optimizer.step = guarded
+    optimizer.step = step_if_finite
     try:
-        yield held
+        yield skipped
     finally:
-        del optimizer.step  # the method of the class shows again
+        del optimizer.step  # restores the method of the class
 
 
-def whole_tensors(engine: Any, module: nn.Module, state: str | None = None) -> Iterator[tuple[str, Tensor]]:
-    """(name, fp32 tensor on the CPU) of every trained parameter: its master weight, or the optimizer state named so.
+def full_tensors(engine: Any, module: nn.Module, state: str | None = None) -> Iterator[tuple[str, Tensor]]:
+    """(name, fp32 tensor on the CPU) of every trained parameter: its master weight, or its optimizer state ``state``.
 
-    Collective: every rank iterates, and every rank gets every tensor.
+    Collective: all ranks must iterate, and each gets every tensor.
     """
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
     if hasattr(engine.optimizer, "_lazy_init_hp_params_optimizer_state"):
-        # ZeRO 1 and 2 link the state after the step of the first group, when the other groups have none yet.
+        # ZeRO 1 and 2 link the state after the first group's step, when the other groups have no state yet.
         engine.optimizer._hp_optimizer_states_linked = False
         engine.optimizer._lazy_init_hp_params_optimizer_state()
-    plain = _unpartitioned(engine)
+    masters = _unpartitioned(engine)
     for name, p in module.named_parameters():
         if not p.requires_grad:
             continue
-        if plain is not None:
-            master = plain[p]
-            whole = master if state is None else engine.basic_optimizer.state[master][state]
+        if masters is not None:
+            master = masters[p]
+            full = master if state is None else engine.basic_optimizer.state[master][state]
         else:
-            whole = safe_get_full_fp32_param(p) if state is None else safe_get_full_optimizer_state(p, state)
-            assert whole is not None, f"ZeRO does not know the trained parameter {name}"
-        yield name, whole.detach().to("cpu", torch.float32, copy=True)
+            full = safe_get_full_fp32_param(p) if state is None else safe_get_full_optimizer_state(p, state)
+            assert full is not None, f"ZeRO has no trained parameter {name}"
+        yield name, full.detach().to("cpu", torch.float32, copy=True)
 
 
 def _unpartitioned(engine: Any) -> dict[Tensor, Tensor] | None:
-    """Parameter -> master weight where ZeRO is off, else None."""
+    """Parameter -> master weight; None with ZeRO."""
     if engine.zero_optimization():
         return None
     optimizer = engine.optimizer
@@ -219,5 +222,5 @@ def _unpartitioned(engine: Any) -> dict[Tensor, Tensor] | None:
 
 
 def keeps_average(engine: Any) -> bool:
-    """Whether the optimizer keeps a moving average of the weights, under `optim.SHADOW`."""
+    """Whether the optimizer keeps a moving average of the weights, in its state `optim.SHADOW`."""
     return isinstance(engine.basic_optimizer, AdamWEma)

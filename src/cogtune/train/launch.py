@@ -1,8 +1,8 @@
-"""Starts the ranks of one machine and watches them.
+"""Starts the ranks of one machine and monitors them.
 
-torchrun would do, at 3.5 s more per start on the 2-core machine where it was measured, and it kills workers 30 s after
-SIGTERM, which a large checkpoint outlasts. The worker reads the same environment variables, so torchrun can start it
-too, on several machines.
+We do not use torchrun because it takes 3.5 s more per start (on a 2-core machine) and kills workers 30 s after SIGTERM,
+too soon for a large checkpoint. The worker reads the same environment variables, so torchrun can start it on several
+machines.
 """
 
 import json
@@ -26,8 +26,8 @@ from cogtune.runtime.atomic import write_json
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 5.0
 STOPPED = 143
-"""Exit code of a rank that was asked to stop, wrote a checkpoint and left: 128 + SIGTERM."""
-_KILLERS: dict[int | None, str] = {
+"""Exit code of a rank that received SIGTERM, wrote a checkpoint and ended: 128 + SIGTERM."""
+_SIGNALS: dict[int | None, str] = {
     -signal.SIGKILL: "SIGKILL (out of memory?)",
     -signal.SIGSEGV: "SIGSEGV",
     -signal.SIGBUS: "SIGBUS",
@@ -35,11 +35,10 @@ _KILLERS: dict[int | None, str] = {
 
 
 def run_ranks(plan: dict[str, Any], ranks: int, threads: int, log: Path, on_line: Callable[[str], None]) -> bool:
-    """Run ``cogtune.train.worker`` on ``ranks`` processes until all end; True if done, False if stopped by SIGTERM.
+    """Run ``cogtune.train.worker`` in ``ranks`` processes until all end; True if done, False if stopped by SIGTERM.
 
-    ``plan`` is what the worker reads; everything that ranks print goes to ``log``; ``on_line`` gets each line that the
-    first rank reports. SIGTERM to this process is passed on. Raises UserError with the message of the rank that failed
-    first.
+    ``plan`` is the input of the workers. Their output goes to ``log``; ``on_line`` gets each line reported by the first
+    rank. SIGTERM to this process is forwarded. Raises UserError with the message of the rank that failed first.
     """
     with tempfile.TemporaryDirectory(prefix="cogtune-train-") as scratch, log.open("a") as output:
         folder = Path(scratch)
@@ -47,7 +46,7 @@ def run_ranks(plan: dict[str, Any], ranks: int, threads: int, log: Path, on_line
         reading, writing = os.pipe()
         processes: list[subprocess.Popen[bytes]] = []
         try:
-            with _passing_on_sigterm(processes) as asked:
+            with _forwarding_sigterm(processes) as sigterms:
                 for rank in range(ranks):
                     fd = writing if rank == 0 else None
                     processes.append(_start(folder, rank, ranks, threads, output, fd))
@@ -56,7 +55,7 @@ def run_ranks(plan: dict[str, Any], ranks: int, threads: int, log: Path, on_line
         finally:
             os.close(reading)
             _kill(processes)
-        return _verdict(codes, bool(asked), folder, log)
+        return _finished(codes, bool(sigterms), folder, log)
 
 
 def _start(
@@ -74,37 +73,37 @@ def _start(
     if report_fd is not None:
         environment["COGTUNE_REPORT_FD"] = str(report_fd)
     command = [sys.executable, "-m", "cogtune.train.worker", str(folder / "plan.json"), "--errors", str(folder)]
-    passed = () if report_fd is None else (report_fd,)
+    pass_fds = () if report_fd is None else (report_fd,)
     return subprocess.Popen(
-        command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=passed
+        command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=pass_fds
     )
 
 
 @contextmanager
-def _passing_on_sigterm(processes: list[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
-    """While inside, SIGTERM asks the ranks to stop instead of ending this process; the list fills up when that happens.
-    Outside the main thread nothing is caught."""
-    asked: list[int] = []
+def _forwarding_sigterm(processes: list[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
+    """Within the context, SIGTERM is forwarded to the ranks instead of ending this process, and added to the yielded
+    list. Outside the main thread signals are not caught."""
+    sigterms: list[int] = []
 
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        asked.append(number)
+    def forward(number: int, frame: FrameType | None) -> None:
+        sigterms.append(number)
         for process in processes:
             with suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
 
     if threading.current_thread() is not threading.main_thread():
-        yield asked
+        yield sigterms
         return
-    before = signal.signal(signal.SIGTERM, pass_on)
+    previous_handler = signal.signal(signal.SIGTERM, forward)
     try:
-        yield asked
+        yield sigterms
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous_handler)
 
 
 def _watch(processes: list[subprocess.Popen[bytes]], reading: int, on_line: Callable[[str], None]) -> list[int | None]:
-    """Pass reports on until all ranks ended, or one failed and the others had time to notice. Returns exit codes, None
-    for a rank that still waits for the one that failed."""
+    """Forward reports until all ranks have ended, or until GRACE_SECONDS after one failed. Returns the exit codes, None
+    for a rank that is still running."""
     pending = b""
     failed_at: float | None = None
     with selectors.DefaultSelector() as selector:
@@ -136,24 +135,26 @@ def _kill(processes: list[subprocess.Popen[bytes]]) -> None:
         process.wait()
 
 
-def _verdict(codes: list[int | None], asked: bool, folder: Path, log: Path) -> bool:
-    """Done (True), stopped (False), or the error of the rank that began it: the others fail because their peer is gone."""
+def _finished(codes: list[int | None], stopping: bool, folder: Path, log: Path) -> bool:
+    """True if done, False if stopped. Raises the error of the rank that failed first; others may fail because of it."""
     if all(code == 0 for code in codes):
         return True
     errors = sorted((json.loads(path.read_text()) for path in folder.glob("error-*.json")), key=lambda e: e["time"])
     if errors and errors[0]["expected"]:
         raise UserError(errors[0]["message"])
-    if asked or all(code in (0, STOPPED) for code in codes):
+    if stopping or all(code in (0, STOPPED) for code in codes):
         return False
-    killed = [f"rank {rank} was killed by {name}" for rank, code in enumerate(codes) if (name := _KILLERS.get(code))]
+    killed = [f"rank {rank} was killed by {name}" for rank, code in enumerate(codes) if (name := _SIGNALS.get(code))]
     if errors and not killed:
         first = errors[0]
         raise RuntimeError(f"rank {first['rank']} of training failed: {first['message']}\n{first['traceback']}")
-    ends = "; ".join(killed or [f"exit codes {codes}"])
-    raise UserError(f"training ended unfinished: {ends}. The same command resumes it. What the ranks printed: {log}")
+    reasons = "; ".join(killed or [f"exit codes {codes}"])
+    raise UserError(
+        f"training did not finish: {reasons}. Run the same command again to resume. Output of the ranks: {log}"
+    )
 
 
 def leave_error(folder: Path, rank: int, error: BaseException, expected: bool, traceback: str) -> None:
-    """Called in a rank: leave ``error`` for the starting process, whole or not at all."""
+    """Called in a rank: write ``error`` for the starting process, atomically."""
     message = {"rank": rank, "time": time.time(), "message": f"{error}", "expected": expected, "traceback": traceback}
     write_json(folder / f"error-{rank}.json", message)

@@ -13,8 +13,8 @@ class AdamWEma(torch.optim.AdamW):
     """AdamW that also keeps a moving average of each parameter (upstream sat.ops.FusedEmaAdam).
 
     After step n (from 1): shadow = d shadow + (1 - d) p with d = min(ema_decay, (1 + n) / (10 + n)), or d = ema_decay
-    when ``ramp`` is off. The shadow starts at p as it was before the first step. It lives in the optimizer's state
-    under "shadow", so that whoever partitions or saves that state (ZeRO does both) carries the average along.
+    when ``ramp`` is off. The shadow starts as p before the first step. It is stored in the optimizer's state under
+    "shadow", so it is partitioned and saved with that state (by ZeRO).
     """
 
     def __init__(
@@ -26,16 +26,16 @@ class AdamWEma(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One AdamW step, then the average. Parameters without gradient are left alone."""
+        """One AdamW step, then the average. Parameters without gradient do not change."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        moved = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
-        # AdamW fills an empty state by itself, so a new shadow joins only after its step.
-        new_shadows = {p: p.detach().clone() for p in moved if SHADOW not in self.state.get(p, {})}
+        updated = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        # AdamW initialises only an empty state, so new shadows are added after its step.
+        new_shadows = {p: p.detach().clone() for p in updated if SHADOW not in self.state.get(p, {})}
         super().step()
-        for p in moved:
+        for p in updated:
             state = self.state[p]
             if p in new_shadows:
                 state[SHADOW] = new_shadows[p]
@@ -48,9 +48,9 @@ class AdamWEma(torch.optim.AdamW):
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Trainable parameters in two groups: weights, which decay, and biases and everything in a norm, which do not.
+    """Trainable parameters in two groups: with weight decay, and without (biases and all parameters of norms).
 
-    The order inside a group is that of ``module.named_parameters()``; an empty group is left out.
+    The order within a group is that of ``module.named_parameters()``; empty groups are omitted.
     """
     in_norm = {
         id(p)

@@ -1,4 +1,4 @@
-"""Learning rates as a pure function of the step, so that a resumed run needs no scheduler state."""
+"""The learning rate as a pure function of the step, so a resumed run needs no scheduler state."""
 
 import math
 from dataclasses import dataclass
@@ -14,10 +14,12 @@ AUTO_WARMUP_RATE = 0.05
 class Schedule:
     """Upstream's schedule (SwissArmyTransformer, training/learning_rates.py, AnnealingLR).
 
-    ``lr``: peak rate. ``steps``: N, the length of the decay. ``warmup``: share of N that rises linearly from 0; 0 is
-    legal. ``style``: one of `STYLES`; "exponential" holds the peak, because upstream never wrote that decay.
-    ``decay_ratio``: where "cosine" ends, as a share of the peak ("linear" ignores it, as upstream does).
+    ``lr``: peak rate. ``steps``: N, the length of the decay. ``warmup``: share of N with a linear rise from 0; 0 is
+    allowed. ``style``: one of `STYLES`; "exponential" stays at the peak, because upstream never implemented that decay.
+    ``decay_ratio``: final value of "cosine" as a share of the peak ("linear" ignores it, as upstream does).
     ``auto_warmup``: upstream's plateau at 5 % of the peak for the first 100 steps.
+
+    Raises UserError for an unknown style, or a warmup or decay_ratio outside its range.
     """
 
     lr: float

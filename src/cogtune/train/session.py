@@ -1,4 +1,4 @@
-"""From a training plan to the finished result: everything that one rank sets up around the loop."""
+"""Runs one rank from its plan to the final result: sets up the model, engine, data and loop."""
 
 import json
 import logging
@@ -41,9 +41,9 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Plan:
-    """What a rank is told. ``config``: the train slice; ``start``: see `start.Start`; ``folder``: the job's folder;
-    ``latents``, ``text``, ``images``: the caches, the last one for image-to-video only; ``pairs`` of
-    the training and of the validation split; ``threads`` per rank; ``names``: clip -> its file, for messages."""
+    """The input of a rank. ``config``: the train slice; ``start``: see `start.Start`; ``folder``: the job's folder;
+    ``latents``, ``text``, ``images``: folders of cached rows (images only for image-to-video); ``pairs`` and
+    ``validation_pairs``: the two splits; ``threads``: per rank; ``names``: clip -> its file, for messages."""
 
     key: str
     config: dict[str, Any]
@@ -58,89 +58,90 @@ class Plan:
     names: dict[str, str] = field(default_factory=dict)
     plugins: dict[str, str] = field(default_factory=dict)
     sources: list[list[str]] = field(default_factory=list)
-    """`files.Source` of what the model starts from and of the plugins, as rows: each rank reads them."""
+    """`content_hashes.Source` of the initial weights and of the plugins, as rows: every rank reads these files."""
 
 
 def train(plan_dict: dict[str, Any], report: TextIO, stopping: Callable[[], bool]) -> bool:
-    """Train to the end and write final/; False if asked to stop before. Collective over all ranks."""
+    """Train to the end and write final/; False if stopped before. Collective over all ranks."""
     plan = from_json(Plan, plan_dict)
-    here = RankInfo(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+    rank_info = RankInfo(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
     set_threads(plan.threads)
     allow_plugins(plan.plugins)
     with proven(Source(*row) for row in plan.sources):
         load_used(plan.config)
-    connect(here, os.environ.get("COGTUNE_RENDEZVOUS", "env://"))
-    loop, module = _set_up(plan, read_input(TrainInput, plan.config), here, report, stopping)
-    found = checkpoint.load_newest(
+    connect(rank_info, os.environ.get("COGTUNE_RENDEZVOUS", "env://"))
+    loop, module = _set_up(plan, read_input(TrainInput, plan.config), rank_info, report, stopping)
+    saved = checkpoint.load_newest(
         loop.engine, loop.folder, lambda text: print(json.dumps({"notice": text}), file=report)
     )
-    start = found.step if found else 0
-    loop.skips.restore(found.skipped if found else [])
-    if here.rank == 0:
+    start = saved.step if saved else 0
+    loop.skips.restore(saved.skipped if saved else [])
+    if rank_info.rank == 0:
         _log.info("%s step %d of %d", "resuming after" if start else "starting at", start, loop.steps)
         loop.training_log = TrainingLog(Path(plan.folder) / "log.jsonl", start)
         print(json.dumps({"start": start, "steps": loop.steps}), file=report)
     finished = loop.run(start)
     if finished:
-        _finish(plan, loop, module, here)
+        _finish(plan, loop, module, rank_info)
     dist.barrier()
     dist.destroy_process_group()
     return finished
 
 
 def _set_up(
-    plan: Plan, given: TrainInput, here: RankInfo, report: TextIO, stopping: Callable[[], bool]
+    plan: Plan, settings: TrainInput, rank_info: RankInfo, report: TextIO, stopping: Callable[[], bool]
 ) -> tuple[Loop, nn.Module]:
-    section = given.deepspeed
-    batches = plan_batches(given.micro_batch, given.global_batch, here.ranks)
-    steps = total_steps(given.steps, given.epochs, len(plan.pairs), batches.global_batch)
-    loss: VideoDiffusionLoss = build(given.loss)
-    module = trainable_model(plan, given)
-    optimizer = make_optimizer(module, section["optimizer"], given.weight_decay)
-    engine = build_engine(module, optimizer, deepspeed_config(section, batches, here.device))
-    if here.rank == 0 and section["zero_optimization"].get("load_from_fp32_weights") is False:
-        _log.warning("load_from_fp32_weights is true for exact resume, though the config says false")
+    section = settings.deepspeed
+    batches = plan_batches(settings.micro_batch, settings.global_batch, rank_info.ranks)
+    steps = total_steps(settings.steps, settings.epochs, len(plan.pairs), batches.global_batch)
+    loss: VideoDiffusionLoss = build(settings.loss)
+    module = trainable_model(plan, settings)
+    optimizer = make_optimizer(module, section["optimizer"], settings.weight_decay)
+    engine = build_engine(module, optimizer, deepspeed_config(section, batches, rank_info.device))
+    if rank_info.rank == 0 and section["zero_optimization"].get("load_from_fp32_weights") is False:
+        _log.warning("load_from_fp32_weights: false is ignored; exact resume needs true")
     loop = Loop(
         engine=engine,
         loss=loss,
-        feed=_feed(plan, given, plan.pairs, module, loss),
-        validation=_feed(plan, given, plan.validation_pairs, module, loss) if plan.validation_pairs else None,
+        feed=_feed(plan, settings, plan.pairs, module, loss),
+        validation=_feed(plan, settings, plan.validation_pairs, module, loss) if plan.validation_pairs else None,
         plan=batches,
-        schedule=_schedule(given, steps),
+        schedule=_schedule(settings, steps),
         steps=steps,
-        intervals=_intervals(given, batches.micro),
+        intervals=_intervals(settings, batches.micro),
         folder=Path(plan.folder) / "checkpoints",
-        rank=here.rank,
-        device=here.device,
+        rank=rank_info.rank,
+        device=rank_info.device,
         on_step=lambda step, loss: print(json.dumps({"step": step, "loss": loss}), file=report),
         stopping=stopping,
-        skips=Skips(given.max_skipped_steps, plan.names),
+        skips=Skips(settings.max_skipped_steps, plan.names),
     )
     return loop, module
 
 
-def trainable_model(plan: Plan, given: TrainInput) -> nn.Module:
-    """The starting model with everything frozen that the config freezes."""
+def trainable_model(plan: Plan, settings: TrainInput) -> nn.Module:
+    """The initial model, with the weights frozen that the config freezes. Raises UserError if nothing is trainable or a
+    plugin changes the tensors."""
     with proven(Source(*row) for row in plan.sources):
-        module = initial_model(Start.from_dict(plan.start), engine_dtype(given.deepspeed)).train()
-    set_trainable(module, given.frozen_prefixes)
-    _check_tensors(module, given.network)
+        module = initial_model(Start.from_dict(plan.start), engine_dtype(settings.deepspeed)).train()
+    set_trainable(module, settings.frozen_prefixes)
+    _check_tensors(module, settings.network)
     return module
 
 
 def _check_tensors(module: nn.Module, node: dict[str, Any]) -> None:
-    """Raise UserError if a plugin in the network adds or drops tensors: nothing could load or export what is trained."""
+    """Raise UserError if a plugin in the network adds or removes tensors: its weights could not be loaded or exported."""
     expected = shapes_of(node)
-    held = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    if expected is not None and held != expected:
-        odd = sorted(name for name in held.keys() | expected.keys() if held.get(name) != expected.get(name))
+    shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    if expected is not None and shapes != expected:
+        differing = sorted(name for name in shapes.keys() | expected.keys() if shapes.get(name) != expected.get(name))
         raise UserError(
-            f"model.network_config: a class of your own has other tensors than the one that it derives from, such as "
-            f"{', '.join(odd[:3])}; weights of it could not be exported. Keep names and shapes, and compute otherwise"
+            f"model.network_config: a plugin's class changes the tensors of its base class, such as "
+            f"{', '.join(differing[:3])}; its weights could not be exported. Keep the names and shapes of all parameters"
         )
 
 
-def _feed(plan: Plan, given: TrainInput, pairs: list[Pair], module: nn.Module, loss: VideoDiffusionLoss) -> Feed:
+def _feed(plan: Plan, settings: TrainInput, pairs: list[Pair], module: nn.Module, loss: VideoDiffusionLoss) -> Feed:
     return Feed(
         data=CachedDataset(
             Path(plan.latents),
@@ -148,51 +149,51 @@ def _feed(plan: Plan, given: TrainInput, pairs: list[Pair], module: nn.Module, l
             pairs,
             Path(plan.images) if plan.images else None,
         ),
-        regularizer=build(given.regularizer),
+        regularizer=build(settings.regularizer),
         sampling=loss.sampling,
-        seed=given.seed,
-        scale_factor=given.scale_factor,
-        caption_dropout=given.caption_dropout,
+        seed=settings.seed,
+        scale_factor=settings.scale_factor,
+        caption_dropout=settings.caption_dropout,
         frame_multiple=module.patch_size[0],  # pyright: ignore[reportIndexIssue, reportArgumentType]
-        image=image_condition(given.image_input, given.image_scale_factor, given.image_everywhere),
-        image_dropout=given.image_dropout,
+        image=image_condition(settings.image_input, settings.image_scale_factor, settings.image_everywhere),
+        image_dropout=settings.image_dropout,
     )
 
 
-def _schedule(given: TrainInput, steps: int) -> Schedule:
+def _schedule(settings: TrainInput, steps: int) -> Schedule:
     return Schedule(
-        lr=given.lr,
-        steps=given.lr_decay_iters or steps,
-        style=given.lr_decay_style,
-        warmup=given.warmup,
-        decay_ratio=given.lr_decay_ratio,
-        auto_warmup=given.auto_warmup,
+        lr=settings.lr,
+        steps=settings.lr_decay_iters or steps,
+        style=settings.lr_decay_style,
+        warmup=settings.warmup,
+        decay_ratio=settings.lr_decay_ratio,
+        auto_warmup=settings.auto_warmup,
     )
 
 
-def _intervals(given: TrainInput, micro: int) -> Intervals:
-    size = given.eval_batch_size or micro
+def _intervals(settings: TrainInput, micro: int) -> Intervals:
+    size = settings.eval_batch_size or micro
     return Intervals(
-        save=given.save_interval,
-        keep=given.keep_checkpoints,
-        log=given.log_interval,
-        evaluate=given.eval_interval or 0,
+        save=settings.save_interval,
+        keep=settings.keep_checkpoints,
+        log=settings.log_interval,
+        evaluate=settings.eval_interval or 0,
         evaluate_batch=size,
-        evaluate_draws=size * given.eval_iters,
+        evaluate_draws=size * settings.eval_iters,
     )
 
 
-def _finish(plan: Plan, loop: Loop, module: nn.Module, here: RankInfo) -> None:
+def _finish(plan: Plan, loop: Loop, module: nn.Module, rank_info: RankInfo) -> None:
     folder = Path(plan.folder)
     start = Start.from_dict(plan.start)
     facts = {"run": plan.key, "steps": loop.steps, "base": start.origin()}
-    result.write_weights(loop.engine, module, folder / "final", facts, first=here.rank == 0)
-    if here.rank == 0:
+    result.write_weights(loop.engine, module, folder / "final", facts, first=rank_info.rank == 0)
+    if rank_info.rank == 0:
         summary = TrainSummary(
             run=plan.key,
             steps=loop.steps,
             base=start.origin(),
-            ranks=here.ranks,
+            ranks=rank_info.ranks,
             threads_per_rank=plan.threads,
             start=start.to_dict(),
             **vars(figures(read(folder / "log.jsonl"))),  # pyright: ignore[reportArgumentType]  # LogFigures has its fields

@@ -1,6 +1,7 @@
-"""Steps that moved nothing, because the loss or the gradient was no number: what is kept of them, and when they are too many.
+"""Skipped steps: steps without an update because the loss or the gradient was not finite, and their limit.
 
-As SAT does it, such a step counts as a step (the rate moves on), and all of them are counted, not those in a row.
+As in SAT, a skipped step counts as a step (the learning rate advances), and the limit applies to all skipped steps, not
+only to consecutive ones.
 """
 
 from collections import Counter
@@ -8,55 +9,55 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-SHOWN = 5
-"""Clips that a message names."""
+MAX_LISTED = 5
+"""Clips listed in a message."""
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """One step (from 1), what was wrong, and the clips that it was seen with: those whose loss was no number, or all of
-    the global batch where only the gradient was."""
+    """One step (from 1), the reason, and its clips: those whose loss was not finite, or all of the global batch if only
+    the gradient was not finite."""
 
     step: int
     why: str
     clips: list[str]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Values for JSON."""
         return asdict(self)
 
 
 @dataclass
 class Skips:
-    """All skipped steps of a training. ``most``: `args.max_skipped_steps`. ``names``: clip id -> its file."""
+    """All skipped steps of a training. ``limit``: `args.max_skipped_steps`. ``names``: clip id -> its file."""
 
-    most: int
+    limit: int
     names: Mapping[str, str] = field(default_factory=dict)
     steps: list[Skipped] = field(default_factory=list)
 
     def restore(self, saved: Sequence[Mapping[str, Any]]) -> None:
-        """Take over what a checkpoint's record says."""
-        self.steps = [Skipped(one["step"], one["why"], list(one["clips"])) for one in saved]
+        """Restore the skipped steps from a checkpoint's record."""
+        self.steps = [Skipped(row["step"], row["why"], list(row["clips"])) for row in saved]
 
-    def called(self, clips: Sequence[str]) -> str:
-        """Clips as a message names them, each with the number of times that it is in ``clips``."""
-        words = []
-        for clip, times in Counter(clips).most_common(SHOWN):
+    def describe(self, clips: Sequence[str]) -> str:
+        """The names of ``clips`` for a message, the most frequent first, with their number of occurrences."""
+        descriptions = []
+        for clip, times in Counter(clips).most_common(MAX_LISTED):
             name = f"{self.names[clip]} ({clip[:12]})" if clip in self.names else clip[:12]
-            words.append(f"{name}, {times} times" if times > 1 else name)
-        more = len(set(clips)) - SHOWN
-        return "; ".join(words) + (f"; and {more} more" if more > 0 else "")
+            descriptions.append(f"{name}, {times} times" if times > 1 else name)
+        more = len(set(clips)) - MAX_LISTED
+        return "; ".join(descriptions) + (f"; and {more} more" if more > 0 else "")
 
     def too_many(self, all_steps: int | None = None) -> str:
-        """What to say, with the clips, if there are more than ``most``, or if all of ``all_steps`` were skipped; else ""."""
+        """The error message if more than ``limit`` or all of ``all_steps`` steps were skipped; else ""."""
         count = len(self.steps)
-        if count <= self.most and count != all_steps:
+        if count <= self.limit and count != all_steps:
             return ""
-        last, seen = self.steps[-1], [clip for one in self.steps for clip in one.clips]
-        said = f"more than args.max_skipped_steps: {self.most}" if count > self.most else "which are all of them"
+        last, clips = self.steps[-1], [clip for skipped in self.steps for clip in skipped.clips]
+        reason = f"more than args.max_skipped_steps: {self.limit}" if count > self.limit else "which are all steps"
         return (
-            f"{count} steps were skipped, {said}; the last one is step {last.step}: {last.why}. They had these clips: "
-            f"{self.called(seen)}. Look at the clips, and take damaged ones out of the data. If most steps fail, lower the "
-            "learning rate, clip the gradient (deepspeed.gradient_clipping), or train in bf16 or fp32. To go on as it is, "
-            "raise args.max_skipped_steps; the checkpoint after this step is kept"
+            f"{count} steps were skipped, {reason}; the last one is step {last.step}: {last.why}. Clips of these steps: "
+            f"{self.describe(clips)}. Check the clips, and remove damaged ones from the data. If most steps fail, reduce the "
+            "learning rate, clip the gradient (deepspeed.gradient_clipping), or train in bf16 or fp32. To continue without "
+            "changes, raise args.max_skipped_steps; the checkpoint after this step is kept"
         )

@@ -1,7 +1,7 @@
-"""One rank of training: `python -m cogtune.train.worker PLAN.json`, told by RANK, LOCAL_RANK, WORLD_SIZE which one.
+"""One rank of training: `python -m cogtune.train.worker PLAN.json`. RANK, LOCAL_RANK and WORLD_SIZE identify the rank.
 
-`launch.py` starts the ranks of one machine. For several machines torchrun can: without COGTUNE_RENDEZVOUS the ranks
-meet at MASTER_ADDR:MASTER_PORT.
+`launch.py` starts the ranks of one machine. torchrun can start ranks on several: without COGTUNE_RENDEZVOUS they meet
+at MASTER_ADDR:MASTER_PORT.
 """
 
 import argparse
@@ -23,7 +23,7 @@ def _remember_stop(number: int, frame: FrameType | None) -> None:
 
 
 def main() -> None:
-    """Train, or leave the error for the starting process. Exit codes: 0 done, 143 stopped after a checkpoint, 1 error."""
+    """Train, or write the error for the starting process. Exit codes: 0 done, 143 stopped after a checkpoint, 1 error."""
     signal.signal(signal.SIGTERM, _remember_stop)  # before the slow imports
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the starting process decides
     from cogtune.runtime.children import die_with_parent
@@ -45,25 +45,25 @@ def main() -> None:
         from cogtune.runtime.failures import explain
         from cogtune.train.launch import leave_error
 
-        told = error if isinstance(error, UserError) else explain(error)
+        user_error = error if isinstance(error, UserError) else explain(error)
         if arguments.errors is not None:
-            rank, expected = int(os.environ.get("RANK", "0")), told is not None
-            with suppress(OSError):  # a full disk, which is then the error
-                leave_error(arguments.errors, rank, told or error, expected, traceback.format_exc())
+            rank, expected = int(os.environ.get("RANK", "0")), user_error is not None
+            with suppress(OSError):  # a full disk must not hide the first error
+                leave_error(arguments.errors, rank, user_error or error, expected, traceback.format_exc())
         with suppress(OSError):
-            print(told or traceback.format_exc(), file=sys.stderr)
+            print(user_error or traceback.format_exc(), file=sys.stderr)
         _leave(1)
     _leave(0 if finished else 143)
 
 
 def reporter() -> Any:
-    """Where the first rank reports to: a pipe of the starting process, or nowhere."""
+    """The stream for reports of the first rank: a pipe to the starting process, or /dev/null."""
     descriptor = os.environ.get("COGTUNE_REPORT_FD")
     return open(int(descriptor), "w", buffering=1) if descriptor else open(os.devnull, "w")
 
 
 def _leave(code: int) -> NoReturn:
-    """End without the interpreter's own clean-up: threads of the communication library abort in it now and then."""
+    """Exit without the interpreter's clean-up, in which threads of the communication library sometimes abort."""
     with suppress(OSError):  # a full disk must not change the exit code
         sys.stdout.flush()
         sys.stderr.flush()

@@ -14,9 +14,9 @@ from cogtune.train.engine import (
     build_engine,
     connect,
     deepspeed_config,
+    full_tensors,
     make_optimizer,
     take_step,
-    whole_tensors,
 )
 from cogtune.work.batches import BatchPlan
 from tests.unit.train.deepspeed_steps import GPU_ONLY
@@ -24,7 +24,7 @@ from tests.unit.train.deepspeed_steps import GPU_ONLY
 
 def state(engine: Any, module: nn.Module, optimizer: torch.optim.Optimizer) -> list[Tensor]:
     """Copies of all that a step may move: masters, weights, moments, average, counters, the loss scale."""
-    tensors = [p for _, p in whole_tensors(engine, module)] + [p.detach() for p in module.parameters()]
+    tensors = [p for _, p in full_tensors(engine, module)] + [p.detach() for p in module.parameters()]
     for held in optimizer.state.values():
         tensors += [value for value in held.values() if torch.is_tensor(value)]
     scaler = getattr(engine.optimizer, "loss_scaler", None)
@@ -47,13 +47,13 @@ def moved(section: dict[str, Any], kind: str, at: int) -> dict[str, Any]:
         loss = (y * 0).sqrt().sum() if bad and kind == "gradient" else y.square().mean()
         before = state(engine, module, optimizer) if step == at == 1 else None
         engine.backward(loss)
-        taken = take_step(engine, 1e-3, hold=bad and kind == "loss")
+        update = take_step(engine, 1e-3, hold=bad and kind == "loss")
         after = state(engine, module, optimizer)
         # ZeRO 3 has let go of the weights after an overflow, and has them whole after a step; the masters are there always.
         pairs = [pair for pair in zip(before, after, strict=True) if pair[1].numel()] if before else []
         same = bool(pairs) and all(torch.equal(*pair) for pair in pairs)
         finite = all(bool(torch.isfinite(tensor).all()) for tensor in after)
-        seen.append({"moved": taken.moved, "overflowed": taken.overflowed, "same": same, "finite": finite})
+        seen.append({"applied": update.applied, "overflowed": update.overflowed, "same": same, "finite": finite})
     return {"steps": seen}
 
 

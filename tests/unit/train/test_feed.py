@@ -10,7 +10,7 @@ from cogtune.config.build import build
 from cogtune.data.rows import Pair
 from cogtune.diffusion.image import ImageCondition
 from cogtune.diffusion.noise import normal
-from cogtune.train.feed import Draws, Feed, Prefetch, StepFeed, pad_front
+from cogtune.train.feed import Feed, MicroBatch, Prefetch, StepFeed, pad_front
 from cogtune.work.batches import BatchPlan
 
 
@@ -50,7 +50,7 @@ def feed(**changes: object) -> Feed:
 def global_batch(plan: BatchPlan, step: int, **changes: object) -> dict[str, Tensor]:
     """The draws of all ranks and passes, put together in the order of positions."""
     ranks = [StepFeed(feed(**changes), plan, rank).step(step) for rank in range(plan.ranks)]
-    parts: list[Draws] = [ranks[rank][k] for k in range(plan.accumulation) for rank in range(plan.ranks)]
+    parts: list[MicroBatch] = [ranks[rank][k] for k in range(plan.accumulation) for rank in range(plan.ranks)]
     made = {name: [getattr(part, name) for part in parts] for name in vars(parts[0])}
     return {name: torch.cat(tensors) for name, tensors in made.items() if tensors[0] is not None}
 

@@ -50,7 +50,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[Any, ...], list
 def test_the_step_moves_nothing_and_those_around_it_do(seen: dict[tuple[Any, ...], Any], case: tuple[Any, ...]) -> None:
     _, precision, kind, at = case
     steps = seen[case]
-    assert [step["moved"] for step in steps] == [i != at for i in range(3)]
+    assert [step["applied"] for step in steps] == [i != at for i in range(3)]
     assert all(step["finite"] for step in steps)
     searches = precision == "fp16" and kind == "gradient"  # DeepSpeed's own search for a scale, which lowers it
     assert [step["overflowed"] for step in steps] == [searches and i == at for i in range(3)]
@@ -62,7 +62,7 @@ def test_skipped_steps_are_counted_in_all_and_named() -> None:
     skips = Skips(2, {"a" * 64: "data/videos/a.mp4"})
     skips.restore([Skipped(3, "the loss is nan", ["a" * 64]).to_dict(), {"step": 9, "why": "…", "clips": ["b" * 64]}])
     assert skips.too_many(12) == ""
-    assert "2 steps were skipped, which are all of them" in skips.too_many(2)
+    assert "2 steps were skipped, which are all steps" in skips.too_many(2)
     skips.steps.append(Skipped(11, "the gradient norm is inf", ["a" * 64, *(f"{i}" * 64 for i in range(7))]))
     said = skips.too_many()
     assert said.startswith(

@@ -3,7 +3,9 @@
 Places and roles are read off the registry and the config, so a new role is met here without being listed.
 """
 
+import copy
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +68,14 @@ def places(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, .
         yield from places(value, (*path, name))
 
 
+@cache
+def _shipped() -> dict[str, Any]:
+    return yaml.safe_load(TINY.read_text())
+
+
 def tiny() -> dict[str, Any]:
     """The tiny config with a LoRA, so that every role has a place."""
-    tree = yaml.safe_load(TINY.read_text())
+    tree = copy.deepcopy(_shipped())
     lora = {"target": "Lora", "params": {"r": 4, "lora_alpha": 4}}
     tree["model"]["network_config"]["params"]["modules"]["lora_config"] = lora
     tree["model"]["not_trainable_prefixes"] = ["all"]

@@ -1,4 +1,4 @@
-"""What unit tests of several rooms share, and which of them `make test-fast` leaves out."""
+"""What unit tests of several rooms share."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,20 +6,6 @@ from pathlib import Path
 import pytest
 
 from tests.unit.plan.world import World
-
-INTEGRATION = {
-    "test_caches", "test_decoder", "test_deepspeed_limits", "test_export", "test_faults", "test_hostile_names",
-    "test_image_to_video", "test_locks", "test_recipes", "test_replaced", "test_sample", "test_scan_faults",
-    "test_skipped", "test_survey", "test_locations", "test_write_faults",
-}  # fmt: skip
-"""Modules that start processes, hold locks or run whole stages. They took 70 of
-130 s together, and are not the only ones of their room."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.path.stem in INTEGRATION:
-            item.add_marker(pytest.mark.integration)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ CONFIG = Path(__file__).parents[2] / "config"
 MODELS = sorted(file for file in CONFIG.glob("cogvideox*.yaml") if file.stem != "cogvideox_common")
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("file", MODELS, ids=lambda file: file.stem)
 def test_every_full_size_file_builds(file: Path) -> None:
     config = cogtune.load_config([file, CONFIG / "sft.yaml"], check_files=False)

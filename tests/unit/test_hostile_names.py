@@ -41,6 +41,8 @@ from cogtune.work.volatile import ReportRun, SweepRun, UpstreamJob, Volatile
 from cogtune.work.workspace import Workspace
 from tests.removal import only_below
 
+pytestmark = pytest.mark.heavy
+
 KEY = "0123456789ab"
 Place = Callable[[Path, str], Iterable[Path]]
 PLACES: dict[str, Place] = {}

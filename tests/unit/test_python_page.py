@@ -9,6 +9,8 @@ import pytest
 
 from tests.unit.stages.finished import published
 
+pytestmark = pytest.mark.heavy
+
 REPO = Path(__file__).resolve().parents[2]
 
 

@@ -12,6 +12,8 @@ from cogtune.evaluation.report.publish import publish
 from cogtune.result import Video
 from tests.unit.stages.finished import Finished, published
 
+pytestmark = pytest.mark.heavy
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:

@@ -33,6 +33,7 @@ POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\ns
 TABLE = {"2b": "2B", "5b": "5B", "5b_i2v": "5B-I2V", "1.5_5b": "1.5-5B", "1.5_5b_i2v": "1.5-5B-I2V"}
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("family", FAMILIES)
 def test_shapes_are_those_of_the_network(family: str) -> None:
     for node in (full_size(family), network_config(family), network_config(family, lora={"r": 4, "layer_range": [1]})):
@@ -42,6 +43,7 @@ def test_shapes_are_those_of_the_network(family: str) -> None:
         assert derived_names(node) == set(network.derived_state())
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("file", MODELS)
 def test_shapes_of_every_shipped_model(file: str) -> None:
     model = load_config([CONFIGS / file], check_files=False, partial=True).values["model"]
@@ -289,6 +291,7 @@ def test_weights_that_git_lfs_did_not_fetch_are_named_so(tmp_path: Path, name: s
             read_header(path)
 
 
+@pytest.mark.heavy
 def test_loading_a_config_compares_it_with_its_weights(tmp_path: Path) -> None:
     overrides = [
         f"model.first_stage_config.params.ckpt_path={tmp_path}/3d-vae.pt",

@@ -25,6 +25,8 @@ from tests.families import network_config, randomised
 from tests.layouts import diffusers_folder, one_safetensors, sat_folder, tensor_parallel
 from tests.unit.commands.test_weights_convert import TINY, tiny
 
+pytestmark = pytest.mark.heavy
+
 ALPHA, RANK = 1.0, 4
 
 

@@ -55,6 +55,7 @@ def test_every_format_is_listed_with_what_it_is_for() -> None:
     assert set(WHOLE_FORMATS) == FORMATS.keys() - set(LORA)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("alpha", [1, 8])
 @pytest.mark.parametrize("first", LORA)
 def test_lora_there_and_back_is_the_identity(first: str, alpha: float, tmp_path: Path) -> None:
@@ -115,6 +116,7 @@ def test_other_spellings_of_the_same(rename: Any, tmp_path: Path) -> None:
     same(read_pairs(read_header(tmp_path / "other.safetensors")), pairs)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", ["sat", "diffusers", "tensor_parallel"])
 def test_whole_networks_there_and_back(kind: str, tmp_path: Path) -> None:
     node = tiny()
@@ -134,6 +136,7 @@ def test_whole_networks_there_and_back(kind: str, tmp_path: Path) -> None:
     assert all(torch.equal(t, state[name]) for name, t in target.state_dict().items() if name != unused)
 
 
+@pytest.mark.heavy
 def test_merged_is_base_and_lora(tmp_path: Path) -> None:
     base = randomised(tiny(), seed=1)
     adapted = randomised(tiny({"r": 2, "lora_alpha": 3}), seed=2)

@@ -68,6 +68,7 @@ def slips(draw: st.DrawFn) -> tuple[dict[str, Any], str, str]:
     return tree, ".".join(map(str, path)), wrong
 
 
+@pytest.mark.heavy
 @settings(max_examples=200, deadline=None)
 @given(slips())
 def test_a_slip_in_any_key_is_refused_with_the_right_name(slip: Any):
@@ -104,6 +105,7 @@ def fits(value: Any, declared: Any) -> bool:
 WRONG = ["text", "1e-5", "true", 1, 1.5, True, None, [1.5], ["x"], [None], {"x": 1}, float("nan"), float("inf")]
 
 
+@pytest.mark.heavy
 @settings(max_examples=200, deadline=None)
 @given(st.sampled_from(MODELS), st.sampled_from(["sft.yaml", "inference.yaml"]), st.data())
 def test_a_value_of_a_wrong_type_is_refused(model: Any, rest: Any, data: Any):

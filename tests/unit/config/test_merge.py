@@ -22,6 +22,7 @@ trees = st.recursive(
 mappings = st.dictionaries(names, trees, max_size=4)
 
 
+@pytest.mark.heavy
 @settings(max_examples=120, deadline=None)
 @given(st.lists(mappings, min_size=1, max_size=3))
 def test_merge_is_omegaconf_merge(layers: Any):

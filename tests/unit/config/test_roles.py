@@ -122,6 +122,7 @@ def test_a_class_with_the_right_methods_alone_is_refused_where_more_is_needed(pa
         load(tree, package)
 
 
+@pytest.mark.heavy
 def test_weights_are_held_against_a_network_with_parts_of_ones_own(package: Path) -> None:
     """This crashed the check as soon as args.load was set."""
     tree = tiny()

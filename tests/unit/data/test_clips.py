@@ -165,6 +165,7 @@ def test_resize_and_crop_is_upstreams() -> None:
 SETTINGS = ClipSettings([32, 48], 8.0, 9, 0, "timestamp")
 
 
+@pytest.mark.heavy
 def test_load_clip_gives_the_described_pixels(footage: Path, decoder: Decoder) -> None:
     row, pixels = describe_clip(footage / "plain.mp4", replace(SETTINGS, fps=4.0), decoder)
     assert pixels.shape == (9, 3, 32, 48)

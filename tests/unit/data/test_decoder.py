@@ -19,6 +19,8 @@ from cogtune.errors import UserError
 from cogtune.runtime.failures import is_environment_error
 from tests.unit.data.footage import damaged, frame_numbers, write_video
 
+pytestmark = pytest.mark.heavy
+
 
 def test_probe(footage: Path, decoder: Decoder) -> None:
     info = decoder.probe(footage / "plain.mp4")

@@ -21,6 +21,8 @@ from cogtune.data.video import TimesError, VideoError
 from tests.unit.data.footage import frame_numbers, write_video
 from tests.unit.data.test_container import ffmpeg
 
+pytestmark = pytest.mark.heavy
+
 ONE = 1 << 16
 
 

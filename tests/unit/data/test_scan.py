@@ -114,6 +114,7 @@ def known_after(memo: Path, data: Path) -> ScanResult:
     return scan({"train": [data]}, Memo(memo))
 
 
+@pytest.mark.heavy
 def test_a_flipped_bit_in_the_memo_costs_one_read_and_changes_nothing(data: Path, tmp_path: Path) -> None:
     memo = tmp_path / "memo.jsonl"
     right = known_after(memo, data).rows
@@ -128,6 +129,7 @@ def test_a_flipped_bit_in_the_memo_costs_one_read_and_changes_nothing(data: Path
             assert (found.rows, found.probed) == (right, 2 if place == line else 1)
 
 
+@pytest.mark.heavy
 def test_the_memo_spares_what_did_not_change(data: Path, tmp_path: Path) -> None:
     memo = tmp_path / "store/scan/memo.jsonl"
     assert known_after(memo, data).probed == 3

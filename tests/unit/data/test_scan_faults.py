@@ -18,6 +18,8 @@ from cogtune.data.scan import Memo, ScanResult, scan
 from cogtune.errors import UserError
 from tests.unit.data.footage import copy
 
+pytestmark = pytest.mark.heavy
+
 MACHINE, FILE = [errno.ENOSPC, errno.EIO, errno.EMFILE], [errno.EACCES, errno.ELOOP]
 """Of each kind some; `tests/unit/runtime/test_faults.py` has the whole table."""
 Call = Callable[..., Any]

@@ -48,6 +48,7 @@ def flip(path: Path, byte: int, bit: int) -> None:
     path.write_bytes(bytes(data))
 
 
+@pytest.mark.heavy
 def test_every_byte_of_a_shard_is_guarded(tmp_path: Path) -> None:
     folder = tmp_path / FOLDER
     path = write(folder)
@@ -138,6 +139,7 @@ def test_a_wrong_index_changes_nothing(tmp_path: Path, change: str) -> None:
     assert read(folder) == right
 
 
+@pytest.mark.heavy
 def test_many_shards_are_each_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with ShardWriter(tmp_path, flush_megabytes=0) as writer:
         for number in range(300):

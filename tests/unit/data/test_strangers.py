@@ -30,6 +30,7 @@ def scanned(base: Path, roots: list[Path], follow: bool) -> tuple[list[Any], lis
     return read_manifest(job.job_dir() / "manifest.jsonl"), [json.loads(line) for line in lines if line], counts
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("follow", "count"),
     [

@@ -21,6 +21,7 @@ def test_names_and_captions_are_distinct() -> None:
     assert len({caption for _, _, caption in ALL}) == len(ALL)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(("name", "window"), [clip[:2] for clip in ALL], ids=[clip[0] for clip in ALL])
 def test_window_lies_in_its_source_and_on_its_side_of_the_held_out_range(name: str, window: Window) -> None:
     frames, height, width, _ = frames_of(window.source).shape
@@ -37,6 +38,7 @@ def test_window_lies_in_its_source_and_on_its_side_of_the_held_out_range(name: s
         assert window.first + window.span <= first
 
 
+@pytest.mark.heavy
 def test_no_two_clips_are_near() -> None:
     pixels = {name: clip_pixels(window) for name, window, _ in TRAINED}
     assert all(clip.shape == (3, FRAMES, *SIZE) for clip in pixels.values())
@@ -45,6 +47,7 @@ def test_no_two_clips_are_near() -> None:
         assert psnr_db < 14, f"{name} and {other_name}: {psnr_db:.2f} dB"
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("held_out", [False, True])
 def test_random_windows_stay_on_their_side(held_out: bool) -> None:
     generator = np.random.default_rng(0)

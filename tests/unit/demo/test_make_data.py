@@ -12,6 +12,8 @@ from footage import clip_pixels
 from torch.nn import functional as F
 from train_vae import orthogonal
 
+pytestmark = pytest.mark.heavy
+
 
 def test_a_clip_is_written_the_same_twice_and_is_the_window(tmp_path: Path) -> None:
     _, window, _ = CLIPS["clips"][-1]

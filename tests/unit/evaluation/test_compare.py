@@ -5,6 +5,8 @@ import io
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from cogtune.evaluation.report.compare import Member, as_csv, render
 from cogtune.evaluation.report.report_data import LossPoint, ReportRow, ReportVideo
 
@@ -27,6 +29,7 @@ def member(name: str, value: Any, psnr: Any, tmp_path: Path, caption: Any = "a <
     )
 
 
+@pytest.mark.heavy
 def test_page(tmp_path: Path):
     members = [member("s-lr_1", 1e-4, 10.0, tmp_path), member("s-lr_2", 1e-2, 20.0, tmp_path)]
     page = render("s<script>", members)

@@ -43,6 +43,7 @@ def rendered(found: list[ReportRow]) -> str:
     return page.render(ReportData("p", {"samples.count": 1}, {}, found, [], [], DataFacts(), [], [], "", {}))
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(("damage", "said"), [(Path.unlink, "is missing"), (cut, "is cut off")])
 @pytest.mark.parametrize("number", [0, 1])
 def test_the_page_says_so(views: list[Path], damage: Callable[[Path], None], said: str, number: int) -> None:

@@ -29,6 +29,7 @@ def evaluated(videos: dict[tuple[str, str], torch.Tensor]):
     return rows, measure.flat_metrics(rows, measured, SPLITS)
 
 
+@pytest.mark.heavy
 def test_perfect_samples():
     rows, found = evaluated({(clip, "tuned"): video for clip, video in CLIPS.items()})
     assert all(row.hit and row.values["psnr_db"] == PSNR_CAP_DB and row.nearest == row.sample.clip for row in rows)
@@ -37,6 +38,7 @@ def test_perfect_samples():
     assert found["samples.ssim"] == 1
 
 
+@pytest.mark.heavy
 def test_samples_of_the_next_clip_are_misses_and_name_it():
     clips = list(CLIPS)
     rows, found = evaluated({(clip, "shuffled"): CLIPS[clips[(i + 1) % 3]] for i, clip in enumerate(clips)})

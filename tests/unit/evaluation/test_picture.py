@@ -32,6 +32,7 @@ def run(folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.heavy
 def test_only_clips_that_may_be_shown(tmp_path: Path):
     done = run(results(tmp_path, ["bbb-one", "phone", "bbb-two"]))
     assert done.returncode == 0, done.stderr

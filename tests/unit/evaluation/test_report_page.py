@@ -104,6 +104,7 @@ def test_nothing_is_loaded_from_elsewhere(report: ReportData):
     assert "default-src 'none'" in html
 
 
+@pytest.mark.heavy
 def test_the_page_says_what_was_found(report: ReportData):
     html = page.render(report)
     assert "After training, 16 of 16 samples are nearest to their own clip; before: 1 of 16." in html

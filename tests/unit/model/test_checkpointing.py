@@ -23,6 +23,7 @@ def gradients(node: dict[str, Any], policy: Policy, dtype: torch.dtype) -> dict[
     return {name: p.grad for name, p in dit.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=needs_bf16_attention)], ids=str)
 @pytest.mark.parametrize("adapters", ADAPTERS)
 @pytest.mark.parametrize("family", FAMILIES)

@@ -12,6 +12,8 @@ from cogtune.config.schema.checkpointing import Policy
 from cogtune.model.dit import DiffusionTransformer
 from tests.families import FAMILIES, inputs, network_config, randomised
 
+pytestmark = pytest.mark.heavy
+
 Run = tuple[Tensor, dict[str, Tensor]]
 LORA = {"r": 4}
 

@@ -19,6 +19,7 @@ def latent(family: str) -> tuple[int, int, int]:
     return (22, 96, 170) if family.startswith("1.5") else (13, 60, 90)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_step_on_a_pretend_device(family: str) -> None:
     node = full_size(family)
@@ -27,6 +28,7 @@ def test_a_step_on_a_pretend_device(family: str) -> None:
     assert Step(node, latent(family), None).bytes().kept < 2**30
 
 
+@pytest.mark.heavy
 def test_lora_of_5b_fits_an_80_gb_card_without_full_recomputation() -> None:
     node: dict[str, Any] = full_size("5b")
     node["params"]["modules"]["lora_config"] = LORA
@@ -35,6 +37,7 @@ def test_lora_of_5b_fits_an_80_gb_card_without_full_recomputation() -> None:
     assert used.peak <= 50 * 2**30
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("policy", [None, *Policy])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_on_meta(family: str, policy: Policy | None) -> None:

@@ -35,6 +35,7 @@ def test_parameter_names_are_upstreams(family: str) -> None:
     assert {re.sub(r"(layers|modulations|list)\.\d+", r"\1.#", name) for name in names} == COMMON | MORE[family]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(("family", "billions"), [("2b", 1.69), ("5b", 5.57), ("1.5_5b_i2v", 5.57)])
 def test_full_size_on_meta(family: str, billions: float) -> None:
     """The published sizes build without memory, and have the published number of weights."""

@@ -78,6 +78,7 @@ def test_neighbours_are_mixed_linearly() -> None:
     assert mixed.flatten().tolist() == [0, 0.25, 0.5, 0.75, 1, 1]
 
 
+@pytest.mark.heavy
 @torch.no_grad()
 def test_the_seams_of_a_trained_vae() -> None:
     """What `tiling` says: the error comes from each tile's own statistics, and blending keeps it from showing as an edge.

@@ -42,6 +42,7 @@ def test_our_names_in_every_wrapping(write: Callable[..., Any], lora: dict[str, 
     assert equal(target, source.state_dict())
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("shards", "ending"), [(1, "safetensors"), (3, "safetensors"), (1, "bin"), (3, "bin")])
 def test_diffusers_folder_and_pipeline(family: str, shards: int, ending: str, tmp_path: Path) -> None:

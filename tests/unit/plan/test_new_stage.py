@@ -54,6 +54,7 @@ def test_help_and_explain(row: Stage, world: World, capsys: pytest.CaptureFixtur
     assert "text_batch: 8" in capsys.readouterr().out
 
 
+@pytest.mark.heavy
 def test_plan(row: Stage, world: World, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["plan", "--workflow", str(world.workflow), "--device", "H100"]
     assert main(words) == 0

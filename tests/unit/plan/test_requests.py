@@ -41,6 +41,7 @@ def test_each_stage_asks_for_its_estimate_with_a_margin(world: World) -> None:
     assert asked["preprocess"].gpu == asked["scan"].gpu == asked["report"].gpu == 0
 
 
+@pytest.mark.heavy
 def test_on_a_cpu_a_job_asks_for_no_gpu_and_for_the_memory_of_all_ranks(world: World) -> None:
     asked, estimate = requests(world), world.steps()["train"].estimate
     assert estimate is not None
@@ -48,6 +49,7 @@ def test_on_a_cpu_a_job_asks_for_no_gpu_and_for_the_memory_of_all_ranks(world: W
     assert asked["train"].mem_mb > 2 * estimate.memory / 1e6
 
 
+@pytest.mark.heavy
 def test_what_no_estimate_is_known_of_asks_for_what_the_config_says(world: World) -> None:
     own = "resources: {mem_mb: 7000, runtime: 33, disk_mb: 44, gpu: 3}\n"
     expected = Request(7000, 33, 44, 0)

@@ -19,6 +19,8 @@ from cogtune.work.machine_limits import has_gpu, refused_here
 from cogtune.work.stages import STAGES
 from tests.unit.plan.world import GPU, World
 
+pytestmark = pytest.mark.heavy
+
 WORKED = [name for name, stage in STAGES.items() if name not in ("scan", "report") and not stage.when]
 LR = ("lr: 0.001", "lr: 0.002")
 

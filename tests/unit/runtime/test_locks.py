@@ -21,6 +21,8 @@ from cogtune.runtime import locks
 from cogtune.runtime.atomic import write_json
 from cogtune.runtime.locks import Timing, hold_lock
 
+pytestmark = pytest.mark.heavy
+
 _HOLD = """
     import sys, time
     from pathlib import Path

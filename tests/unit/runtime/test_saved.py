@@ -47,6 +47,7 @@ def flips(content: bytes) -> Iterator[bytes]:
         yield bytes(flipped)
 
 
+@pytest.mark.heavy
 def test_no_flipped_bit_of_a_sealed_file_passes(tmp_path: Path) -> None:
     """The checksum's own name too: without it, a file would pass for one of an earlier version."""
     path = tmp_path / "record.json"

@@ -66,6 +66,7 @@ def as_an_earlier_version(folder: Path) -> None:
     (folder / SUMS).write_text("".join(line for line in lines if line[0] != "#"))
 
 
+@pytest.mark.heavy
 def test_no_flipped_bit_of_the_sums_passes_and_the_rest_proves_the_files(folder: Path) -> None:
     """Whatever bit it is, in a name, a checksum, a line end or the seal; then the files are listed as before."""
     whole = (folder / SUMS).read_bytes()

@@ -16,6 +16,8 @@ from cogtune.errors import UserError
 from cogtune.stages import latents, text
 from tests.unit.stages.caching import Caching
 
+pytestmark = pytest.mark.heavy
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Caching:

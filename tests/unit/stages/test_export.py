@@ -22,6 +22,8 @@ from cogtune.train.result import write_tensors
 from cogtune.work.inputs import TrainInput
 from tests.unit.stages.finished import Finished
 
+pytestmark = pytest.mark.heavy
+
 LORA = (
     "model.network_config.params.modules.lora_config.target=sat.model.finetune.lora2.LoraMixin",
     "model.network_config.params.modules.lora_config.params.r=2",

@@ -21,6 +21,8 @@ from cogtune.runtime.failures import is_environment_error
 from cogtune.stages import preprocess
 from tests.unit.stages.caching import Caching
 
+pytestmark = pytest.mark.heavy
+
 MACHINE = [errno.EIO, errno.ENOSPC, errno.EMFILE]
 
 

@@ -26,6 +26,8 @@ from cogtune.train.feed import Feed
 from tests.unit.stages.caching import TINY, Caching
 from tests.unit.stages.finished import Finished
 
+pytestmark = pytest.mark.heavy
+
 I2V = TINY.with_name("tiny_i2v.yaml")
 I2V_15 = TINY.with_name("tiny15_i2v.yaml")
 VAE = "model.first_stage_config.params"

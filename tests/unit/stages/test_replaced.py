@@ -19,6 +19,8 @@ from tests.unit.data.footage import write_video
 from tests.unit.stages.caching import Caching
 from tests.workflow.weights import make_t5, make_vae
 
+pytestmark = pytest.mark.heavy
+
 
 @pytest.fixture(scope="module")
 def cached(tmp_path_factory: pytest.TempPathFactory) -> Caching:

@@ -28,6 +28,8 @@ from tests.unit.stages.finished import TINY, Finished
 from tests.unit.stages.test_replaced import HOW, swap
 from tests.workflow.weights import make_vae
 
+pytestmark = pytest.mark.heavy
+
 I2V = TINY.with_name("tiny_i2v.yaml")
 
 

@@ -12,6 +12,8 @@ from cogtune.stages import evaluate, export, report, sample
 from tests.unit.stages.finished import Finished
 from tests.workflow.weights import make_t5
 
+pytestmark = pytest.mark.heavy
+
 VARIANTS = ("tuned", "base", "shuffled", "null", "guided")
 
 

@@ -16,6 +16,8 @@ from cogtune.work.slices import Slice
 from cogtune.work.volatile import Volatile
 from tests.unit.data.footage import damaged, write_video
 
+pytestmark = pytest.mark.heavy
+
 
 class Data:
     """A scan job over ``root`` without the rest of a config."""

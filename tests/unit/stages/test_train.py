@@ -20,6 +20,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     return Finished(tmp_path_factory.mktemp("train")).fill()
 
 
+@pytest.mark.heavy
 def test_finished_work_is_reused(finished: Finished) -> None:
     counts = train.run(finished.job("train"))
     assert (counts.made, counts.reused) == (0, 1)

@@ -26,6 +26,8 @@ from tests.forked_ranks import fork_ranks
 from tests.unit.stages.caching import TINY, Caching
 from tests.unit.stages.finished import Finished
 
+pytestmark = pytest.mark.heavy
+
 MADE_FROM_DATA = ("scan", "preprocess", "latents", "images", "text", "train")
 MADE_FROM_TRAINING = ("export", "sample", "evaluate", "report")
 I2V = TINY.with_name("tiny_i2v.yaml")

@@ -13,6 +13,8 @@ import pytest
 
 from cogtune.config.deepspeed_limits import LIMITS, idle, refused
 
+pytestmark = pytest.mark.heavy
+
 REPO = Path(__file__).parents[3]
 CLIPPED = 0.1
 _CPU = {"device": "cpu"}

@@ -8,6 +8,8 @@ import pytest
 from cogtune.work.load import load_config
 from tests.unit.train.toy import Recipe, Toy
 
+pytestmark = pytest.mark.heavy
+
 ROOT = Path(__file__).parents[3]
 SOURCES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "config").glob("*.yaml"))]
 LOW = "the LoRA will hardly learn"

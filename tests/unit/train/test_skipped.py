@@ -11,6 +11,8 @@ import pytest
 
 from cogtune.train.skipped import Skipped, Skips
 
+pytestmark = pytest.mark.heavy
+
 REPO = Path(__file__).parents[3]
 PRECISIONS: dict[str, dict[str, Any]] = {
     "fp32": {},

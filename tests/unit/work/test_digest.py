@@ -77,6 +77,7 @@ def commented(text: str, chance: random.Random) -> str:
     return "\n".join(lines) + "\n"
 
 
+@pytest.mark.heavy
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(files=st.sampled_from(CONFIGS), seed=st.integers(0, 2**32))
 def test_how_a_config_is_written_is_not_in_any_key(files: Any, seed: int, tmp_path: Path) -> None:
@@ -103,6 +104,7 @@ def another(value: Any, chance: random.Random) -> list[str]:
     return ["7", "true", "other", "constant", "cosine", "fp32", "stride", "timestep", "l1"]
 
 
+@pytest.mark.heavy
 @settings(max_examples=300, deadline=None)
 @given(files=st.sampled_from(CONFIGS), seed=st.integers(0, 2**32))
 def test_an_edit_changes_the_keys_of_the_stages_that_read_it_and_no_other(files: Any, seed: int) -> None:
@@ -123,6 +125,7 @@ def test_an_edit_changes_the_keys_of_the_stages_that_read_it_and_no_other(files:
         assert (was[stage.name] != now[stage.name]) == reads, f"{stage.name}: {sorted(changed)}"
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("files", CONFIGS[-2:], ids=lambda files: Path(files[0]).stem)
 def test_every_identity_key_of_a_stage_is_in_its_key(files: list[Any]) -> None:
     """Each leaf on its own, whether or not another value of it would be legal."""

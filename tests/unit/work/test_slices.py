@@ -30,6 +30,7 @@ TREES = st.recursive(
 CONFIGS = st.dictionaries(NAMES, TREES, min_size=1, max_size=4)
 
 
+@pytest.mark.heavy
 @given(CONFIGS)
 def test_leaves_and_nest_are_inverse(config: dict[str, Any]) -> None:
     assert nest(dict(leaves_of(config))) == config

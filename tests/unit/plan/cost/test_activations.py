@@ -77,6 +77,7 @@ def named(*names: str) -> list[Any]:
     ]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("policy", Policy)
 @pytest.mark.parametrize("name", named(*CASES))
 def test_kept_bytes(name: str, policy: Policy) -> None:
@@ -87,6 +88,7 @@ def test_kept_bytes(name: str, policy: Policy) -> None:
     assert case.modelled(policy).kept == pytest.approx(allocated(lambda: model(*arguments)), rel=TOLERANCE)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("policy", Policy)
 @pytest.mark.parametrize("lora", [None, {"r": 128}], ids=["full", "lora"])
 def test_bytes_of_5b_at_full_width(lora: dict[str, Any] | None, policy: Policy) -> None:

@@ -50,6 +50,7 @@ def count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", ["cogvideox_5b.yaml", "tiny/demo.yaml"])
 def test_vae_parameters_and_flops(name: str) -> None:
     vae, modelled = vae_of(name)
@@ -62,6 +63,7 @@ def test_vae_parameters_and_flops(name: str) -> None:
     assert modelled.decode_flops(17, 64, 96) == decoding.get_total_flops()
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("size", [(9, 64, 96), (49, 480, 720)])
 def test_vae_peak_memory(size: tuple[int, int, int]) -> None:
     vae, modelled = vae_of("cogvideox_5b.yaml")

@@ -36,6 +36,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, int]]:
     return [json.loads(line.removeprefix("RESULT ")) for line in lines if line.startswith("RESULT ")]
 
 
+@pytest.mark.heavy
 @needs_bf16_attention
 @pytest.mark.parametrize("i", range(len(SETTINGS)), ids=[str(setting) for setting in SETTINGS])
 def test_optimizer_and_masters_to_the_byte(measured: list[dict[str, int]], i: int) -> None:

@@ -49,6 +49,7 @@ def real(model: dict[str, Any]) -> dict[str, tuple[tuple[int, ...], bool]]:
     return {name: (tuple(p.shape), p.requires_grad) for name, p in network.named_parameters()}
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("path", [*FILES, *UPSTREAM], ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_every_parameter_of_every_file(path: Path) -> None:
     """Ours and upstream's own; at full size, on the meta device."""
@@ -102,6 +103,7 @@ def test_flops_are_those_that_torch_counts(family: str, lora: dict[str, Any] | N
     assert Network(node).flops(grid) == pytest.approx(counter.get_total_flops(), rel=0.02)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("lora", [None, {"r": 4}])
 @pytest.mark.parametrize("policy", Policy)
 def test_training_flops_are_those_that_torch_counts(lora: dict[str, Any] | None, policy: Policy) -> None:

@@ -5,7 +5,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from cogtune.commands import config, plan, stage, store, sweep, weights
+from cogtune.commands import config, doctor, plan, stage, store, sweep, weights
 from cogtune.config.errors import ConfigError, ConfigErrors
 from cogtune.config.schema.args import ArgsSection
 from cogtune.errors import UserError
@@ -21,6 +21,7 @@ _EXAMPLES = """examples:
   cogtune weights inspect CogVideoX-2b-sat/transformer
   cogtune store drop 3f0c9a51d2b7
   cogtune store verify --repair
+  cogtune doctor --profile profiles/slurm
 Values after `--` override all files: key.path=value, or SAT's flags (--train-iters 10)."""
 
 
@@ -34,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (stage, sweep, plan, config, weights, store):
+    for module in (stage, sweep, plan, config, weights, store, doctor):
         module.add_to(commands)
     return parser
 

@@ -26,7 +26,20 @@ MAY_IMPORT = {
     "train": {*_BELOW, "data", "model", "diffusion", "work"},
     "evaluation": {*_BELOW, "data", "model", "diffusion", "work", "sampling"},
     "stages": {*_BELOW, "data", "model", "diffusion", "work", "sampling", "train", "evaluation"},
-    "commands": {*_BELOW, "data", "model", "diffusion", "work", "sampling", "train", "evaluation", "stages", "plan"},
+    "doctor": {"errors", "runtime"},
+    "commands": {
+        *_BELOW,
+        "data",
+        "model",
+        "diffusion",
+        "work",
+        "sampling",
+        "train",
+        "evaluation",
+        "stages",
+        "plan",
+        "doctor",
+    },
 }
 WITHOUT_TORCH = ("config", "checkpoints", "work", "plan")
 FILES = sorted(SOURCE.rglob("*.py"))

@@ -1,19 +1,65 @@
-"""Small twins with the switches of every published family, in upstream's spelling, and their diffusers counterpart."""
+"""Small twins with the switches of every published family, in upstream's spelling, and their diffusers counterpart.
 
+One row of `FAMILIES` says all that the tests know of a family.
+"""
+
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from cogtune.checkpoints.names import POSITIONS, UNUSED
 from cogtune.config.build import build, params_of
+from cogtune.config.schema.dit import PositionParams
 from cogtune.model.dit import DiffusionTransformer
 from cogtune.model.weights.diffusers import config_json, to_diffusers
 
 TEXT, TEXT_WIDTH = 7, 24
-SINCOS = {
-    "target": "dit_video_concat.Basic3DPositionEmbeddingMixin",
-    "params": {"text_length": TEXT, "height_interpolation": 1.875, "width_interpolation": 1.875},
-}
+OFS = {f"ofs_embed.{i}.{kind}" for i in (0, 2) for kind in ("weight", "bias")}
+
+
+@dataclass(frozen=True)
+class Family:
+    """A model family, small and at its published size.
+
+    ``file``: its model file in config/, without `.yaml`. ``identified``: its name in `checkpoints.kinds.FAMILIES`.
+    ``positions``: the `pos_embed_config` node; in the small twin, `hidden_size_head` and `text_length` are small.
+    ``tensors``: state dict entries that not every family has. ``small``: `network_config` params of the small twin that
+    differ from 9 frames of 8 x 12 latents with 4 channels. ``full``: those of the published model that differ from 5B's.
+    ``text_length``: of the published model. ``diffusers``: transformer/config.json of the published model (upstream's
+    tools/convert_weight_sat2hf.py), less diffusers' defaults; None: diffusers has no counterpart. Parity tests use the
+    families that have one (`IN_DIFFUSERS`), all other tests use all.
+    """
+
+    file: str
+    identified: str
+    positions: dict[str, Any]
+    tensors: set[str]
+    patch_size: int | list[int] = 2
+    small: dict[str, Any] = field(default_factory=dict[str, Any])
+    full: dict[str, Any] = field(default_factory=dict[str, Any])
+    text_length: int = 226
+    diffusers: dict[str, Any] | None = None
+
+    @property
+    def position_params(self) -> PositionParams:
+        return params_of(self.positions)
+
+    @property
+    def patch_frames(self) -> int:
+        """Latent frames of a patch."""
+        return self.patch_size[0] if isinstance(self.patch_size, list) else 1
+
+    @property
+    def frames(self) -> int:
+        """Latent frames of a clip that tests use: as many as its small twin has, or one more to fill a patch."""
+        return 3 + 3 % self.patch_frames
+
+    @property
+    def latent(self) -> tuple[int, int, int]:
+        """T, H, W at the published size: 49 x 480 x 720, or 81 x 768 x 1360 with a patch of two frames (1.5)."""
+        return (13, 60, 90) if self.patch_frames == 1 else (22, 96, 170)
 
 
 def _rotary(**more: Any) -> dict[str, Any]:
@@ -21,49 +67,66 @@ def _rotary(**more: Any) -> dict[str, Any]:
     return {"target": "dit_video_concat.Rotary3DPositionEmbeddingMixin", "params": params}
 
 
-FAMILIES: dict[str, dict[str, Any]] = {
-    "2b": {"patch_size": 2, "pos": SINCOS},
-    "5b": {"patch_size": 2, "pos": _rotary()},
-    "5b_i2v": {"patch_size": 2, "pos": _rotary(learnable_pos_embed=True), "in_channels": 8},
-    "1.5_5b": {"patch_size": [2, 2, 2], "pos": _rotary(), "num_frames": 21},
-    "1.5_5b_i2v": {"patch_size": [2, 2, 2], "pos": _rotary(), "num_frames": 21, "in_channels": 8, "ofs_embed_dim": 32},
+SINCOS = {
+    "target": "dit_video_concat.Basic3DPositionEmbeddingMixin",
+    "params": {"text_length": TEXT, "height_interpolation": 1.875, "width_interpolation": 1.875},
 }
-
-
-# num_layers, hidden_size, num_attention_heads, and the rest of what the published files say (upstream's configs/)
-FULL_SIZE: dict[str, dict[str, Any]] = {
-    "2b": {"num_layers": 30, "hidden_size": 1920, "num_attention_heads": 30},
-    "5b": {},
-    "5b_i2v": {"in_channels": 32},
-    "1.5_5b": {"num_frames": 81, "latent_width": 300, "latent_height": 300},
-    "1.5_5b_i2v": {
-        "num_frames": 81, "latent_width": 300, "latent_height": 300, "in_channels": 32, "ofs_embed_dim": 512
-    },
+_V1 = {"sample_height": 60, "sample_width": 90, "sample_frames": 49, "max_text_seq_length": 226, "patch_bias": True}
+_V15 = {
+    "sample_height": 96, "sample_width": 170, "sample_frames": 81, "max_text_seq_length": 224, "patch_bias": False,
+    "patch_size_t": 2,
 }  # fmt: skip
+_5B = {"num_layers": 42, "num_attention_heads": 48, "use_rotary_positional_embeddings": True}
+_FULL_15 = {"num_frames": 81, "latent_width": 300, "latent_height": 300}
+
+FAMILIES = {
+    "2b": Family(
+        "cogvideox_2b", "2B", SINCOS, {POSITIONS},
+        full={"num_layers": 30, "hidden_size": 1920, "num_attention_heads": 30},
+        diffusers={**_V1, "num_layers": 30, "num_attention_heads": 30, "spatial_interpolation_scale": 1.875},
+    ),
+    "5b": Family("cogvideox_5b", "5B", _rotary(), {UNUSED}, diffusers={**_V1, **_5B}),
+    "5b_i2v": Family(
+        "cogvideox_5b_i2v", "5B-I2V", _rotary(learnable_pos_embed=True), {UNUSED, POSITIONS},
+        small={"in_channels": 8}, full={"in_channels": 32},
+        diffusers={**_V1, **_5B, "in_channels": 32, "use_learned_positional_embeddings": True},
+    ),
+    "1.5_5b": Family(
+        "cogvideox1.5_5b", "1.5-5B", _rotary(), {UNUSED}, patch_size=[2, 2, 2],
+        small={"num_frames": 21}, full=_FULL_15, text_length=224, diffusers={**_V15, **_5B},
+    ),
+    "1.5_5b_i2v": Family(
+        "cogvideox1.5_5b_i2v", "1.5-5B-I2V", _rotary(), {UNUSED, *OFS}, patch_size=[2, 2, 2],
+        small={"num_frames": 21, "in_channels": 8, "ofs_embed_dim": 32},
+        full={**_FULL_15, "in_channels": 32, "ofs_embed_dim": 512}, text_length=224,
+        diffusers={**_V15, **_5B, "in_channels": 32, "ofs_embed_dim": 512},
+    ),
+}  # fmt: skip
+IN_DIFFUSERS = [name for name, family in FAMILIES.items() if family.diffusers is not None]
 
 
 def full_size(family: str) -> dict[str, Any]:
     """The `network_config` node of a published model."""
-    common: dict[str, Any] = {
+    row = FAMILIES[family]
+    params = {
         "num_layers": 42, "hidden_size": 3072, "num_attention_heads": 48, "time_embed_dim": 512, "num_frames": 49,
-        "latent_width": 90, "latent_height": 60, "in_channels": 16, "out_channels": 16,
+        "latent_width": 90, "latent_height": 60, "in_channels": 16, "out_channels": 16, **row.full,
     }  # fmt: skip
-    node = network_config(family, **(common | FULL_SIZE[family]))
+    position = {**row.positions["params"], "text_length": row.text_length}
+    if "hidden_size_head" in position:
+        position["hidden_size_head"] = params["hidden_size"] // params["num_attention_heads"]
+    node = network_config(family, **params)
     modules = node["params"]["modules"]
     modules["patch_embed_config"]["params"] = {"text_hidden_size": 4096}
-    position = modules["pos_embed_config"]
-    params = position["params"] | {"text_length": 224 if family.startswith("1.5") else 226}
-    if family != "2b":
-        params["hidden_size_head"] = 64
-    modules["pos_embed_config"] = {**position, "params": params}
+    modules["pos_embed_config"] = {**row.positions, "params": position}
     return node
 
 
 def network_config(family: str, lora: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
     """A `network_config` node: 2 layers of 3 heads of 16; 9 pixel frames, latents of 8 x 12, unless changed."""
-    switches = dict(FAMILIES[family])
+    row = FAMILIES[family]
     modules = {
-        "pos_embed_config": switches.pop("pos"),
+        "pos_embed_config": {**row.positions, "params": dict(row.positions["params"])},
         "patch_embed_config": {
             "target": "dit_video_concat.ImagePatchEmbeddingMixin",
             "params": {"text_hidden_size": TEXT_WIDTH},
@@ -76,9 +139,9 @@ def network_config(family: str, lora: dict[str, Any] | None = None, **more: Any)
     params = {
         "time_embed_dim": 32, "elementwise_affine": True, "num_frames": 9, "time_compressed_rate": 4,
         "latent_width": 12, "latent_height": 8, "num_layers": 2, "in_channels": 4, "out_channels": 4,
-        "hidden_size": 48, "adm_in_channels": 256, "num_attention_heads": 3,
+        "hidden_size": 48, "adm_in_channels": 256, "num_attention_heads": 3, "patch_size": row.patch_size,
         "transformer_args": {"checkpoint_activations": False, "vocab_size": 1, "max_sequence_length": 64},
-        "modules": modules, **switches, **more,
+        "modules": modules, **row.small, **more,
     }  # fmt: skip
     return {"target": "dit_video_concat.DiffusionTransformer", "params": params}
 
@@ -90,7 +153,7 @@ def randomised(node: dict[str, Any], seed: int = 0) -> DiffusionTransformer:
     assert isinstance(dit, DiffusionTransformer)
     with torch.no_grad():
         for name, parameter in dit.named_parameters():
-            if name == "mixins.pos_embed.pos_embedding" and not parameter.requires_grad:
+            if name == POSITIONS and not parameter.requires_grad:
                 continue  # the sine-cosine table is what it is
             centre = 1.0 if "norm" in name and name.endswith("weight") else 0.0
             spread = 0.1 if parameter.ndim == 1 or parameter.ndim == 3 else parameter.shape[1] ** -0.5

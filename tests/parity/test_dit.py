@@ -7,11 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from cogtune.checkpoints.names import POSITIONS
 from cogtune.config.build import build, params_of
 from cogtune.model.lora import merge_lora, set_trainable
 from cogtune.model.weights.diffusers import config_json, from_diffusers, to_diffusers
 from tests.families import (
     FAMILIES,
+    IN_DIFFUSERS,
     TEXT,
     difference,
     diffusers_twin,
@@ -25,16 +27,16 @@ from tests.kernels import needs_bf16_attention
 from tests.parity import limits
 
 Hold = Callable[[str, str, float, float], None]
-POSITIONS = "mixins.pos_embed.pos_embedding"
 
 
 def sizes(family: str) -> list[tuple[int, int, int, int]]:
     """(T, H, W, B): the native size, a batch, fewer frames, and, where positions allow it, other sizes."""
-    if family == "5b_i2v":  # with fewer frames diffusers leaves the learned table out: see below
-        return [(3, 8, 12, 1), (3, 8, 12, 3)]
-    if family == "2b":  # its table is for one height and width
-        return [(3, 8, 12, 1), (3, 8, 12, 3), (2, 8, 12, 2), (1, 8, 12, 1)]
-    least = 2 if family.startswith("1.5") else 1  # a single frame is one patch of two
+    row = FAMILIES[family]
+    if row.position_params.adds_table:
+        one_grid = [(row.frames, 8, 12, 1), (row.frames, 8, 12, 3)]
+        # With fewer frames diffusers leaves a learned table out: see below.
+        return one_grid + ([(2, 8, 12, 2), (1, 8, 12, 1)] if row.position_params.computed else [])
+    least = row.patch_frames
     return [
         (4, 8, 12, 1),
         (4, 8, 12, 3),
@@ -46,7 +48,7 @@ def sizes(family: str) -> list[tuple[int, int, int, int]]:
     ]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", IN_DIFFUSERS)
 @torch.no_grad()
 def test_output(family: str, hold: Hold) -> None:
     node = network_config(family)
@@ -67,13 +69,13 @@ def test_the_last_norms_epsilon_is_not_that_of_diffusers() -> None:
     assert limits.NETWORK < difference(dit(*x), run_diffusers(twin, *x)) < 1e-5
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", IN_DIFFUSERS)
 @torch.no_grad()
 def test_output_with_adapters(family: str, hold: Hold) -> None:
     node = network_config(family, lora={"r": 4, "lora_alpha": 2})
     dit = randomised(node)
     twin = diffusers_twin(network_config(family), merge_lora(dit.state_dict(), scale=0.5))
-    x = inputs(node, 4 if family.startswith("1.5") else 3, 8, 12, B=2)
+    x = inputs(node, FAMILIES[family].frames, 8, 12, B=2)
     hold("output with LoRA", family, difference(dit(*x), run_diffusers(twin, *x)), limits.NETWORK)
 
 
@@ -95,12 +97,12 @@ def worst_relative(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
     return max(float((ours[name] - theirs[name]).norm() / (ours[name].norm() + floor)) for name in ours)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", IN_DIFFUSERS)
 def test_gradients(family: str, hold: Hold) -> None:
     node = network_config(family)
     dit = randomised(node)
     twin: Any = diffusers_twin(node, dit.state_dict())
-    x = inputs(node, 4 if family.startswith("1.5") else 3, 8, 12, B=2)
+    x = inputs(node, FAMILIES[family].frames, 8, 12, B=2)
     run_backward(dit(*x), run_diffusers(twin, *x))
     theirs, ours = gradients(twin), gradients(dit)
     if "patch_embed.pos_embedding" in twin.state_dict():  # a buffer there; the text and video rows' own gradient here
@@ -108,7 +110,7 @@ def test_gradients(family: str, hold: Hold) -> None:
     hold("gradients", family, worst_relative(ours, from_diffusers(theirs)), limits.GRADIENTS)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", IN_DIFFUSERS)
 def test_gradients_of_adapters(family: str, hold: Hold) -> None:
     """By the chain rule from diffusers' gradients of the weights that the adapters are folded into."""
     node = network_config(family, lora={"r": 4, "lora_alpha": 2})
@@ -117,7 +119,7 @@ def test_gradients_of_adapters(family: str, hold: Hold) -> None:
     leaves = {name: p.detach().requires_grad_(p.requires_grad) for name, p in dit.named_parameters()}
     merged = merge_lora(dit.state_dict() | leaves, scale=0.5)
     twin = diffusers_twin(network_config(family), {name: weight.detach() for name, weight in merged.items()})
-    x = inputs(node, 4 if family.startswith("1.5") else 3, 8, 12, B=2)
+    x = inputs(node, FAMILIES[family].frames, 8, 12, B=2)
     run_backward(dit(*x), run_diffusers(twin, *x))
     adapted = {name: weight for name, weight in merged.items() if weight.grad_fn}
     of_weights = from_diffusers(gradients(twin))
@@ -164,13 +166,13 @@ def test_at_another_size_diffusers_makes_another_sine_cosine_table() -> None:
 
 
 @needs_bf16_attention
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", IN_DIFFUSERS)
 @torch.no_grad()
 def test_bf16_is_as_near_to_fp32_as_diffusers_is(family: str, hold: Hold) -> None:
     node = network_config(family)
     dit = randomised(node)
     twin = diffusers_twin(node, dit.state_dict())
-    x, timesteps, context = inputs(node, 4 if family.startswith("1.5") else 3, 8, 12, B=3)
+    x, timesteps, context = inputs(node, FAMILIES[family].frames, 8, 12, B=3)
     exact, exact_theirs = dit(x, timesteps, context), run_diffusers(twin, x, timesteps, context)
     ours = dit.bfloat16()(x, timesteps, context).float()
     theirs = run_diffusers(twin.bfloat16(), x.bfloat16(), timesteps, context.bfloat16()).float()
@@ -178,30 +180,14 @@ def test_bf16_is_as_near_to_fp32_as_diffusers_is(family: str, hold: Hold) -> Non
     hold("bf16 error, in units of diffusers' own", family, float(share), 1.1)
 
 
-_V1 = {"sample_height": 60, "sample_width": 90, "sample_frames": 49, "max_text_seq_length": 226, "patch_bias": True}
-_V15 = {
-    "sample_height": 96, "sample_width": 170, "sample_frames": 81, "max_text_seq_length": 224, "patch_bias": False,
-    "patch_size_t": 2,
-}  # fmt: skip
-_5B = {"num_layers": 42, "num_attention_heads": 48, "use_rotary_positional_embeddings": True}
-PUBLISHED = {
-    "2b": {**_V1, "num_layers": 30, "num_attention_heads": 30, "spatial_interpolation_scale": 1.875},
-    "5b": {**_V1, **_5B},
-    "5b_i2v": {**_V1, **_5B, "in_channels": 32, "use_learned_positional_embeddings": True},
-    "1.5_5b": {**_V15, **_5B},
-    "1.5_5b_i2v": {**_V15, **_5B, "in_channels": 32, "ofs_embed_dim": 512},
-}
-"""transformer/config.json of each published model (upstream's tools/convert_weight_sat2hf.py), less diffusers' defaults."""
-
-
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", IN_DIFFUSERS)
 def test_full_size_keys_map_one_to_one(family: str) -> None:
     from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXTransformer3DModel
 
     node = full_size(family)
     params = params_of(node)
     with torch.device("meta"):
-        dit, twin = build(node), CogVideoXTransformer3DModel(**PUBLISHED[family])
+        dit, twin = build(node), CogVideoXTransformer3DModel(**FAMILIES[family].diffusers or {})
     given = {key: tuple(tensor.shape) for key, tensor in to_diffusers(dit.state_dict(), params).items()}
     assert given == {key: tuple(tensor.shape) for key, tensor in twin.state_dict().items()}
     config = config_json(params)

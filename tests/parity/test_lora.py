@@ -12,7 +12,16 @@ from cogtune.config.build import build
 from cogtune.model.lora import merge_lora
 from cogtune.model.weights import load_weights
 from cogtune.model.weights.lora_formats import LORA_FILE, pairs_of, to_diffusers_lora
-from tests.families import FAMILIES, difference, diffusers_twin, inputs, network_config, randomised, run_diffusers
+from tests.families import (
+    FAMILIES,
+    IN_DIFFUSERS,
+    difference,
+    diffusers_twin,
+    inputs,
+    network_config,
+    randomised,
+    run_diffusers,
+)
 from tests.parity import limits
 
 pytest.importorskip("peft")
@@ -26,14 +35,14 @@ def case(family: str, folder: Path, **lora: Any) -> tuple[Any, Any, tuple[Any, .
     tensors, metadata = to_diffusers_lora(pairs_of(state, lora.get("lora_alpha", 1)))
     save_file(tensors, folder / LORA_FILE, metadata)
     twin = diffusers_twin(network_config(family), merge_lora(state, scale=0.0))
-    return dit, twin, inputs(node, 4 if family.startswith("1.5") else 3, 8, 12, B=2)
+    return dit, twin, inputs(node, FAMILIES[family].frames, 8, 12, B=2)
 
 
 def apart(dit: Any, twin: Any, x: tuple[Any, ...]) -> float:
     return difference(dit(*x), run_diffusers(twin, *x))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", IN_DIFFUSERS)
 @torch.no_grad()
 def test_load_lora_weights(family: str, tmp_path: Path, hold: Callable[..., None]) -> None:
     """The pipeline's own method; alpha 1 over rank 4, as upstream trains: four times too strong if it were lost."""

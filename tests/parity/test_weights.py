@@ -14,7 +14,7 @@ from cogtune.config.build import build
 from cogtune.model.lora import merge_lora
 from cogtune.model.weights import load_weights
 from cogtune.work.load import load_config
-from tests.families import FAMILIES, diffusers_twin, inputs, network_config, randomised, run_diffusers
+from tests.families import IN_DIFFUSERS, diffusers_twin, inputs, network_config, randomised, run_diffusers
 from tests.parity import limits
 
 CONFIGS = Path(__file__).resolve().parents[2] / "config"
@@ -22,7 +22,7 @@ UNUSED = "transformer.position_embeddings.weight"
 
 
 @pytest.mark.parametrize("ending", ["safetensors", "bin"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", IN_DIFFUSERS)
 @torch.no_grad()
 def test_a_transformer_that_diffusers_saved_in_shards(family: str, ending: str, tmp_path: Path) -> None:
     node = network_config(family)

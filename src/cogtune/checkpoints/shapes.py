@@ -41,7 +41,7 @@ def shapes_of(node: dict[str, Any]) -> dict[str, Shape] | None:
 def derived_names(node: dict[str, Any]) -> set[str]:
     """Tensors of a network that are computed or unused; formats with learned weights only omit them."""
     pos = params_of(params_of(node).modules["pos_embed_config"])
-    return ({UNUSED} if pos.rotates else set()) | ({POSITIONS} if pos.table == "sine-cosine" else set())
+    return ({UNUSED} if pos.rotates else set()) | ({POSITIONS} if pos.computed else set())
 
 
 def _linear(name: str, out: int, inner: int) -> Iterator[tuple[str, Shape]]:

@@ -4,10 +4,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from cogtune.config import deepspeed_limits
-from cogtune.config.geometry import FRAMES_PER_LATENT, PIXELS_PER_LATENT, ROTARY_BASE
+from cogtune.config.diffusers_limits import SAT_FORMATS
+from cogtune.config.diffusers_limits import refusal as diffusers_refusal
+from cogtune.config.geometry import FRAMES_PER_LATENT, PIXELS_PER_LATENT
 from cogtune.config.registry import kind
 from cogtune.config.remarks import REMARKS
-from cogtune.config.values import NETWORK, POSITIONS, SCHEDULE, SCHEDULES, Values, positions, run
+from cogtune.config.values import NETWORK, POSITIONS, SCHEDULE, SCHEDULES, Values, network, positions, run
 
 Problem = tuple[str, str]
 _VAE = "model.first_stage_config.params"
@@ -133,16 +135,9 @@ def _heads(at: Values) -> Iterator[Problem]:
     if hidden % heads:
         yield f"{NETWORK}.hidden_size", f"{hidden} is not a multiple of num_attention_heads, {heads}"
         return
-    sized = at.get(f"{POSITIONS}.hidden_size_head")
-    if sized is not None and sized != hidden // heads:
-        yield (
-            f"{POSITIONS}.hidden_size_head",
-            f"{sized}; expected hidden_size / num_attention_heads, {hidden // heads}",
-        )
-    if sized is not None and sized % 16:
-        yield f"{POSITIONS}.hidden_size_head", f"{sized}; rotary positions need a multiple of 16"
-    if sized is None and hidden % 16:
-        yield f"{NETWORK}.hidden_size", f"{hidden}; sine-cosine positions need a multiple of 16"
+    for name, problem in positions(at).size_problems(hidden, hidden // heads):
+        within = f"{NETWORK}.modules" if name.startswith("pos_embed_config.") else NETWORK
+        yield f"{within}.{name}", problem
 
 
 def _ofs(at: Values) -> Iterator[Problem]:
@@ -258,13 +253,13 @@ def _prefix(at: Values) -> Iterator[Problem]:
         )
 
 
-def _rotary_base(at: Values) -> Iterator[Problem]:
-    """Every export is compared with diffusers before it counts; better told here than after the training."""
-    theta = at.get(f"{POSITIONS}.theta")
-    if at["args.mode"] != "inference" and theta not in (None, ROTARY_BASE):
+def _exports(at: Values) -> Iterator[Problem]:
+    """Told here rather than after the training."""
+    formats = [name for name in at["args.export_formats"] if name not in SAT_FORMATS]
+    if formats and at["args.mode"] != "inference" and (why := diffusers_refusal(network(at))):
         yield (
-            f"{POSITIONS}.theta",
-            f"{theta:g}; expected {ROTARY_BASE}: exports are made for diffusers, which supports no other base",
+            "args.export_formats",
+            f"{formats[0]} is for diffusers' network ({why}); expected {', '.join(SAT_FORMATS)}",
         )
 
 
@@ -287,5 +282,5 @@ def _inference(at: Values) -> Iterator[Problem]:
 
 _CHECKS = (
     _frames, _patch, _size, _fixed_grid, _channels, _groups, _tiles, _text, _heads, _ofs, _timestep, _images, _lora,
-    _precision, _deepspeed, _length, _batch, _timesteps, _steps, _prefix, _rotary_base, _inference,
+    _precision, _deepspeed, _length, _batch, _timesteps, _steps, _prefix, _exports, _inference,
 )  # fmt: skip

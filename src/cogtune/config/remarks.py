@@ -4,9 +4,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from cogtune.config import deepspeed_limits
+from cogtune.config import deepspeed_limits, diffusers_limits
 from cogtune.config.geometry import PIXELS_PER_LATENT, latent_frames
-from cogtune.config.values import NETWORK, SCHEDULES, Values, positions
+from cogtune.config.values import NETWORK, SCHEDULES, Values, network, positions
 
 
 def _held_out(at: Values) -> Iterator[str]:
@@ -129,6 +129,11 @@ def _random_weights(at: Values) -> Iterator[str]:
         )
 
 
+def _exported_as_sat(at: Values) -> Iterator[str]:
+    if at["args.mode"] != "inference" and (why := diffusers_limits.refusal(network(at))):
+        yield f"args.export_formats: the result is exported in SAT's format, because diffusers cannot load it ({why})"
+
+
 REMARKS = (
     _idle_deepspeed,
     _padding,
@@ -141,4 +146,5 @@ REMARKS = (
     _gathered_weights,
     _held_out,
     _random_weights,
+    _exported_as_sat,
 )

@@ -5,7 +5,7 @@ from typing import Any
 
 from cogtune.config.build import params_of
 from cogtune.config.errors import ConfigError
-from cogtune.config.schema.dit import PositionParams
+from cogtune.config.schema.dit import DiffusionTransformerParams, PositionParams
 
 NETWORK = "model.network_config.params"
 POSITIONS = f"{NETWORK}.modules.pos_embed_config.params"
@@ -46,6 +46,14 @@ def positions(at: Values) -> PositionParams:
     """Params of the network's positions; the check ends where they are wrong or absent."""
     try:
         return params_of(at[f"{NETWORK}.modules.pos_embed_config"])
+    except ConfigError:
+        raise Missing from None
+
+
+def network(at: Values) -> DiffusionTransformerParams:
+    """Params of the network; the check ends where they are wrong or absent."""
+    try:
+        return params_of(at["model.network_config"])
     except ConfigError:
         raise Missing from None
 

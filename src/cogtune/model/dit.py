@@ -20,7 +20,7 @@ from cogtune.model import checkpointing
 from cogtune.model.blocks import AdaLN, FinalLayer, TransformerLayer
 from cogtune.model.checkpointing import Policy
 from cogtune.model.embeddings import PatchEmbedding, ScalarEmbedding, token_grid, unpatchify
-from cogtune.model.positions import Basic3DPositionEmbedding, Rotary3DPositionEmbedding, Rotation
+from cogtune.model.positions import PositionEmbedding, Rotation
 
 
 class Transformer(nn.Module):
@@ -40,7 +40,7 @@ class Mixins(nn.Module):
     def __init__(
         self,
         patch_embed: PatchEmbedding,
-        pos_embed: Basic3DPositionEmbedding | Rotary3DPositionEmbedding,
+        pos_embed: PositionEmbedding,
         adaln_layer: AdaLN,
         final_layer: FinalLayer,
     ) -> None:
@@ -73,7 +73,7 @@ class DiffusionTransformer(nn.Module):
             head_size=head_size,
             interpolation=(p.time_interpolation, p.height_interpolation, p.width_interpolation),
         )
-        unused = p.transformer_args.max_sequence_length if pos_embed.rotates else 0
+        unused = p.transformer_args.max_sequence_length if pos_embed.params.rotates else 0
 
         self.time_embed = ScalarEmbedding(D, E)
         self.ofs_embed = ScalarEmbedding(p.ofs_embed_dim, E) if p.ofs_embed_dim else None
@@ -119,11 +119,9 @@ class DiffusionTransformer(nn.Module):
 
     def derived_state(self) -> dict[str, Tensor]:
         """Entries of the state dict that are computed or unused; formats with learned weights only leave them out."""
-        derived: dict[str, Tensor] = {}
         pos = self.mixins.pos_embed
-        if isinstance(pos, Basic3DPositionEmbedding):
-            derived["mixins.pos_embed.pos_embedding"] = pos.table()
-        if pos.rotates:
+        derived = {f"mixins.pos_embed.{name}": tensor for name, tensor in pos.computed_state().items()}
+        if pos.params.rotates:
             unused = self.transformer.position_embeddings.weight
             derived["transformer.position_embeddings.weight"] = torch.zeros(unused.shape)
         return derived

@@ -11,7 +11,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from cogtune.config.schema.dit import Basic3DPositionEmbeddingParams, Rotary3DPositionEmbeddingParams
+from cogtune.config.schema.dit import (
+    Basic3DPositionEmbeddingParams,
+    Factors,
+    PositionParams,
+    Rotary3DPositionEmbeddingParams,
+)
 from cogtune.errors import UserError
 
 Grid = tuple[int, int, int]
@@ -34,7 +39,50 @@ class Rotation(NamedTuple):
         return cls(cos_ND[:, None], sin_ND[:, None])
 
 
-class Basic3DPositionEmbedding(nn.Module):
+class PositionEmbedding(nn.Module):
+    """A kind of positions. It may add a table to the tokens, rotate queries and keys, or both.
+
+    ``pos_embedding``: the table, (1, text + T*H*W, D); None if the params declare no table.
+    """
+
+    def __init__(
+        self,
+        params: PositionParams,
+        *,
+        grid: Grid,
+        hidden_size: int,
+        head_size: int,
+        interpolation: Factors = (1.0, 1.0, 1.0),
+    ) -> None:
+        """grid: token grid at the configured size; interpolation: the network's own (t, h, w) factors.
+
+        Raises: UserError for sizes that do not fit these positions.
+        """
+        super().__init__()
+        for name, problem in params.size_problems(hidden_size, head_size):
+            raise UserError(f"{name}: {problem}")
+        self.params, self.text_length, self.head_size = params, params.text_length, head_size
+        self.pos_embedding: nn.Parameter | None = None
+        if params.adds_table:
+            shape = params.parameters(math.prod(grid), hidden_size)["pos_embedding"]
+            self.pos_embedding = nn.Parameter(torch.zeros(shape))
+
+    def forward(self, h_BND: Tensor, grid: Grid) -> Tensor:
+        """Tokens [text; video] plus their rows of the table."""
+        if self.pos_embedding is None:
+            return h_BND
+        return h_BND + _prefix(self.pos_embedding, h_BND, grid, self.text_length)
+
+    def rotation(self, grid: Grid, text_length: int, device: torch.device) -> Rotation | None:
+        """The rotation of queries and keys at a token grid; None if these positions do not rotate."""
+        return None
+
+    def computed_state(self) -> dict[str, Tensor]:
+        """The entries of the state dict that are computed, and never trained."""
+        return {}
+
+
+class Basic3DPositionEmbedding(PositionEmbedding):
     """A fixed sine-cosine table, added to the tokens (CogVideoX-2B; upstream Basic3DPositionEmbeddingMixin).
 
     The table is a parameter because checkpoints hold it; it is never trained. Rows are taken as a prefix, as upstream
@@ -49,17 +97,10 @@ class Basic3DPositionEmbedding(nn.Module):
         grid: Grid,
         hidden_size: int,
         head_size: int,
-        interpolation: tuple[float, float, float] = (1.0, 1.0, 1.0),
+        interpolation: Factors = (1.0, 1.0, 1.0),
     ) -> None:
-        """grid: token grid at the configured size; interpolation: the network's own (t, h, w) factors, which the
-        module's parameters override."""
-        super().__init__()
-        if hidden_size % 16:
-            raise UserError(f"hidden_size: {hidden_size}; a 3D sine-cosine table needs a multiple of 16")
-        self.rotates = params.rotates
-        self.text_length, self.grid = params.text_length, grid
-        self.interpolation = interpolation_of(params, interpolation)
-        self.hidden_size = hidden_size
+        super().__init__(params, grid=grid, hidden_size=hidden_size, head_size=head_size)
+        self.grid, self.hidden_size, self.interpolation = grid, hidden_size, params.interpolation(interpolation)
         self.pos_embedding = nn.Parameter(self.table(), requires_grad=False)
 
     def table(self) -> Tensor:
@@ -67,66 +108,26 @@ class Basic3DPositionEmbedding(nn.Module):
         video_ND = sincos_3d(self.grid, self.hidden_size, self.interpolation).float()
         return torch.cat([video_ND.new_zeros(self.text_length, self.hidden_size), video_ND])[None]
 
-    def forward(self, h_BND: Tensor, grid: Grid) -> Tensor:
-        """Tokens [text; video] plus their rows of the table."""
-        return h_BND + _prefix(self.pos_embedding, h_BND, grid, self.text_length)
-
-    def rotation(self, grid: Grid, text_length: int, device: torch.device) -> None:
-        return None
+    def computed_state(self) -> dict[str, Tensor]:
+        return {"pos_embedding": self.table()}
 
 
-class Rotary3DPositionEmbedding(nn.Module):
+class Rotary3DPositionEmbedding(PositionEmbedding):
     """Rotary embedding over (t, h, w) (CogVideoX-5B, 1.5; upstream Rotary3DPositionEmbeddingMixin).
 
-    Positions are whole numbers from 0 on every axis at every size: nothing is centred or rescaled. The image-to-video
-    model of 1.0 also adds a learned table, which holds for the configured height and width only.
+    Positions are whole numbers from 0 on every axis at every size: nothing is centred or rescaled; like upstream, this
+    ignores interpolation. The image-to-video model of 1.0 also adds a learned table, which holds for the configured height
+    and width only.
     """
 
-    def __init__(
-        self,
-        params: Rotary3DPositionEmbeddingParams,
-        *,
-        grid: Grid,
-        hidden_size: int,
-        head_size: int,
-        interpolation: tuple[float, float, float] = (1.0, 1.0, 1.0),
-    ) -> None:
-        """grid: token grid at the configured size; interpolation: accepted and unused, as upstream."""
-        super().__init__()
-        if params.hidden_size_head != head_size:
-            raise UserError(
-                f"hidden_size_head: {params.hidden_size_head}, but hidden_size / num_attention_heads is {head_size}"
-            )
-        if head_size % 16:
-            raise UserError(f"hidden_size_head: {head_size}; a 3D rotary embedding needs a multiple of 16")
-        self.rotates = params.rotates
-        self.text_length, self.head_size, self.theta = params.text_length, head_size, params.theta
-        if params.adds_table:
-            shape = params.parameters(math.prod(grid), hidden_size)["pos_embedding"]
-            self.pos_embedding = nn.Parameter(torch.zeros(shape))
-        else:
-            self.pos_embedding = None
-
-    def forward(self, h_BND: Tensor, grid: Grid) -> Tensor:
-        if self.pos_embedding is None:
-            return h_BND
-        return h_BND + _prefix(self.pos_embedding, h_BND, grid, self.text_length)
+    params: Rotary3DPositionEmbeddingParams
 
     def rotation(self, grid: Grid, text_length: int, device: torch.device) -> Rotation:
-        video_NC = rotary_3d(grid, self.head_size, self.theta, device)
+        video_NC = rotary_3d(grid, self.head_size, self.params.theta, device)
         return Rotation.by(torch.cat([video_NC.new_zeros(text_length, self.head_size // 2), video_NC]))
 
 
-def interpolation_of(
-    params: Basic3DPositionEmbeddingParams, network: tuple[float, float, float]
-) -> tuple[float, float, float]:
-    """(t, h, w) factors that positions are divided by: the module's own, else the network's."""
-    own = (params.time_interpolation, params.height_interpolation, params.width_interpolation)
-    t, h, w = (theirs if mine is None else mine for mine, theirs in zip(own, network, strict=True))
-    return t, h, w
-
-
-def sincos_3d(grid: Grid, dim: int, interpolation: tuple[float, float, float]) -> Tensor:
+def sincos_3d(grid: Grid, dim: int, interpolation: Factors) -> Tensor:
     """Table (T*H*W, dim), float64, of [t: dim/4 | w: 3/8 dim | h: 3/8 dim] (width before height, as trained); each axis
     is [sin(p w_k) | cos(p w_k)] with w_k = 10000^(-k / (d/2)) and p = position / interpolation."""
 

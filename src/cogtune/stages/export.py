@@ -16,6 +16,7 @@ from torch import Tensor
 from cogtune.checkpoints import read_header
 from cogtune.checkpoints.lora import holds_lora
 from cogtune.config.build import build, params_of
+from cogtune.config.diffusers_limits import refusal
 from cogtune.errors import UserError
 from cogtune.model.dit import DiffusionTransformer
 from cogtune.model.lora import is_adapter
@@ -53,7 +54,9 @@ class ExportCounts(RunCounts):
 
 
 def run(job: Job[ExportInput]) -> ExportCounts:
-    """Write the default format (LoRA: diffusers_lora, else diffusers) and ``args.export_formats``, unless cached.
+    """Write the default format and ``args.export_formats``, unless cached.
+
+    Default: diffusers_lora for a LoRA, else diffusers; sat_lora and sat if diffusers cannot compute the network.
 
     index.json holds for each format its path, and by how much the output changes when the file is loaded by us and by
     the library that it is for. The library's output is compared twice: as loaded, and with the epsilon of its last norm
@@ -92,7 +95,10 @@ def _outcome(check: ForeignCheck) -> float | str:
 
 
 def _default(job: Job[ExportInput]) -> str:
-    return "diffusers_lora" if holds_lora(read_header(_chosen(job)).tensors) else "diffusers"
+    lora = holds_lora(read_header(_chosen(job)).tensors)
+    if refusal(params_of(start_of(job.upstream_job("train", TrainInput)).network_config)):
+        return "sat_lora" if lora else "sat"
+    return "diffusers_lora" if lora else "diffusers"
 
 
 def _export(job: Job[ExportInput], folder: Path, index: ExportIndex | None, names: list[str]) -> ExportIndex:

@@ -28,7 +28,7 @@ def gradients(node: dict[str, Any], policy: Policy, dtype: torch.dtype) -> dict[
 @pytest.mark.parametrize("adapters", ADAPTERS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_gradients_are_the_same_to_the_bit(family: str, adapters: str, dtype: torch.dtype) -> None:
-    node = network_config(family, ADAPTERS[adapters], **({} if family.startswith("1.5") else {"num_frames": 13}))
+    node = network_config(family, ADAPTERS[adapters], num_frames=21)
     everything = gradients(node, Policy.NONE, dtype)
     assert any(name.endswith("query_key_value.weight") or "matrix_A" in name for name in everything)
     for policy in Policy:

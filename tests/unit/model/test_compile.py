@@ -39,8 +39,7 @@ def assert_equal(compiled: Run, eager: Run, tolerance: float) -> None:
 
 
 def node_of(family: str, lora: dict[str, Any] | None = None) -> dict[str, Any]:
-    frames = {} if family.startswith("1.5") else {"num_frames": 13}
-    return network_config(family, lora, num_layers=1, **frames)
+    return network_config(family, lora, num_layers=1, num_frames=21)
 
 
 QUICK = {

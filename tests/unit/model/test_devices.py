@@ -14,25 +14,20 @@ from tests.pretend import Step
 LORA = {"target": "Lora", "params": {"r": 128}}
 
 
-def latent(family: str) -> tuple[int, int, int]:
-    """T, H, W of 49 x 480 x 720 and, for 1.5, of 81 x 768 x 1360."""
-    return (22, 96, 170) if family.startswith("1.5") else (13, 60, 90)
-
-
 @pytest.mark.heavy
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_step_on_a_pretend_device(family: str) -> None:
     node = full_size(family)
     node["params"]["num_layers"] = 3
-    assert Step(node, latent(family), Policy.SELECTIVE).bytes().kept > 0
-    assert Step(node, latent(family), None).bytes().kept < 2**30
+    assert Step(node, FAMILIES[family].latent, Policy.SELECTIVE).bytes().kept > 0
+    assert Step(node, FAMILIES[family].latent, None).bytes().kept < 2**30
 
 
 @pytest.mark.heavy
 def test_lora_of_5b_fits_an_80_gb_card_without_full_recomputation() -> None:
     node: dict[str, Any] = full_size("5b")
     node["params"]["modules"]["lora_config"] = LORA
-    used = Step(node, latent("5b"), Policy.SELECTIVE, frozen=["all"]).bytes()
+    used = Step(node, FAMILIES["5b"].latent, Policy.SELECTIVE, frozen=["all"]).bytes()
     assert used.kept <= 48.6 * 2**30
     assert used.peak <= 50 * 2**30
 
@@ -43,7 +38,7 @@ def test_lora_of_5b_fits_an_80_gb_card_without_full_recomputation() -> None:
 def test_on_meta(family: str, policy: Policy | None) -> None:
     node = full_size(family)
     node["params"]["num_layers"] = 2
-    T, H, W = latent(family)
+    T, H, W = FAMILIES[family].latent
     with torch.device("meta"), torch.set_grad_enabled(policy is not None):
         dit = build(node)
         dit.checkpoint_activations = policy or Policy.NONE

@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 import torch
 
+from cogtune.checkpoints.names import POSITIONS
 from cogtune.config.build import build
 from cogtune.errors import UserError
 from tests.families import FAMILIES, TEXT, TEXT_WIDTH, full_size, inputs, network_config, randomised
@@ -22,17 +23,14 @@ COMMON = {
         "mixins.final_layer.adaLN_modulation.1",
     )),
 }  # fmt: skip
-POSITIONS, UNUSED = "mixins.pos_embed.pos_embedding", "transformer.position_embeddings.weight"
-OFS = {f"ofs_embed.{i}.{kind}" for i in (0, 2) for kind in ("weight", "bias")}
-MORE = {
-    "2b": {POSITIONS}, "5b": {UNUSED}, "5b_i2v": {UNUSED, POSITIONS}, "1.5_5b": {UNUSED}, "1.5_5b_i2v": {UNUSED, *OFS}
-}  # fmt: skip
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_parameter_names_are_upstreams(family: str) -> None:
     names = build(network_config(family)).state_dict()
-    assert {re.sub(r"(layers|modulations|list)\.\d+", r"\1.#", name) for name in names} == COMMON | MORE[family]
+    assert {re.sub(r"(layers|modulations|list)\.\d+", r"\1.#", name) for name in names} == COMMON | FAMILIES[
+        family
+    ].tensors
 
 
 @pytest.mark.heavy

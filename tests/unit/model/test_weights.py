@@ -14,7 +14,7 @@ from cogtune.errors import UserError
 from cogtune.model.weights import load_weights
 from cogtune.model.weights.diffusers import config_json, from_diffusers, to_diffusers
 from cogtune.model.weights.lora_formats import LORA_FILE, pairs_of, to_diffusers_lora
-from tests.families import FAMILIES, network_config, randomised
+from tests.families import IN_DIFFUSERS, network_config, randomised
 from tests.layouts import (
     WRAPPINGS,
     diffusers_folder,
@@ -43,7 +43,7 @@ def test_our_names_in_every_wrapping(write: Callable[..., Any], lora: dict[str, 
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", IN_DIFFUSERS)
 @pytest.mark.parametrize(("shards", "ending"), [(1, "safetensors"), (3, "safetensors"), (1, "bin"), (3, "bin")])
 def test_diffusers_folder_and_pipeline(family: str, shards: int, ending: str, tmp_path: Path) -> None:
     node = network_config(family)
@@ -57,7 +57,7 @@ def test_diffusers_folder_and_pipeline(family: str, shards: int, ending: str, tm
         assert equal(target, source.state_dict(), ignoring=("transformer.position_embeddings.weight",))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", IN_DIFFUSERS)
 def test_there_and_back(family: str) -> None:
     node = network_config(family)
     state = randomised(node).state_dict()
@@ -256,5 +256,5 @@ def test_config_json_is_json_and_refuses_what_diffusers_lacks() -> None:
         config_json(params_of(network_config("5b", patch_size=[1, 2, 4])))
     node = network_config("5b")
     node["params"]["modules"]["pos_embed_config"]["params"]["theta"] = 500
-    with pytest.raises(UserError, match="theta: 500; diffusers always uses 10000"):
+    with pytest.raises(UserError, match="theta: 500; diffusers always uses 10000; write format sat instead"):
         config_json(params_of(node))

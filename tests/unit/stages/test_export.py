@@ -29,6 +29,7 @@ LORA = (
     "model.network_config.params.modules.lora_config.params.r=2",
     "model.network_config.params.modules.lora_config.params.lora_alpha=3",
 )
+POSITIONS = "model.network_config.params.modules.pos_embed_config.params"
 ONLY_LORA = (*LORA, "model.not_trainable_prefixes=[all]")
 
 
@@ -77,6 +78,18 @@ def test_full_training_gives_a_diffusers_folder(root: Path) -> None:
     with safe_open(weights, framework="pt") as stored:
         assert json.loads(stored.metadata()["cogtune"])["run"] == job.upstream["train"]
     assert export.run(job).reused == 1
+
+
+@pytest.mark.parametrize(("lora", "form"), [((), "sat"), (ONLY_LORA, "sat_lora")], ids=["full", "lora"])
+def test_a_network_that_diffusers_lacks_is_exported_as_sat(root: Path, lora: tuple[str, ...], form: str) -> None:
+    """diffusers has one interpolation factor for rows and columns."""
+    job = trained(root, f"{POSITIONS}.height_interpolation=1.5", f"{POSITIONS}.width_interpolation=1.25", *lora).job(
+        "export"
+    )
+    receipt = export.run(job)
+    assert receipt.format == form
+    assert receipt.max_abs_error <= 1e-5
+    assert changed_by(job) > 1e-3
 
 
 def test_a_lora_keeps_its_strength(root: Path) -> None:

@@ -1,9 +1,10 @@
 """Keys of `model.network_config`: the diffusion transformer (upstream: dit_video_concat, SwissArmyTransformer)."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from cogtune.config.geometry import PIXELS_PER_LATENT
+from cogtune.config.geometry import PIXELS_PER_LATENT, ROTARY_BASE
 from cogtune.config.schema import checkpointing
 from cogtune.config.schema.common import (
     CHANNELS,
@@ -17,6 +18,7 @@ from cogtune.config.schema.common import (
     Range,
     key,
 )
+from cogtune.errors import UserError
 
 Component = dict[str, Any]
 
@@ -152,16 +154,22 @@ class DiffusionTransformerParams:
     )
 
 
+Factors = tuple[float, float, float]
+"""Frames, rows and columns: what positions are divided by."""
+
+
 class PositionParams:
-    """Properties of a kind of position embedding."""
+    """Properties of a kind of position embedding: all that the other code knows of it."""
 
     rotates: ClassVar[bool]
     """Queries and keys are rotated. Checkpoints of such networks also contain a table that is never used."""
+    computed: ClassVar[bool] = False
+    """The table is computed and never trained; formats with learned weights only omit it."""
     text_length: int
 
     @property
     def table(self) -> str | None:
-        """The table added to the tokens: `sine-cosine` (computed), `learned`, or None."""
+        """The kind of table that is added to the tokens, for messages: `sine-cosine`, `learned`; None: no table."""
         raise NotImplementedError
 
     @property
@@ -173,12 +181,25 @@ class PositionParams:
         """Name -> shape of the module's tensors, for a grid of ``video_tokens`` tokens."""
         return {"pos_embedding": (1, self.text_length + video_tokens, hidden_size)} if self.adds_table else {}
 
+    def size_problems(self, hidden_size: int, head_size: int) -> Iterator[tuple[str, str]]:
+        """(key, message) for each size that does not fit these positions. ``key``: of the network, or, with
+        `pos_embed_config.params.` in front, of these params."""
+        yield from ()
+
+    def in_diffusers(self, network: Factors) -> dict[str, Any]:
+        """Entries of diffusers' config.json. ``network``: the network's own interpolation factors.
+
+        Raises: UserError, with the reason, if diffusers does not compute these positions. Exports are in SAT's format then.
+        """
+        raise UserError("diffusers does not have these positions")
+
 
 @dataclass(kw_only=True)
 class Basic3DPositionEmbeddingParams(PositionParams):
     """Sine-cosine table over frames, columns and rows, for one grid size (CogVideoX-2B)."""
 
     rotates = False
+    computed = True
 
     text_length: int = key(
         0,
@@ -193,6 +214,25 @@ class Basic3DPositionEmbeddingParams(PositionParams):
     @property
     def table(self) -> str:
         return "sine-cosine"
+
+    def interpolation(self, network: Factors) -> Factors:
+        """What positions are divided by: the module's own factors, else the network's."""
+        own = (self.time_interpolation, self.height_interpolation, self.width_interpolation)
+        t, h, w = (theirs if mine is None else mine for mine, theirs in zip(own, network, strict=True))
+        return t, h, w
+
+    def size_problems(self, hidden_size: int, head_size: int) -> Iterator[tuple[str, str]]:
+        if hidden_size % 16:
+            yield "hidden_size", f"{hidden_size}; sine-cosine positions need a multiple of 16"
+
+    def in_diffusers(self, network: Factors) -> dict[str, Any]:
+        t, h, w = self.interpolation(network)
+        if h != w:
+            raise UserError(
+                f"height_interpolation {h} and width_interpolation {w} differ; diffusers supports one value for both"
+            )
+        scales = {"spatial_interpolation_scale": h, "temporal_interpolation_scale": t}
+        return {"use_rotary_positional_embeddings": False, "use_learned_positional_embeddings": False, **scales}
 
 
 @dataclass(kw_only=True)
@@ -228,6 +268,19 @@ class Rotary3DPositionEmbeddingParams(PositionParams):
     @property
     def table(self) -> str | None:
         return "learned" if self.learnable_pos_embed else None
+
+    def size_problems(self, hidden_size: int, head_size: int) -> Iterator[tuple[str, str]]:
+        name, size = "pos_embed_config.params.hidden_size_head", self.hidden_size_head
+        if size != head_size:
+            yield name, f"{size}; expected hidden_size / num_attention_heads, {head_size}"
+        if size % 16:
+            yield name, f"{size}; rotary positions need a multiple of 16"
+
+    def in_diffusers(self, network: Factors) -> dict[str, Any]:
+        if self.theta != ROTARY_BASE:
+            raise UserError(f"pos_embed_config.params.theta: {self.theta:g}; diffusers always uses {ROTARY_BASE}")
+        learned = {"use_learned_positional_embeddings": self.learnable_pos_embed}
+        return {"use_rotary_positional_embeddings": True, **learned}
 
 
 @dataclass(kw_only=True)

@@ -7,18 +7,15 @@ from torch import Tensor
 
 from cogtune.checkpoints.names import POSITIONS, UNUSED, in_diffusers, our_name
 from cogtune.config.build import params_of
-from cogtune.config.geometry import ROTARY_BASE
+from cogtune.config.diffusers_limits import positions_in_diffusers, refusal
 from cogtune.config.schema.dit import (
-    Basic3DPositionEmbeddingParams,
     DiffusionTransformerParams,
     PatchEmbeddingParams,
     PositionParams,
-    Rotary3DPositionEmbeddingParams,
 )
 from cogtune.errors import UserError
 from cogtune.model.dit import patch_of
 from cogtune.model.lora import is_adapter
-from cogtune.model.positions import interpolation_of
 from cogtune.model.weights.read import JOIN, split
 
 
@@ -29,7 +26,8 @@ def to_diffusers(state: Mapping[str, Tensor], params: DiffusionTransformerParams
     """
     if adapters := [name for name in state if is_adapter(name)]:
         raise UserError(f"the weights contain LoRA adapters ({adapters[0]}, …); merge them, or export them as a LoRA")
-    learned = params_of(params.modules["pos_embed_config"]).table == "learned"
+    pos = params_of(params.modules["pos_embed_config"])
+    learned = pos.adds_table and not pos.computed
     out: dict[str, Tensor] = {}
     for name, tensor in state.items():
         if name == UNUSED or (name == POSITIONS and not learned):
@@ -57,14 +55,13 @@ def from_diffusers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def config_json(params: DiffusionTransformerParams) -> dict[str, Any]:
     """config.json of the diffusers folder. Raises: UserError for settings that diffusers does not support."""
-    o, p, q = patch_of(params)
-    if p != q:
-        raise UserError(f"patch_size {[o, p, q]}: diffusers supports square patches only")
+    if why := refusal(params):
+        raise UserError(f"{why}; write format sat instead")
+    o, p, _ = patch_of(params)
     pos = params_of(params.modules["pos_embed_config"])
     patch_embed = params_of(params.modules["patch_embed_config"])
     assert isinstance(pos, PositionParams)
     assert isinstance(patch_embed, PatchEmbeddingParams)
-    _check_positions(pos)
     height, width = _sample_size(params)
     return {
         "_class_name": "CogVideoXTransformer3DModel",
@@ -85,18 +82,8 @@ def config_json(params: DiffusionTransformerParams) -> dict[str, Any]:
         "temporal_compression_ratio": params.time_compressed_rate,
         "max_text_seq_length": pos.text_length,
         "norm_elementwise_affine": params.elementwise_affine,
-        "use_rotary_positional_embeddings": pos.rotates,
-        "use_learned_positional_embeddings": pos.table == "learned",
-        **_interpolation(params, pos),
+        **positions_in_diffusers(params),
     }
-
-
-def _check_positions(pos: PositionParams) -> None:
-    """Raises UserError for positions that diffusers would compute in another way."""
-    if isinstance(pos, Rotary3DPositionEmbeddingParams) and pos.theta != ROTARY_BASE:
-        raise UserError(
-            f"pos_embed_config.params.theta: {pos.theta:g}; diffusers always uses {ROTARY_BASE}; write format sat instead"
-        )
 
 
 def _sample_size(params: DiffusionTransformerParams) -> tuple[int, int]:
@@ -104,16 +91,3 @@ def _sample_size(params: DiffusionTransformerParams) -> tuple[int, int]:
     rotary table; its published size is 768 x 1360 pixels."""
     size = (params.latent_height, params.latent_width)
     return (96, 170) if size == (300, 300) else size
-
-
-def _interpolation(params: DiffusionTransformerParams, pos: PositionParams) -> dict[str, float]:
-    if not isinstance(pos, Basic3DPositionEmbeddingParams):
-        return {}
-    t, h, w = interpolation_of(
-        pos, (params.time_interpolation, params.height_interpolation, params.width_interpolation)
-    )
-    if h != w:
-        raise UserError(
-            f"height_interpolation {h} and width_interpolation {w} differ; diffusers supports one value for both"
-        )
-    return {"spatial_interpolation_scale": h, "temporal_interpolation_scale": t}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,16 +37,17 @@ def probe_of(network: DiffusionTransformer) -> Probe:
     Position tables fit the configured height and width only. diffusers uses a learned table for the configured number
     of frames only, and skips it for fewer.
     """
-    params, table = network.params, getattr(network.mixins.pos_embed, "pos_embedding", None)
+    params, table = network.params, network.mixins.pos_embed.pos_embedding
     frames, sides = network.patch_size[0], (params.latent_height, params.latent_width)
     height, width = sides if table is not None else (min(side, 16) for side in sides)
     if table is not None and table.requires_grad:
         frames = latent_frames(params.num_frames, params.time_compressed_rate)
     draw = torch.Generator().manual_seed(0)
     x_BTCHW = torch.randn(1, frames, params.in_channels, height, width, generator=draw)
-    pos_embed = cast("dict[str, Any]", params.modules["pos_embed_config"]["params"])
     text = network.mixins.patch_embed.text_proj.in_features
-    return Probe(x_BTCHW, torch.tensor([500]), torch.randn(1, pos_embed["text_length"], text, generator=draw))
+    return Probe(
+        x_BTCHW, torch.tensor([500]), torch.randn(1, network.mixins.pos_embed.text_length, text, generator=draw)
+    )
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from cogtune.checkpoints.shapes import derived_names
 from cogtune.config.build import build
 from cogtune.config.schema.checkpointing import Policy
 from cogtune.model.lora import set_trainable
@@ -21,25 +22,31 @@ FILES = [
 ]
 FILES = [path for path in FILES if path.name not in ("cogvideox_common.yaml", "lora.yaml")]
 UPSTREAM = sorted((Path(__file__).parents[3] / "upstream_configs").glob("cogvideox*.yaml"))
-PUBLISHED = {
-    # layers, width, channels in, features of a patch, conditioning vector, tokens of a learned table, ofs
-    "cogvideox_2b": (30, 1920, 16, 4, 512, 0, False),
-    "cogvideox_5b": (42, 3072, 16, 4, 512, 0, False),
-    "cogvideox_5b_i2v": (42, 3072, 32, 4, 512, 226 + 17_550, False),
-    "cogvideox1.5_5b": (42, 3072, 16, 8, 512, 0, False),
-    "cogvideox1.5_5b_i2v": (42, 3072, 32, 8, 512, 0, True),
-}
-"""The published transformer/config.json files in figures."""
 
 
-def published_count(layers: int, D: int, channels: int, patch: int, E: int, table: int, ofs: bool) -> int:
-    """Weights that train in full tuning, from the structure of the paper's figure 3 and the published sizes."""
+def published_count(
+    num_layers: int,
+    num_attention_heads: int,
+    sample_frames: int,
+    sample_height: int,
+    sample_width: int,
+    max_text_seq_length: int,
+    in_channels: int = 16,
+    patch_size_t: int = 1,
+    ofs_embed_dim: int = 0,
+    use_learned_positional_embeddings: bool = False,
+    **_: Any,
+) -> int:
+    """Weights that train in full tuning, from the structure of the paper's figure 3 and the published config.json."""
+    D, E, patch = 64 * num_attention_heads, 512, 4 * patch_size_t
     norms = 2 * 2 * D + 2 * 2 * 64
     block = 12 * D * D + 9 * D + norms + 12 * D * (E + 1)
-    embedding = (channels * patch + 1) * D + (4096 + 1) * D
-    scalars = (D + 1) * E + (E + 1) * E + ofs * 2 * (E + 1) * E
+    embedding = (in_channels * patch + 1) * D + (4096 + 1) * D
+    scalars = (D + 1) * E + (E + 1) * E + bool(ofs_embed_dim) * 2 * (E + 1) * E
     final = 2 * D + 2 * D + 2 * D * (E + 1) + (D + 1) * 16 * patch
-    return layers * block + embedding + scalars + final + table * D
+    video = (sample_frames // 4 + 1) * (sample_height // 2) * (sample_width // 2)
+    table = (max_text_seq_length + video) * use_learned_positional_embeddings
+    return num_layers * block + embedding + scalars + final + table * D
 
 
 def real(model: dict[str, Any]) -> dict[str, tuple[tuple[int, ...], bool]]:
@@ -56,18 +63,13 @@ def test_every_parameter_of_every_file(path: Path) -> None:
     model = load_config([path], check_files=False, partial=True).values["model"]
     network = Network(model["network_config"], model["not_trainable_prefixes"])
     assert {one.name: (one.shape, network.trains(one)) for one in network.parameters} == real(model)
-    family = path.stem.removesuffix("_lora")
-    if family in PUBLISHED and path.parent.name != "tiny":
-        whole = network.count - sum(p.count for p in network.parameters if p.adapter or is_derived(p.name, family))
+    published = [row for row in FAMILIES.values() if row.file == path.stem.removesuffix("_lora") and row.diffusers]
+    if published and path.parent.name != "tiny":
+        # Tables that a checkpoint holds and nobody trains: sine-cosine positions, and one that no forward pass reads.
+        untrained = derived_names(model["network_config"])
+        whole = network.count - sum(p.count for p in network.parameters if p.adapter or p.name in untrained)
         print(f"{path}: {whole:,} parameters")
-        assert whole == published_count(*PUBLISHED[family])
-
-
-def is_derived(name: str, family: str) -> bool:
-    """Tables that a checkpoint holds and nobody trains: sine-cosine positions, and one that no forward pass reads."""
-    return name == "transformer.position_embeddings.weight" or (
-        family == "cogvideox_2b" and name.endswith("pos_embedding")
-    )
+        assert whole == published_count(**(published[0].diffusers or {}))
 
 
 @pytest.mark.parametrize(
@@ -92,7 +94,7 @@ def test_what_a_config_freezes(prefixes: list[str], changes: dict[str, Any]) -> 
 @pytest.mark.parametrize("lora", [None, {"r": 4}])
 def test_flops_are_those_that_torch_counts(family: str, lora: dict[str, Any] | None) -> None:
     node = network_config(family, lora)
-    T, H, W = (6, 8, 12) if family.startswith("1.5") else (3, 8, 12)
+    T, H, W = 3 * FAMILIES[family].patch_frames, 8, 12
     grid = Network(node).grid(H * 8, W * 8, 4 * (T - 1) + 1, 7)
     assert grid.latent == (T, H, W)
     with torch.device("meta"):

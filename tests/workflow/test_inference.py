@@ -97,7 +97,7 @@ def test_every_command_samples_and_does_nothing_else(sampling: Project, monkeypa
         assert sorted({row["variant"] for row in rows}) == variants, "nothing was trained, so there is no base"
         assert len(list((results / "samples").glob("*.mp4"))) == 2 * len(variants)
         page = (results / "report.html").read_text()
-        assert "by the weights that were loaded" in page
+        assert "with the loaded weights" in page
         assert "After training" not in page
         assert json.loads((results / "metrics.json").read_text()) == {"samples.count": 2}
     assert "Nothing to be done" in sampling.snakemake("experiment_by_name", "experiment_by_file").stderr

@@ -12,7 +12,7 @@ from cogtune.config import registry
 from cogtune.config.errors import ConfigError
 from cogtune.config.hints import where_key_exists, with_stars
 from cogtune.config.key_types import Mismatch, check_bounds, describe, members, nearest, scalar, short_repr, slips
-from cogtune.config.schema.common import Field, Key, OmitNulls, fields_of
+from cogtune.config.schema.common import Field, Key, OmitNulls, fields_of, with_article
 from cogtune.config.schema.deepspeed import REFUSED, DeepSpeedSection, Optimizer
 from cogtune.config.schema.text import EmbedderKeys
 from cogtune.config.tree import Node, from_plain
@@ -84,7 +84,11 @@ class Checker:
         target = node.value.get("target")
         if target is None or not isinstance(target.value, str):
             expected = " or ".join(registry.names(role))
-            self._error(target or node, f"{path}.target", f"expected the name of a {role or 'component'}: {expected}")
+            self._error(
+                target or node,
+                f"{path}.target",
+                f"expected the name of {with_article(role or 'component')}: {expected}",
+            )
             return None
         try:
             entry = registry.find(target.value, role)

@@ -1,4 +1,4 @@
-"""From pixels to metrics.json: what is measured of each clip, and how it is summed up."""
+"""Computes metrics.json from pixels: measures each clip, and summarises the results."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 def measure(
     pixels_FCHW: Tensor, reconstruction_FCHW: Tensor, samples: Mapping[str, Tensor], own: Sequence[str]
 ) -> EvaluationRow:
-    """Compare one clip with its reconstruction and with ``samples`` (empty for a clip that was not trained on). ``own``:
-    the samples that were made for this clip."""
+    """Compare one clip with its reconstruction and with ``samples`` (empty for a validation clip). ``own``: ids of the
+    samples of this clip's captions. All videos are uint8 (F, 3, H, W)."""
     distances = squared_distances(list(samples.values()), pixels_FCHW).tolist()
-    pairwise = {metric.name: metric.how for metric in METRICS if metric.how is not None}
+    pairwise = {metric.name: metric.compute for metric in METRICS if metric.compute is not None}
     return EvaluationRow(
         psnr_db(reconstruction_FCHW, pixels_FCHW),
         dict(zip(samples, distances, strict=True)),
-        {item: {name: how(samples[item], pixels_FCHW) for name, how in pairwise.items()} for item in own},
+        {item: {name: compute(samples[item], pixels_FCHW) for name, compute in pairwise.items()} for item in own},
     )
 
 
 def per_sample(samples: Sequence[Sample], measured: Mapping[str, EvaluationRow]) -> list[SampleFigures]:
-    """The figures of each sample; those whose clip was measured say how near it is and which training clip is nearest."""
+    """The figures of each sample. If its clip was measured, they include the metrics and the nearest training clip."""
     digits = {metric.name: metric.digits for metric in METRICS}
     figures = []
     for sample in samples:
@@ -45,11 +45,11 @@ def per_sample(samples: Sequence[Sample], measured: Mapping[str, EvaluationRow])
 def flat_metrics(
     figures: Sequence[SampleFigures], measured: Mapping[str, EvaluationRow], splits: Mapping[str, str]
 ) -> dict[str, float | int]:
-    """The keys of metrics.json that come from pixels, sorted. A key that nothing was measured for is absent.
+    """The entries of metrics.json that are computed from pixels, sorted. Entries without measurements are absent.
 
     ``figures``: from `per_sample`. ``splits``: clip -> "train" or "valid", for every clip of the experiment.
     """
-    values: dict[str, float | int] = {"samples.count": len({one.sample.prompt for one in figures})}
+    values: dict[str, float | int] = {"samples.count": len({row.sample.prompt for row in figures})}
     for split in ("train", "valid"):
         values[f"data.clips_{split}"] = sum(1 for clip_split in splits.values() if clip_split == split)
     trained = [measured[clip].vae_psnr_db for clip, split in splits.items() if split == "train"]
@@ -59,10 +59,10 @@ def flat_metrics(
         values["vae.psnr_db_min"] = round(min(trained), PSNR.digits)
     if held_out:
         values["vae.psnr_db_heldout"] = round(mean(held_out), PSNR.digits)
-    compared = [one for one in figures if one.hit is not None]
-    for variant in sorted({one.sample.variant for one in compared}):
-        own = [one for one in compared if one.sample.variant == variant]
+    compared = [row for row in figures if row.hit is not None]
+    for variant in sorted({row.sample.variant for row in compared}):
+        own = [row for row in compared if row.sample.variant == variant]
         for metric in METRICS:
-            samples = [float(bool(one.hit)) if metric.how is None else one.values[metric.name] for one in own]
+            samples = [float(bool(row.hit)) if metric.compute is None else row.values[metric.name] for row in own]
             values[metric.key(variant)] = round(mean(samples), metric.digits)
     return dict(sorted(values.items()))

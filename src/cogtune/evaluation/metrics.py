@@ -1,7 +1,7 @@
-"""How near a sample is to a clip, which clip it is nearest to, and the table of the figures of a sample.
+"""Metrics of a sample: distances to clips, the nearest clip, and the table of all metrics.
 
-Videos are uint8 (F, 3, H, W). Squared errors are integers and stay exact, so a figure does not depend on the order in
-which a library adds them up. Reports read the table, so torch is imported by the functions that compute.
+Videos are uint8 (F, 3, H, W). Squared errors are exact integers, so the results do not depend on the order of summation.
+Reports read the table without torch, so only the functions that compute import it.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PSNR_CAP_DB = 100.0
-"""Reported for equal videos, whose PSNR is infinite; JSON has no infinity."""
+"""Reported for equal videos, whose PSNR is infinite, because JSON has no infinity."""
 
 _CHUNK = 1 << 18  # values per video in one float64 matrix product: 2 MB each
 
 
 def psnr_db(video_FCHW: Tensor, reference_FCHW: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB over all frames at once, at most `PSNR_CAP_DB`.
+    """Peak signal-to-noise ratio in dB, 10 log10(255^2 / MSE) with the MSE over all frames, at most `PSNR_CAP_DB`.
 
-    10 log10(255^2 / MSE). Equal videos give the cap. Raises UserError when the shapes differ.
+    Raises UserError if the shapes differ.
     """
     from torchmetrics.functional.image import peak_signal_noise_ratio
 
@@ -37,7 +37,7 @@ def psnr_db(video_FCHW: Tensor, reference_FCHW: Tensor) -> float:
 def ssim(video_FCHW: Tensor, reference_FCHW: Tensor) -> float:
     """Structural similarity (Wang et al. 2004, 11x11 Gaussian window), mean over frames: 1 for equal videos.
 
-    Raises UserError when the shapes differ.
+    Raises UserError if the shapes differ.
     """
     from torch import Tensor
     from torchmetrics.functional.image import structural_similarity_index_measure
@@ -52,7 +52,7 @@ def squared_distances(videos: Sequence[Tensor], clip_FCHW: Tensor) -> Tensor:
     """Sum of squared pixel differences of each video to one clip: int64 (len(videos),).
 
     |v - c|^2 = |v|^2 + |c|^2 - 2 v.c as matrix products in float64, which hold these integers exactly (a term is at
-    most 255^2, so up to 1e11 values per video). Raises UserError when the shapes differ.
+    most 255^2, so up to 1e11 values per video). Raises UserError if the shapes differ.
     """
     import torch
 
@@ -81,18 +81,18 @@ def mean(values: Sequence[float]) -> float:
 def _same_shape(video: Tensor, reference: Tensor) -> None:
     if video.shape != reference.shape:
         raise UserError(
-            f"a video of {tuple(video.shape)} (frames, channels, height, width) cannot be compared with one of "
-            f"{tuple(reference.shape)}; sample with the frames and size of the data set (data.params)"
+            f"cannot compare videos of shapes {tuple(video.shape)} and {tuple(reference.shape)} (frames, channels, "
+            f"height, width); sample with the frames and size of the data set (data.params)"
         )
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure of a sample, measured against its own clip; that of a variant is the mean over its samples.
+    """A figure of a sample, compared with its own clip. The figure of a variant is the mean over its samples.
 
-    ``name``: in metrics.json and per_sample.json, where it has ``digits`` decimals. ``title`` and ``unit``: in tables,
-    where it has ``table_digits``. ``how``: the figure of a sample and its clip, both uint8 (F, 3, H, W); None for the
-    share of samples that are nearest to their own clip, which takes all clips (`nearest`).
+    ``name``: in metrics.json and per_sample.json, with ``digits`` decimals. ``title`` and ``unit``: in tables, with
+    ``table_digits`` decimals. ``compute``: computes the figure from a sample and its clip, both uint8 (F, 3, H, W); None
+    for the share of samples that are nearest to their own clip, which needs all clips (`nearest`).
     """
 
     name: str
@@ -101,16 +101,16 @@ class Metric:
     digits: int
     table_digits: int
     higher_is_better: bool
-    how: Callable[[Tensor, Tensor], float] | None
+    compute: Callable[[Tensor, Tensor], float] | None
 
     def key(self, variant: str = TUNED) -> str:
-        """The key in metrics.json of the samples of a variant."""
+        """The key of a variant's figure in metrics.json."""
         return f"samples.{self.name}" if variant == TUNED else f"samples.{self.name}_{variant}"
 
 
-RETRIEVAL = Metric("retrieval_accuracy", "nearest to own clip", "", 4, 2, higher_is_better=True, how=None)
-PSNR = Metric("psnr_db", "PSNR", "dB", 3, 1, higher_is_better=True, how=psnr_db)
-SSIM = Metric("ssim", "SSIM", "", 4, 2, higher_is_better=True, how=ssim)
+RETRIEVAL = Metric("retrieval_accuracy", "nearest to own clip", "", 4, 2, higher_is_better=True, compute=None)
+PSNR = Metric("psnr_db", "PSNR", "dB", 3, 1, higher_is_better=True, compute=psnr_db)
+SSIM = Metric("ssim", "SSIM", "", 4, 2, higher_is_better=True, compute=ssim)
 METRICS = (RETRIEVAL, PSNR, SSIM)
-"""In the order of the report's columns. A new one: its function, its row here, its tests, and a higher version of the
-stage `evaluate`, since the store's rows then hold one figure more."""
+"""In the order of the report's columns. A new metric needs a function, a row here, tests, and a higher version of the
+stage `evaluate`, because its rows in the store change."""

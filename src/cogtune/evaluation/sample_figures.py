@@ -1,4 +1,4 @@
-"""per_sample.json: the figures of each sample. Nothing here imports torch, since reports read it."""
+"""Reads and writes per_sample.json, the figures of each sample. Does not import torch, so reports need none."""
 
 import json
 from collections.abc import Iterable
@@ -13,13 +13,13 @@ from cogtune.runtime.sums import check_sums
 from cogtune.runtime.typed_json import from_json
 
 PER_SAMPLE, METRICS_FILE = "per_sample.json", "metrics.json"
-"""What `evaluate` leaves beside its rows."""
-_MEASURED = tuple(metric.name for metric in METRICS if metric.how is not None)
+"""Files of the stage `evaluate` beside its rows."""
+_MEASURED = tuple(metric.name for metric in METRICS if metric.compute is not None)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample as the sample stage named it; ``clip`` is None for a prompt of the user's own."""
+    """One sample of the stage `sample`; ``clip`` is None for a prompt that is not from the data set."""
 
     item: str
     prompt: str
@@ -30,9 +30,9 @@ class Sample:
 
 @dataclass(frozen=True)
 class SampleFigures:
-    """A sample and what was measured of it. ``nearest``: the training clip that it is nearest to, None if it was compared
-    with none. ``values``: by the metric's name. ``clip_name``, ``nearest_name``: the files' present names; the store has
-    none, since files can be renamed."""
+    """A sample and its figures. ``nearest``: the nearest training clip; None if it was not compared with clips.
+    ``values``: by the metric's name. ``clip_name``, ``nearest_name``: current file names, which the store does not have
+    because files can be renamed."""
 
     sample: Sample
     nearest: str | None = None
@@ -42,11 +42,11 @@ class SampleFigures:
 
     @property
     def hit(self) -> bool | None:
-        """Whether it is nearest to its own clip; None if it was compared with none."""
+        """Whether its own clip is the nearest; None if it was not compared with clips."""
         return None if self.nearest is None else self.nearest == self.sample.clip
 
     def to_json(self, names: bool = False) -> dict[str, Any]:
-        """The row of per_sample.json; ``names``: with the files' names, as results have it."""
+        """The row of per_sample.json; ``names``: include file names, as in the results folder."""
         row: dict[str, Any] = asdict(self.sample)
         if self.nearest is not None:
             row |= {**self.values, "nearest": self.nearest, "hit": self.hit}
@@ -56,34 +56,40 @@ class SampleFigures:
 
 
 def with_names(figures: Iterable[SampleFigures], manifest: Iterable[ClipRow]) -> list[SampleFigures]:
-    """The same with the names of the clips' files in ``manifest``."""
+    """``figures`` with the clips' file names from ``manifest``."""
     names = {row.clip: row.name for row in manifest}
     return [
-        SampleFigures(one.sample, one.nearest, one.values, names.get(one.sample.clip or ""), names.get(one.nearest))
-        if one.nearest is not None
-        else one
-        for one in figures
+        SampleFigures(
+            row.sample,
+            row.nearest,
+            row.values,
+            names.get(row.sample.clip or ""),
+            names.get(row.nearest),
+        )
+        if row.nearest is not None
+        else row
+        for row in figures
     ]
 
 
 def read_per_sample(evaluate: Path) -> list[SampleFigures]:
-    """What was measured of each sample. Raises DamagedError."""
+    """The figures of each sample. Raises DamagedError if the file is missing, damaged or invalid."""
     path = evaluate / PER_SAMPLE
     rows = _read(path)
     if not isinstance(rows, list):
-        raise _wrong(path, "a list of JSON objects")
+        raise _damaged(path, "a list of JSON objects")
     try:
         return [_figures(row) for row in rows]
     except ValueError as error:
-        raise _wrong(path, f"the figures of a sample on each row ({error})") from None
+        raise _damaged(path, f"the figures of one sample in each row ({error})") from None
 
 
 def read_metrics(evaluate: Path) -> dict[str, float]:
-    """The figures of an evaluation, by their keys. Raises DamagedError."""
+    """The content of metrics.json. Raises DamagedError if the file is missing, damaged or invalid."""
     path = evaluate / METRICS_FILE
     values = _read(path)
     if not isinstance(values, dict) or not all(type(value) in (int, float, type(None)) for value in values.values()):
-        raise _wrong(path, "a JSON object of numbers")
+        raise _damaged(path, "a JSON object of numbers")
     return values
 
 
@@ -107,8 +113,8 @@ def _read(path: Path) -> Any:
         check_sums(path)
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError, RecursionError):
-        raise _wrong(path, "complete JSON") from None
+        raise _damaged(path, "complete JSON") from None
 
 
-def _wrong(path: Path, expected: str) -> DamagedError:
+def _damaged(path: Path, expected: str) -> DamagedError:
     return DamagedError(f"{path}: expected {expected}; {how_to_repair(path.parent)}")

@@ -14,20 +14,20 @@ from cogtune.data.clips import to_unit_range
 from cogtune.diffusion.image import ImageCondition
 from cogtune.diffusion.noise import generator
 
-_DECODED_AT_ONCE = 1200
-"""Latent positions (T x h x w) that are decoded in one batch: 4 clips of 9 x 64 x 96 pixels."""
+_DECODED_POSITIONS = 1200
+"""Latent positions (T x h x w) decoded in one batch: 4 clips of 9 x 64 x 96 pixels."""
 
 Denoise = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 
 class LatentDecoder(Protocol):
-    """The part of the VAE that sampling needs."""
+    """The VAE's decoder, as sampling uses it."""
 
     def decode(self, latent_BCTHW: Tensor) -> Tensor: ...
 
 
 class ImageEncoder(Protocol):
-    """What turns an image into a latent."""
+    """The VAE's encoder, as sampling uses it for images."""
 
     regularizer: Any
 
@@ -36,12 +36,12 @@ class ImageEncoder(Protocol):
 
 @dataclass(frozen=True)
 class Generator:
-    """Makes videos with one set of weights.
+    """Generates videos with one set of weights.
 
-    ``denoise(x_BTCHW, a_B, index_B, context_BLD, concat_BTCHW)`` is the network behind its denoiser. ``shape``: (T, C, H, W) of a
-    latent as the decoder takes it. ``frame_multiple``: the network's temporal patch; where it does not divide T, that
-    many more latent frames are sampled in front and dropped, as the trainer pads and diffusers' 1.5 pipeline does.
-    ``scale_factor``: latents of the network are this times those of the VAE.
+    ``denoise(x_BTCHW, a_B, index_B, context_BLD, concat_BTCHW)`` is the denoiser with its network. ``shape``: (T, C, H, W)
+    of a latent that the decoder takes. ``frame_multiple``: the network's temporal patch size. If T is not a multiple of
+    it, additional latent frames are sampled in front and dropped, as in training and in diffusers' 1.5 pipeline.
+    ``scale_factor``: latents of the network are those of the VAE times this.
     """
 
     denoise: Denoise
@@ -62,17 +62,17 @@ class Generator:
         images_BCHW: Tensor | None = None,
         on_step: Callable[[int, Tensor], None] | None = None,
     ) -> list[Tensor]:
-        """One uint8 (F, 3, H, W) video on the CPU for each id. ``images``: unscaled latents, from `encode_image`, of what
-        an image-to-video model starts from; the guided batch sees them on both sides.
+        """One uint8 (F, 3, H, W) video on the CPU per id. ``images``: unscaled latents from `encode_image`, the input
+        images of an image-to-video model; with guidance both halves of the batch get them.
 
-        The initial noise and that of every step depend on the seed and the id alone: not on the rest of the batch, on
-        what was sampled before, or on the weights, so all variants of one clip start from the same noise.
+        The initial noise and that of every step depend only on the seed and the id: not on the rest of the batch, on
+        earlier samples, or on the weights. So all variants of one clip start from the same noise.
         """
         frames, *inner = self.shape
         padding = -frames % self.frame_multiple
         shape = (frames + padding, *inner)
         initial = [torch.randn(shape, generator=generator(self.seed, "sample", name, "initial")) for name in ids]
-        streams = [generator(self.seed, "sample", name, "steps") for name in ids]
+        noise_streams = [generator(self.seed, "sample", name, "steps") for name in ids]
         context_BLD = context_BLD.to(self.device)
         concat = None
         if self.image is not None and images_BCHW is not None:
@@ -82,7 +82,7 @@ class Generator:
             torch.stack(initial).to(self.device),
             context_BLD,
             torch.zeros_like(context_BLD),
-            noise=lambda: torch.stack([torch.randn(shape, generator=stream) for stream in streams]),
+            noise=lambda: torch.stack([torch.randn(shape, generator=stream) for stream in noise_streams]),
             on_step=on_step,
         )
         latent_BCTHW = (x0_BTCHW[:, padding:] / self.scale_factor).transpose(1, 2)
@@ -91,8 +91,8 @@ class Generator:
 
 @torch.no_grad()
 def encode_image(vae: ImageEncoder, pixels_CHW: Tensor, seed: int, name: str) -> Tensor:
-    """Unscaled latent (C, h, w) of a uint8 (3, H, W) image: no noise is added to the pixels, and the posterior is sampled
-    as training does it, with a draw that depends on the seed and the sample's id alone."""
+    """Unscaled latent (C, h, w) of a uint8 (3, H, W) image. No noise is added to the pixels. The posterior is sampled as
+    in training, with a draw that depends only on the seed and the sample's id."""
     moments_BCHW = vae.encode(to_unit_range(pixels_CHW)[None, :, None])[:, :, 0].float().cpu()
     channels, *grid = moments_BCHW.shape[1:]
     noise = torch.randn((1, channels // 2, *grid), generator=generator(seed, "sample", name, "image"))
@@ -103,27 +103,27 @@ def encode_image(vae: ImageEncoder, pixels_CHW: Tensor, seed: int, name: str) ->
 def decode(vae: LatentDecoder, latent_BCTHW: Tensor) -> list[Tensor]:
     """The uint8 (F, 3, H, W) video of each unscaled latent, on the CPU.
 
-    Decoding takes the most memory of all, so videos of a real size go one by one. Small ones share a batch: PyTorch's
-    CPU convolution takes a path that is 2 to 4 times slower for a single small sample.
+    Decoding needs more memory than any other step, so videos of usual sizes are decoded one by one. Small ones share a
+    batch: PyTorch's CPU convolution is 2 to 4 times slower for a single small sample.
     """
-    size = max(1, _DECODED_AT_ONCE // latent_BCTHW[0, 0].numel())
+    size = max(1, _DECODED_POSITIONS // latent_BCTHW[0, 0].numel())
     return [to_uint8(video_CFHW) for part in latent_BCTHW.split(size) for video_CFHW in vae.decode(part)]
 
 
 def to_uint8(video_CFHW: Tensor) -> Tensor:
-    """(3, F, H, W) in [-1, 1] to uint8 (F, 3, H, W) on the CPU, clamped, rounded (upstream cuts the fraction off)."""
+    """(3, F, H, W) in [-1, 1] to uint8 (F, 3, H, W) on the CPU, clamped and rounded (upstream truncates)."""
     return ((video_CFHW.float() + 1) * 127.5).clamp(0, 255).round().to(torch.uint8).transpose(0, 1).contiguous().cpu()
 
 
 def samplers(sampler_config: dict[str, Any], steps: int | None) -> dict[bool, Any]:
-    """The configured sampler with its guider (True) and without guidance (False); ``steps`` overrides its number."""
+    """The configured sampler with its guider (True) and without guidance (False); ``steps`` overrides num_steps."""
     params = dict(sampler_config.get("params") or {})
     if steps:
         params["num_steps"] = steps
     node = {"target": sampler_config["target"], "params": params}
-    # A class of the user's own may have no such param; then it is told nothing of guidance.
-    plain = params | ({"guider_config": None} if "guider_config" in params else {})
-    return {True: build(node), False: build(node | {"params": plain})}
+    # A plugin's sampler may not have this param.
+    unguided = params | ({"guider_config": None} if "guider_config" in params else {})
+    return {True: build(node), False: build(node | {"params": unguided})}
 
 
 def latent_shape(
@@ -131,8 +131,8 @@ def latent_shape(
 ) -> tuple[int, int, int, int]:
     """(T, C, H, W) of the latent that decodes to ``frames`` frames of ``video_size`` (height, width).
 
-    ``decoder``: params of the VAE's decoder, which halves the size once for each level but one.
+    ``decoder``: params of the VAE's decoder, which doubles the size at every level but one.
     """
-    shrink = 2 ** (len(decoder.ch_mult) - 1)
+    scale = 2 ** (len(decoder.ch_mult) - 1)
     height, width = video_size
-    return latent_frames(frames, time_rate), decoder.z_channels, height // shrink, width // shrink
+    return latent_frames(frames, time_rate), decoder.z_channels, height // scale, width // scale

@@ -1,4 +1,4 @@
-"""View copies of videos: small mp4 files for people. Figures are never computed from them."""
+"""Writes mp4 and png files for viewing. Metrics are never computed from them."""
 
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,10 @@ from cogtune.runtime.failures import cut_short
 
 
 def write_mp4(path: Path, video_FHWC: Any, fps: float) -> None:
-    """Write a uint8 (F, H, W, 3) array as H.264, 4:2:0, visually lossless (crf 14), under a temporary name first.
+    """Write a uint8 (F, H, W, 3) array as H.264, 4:2:0, visually lossless (crf 14), atomically.
 
-    Height and width must be even, as every size that the model can make is. Raises UserError when ffmpeg does not write
-    all of it: on a full disk it leaves a file without an index, and imageio does not look at its exit code.
+    Height and width must be even, as all sizes of the model are. Raises UserError if ffmpeg does not write the complete
+    file: on a full disk it leaves a file without an index, and imageio does not check its exit code.
     """
     import imageio.v2 as imageio
 
@@ -29,7 +29,7 @@ def write_mp4(path: Path, video_FHWC: Any, fps: float) -> None:
         try:
             imageio.mimwrite(temporary, list(video_FHWC), "FFMPEG", **options)  # pyright: ignore[reportArgumentType]
         except OSError as error:
-            if "Broken pipe" not in str(error):  # imageio raises it without a number
+            if "Broken pipe" not in str(error):  # imageio raises this error without an errno
                 raise
             raise cut_short(path) from error
         if not is_whole(temporary):
@@ -37,7 +37,7 @@ def write_mp4(path: Path, video_FHWC: Any, fps: float) -> None:
 
 
 def write_png(path: Path, image_HWC: Any) -> None:
-    """Write a uint8 (H, W, 3) array as PNG, under a temporary name first."""
+    """Write a uint8 (H, W, 3) array as PNG, atomically."""
     import imageio.v3 as iio
 
     with replacing(path, ".tmp.png") as temporary:

@@ -89,7 +89,7 @@ class Figures:
             reader = report.rows("sample")
             samples = read_samples(reader, sample_ids(report.upstream_job("sample", SampleInput)))
             rows, metrics = per_sample(samples, {}), {"samples.count": len({one.prompt for one in samples})}
-            strips = gather.strips(rows, sample / "videos", None, sample / "images", gather.SAMPLED)
+            strips = gather.strips(rows, sample / "videos", None, sample / "images", gather.SAMPLED_LABELS)
             return cls(rows, metrics, gather.timings(None, stages), strips, [], [])
         train, evaluate = report.job_dir("train"), report.job_dir("evaluate")
         rows = with_names(read_per_sample(evaluate), report.manifest())

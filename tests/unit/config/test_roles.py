@@ -14,7 +14,8 @@ from cogtune.config.errors import ConfigError
 from cogtune.config.hints import all_keys
 from cogtune.config.merge import Config
 from cogtune.config.plugins import used_by
-from cogtune.config.registry import DERIVED, NOT_PLUGGED, find, kind
+from cogtune.config.registry import DERIVED, ENTRIES, NOT_PLUGGED, find, kind
+from cogtune.config.schema.common import with_article
 from cogtune.work.load import load_config
 from cogtune.work.slices import cut
 from cogtune.work.stages import STAGES
@@ -110,6 +111,51 @@ def test_a_stage_that_gets_the_class_gets_its_params_and_its_package(package: Pa
     assert reached
 
 
+IN_A_SENTENCE = {
+    "autoencoder": "an autoencoder",
+    "autoencoder loss": "an autoencoder loss",
+    "conditioner": "a conditioner",
+    "dataset": "a dataset",
+    "decoder": "a decoder",
+    "denoiser": "a denoiser",
+    "discretization": "a discretization",
+    "embedder": "an embedder",
+    "encoder": "an encoder",
+    "final layer": "a final layer",
+    "guider": "a guider",
+    "lora": "a LoRA",
+    "loss": "a loss",
+    "modulation": "a modulation layer",
+    "network": "a network",
+    "optimizer": "an optimizer",
+    "patch embedding": "a patch embedding",
+    "positions": "a position embedding",
+    "regularizer": "a regularizer",
+    "sampler": "a sampler",
+    "scaling": "a scaling",
+    "timesteps": "a timestep sampler",
+    "weighting": "a weighting",
+}
+
+
+@pytest.mark.parametrize("role", sorted(all_roles()))
+def test_a_message_names_the_role_in_the_singular_with_its_article(role: str, tmp_path: Path) -> None:
+    assert with_article(role) == IN_A_SENTENCE[role]
+    other = next(entry for entry in ENTRIES if entry.role != role)
+    with pytest.raises(ConfigError, match=f"is not {IN_A_SENTENCE[role]}[;:]"):
+        find(other.name, role)
+    tree = tiny()
+    for path in by_role()[role]:
+        at(tree, path)["type" if role == "optimizer" else "target"] = 7
+    unchecked = {
+        "optimizer",
+        *(ignored for _, ignored in IGNORED),
+    }  # optimizer: a key of DeepSpeed, with its own message
+    if role not in unchecked:
+        with pytest.raises(ConfigError, match=f"expected the name of {IN_A_SENTENCE[role]}: "):
+            load(tree, tmp_path)
+
+
 @pytest.mark.parametrize("role", [*DERIVED, "optimizer"])
 def test_a_class_with_the_right_methods_alone_is_refused_where_more_is_needed(package: Path, role: str) -> None:
     tree = tiny()
@@ -117,7 +163,7 @@ def test_a_class_with_the_right_methods_alone_is_refused_where_more_is_needed(pa
     for path in by_role()[role]:
         at(tree, path)["type" if role == "optimizer" else "target"] = f"{PACKAGE}.Bare"
     with pytest.raises(
-        ConfigError, match=f"is not an? {role}: (expected a class derived from|it does not derive from)"
+        ConfigError, match=f"is not {with_article(role)}: (expected a class derived from|it does not derive from)"
     ):
         load(tree, package)
 

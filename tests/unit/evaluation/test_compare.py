@@ -48,7 +48,7 @@ def test_words_in_place_of_numbers_and_nothing_measured(tmp_path: Path):
     ]
     page = render("s", bare)
     assert "2 runs compared." in page
-    assert "The same captions" not in page
+    assert "Samples of the same captions" not in page
 
 
 def test_csv_has_every_figure_of_every_member(tmp_path: Path):

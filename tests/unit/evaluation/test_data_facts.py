@@ -48,7 +48,7 @@ def test_validation_clips_that_are_trained_on_are_not_held_out(facts: DataFacts)
 
 def test_what_was_done_to_pictures_is_counted(facts: DataFacts) -> None:
     assert (facts.stretched, facts.enlarged) == (1, 1)
-    assert facts.least_kept == pytest.approx(64 / 170)
-    assert "The crop leaves 38 % of the picture or more. 1 clip had to be enlarged. 1 clip with pixels" in (
+    assert facts.min_kept == pytest.approx(64 / 170)
+    assert "The crop keeps at least 38 % of the picture. 1 clip was enlarged. 1 clip with non-square pixels" in (
         page.render(ReportData("p", {"samples.count": 2}, {}, [], [], [], facts, [], [], "", {}))
     )

@@ -44,7 +44,7 @@ def rendered(found: list[ReportRow]) -> str:
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize(("damage", "said"), [(Path.unlink, "is missing"), (cut, "is cut off")])
+@pytest.mark.parametrize(("damage", "said"), [(Path.unlink, "is missing"), (cut, "is truncated")])
 @pytest.mark.parametrize("number", [0, 1])
 def test_the_page_says_so(views: list[Path], damage: Callable[[Path], None], said: str, number: int) -> None:
     html = rendered(shown(views))

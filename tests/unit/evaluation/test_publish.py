@@ -32,7 +32,7 @@ def test_links_survive_a_move_of_results_and_store_together(tmp_path: Path):
 def test_no_marker_stands_when_publishing_fails(tmp_path: Path):
     publish(tmp_path, "A", {"report.html": "A"}, {})
     (tmp_path / "export").mkdir()
-    with pytest.raises(UserError, match="export: a real folder stands"):
+    with pytest.raises(UserError, match="export: is a folder, but the report needs"):
         publish(tmp_path, "B", {"report.html": "B"}, {"export": tmp_path / "elsewhere"})
     assert published(tmp_path) == []
 

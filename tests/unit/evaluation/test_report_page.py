@@ -111,7 +111,7 @@ def test_the_page_says_what_was_found(report: ReportData):
     assert html.count("<video") == 2
     assert "autoplay loop muted" in html
     assert "7.5 to 8" in html
-    assert "1 file rejected; 1 caption cut" in html
+    assert "1 file rejected; 1 caption truncated" in html
     assert "1 min 03 s" in html
     weights = html.partition("<h2>Weights</h2>")[2].partition("</section>")[0]
     cells = re.findall(r'<td class="number(?: nobreak)?">(.*?)</td>', weights)
@@ -126,7 +126,7 @@ def test_a_page_of_prompts_without_clips(report: ReportData):
 
 
 def test_videos_beyond_the_budget_are_counted(report: ReportData, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(page, "MOST_VIDEO_BYTES", 40)
+    monkeypatch.setattr(page, "MAX_VIDEO_BYTES", 40)
     many = replace(report, strips=report.strips * 5)
     html = page.render(many)
     assert html.count("<video") == 2
@@ -164,8 +164,8 @@ def test_smoothing_keeps_constants_and_lines():
 
 
 def test_thinning_keeps_both_ends():
-    assert plots.thinned(range(10), 4) == [0, 3, 6, 9]
-    assert plots.thinned(range(3), 4) == [0, 1, 2]
+    assert plots.subsampled(range(10), 4) == [0, 3, 6, 9]
+    assert plots.subsampled(range(3), 4) == [0, 1, 2]
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def test_names_of_files_are_in_the_results_only() -> None:
 
 WRONG = [
     *({name: 5} for name in ("item", "prompt", "variant", "caption", "clip", "nearest")),
-    *({metric.name: "odd"} for metric in METRICS if metric.how is not None),
+    *({metric.name: "odd"} for metric in METRICS if metric.compute is not None),
 ]
 
 

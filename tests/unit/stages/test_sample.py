@@ -175,7 +175,7 @@ def test_evaluate_and_report(finished: Finished):
     html = (results / "report.html").read_text()
     assert html.count("<video") == 3 * 4
     assert "videos/bad.mp4" in html
-    assert "1 file rejected; 1 caption cut" in html
+    assert "1 file rejected; 1 caption truncated" in html
     for link in ("samples", "export", "clips"):
         assert (results / link).is_symlink()
         assert any((results / link).iterdir())

@@ -34,9 +34,19 @@ def number(value: float) -> str:
     return str(int(value)) if value == int(value) and abs(value) < 1e15 else f"{value:.15g}"
 
 
+_ROLE_NAMES = {
+    "lora": "LoRA",
+    "modulation": "modulation layer",
+    "positions": "position embedding",
+    "timesteps": "timestep sampler",
+}
+"""Roles whose name in the registry cannot follow an article in a sentence."""
+
+
 def with_article(role: str) -> str:
-    """``a sampler``, ``an optimizer``: the role of a component with its article."""
-    return f"{'an' if role[:1] in 'aeiou' else 'a'} {role}"
+    """``a sampler``, ``an optimizer``, ``a position embedding``: the role of a component in a sentence."""
+    name = _ROLE_NAMES.get(role, role)
+    return f"{'an' if name[:1] in 'aeiou' else 'a'} {name}"
 
 
 SHARE = Range(0, 1, "it is a fraction")

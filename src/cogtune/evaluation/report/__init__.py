@@ -1,1 +1,1 @@
-"""The published page: gathered from the store, written as one HTML file. Nothing here imports torch."""
+"""The report: read from the store, written as one HTML file. Nothing here imports torch."""

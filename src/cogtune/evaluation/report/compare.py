@@ -1,4 +1,4 @@
-"""The report of a sweep: its members in one table, one plot, and their samples of the same captions side by side."""
+"""The report of a sweep: a table and a plot of its members, and their samples of the same captions side by side."""
 
 import csv
 import io
@@ -8,16 +8,16 @@ from typing import Any
 
 from cogtune.evaluation.metrics import METRICS, PSNR
 from cogtune.evaluation.report import plots
-from cogtune.evaluation.report.gather import CLIP, SAMPLED, SHOWN
+from cogtune.evaluation.report.gather import CLIP, SAMPLED_LABELS, TRAINED_LABELS
 from cogtune.evaluation.report.report_data import LossPoint, ReportRow, ReportVideo
 from cogtune.evaluation.report.sweep_plot import shades, sweep_plot
 
 _CAPTIONS = 3
-_SAMPLES = (SHOWN["tuned"], SAMPLED["tuned"])
-"""The videos that are compared: of members that train, and of members that only sample."""
+_SAMPLES = (TRAINED_LABELS["tuned"], SAMPLED_LABELS["tuned"])
+"""Labels of the compared videos, of members with and without training."""
 _BEST: dict[bool, Any] = {True: max, False: min}
 _RANKED_BY = PSNR
-"""By which the headline tells the best member; its column is the first."""
+"""The metric by which the headline selects the best member, and the first column."""
 _COLUMNS = (
     *(
         (
@@ -32,7 +32,7 @@ _COLUMNS = (
     ("train.steps_per_second", "steps per second", None),
     ("seconds.train", "seconds of training", None),
 )
-"""(figure, heading, which of the values is best: None where more is not better)."""
+"""(figure, heading, function that selects the best value or None)."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,13 @@ class Member:
 
     @property
     def figures(self) -> dict[str, Any]:
-        """All figures by their names in metrics.json and timings.json, and the last held-out loss."""
+        """The entries of metrics.json and timings.json, and the last validation loss."""
         last = {"validation.loss_last": self.validation[-1].loss} if self.validation else {}
         return self.metrics | self.timings | last
 
 
 def render(name: str, members: Sequence[Member]) -> str:
-    """The page as text; all strings are escaped."""
+    """The page as HTML text; all strings are escaped."""
     from cogtune.evaluation.report.page import data_uri, environment
 
     keys = list(members[0].point)
@@ -77,7 +77,7 @@ def render(name: str, members: Sequence[Member]) -> str:
 
 
 def as_csv(members: Sequence[Member]) -> str:
-    """One line a member: its name, the swept keys, then every figure that any member has."""
+    """One line per member: its name, the swept keys, then all figures of any member."""
     figures = sorted({name for member in members for name in member.figures})
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -92,7 +92,7 @@ def _columns(members: Sequence[Member]) -> list[tuple[str, str, Any]]:
 
 
 def _column(members: Sequence[Member], figure: str, best: Any) -> list[tuple[Any, bool]]:
-    """(value, whether it is the best) of each member; None where it has none."""
+    """(value or None, whether it is the best) of each member."""
     values = [member.figures.get(figure) for member in members]
     known = [value for value in values if value is not None]
     top = best(known) if best and len(set(known)) > 1 else None
@@ -110,7 +110,7 @@ def _headline(members: Sequence[Member]) -> str:
 
 
 def _captions(members: Sequence[Member]) -> list[tuple[str, list[tuple[str, ReportVideo]]]]:
-    """(caption, (label, video) of the clip and of every member) for the first captions that all members have."""
+    """(caption, (label, video) of the clip and of every member) for the first captions shared by all members."""
     by_name = [{strip.name: strip for strip in member.strips} for member in members]
     shared = [name for name in by_name[0] if all(name in strips for strips in by_name)]
     captions = []

@@ -1,4 +1,4 @@
-"""Reads what the stages left in the store and gives it the shape of the page."""
+"""Reads the results of the stages from the store, as the data of the report."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,9 +25,9 @@ from cogtune.work.stages import STAGES
 from cogtune.work.training_log import Row, ValidationRow
 
 CLIP = "Training clip"
-SHOWN = {"base": "Before training", "tuned": "After training", "guided": "After, guided"}
-SAMPLED = {"tuned": "Sample", "guided": "Guided"}
-"""The labels where nothing was trained."""
+TRAINED_LABELS = {"base": "Before training", "tuned": "After training", "guided": "After, guided"}
+SAMPLED_LABELS = {"tuned": "Sample", "guided": "Guided"}
+"""Labels of experiments without training."""
 
 
 def strips(
@@ -35,13 +35,13 @@ def strips(
     videos: Path,
     clips: Path | None,
     images: Path,
-    labels: Mapping[str, str] = SHOWN,
+    labels: Mapping[str, str] = TRAINED_LABELS,
 ) -> list[ReportRow]:
-    """One strip for each prompt: the image that the samples start from, if any, the clip, then the variants of ``labels``.
-    ``clips``: None where there is no data set. A video that is missing or cut off says so."""
+    """One row per prompt: the input image, if any, the clip, then the variants of ``labels``. ``clips``: None without a
+    data set. A missing or truncated video gets a ``problem``."""
     by_prompt: dict[str, dict[str, SampleFigures]] = {}
-    for one in figures:
-        by_prompt.setdefault(one.sample.prompt, {})[one.sample.variant] = one
+    for figure_row in figures:
+        by_prompt.setdefault(figure_row.sample.prompt, {})[figure_row.sample.variant] = figure_row
     rows = []
     for prompt, variants in by_prompt.items():
         first = next(iter(variants.values()))
@@ -51,30 +51,32 @@ def strips(
             path = clips / f"{first.sample.clip[:ID_DIGITS]}.mp4"
             row.append(ReportVideo(CLIP, path, problem=_problem(path)))
         for variant, label in labels.items():
-            if one := variants.get(variant):
-                path = inside(videos, f"{one.sample.item}.mp4", PER_SAMPLE)
-                nearest = _stem(one.nearest_name)
-                row.append(ReportVideo(label, path, one.values.get(PSNR.name), one.hit, nearest, _problem(path)))
+            if figure_row := variants.get(variant):
+                path = inside(videos, f"{figure_row.sample.item}.mp4", PER_SAMPLE)
+                nearest = _stem(figure_row.nearest_name)
+                row.append(
+                    ReportVideo(label, path, figure_row.values.get(PSNR.name), figure_row.hit, nearest, _problem(path))
+                )
         rows.append(ReportRow(first.sample.caption, _stem(first.clip_name) or prompt, row))
     return sorted(rows, key=lambda strip: strip.name)
 
 
 def _problem(video: Path) -> str:
-    """What is wrong with a view of a sample or clip, and how to have it made again. The figures do not come from it."""
+    """Why a viewing copy is unusable, and how to write it again; "" for a good one. Figures are not computed from it."""
     if is_whole(video):
         try:
             check_sums(video)
         except DamagedError as error:
-            what = "is damaged" if str(error).startswith(str(video)) else "cannot be checked"
+            state = "is damaged" if str(error).startswith(str(video)) else "cannot be checked"
         else:
             return ""
     else:
-        what = "is cut off" if video.exists() else "is missing"
-    return f"{video.parent.name}/{video.name} {what}: {how_to_repair(video.parent.parent)}"
+        state = "is truncated" if video.exists() else "is missing"
+    return f"{video.parent.name}/{video.name} {state}: {how_to_repair(video.parent.parent)}"
 
 
 def loss_curves(log: Iterable[Row]) -> tuple[list[LossPoint], list[LossPoint]]:
-    """The losses of a training's log, and those of its validation clips."""
+    """The training losses and the validation losses of a training log."""
     training, validation = list[LossPoint](), list[LossPoint]()
     for row in log:
         if isinstance(row, ValidationRow):
@@ -85,7 +87,7 @@ def loss_curves(log: Iterable[Row]) -> tuple[list[LossPoint], list[LossPoint]]:
 
 
 def stages(records: Path, upstream: Mapping[str, str]) -> list[StageFacts]:
-    """Time and memory of each stage, summed over the runs that its job took. ``upstream``: stage -> job key."""
+    """Time, summed over all runs of its job, and peak memory of each stage. ``upstream``: stage -> job key."""
     facts = []
     for stage in (name for name in STAGES if name in upstream):
         key = upstream[stage]
@@ -96,12 +98,12 @@ def stages(records: Path, upstream: Mapping[str, str]) -> list[StageFacts]:
     return facts
 
 
-def _wrong(path: Path, expected: str) -> DamagedError:
+def _damaged(path: Path, expected: str) -> DamagedError:
     return DamagedError(f"{path}: expected {expected}; {how_to_repair(path.parent)}")
 
 
 def exports(export: Path) -> list[Exported]:
-    """What the index of an export's folder says."""
+    """The formats in the index of an export folder."""
     return [
         Exported(
             name,
@@ -117,7 +119,7 @@ def exports(export: Path) -> list[Exported]:
 
 
 def timings(summary: TrainSummary | None, stages: Iterable[StageFacts]) -> dict[str, float]:
-    """The content of timings.json but for the report's own time. ``summary``: None where nothing was trained."""
+    """The content of timings.json without the report's own time. ``summary``: None without training."""
     train = (
         {}
         if summary is None
@@ -136,7 +138,7 @@ def data_facts(
     encoded: ShardReader,
     params: SFTDatasetParams,
 ) -> DataFacts:
-    """What is said about the data. ``frames`` and ``encoded``: the rows of preprocess and text. Raises DamagedError."""
+    """Statistics of the data set. ``frames`` and ``encoded``: the rows of preprocess and text. Raises DamagedError."""
     check_sums(rejects_file)
     plans, rejects = list[ClipPlan](), _read_rejects(rejects_file)
     refused = [(reject.name, reject.reason) for reject in rejects if not reject.files]
@@ -158,14 +160,14 @@ def data_facts(
         frames=params.max_num_frames,
         height=height,
         width=width,
-        asked_fps=params.fps,
+        target_fps=params.fps,
         effective_fps=(min(rates), max(rates)) if rates else None,
         rejects=sorted(refused),
         others=[(reject.name, reject.reason) for reject in rejects if reject.files],
         links=[(row.path, row.target) for row in manifest if row.target],
         stretched=sum(plan.source.sample_aspect != "1:1" for plan in plans),
         enlarged=sum(plan.resize[0] > plan.source.height for plan in plans),
-        least_kept=min((height * width / math.prod(plan.resize) for plan in plans), default=1.0),
+        min_kept=min((height * width / math.prod(plan.resize) for plan in plans), default=1.0),
         truncated=sorted(captions[caption] for caption, row in TextRow.read_all(encoded, captions) if row.truncated),
     )
 
@@ -175,11 +177,11 @@ def _stem(name: str | None) -> str | None:
 
 
 def _read_rejects(path: Path) -> list[Reject]:
-    """What a scan left out, with the reasons; none where there is no such file and no checksum that names it."""
+    """The files rejected by scan, with reasons; empty if the file does not exist."""
     try:
         lines = read_lines(path, partial(from_json, Reject))
     except FileNotFoundError:
         return []
     if not lines.whole:
-        raise _wrong(path, "a JSON object with name and reason on each line")
+        raise _damaged(path, "a JSON object with name and reason in each line")
     return lines.rows

@@ -1,4 +1,4 @@
-"""Renders the report as one self-contained HTML file: no script, nothing from a network or from another file."""
+"""Renders the report as one self-contained HTML file without scripts; it loads nothing from the network or other files."""
 
 import base64
 from collections.abc import Iterator
@@ -11,8 +11,8 @@ from cogtune.evaluation.metrics import METRICS, PSNR, Metric
 from cogtune.evaluation.report import plots, summary_text
 from cogtune.evaluation.report.report_data import ReportData, ReportRow, ReportVideo
 
-MOST_VIDEO_BYTES = 48_000_000
-"""Videos are embedded until this much is used up (4/3 of it in base64); the page says how many were left out."""
+MAX_VIDEO_BYTES = 48_000_000
+"""Maximum size of all embedded videos (4/3 of it in base64); the page says how many are omitted."""
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,12 @@ class _Embedded:
 
     @property
     def still(self) -> bool:
-        """Whether it is a picture."""
+        """Whether it is an image."""
         return self.video.path.suffix == ".png"
 
 
 def render(report: ReportData) -> str:
-    """The page as text. All strings of the report are escaped; only plots and css are passed through as markup."""
+    """The page as HTML text. All strings of the report are escaped; only plots and CSS are inserted as markup."""
     seconds = {row.stage: row.seconds for row in report.stages if row.seconds is not None}
     strips, left_out = _within_budget(report.strips)
     return (
@@ -55,7 +55,7 @@ def render(report: ReportData) -> str:
 
 
 def environment() -> Any:
-    """Jinja as every page uses it: what is not marked as markup is escaped, a missing value is an error."""
+    """The Jinja environment of all pages: strings are escaped unless marked as markup; undefined values are errors."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     jinja = Environment(
@@ -74,7 +74,7 @@ def _within_budget(strips: list[ReportRow]) -> tuple[list[ReportRow], int]:
     used, kept = 0, 0
     for strip in strips:
         used += sum(video.path.stat().st_size for video in strip.videos if not video.problem)
-        if used > MOST_VIDEO_BYTES and kept:
+        if used > MAX_VIDEO_BYTES and kept:
             break
         kept += 1
     return strips[:kept], len(strips) - kept
@@ -82,13 +82,13 @@ def _within_budget(strips: list[ReportRow]) -> tuple[list[ReportRow], int]:
 
 @cache
 def data_uri(path: Path) -> str:
-    """An mp4 or png as part of a page."""
+    """A data: URI of an mp4 or png file."""
     kind = "image/png" if path.suffix == ".png" else "video/mp4"
     return f"data:{kind};base64," + base64.b64encode(path.read_bytes()).decode()
 
 
 def _config_lines(text: str) -> Iterator[tuple[str, str]]:
-    """(YAML, comment that says who set it) of each line."""
+    """(YAML, comment with the value's source) of each line."""
     for line in text.splitlines():
         code, mark, comment = line.rpartition("  # ")
         yield (code.rstrip(), comment) if mark else (line, "")

@@ -1,4 +1,4 @@
-"""Plots as SVG text that takes its colours from the page, so that they follow a dark or a light scheme."""
+"""Plots as SVG text with the page's CSS colours, so that they follow the dark or light colour scheme."""
 
 import functools
 import io
@@ -9,7 +9,7 @@ from typing import Any
 
 from cogtune.evaluation.report.report_data import LossPoint
 
-# Matplotlib wants real colours; each of these stands for a CSS variable of report.css and is replaced by it.
+# Matplotlib needs literal colours; each of these is a placeholder that is replaced by a CSS variable of report.css.
 _INK, _FAINT, _ACCENT, _SECOND = "#010203", "#010204", "#010205", "#010206"
 _VARIABLES = {_INK: "var(--ink)", _FAINT: "var(--line)", _ACCENT: "var(--accent)", _SECOND: "var(--second)"}
 _STYLE: dict[Any, Any] = {
@@ -30,14 +30,14 @@ _STYLE: dict[Any, Any] = {
     "grid.linewidth": 0.6,
     "legend.frameon": False,
 }
-_MOST_POINTS = 600
+_MAX_POINTS = 600
 
 
 def smoothed(values: Sequence[float], span: int) -> list[float]:
-    """Mean of the ``span`` values around each one.
+    """Mean of the ``span`` values around each value.
 
-    At the start, where a curve falls steeply, the window shrinks on both sides alike; at the end it is only cut, so that
-    the last point is no single value.
+    At the start, where a curve falls steeply, the window shrinks symmetrically. At the end only its right half shrinks,
+    so that the last point is a mean too.
     """
     sums, means = [0.0, *accumulate(values)], []
     for i in range(len(values)):
@@ -47,15 +47,15 @@ def smoothed(values: Sequence[float], span: int) -> list[float]:
     return means
 
 
-def thinned(rows: Sequence[Any], most: int = _MOST_POINTS) -> list[Any]:
-    """At most ``most`` of the rows, evenly spaced, first and last kept: a plot holds no more."""
-    if len(rows) <= most:
+def subsampled(rows: Sequence[Any], max_rows: int = _MAX_POINTS) -> list[Any]:
+    """At most ``max_rows`` evenly spaced rows, including the first and the last, to keep plots small."""
+    if len(rows) <= max_rows:
         return list(rows)
-    return [rows[round(i * (len(rows) - 1) / (most - 1))] for i in range(most)]
+    return [rows[round(i * (len(rows) - 1) / (max_rows - 1))] for i in range(max_rows)]
 
 
 def styled(draw: Callable[..., str]) -> Callable[..., str]:
-    """Runs ``draw`` under the page's style and leaves matplotlib's settings as they were."""
+    """Run ``draw`` with the page's style, without changing matplotlib's global settings."""
 
     @functools.wraps(draw)
     def wrapped(*args: Any) -> str:
@@ -69,13 +69,13 @@ def styled(draw: Callable[..., str]) -> Callable[..., str]:
 
 @styled
 def loss_plot(training: Sequence[LossPoint], validation: Sequence[LossPoint]) -> str:
-    """Loss over steps: single steps faint, their average strong, validation as
-    points, and the learning rate below. Empty when there is nothing to draw."""
+    """Loss over steps: a thin line of single steps, a thick line of their mean, validation as points, and the learning
+    rate below. "" without training steps."""
     if not training:
         return ""
     steps, losses = [point.step for point in training], [point.loss for point in training]
     span = max(2, len(losses) // 20)
-    drawn = thinned(list(zip(steps, losses, smoothed(losses, span), strict=True)))
+    drawn = subsampled(list(zip(steps, losses, smoothed(losses, span), strict=True)))
     figure, (top, bottom) = new_figure(8.6, 4.4, rows=2, heights=(4, 1))
     top.plot(
         [row[0] for row in drawn], [row[1] for row in drawn], color=_SECOND, linewidth=0.7, alpha=0.7, label="one step"
@@ -94,7 +94,7 @@ def loss_plot(training: Sequence[LossPoint], validation: Sequence[LossPoint]) ->
         log_axis(top)
     top.set_ylabel("loss")
     top.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderpad=0)
-    rates = thinned([(point.step, point.lr) for point in training if point.lr is not None])
+    rates = subsampled([(point.step, point.lr) for point in training if point.lr is not None])
     bottom.plot([rate[0] for rate in rates], [rate[1] for rate in rates], color=_INK, linewidth=1.2)
     bottom.set_ylabel("learning rate")
     bottom.set_ylim(bottom=0)
@@ -105,7 +105,7 @@ def loss_plot(training: Sequence[LossPoint], validation: Sequence[LossPoint]) ->
 
 @styled
 def seconds_plot(seconds: dict[str, float]) -> str:
-    """Horizontal bars: how long each stage took."""
+    """Horizontal bars of the time of each stage. "" without stages."""
     if not seconds:
         return ""
     figure, (axes,) = new_figure(8.6, 0.6 + 0.3 * len(seconds))
@@ -121,7 +121,7 @@ def seconds_plot(seconds: dict[str, float]) -> str:
 
 
 def markup(text: str) -> Any:
-    """Text of our own making that goes into a page unescaped."""
+    """Mark trusted text as markup, which is not escaped."""
     from markupsafe import Markup
 
     return Markup(text)
@@ -131,19 +131,19 @@ def duration(seconds: float) -> str:
     """ "0.4 s", "12 s", "3 min 20 s", "2 h 05 min"."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    rounded = round(seconds)
+    if rounded < 60:
+        return f"{rounded} s"
+    if rounded < 3600:
+        return f"{rounded // 60} min {rounded % 60:02d} s"
+    return f"{rounded // 3600} h {rounded % 3600 // 60:02d} min"
 
 
 def new_figure(
     width: float, height: float, rows: int = 1, heights: tuple[int, ...] = (1,), columns: int = 1
 ) -> tuple[Any, Any]:
     """A figure of ``width`` x ``height`` inches and its axes, row by row."""
-    from matplotlib.figure import Figure  # without pyplot no backend is looked for
+    from matplotlib.figure import Figure  # pyplot would search for a backend
 
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharex=rows > 1, gridspec_kw={"height_ratios": heights})
@@ -160,7 +160,7 @@ def log_axis(axes: Any) -> None:
 
 
 def to_svg(figure: Any, title: str) -> str:
-    """The figure as an <svg> element for an HTML page: no XML prologue, no metadata, nothing that is loaded."""
+    """The figure as an <svg> element for an HTML page, without XML prologue, metadata and external resources."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()

@@ -1,4 +1,4 @@
-"""What exactly was run: keys, data, weights, code and library versions."""
+"""Provenance of a report: hashes of weights, versions of code and libraries."""
 
 import platform
 import subprocess
@@ -24,7 +24,7 @@ _PACKAGES = (
 
 
 def weights_of(slices: Iterable[Slice]) -> dict[str, str]:
-    """Config key -> content hash, of every file or folder that one of the stages' keys depends on."""
+    """Config key -> content hash of every file or folder in the stages' keys."""
     return {
         ".".join(map(str, path)): value
         for part in slices
@@ -34,21 +34,21 @@ def weights_of(slices: Iterable[Slice]) -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    """Python and the installed packages that results can depend on."""
-    known = {"python": platform.python_version()}
+    """Versions of Python and of the installed packages that affect results."""
+    installed = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
-            known[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return known
+    return installed
 
 
 def commit(folder: Path) -> str | None:
-    """The git commit of the code in ``folder``, with "-dirty" if files differ from it; None outside a repository."""
+    """The git commit of the code in ``folder``, with "-dirty" if there are uncommitted changes; None outside git."""
     command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+        output = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return answer.stdout.strip() or None
+    return output.stdout.strip() or None

@@ -1,4 +1,4 @@
-"""Puts a report where people look: results/<experiment>/ shows what the config means now, and nothing else."""
+"""Publishes a report in results/<experiment>/, so that the folder always matches the current config."""
 
 import json
 import os
@@ -22,12 +22,12 @@ def publish(
     stage: str = "report",
     page: str = PAGE,
 ) -> Path:
-    """Make ``folder`` hold exactly this report; returns the marker, which is written last.
+    """Write the report to ``folder`` and return its marker file, which is written last.
 
-    All markers go first, so a kill on the way leaves none and the report is made again. ``texts``: file name ->
-    content. ``links``: name -> folder in the store; a link is relative, so that results and store can move together.
-    ``page``: report.html gets a second name, `<page><key>.html`, which Snakemake may own: it deletes a rule's outputs
-    when its job starts or fails, and `snakemake --report` shows them.
+    Old markers are deleted first, so after a kill there is none and the report is written again. ``texts``: file name ->
+    content. ``links``: name -> folder in the store; links are relative, so that results and store can move together.
+    ``page``: report.html gets a second name, `<page><key>.html`, as the output for Snakemake, which shows it in
+    `snakemake --report`, and deletes a rule's outputs when its job starts or fails.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for old in (*folder.glob(f"{marker}*"), *folder.glob(f"{page}*")):
@@ -37,19 +37,19 @@ def publish(
     for name, text in texts.items():
         write_text(folder / name, text)
     if "report.html" in texts:
-        _name_again(folder / "report.html", folder / f"{page}{key}.html")
+        _link_or_copy(folder / "report.html", folder / f"{page}{key}.html")
     published = folder / f"{marker}{key}"
     write_text(published, json.dumps({"stage": stage, "key": key}) + "\n")
     return published
 
 
 def to_json(value: Any) -> str:
-    """JSON as people read it: sorted, indented, one newline at the end. Equal values give equal bytes."""
+    """JSON with sorted keys, indentation and a final newline. Equal values give equal bytes."""
     return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _name_again(path: Path, second: Path) -> None:
-    """A hard link, so that a page full of videos lies on the disk once; a copy where there are none."""
+def _link_or_copy(path: Path, second: Path) -> None:
+    """Create a hard link, because pages with videos are large; a copy if the file system has no hard links."""
     try:
         second.hardlink_to(path)
     except OSError:
@@ -58,7 +58,7 @@ def _name_again(path: Path, second: Path) -> None:
 
 def _link(path: Path, target: Path) -> None:
     if path.is_dir() and not path.is_symlink():
-        raise UserError(f"{path}: a real folder stands where the report links into the store; move it away")
+        raise UserError(f"{path}: is a folder, but the report needs this name for a link; move or rename the folder")
     temporary = path.with_name(f".{uuid.uuid4().hex}")
     temporary.symlink_to(os.path.relpath(target, path.parent), target_is_directory=True)
     os.replace(temporary, path)

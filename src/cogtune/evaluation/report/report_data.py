@@ -1,4 +1,4 @@
-"""What the page is made of, as plain values: `gather` fills it from the store, `page` renders it."""
+"""The data of a report: `gather` reads it from the store, `page` renders it."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,8 +7,8 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ReportVideo:
-    """One video of a strip. ``hit``: nearest to its own clip; None for the clip itself and for a user's own prompts.
-    ``problem``: what is wrong with its file, and how it is made again."""
+    """One video of a row. ``hit``: whether its own clip is the nearest; None for clips and for prompts from a file.
+    ``problem``: why its file is unusable, and how to write it again."""
 
     label: str
     path: Path
@@ -20,7 +20,7 @@ class ReportVideo:
 
 @dataclass(frozen=True)
 class ReportRow:
-    """One caption with its clip and samples, side by side."""
+    """One caption with its clip and samples."""
 
     caption: str
     name: str
@@ -29,7 +29,7 @@ class ReportRow:
 
 @dataclass(frozen=True)
 class LossPoint:
-    """One point of a loss curve; ``lr`` of training only."""
+    """One point of a loss curve; ``lr``: None for validation."""
 
     step: int
     loss: float
@@ -38,44 +38,45 @@ class LossPoint:
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What scan, preprocess and text found. Rejects are (name, reason), ``others`` too: of files that are no videos, by
-    kind. ``links``: (path, where it leads) of clips behind links. ``truncated``: captions cut at T5's limit."""
+    """Results of scan, preprocess and text. ``rejects``: (name, reason). ``others``: the same for files that are not
+    videos, one entry per kind. ``links``: (path, target) of clips that are links. ``truncated``: captions with more
+    tokens than T5's limit."""
 
     clips: dict[str, int] = field(default_factory=dict)
     frames: int = 0
     height: int = 0
     width: int = 0
-    asked_fps: float = 0.0
+    target_fps: float = 0.0
     effective_fps: tuple[float, float] | None = None
     rejects: list[tuple[str, str]] = field(default_factory=list)
     truncated: list[str] = field(default_factory=list)
     others: list[tuple[str, str]] = field(default_factory=list)
     links: list[tuple[str, str]] = field(default_factory=list)
     trained_too: int = 0
-    """Validation clips that are training clips as well: they are not held out."""
+    """Validation clips that are also training clips, so they are not held out."""
     stretched: int = 0
-    """Clips whose pixels are not square (sample aspect ratio): they are taken as square, as upstream does."""
+    """Clips with non-square pixels (sample aspect ratio), treated as square, as in upstream."""
     enlarged: int = 0
-    """Clips of fewer pixels than are trained on."""
-    least_kept: float = 1.0
-    """Share of the picture that the crop leaves of the clip that loses most."""
+    """Clips that are smaller than the training size."""
+    min_kept: float = 1.0
+    """Smallest share of the picture that the crop keeps, over all clips."""
 
     @property
     def held_out(self) -> int:
-        """Validation clips that nothing was trained on."""
+        """Number of validation clips that are not training clips."""
         return self.clips.get("valid", 0) - self.trained_too
 
     @property
     def off_rate(self) -> bool:
-        """Whether some clip runs at another rate than asked, by more than the rounding of time stamps (1 %)."""
+        """Whether the rate of a clip differs from the target by more than 1 %, the rounding of time stamps."""
         return self.effective_fps is not None and any(
-            abs(fps - self.asked_fps) > 0.01 * self.asked_fps for fps in self.effective_fps
+            abs(fps - self.target_fps) > 0.01 * self.target_fps for fps in self.effective_fps
         )
 
 
 @dataclass(frozen=True)
 class StageFacts:
-    """One line of the table of stages; seconds over all runs of the job, peak memory of one process."""
+    """One row of the table of stages: seconds over all runs of the job, peak memory of one process."""
 
     stage: str
     key: str
@@ -86,9 +87,9 @@ class StageFacts:
 
 @dataclass(frozen=True)
 class Exported:
-    """A format that the weights were written in. Errors are largest absolute differences of one step's output between
-    what was trained and the file loaded again: by cogtune, and by the foreign ``loader``, None where there is none, and
-    then ``why`` (at the epsilon of the last norm that was trained with, in which diffusers differs)."""
+    """One exported format. Errors are the largest absolute difference between the outputs of the trained model and of the
+    reloaded file: by cogtune (``own_error``), and by ``loader`` (``foreign_error``, with the epsilon of the last norm set
+    to ours, as diffusers uses another; None if not checked, and ``why``)."""
 
     format: str
     path: str
@@ -105,7 +106,7 @@ class Exported:
 
 @dataclass(frozen=True)
 class ReportData:
-    """All that a report shows. ``data``: None where nothing was trained, but given weights were sampled."""
+    """The content of a report. ``data``: None without training (``args.mode: inference``)."""
 
     experiment: str
     metrics: dict[str, Any]

@@ -1,4 +1,4 @@
-"""What the figures say, in words that a newcomer understands. Pure functions of metrics.json."""
+"""The sentences of a report. Pure functions of metrics.json and timings.json."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from cogtune.evaluation.metrics import METRICS, PSNR, RETRIEVAL, Metric
 
 VARIANTS = ("tuned", "base", "guided", "shuffled", "null")
-"""In the order of the page."""
+"""In the order of the table."""
 
 LABELS = {
     "tuned": "After training",
@@ -28,8 +28,8 @@ _MEANING = {
 
 @dataclass(frozen=True)
 class VariantRow:
-    """One line of the table of controls. ``hits`` of ``count`` samples are nearest to their own clip. ``values``: those of
-    METRICS, in their order; None where nothing was measured."""
+    """One row of the table of controls. ``hits`` of ``count`` samples are nearest to their own clip. ``values``: in the
+    order of METRICS; None if not measured."""
 
     variant: str
     label: str
@@ -40,7 +40,7 @@ class VariantRow:
 
 
 def rows(metrics: dict[str, Any]) -> list[VariantRow]:
-    """The table of controls: one row for each variant that was measured."""
+    """The table of controls: one row per measured variant."""
     table = []
     for variant in VARIANTS:
         accuracy = metrics.get(RETRIEVAL.key(variant))
@@ -53,9 +53,9 @@ def rows(metrics: dict[str, Any]) -> list[VariantRow]:
 
 
 def headline(metrics: dict[str, Any], trained: bool = True) -> str:
-    """The one sentence that a reader takes away. ``trained``: false where given weights were sampled."""
+    """The heading of the report: its main result. ``trained``: false for ``args.mode: inference``."""
     if not trained:
-        return "Samples of your own prompts, by the weights that were loaded."
+        return "Samples of your own prompts, with the loaded weights."
     by_variant = {row.variant: row for row in rows(metrics)}
     tuned, base = by_variant.get("tuned"), by_variant.get("base")
     if tuned is None:
@@ -66,32 +66,30 @@ def headline(metrics: dict[str, Any], trained: bool = True) -> str:
 
 
 def summary(metrics: dict[str, Any]) -> list[str]:
-    """A few sentences below the headline, each about one figure and what it is measured against."""
+    """The sentences below the headline, each about one figure and its reference."""
     sentences = []
     psnr, before = metrics.get(PSNR.key()), metrics.get(PSNR.key("base"))
     if psnr is not None:
-        gain = (
-            "" if before is None else f", {psnr - before:+.1f} dB against the model before training ({before:.1f} dB)"
-        )
+        gain = "" if before is None else f", {psnr - before:+.1f} dB vs. the model before training ({before:.1f} dB)"
         sentences.append(f"Mean PSNR of a sample to its own clip: {psnr:.1f} dB{gain}.")
     ceiling, worst = metrics.get("vae.psnr_db"), metrics.get("vae.psnr_db_min")
     if ceiling is not None and worst is not None:
         sentences.append(
-            f"The VAE alone, encoding and decoding the clips themselves, reaches {ceiling:.1f} dB "
-            f"(worst clip {worst:.1f} dB): no sample can be expected above that."
+            f"Encoding and decoding the clips with the VAE alone reaches {ceiling:.1f} dB "
+            f"(worst clip {worst:.1f} dB): samples cannot be expected to exceed that."
         )
     clips = metrics.get("data.clips_train")
     if psnr is not None and clips:
-        sentences.append(f"Nearest is by pixel error among all {clips} training clips, so chance is 1 in {clips}.")
+        sentences.append(f"The nearest of all {clips} training clips is by pixel error, so chance is 1 in {clips}.")
     return sentences
 
 
 def training(metrics: dict[str, Any], timings: dict[str, Any]) -> str:
-    """What the curve shows, in one sentence."""
+    """A sentence about loss and speed."""
     first, last = metrics.get("train.loss_first"), metrics.get("train.loss_last")
     text = "" if first is None or last is None else f"The loss went from {first:.3f} to {last:.3f}"
     if speed := timings.get("train.steps_per_second"):
         text += f"{' at ' if text else 'Training ran at '}{speed:.2f} steps a second"
     if (wait := timings.get("train.data_wait_fraction")) is not None and text:
-        text += f"; {100 * wait:.1f} % of the time went into waiting for data"
+        text += f"; {100 * wait:.1f} % of the time was spent waiting for data"
     return f"{text}." if text else ""

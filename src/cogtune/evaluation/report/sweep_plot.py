@@ -1,14 +1,14 @@
-"""The plot of a sweep: how its members trained, and what the swept value did to the samples."""
+"""The plot of a sweep: losses of all members, and PSNR over the swept value."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from cogtune.evaluation.metrics import PSNR
-from cogtune.evaluation.report.plots import log_axis, new_figure, smoothed, styled, thinned, to_svg
+from cogtune.evaluation.report.plots import log_axis, new_figure, smoothed, styled, subsampled, to_svg
 
 
 def shades(count: int) -> list[str]:
-    """So many colours that can be told apart on a light and on a dark page."""
+    """``count`` distinguishable colours for light and dark pages."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
@@ -17,9 +17,9 @@ def shades(count: int) -> list[str]:
 
 @styled
 def sweep_plot(members: Sequence[Any], key: str) -> str:
-    """Left: the smoothed losses of all members, each in its shade. Right: PSNR of the samples over the swept ``key``.
+    """Left: the smoothed losses of all members, one colour each. Right: PSNR of the samples over the swept ``key``.
 
-    ``members`` have ``point``, ``training`` and ``figures`` (`compare.Member`). Empty when nobody trained.
+    ``members`` have ``point``, ``training`` and ``figures`` (`compare.Member`). "" if no member has training steps.
     """
     if not any(member.training for member in members):
         return ""
@@ -41,7 +41,7 @@ def _losses(axes: Any, coloured: Sequence[tuple[Any, str]]) -> None:
     for member, colour in coloured:
         losses = [point.loss for point in member.training]
         means = smoothed(losses, max(2, len(losses) // 10))
-        drawn = thinned([(point.step, mean) for point, mean in zip(member.training, means, strict=True)], 300)
+        drawn = subsampled([(point.step, mean) for point, mean in zip(member.training, means, strict=True)], 300)
         axes.plot([row[0] for row in drawn], [row[1] for row in drawn], color=colour, linewidth=1.6)
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("loss (moving mean)")
@@ -51,7 +51,7 @@ def _losses(axes: Any, coloured: Sequence[tuple[Any, str]]) -> None:
 
 
 def _over_values(axes: Any, points: Sequence[tuple[Any, float, str]]) -> None:
-    """Numbers stand at their place (logarithmic from a factor of 10), anything else in the order of the grid."""
+    """Numeric values on a numeric axis (logarithmic if they span a factor of 10), others in the order of the grid."""
     values = [value for value, _, _ in points]
     numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
     labels = list(dict.fromkeys(map(str, values)))

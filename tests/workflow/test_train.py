@@ -310,4 +310,4 @@ def test_a_training_in_which_every_step_fails_stops(caches: Path) -> None:
     root = poisoned(caches, "all-poisoned", range(5))
     said = Training(root / "stopped", ranks=1, changes=SHORT | {"args.max_skipped_steps": 3}).finish(code=1)
     assert "4 steps were skipped, more than args.max_skipped_steps: 3; the last one is step 4: the loss is nan" in said
-    assert "lower the learning rate" in said
+    assert "reduce the learning rate" in said

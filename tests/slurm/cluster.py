@@ -1,4 +1,4 @@
-"""A real Slurm on this machine for tests: two nodes, n1 and n2, of 8 CPUs, 10 GB and 2 fake GPUs each; see README.md here."""
+"""A real Slurm on this machine for tests: two nodes, n1 and n2, of 64 CPUs, 64 GB and 2 fake GPUs each; see README.md here."""
 
 import os
 import re
@@ -121,8 +121,8 @@ class Cluster:
     def snakemake(
         self, root: Path, *arguments: str, check: bool = True, timeout: float = 600
     ) -> subprocess.CompletedProcess[str]:
-        """`snakemake ARGUMENTS` in a project's folder, to its end."""
-        return self.run(sys.executable, "-m", "snakemake", *arguments, cwd=root, check=check, timeout=timeout)
+        """`profile_command` with ``arguments`` in a project's folder, to its end."""
+        return self.run(*profile_command(*arguments), cwd=root, check=check, timeout=timeout)
 
     def sbatch(self, script: str, *options: str, cwd: Path | None = None) -> int:
         """Submit shell lines; the number of the job."""
@@ -188,6 +188,15 @@ class Cluster:
 
     def _daemon_of(self, node: str) -> int:
         return int((self.folder / f"slurmd-{node}.pid").read_text())
+
+
+def profile_command(*arguments: str, profile: str = "slurm") -> list[str]:
+    """Snakemake with a shipped profile, for a Slurm without accounting and a training of two ranks."""
+    return [
+        *(sys.executable, "-m", "snakemake", "--workflow-profile", f"profiles/{profile}"),
+        *("--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "3"),
+        *("--config", "device=A100", "ranks=2", *arguments),
+    ]
 
 
 def parse_job(line: str) -> JobState:

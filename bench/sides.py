@@ -97,9 +97,9 @@ def dit_case(side: str, case: str, shape: dict[str, Any], device: torch.device) 
         if not train:
             with torch.no_grad():
                 return forward()
+        model.zero_grad(set_to_none=True)
         output = forward()
         output.float().square().mean().backward()
-        model.zero_grad(set_to_none=True)  # else the next run's memory would start from these gradients
         return output
 
     return run

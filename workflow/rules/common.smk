@@ -7,10 +7,12 @@ from pathlib import Path
 
 from cogtune.errors import UserError
 from cogtune.plan.requests import Requests
+from cogtune.runtime.allocation import granted_cores, granted_gpus
 from cogtune.runtime.directory import hold_directory
 from cogtune.runtime.failures import explained
-from cogtune.work.machine_limits import refused_here
+from cogtune.work.machine_limits import refused_here, unknown_device
 from cogtune.work.stages import STAGES
+from cogtune.work.started import load_started, save_started
 from cogtune.work.workspace import Workspace
 
 
@@ -66,9 +68,20 @@ def open_workspace():
     return workspace
 
 
-WORKSPACE = open_workspace()
-REQUESTS = Requests(WORKSPACE)
+@in_one_sentence
+def started_workspace():
+    """Store and results of the run that the main process started. A job of it looks at no experiment: none has a rule."""
+    jobs = load_started()
+    return jobs, Workspace(jobs.store, jobs.results, {})
+
+
 IS_MODULE = not workflow.modifier.is_main_snakefile()
+# A module's jobs may include some of the project's own, whose inputs name experiments: these look at the configs again.
+if workflow.is_main_process or IS_MODULE:
+    STARTED, WORKSPACE = None, open_workspace()
+else:
+    STARTED, WORKSPACE = started_workspace()
+REQUESTS = Requests(WORKSPACE)
 STORE, RESULTS = str(WORKSPACE.store), str(WORKSPACE.results)
 
 
@@ -76,14 +89,17 @@ STORE, RESULTS = str(WORKSPACE.store), str(WORKSPACE.results)
 onstart:
     in_one_sentence(hold_directory)(Path(".cogtune.lock"))
     # Known only now: jobs of another executor may find the GPU that this machine lacks.
-    if workflow.local_exec and (
-        refused := in_one_sentence(refused_here)(
+    if workflow.local_exec:
+        refused = in_one_sentence(refused_here)(
             WORKSPACE, clips_are_made(WORKSPACE)
         )
-    ):
+    else:
+        refused = in_one_sentence(unknown_device)(WORKSPACE)
+    if refused:
         print("\n".join(refused), file=sys.stderr)
         sys.exit(2)
     in_one_sentence(WORKSPACE.writes.release)()
+    in_one_sentence(save_started)(WORKSPACE)
 
 
 wildcard_constraints:
@@ -103,6 +119,8 @@ def log_file(stage):
 
 def job_of(wildcards):
     """The slice of a job. A process that runs a single job finds what the main process wrote for it, and writes nothing."""
+    if STARTED is not None:
+        return STARTED.job(wildcards.key)
     find = WORKSPACE.job if workflow.is_main_process else WORKSPACE.started_job
     return find(wildcards.key)
 
@@ -114,6 +132,12 @@ def benchmark_file(stage):
 
 def all_cores(wildcards):
     """Threads of a stage that uses what there is: the cores of this machine; on a cluster, `resources.threads`."""
+    if not workflow.is_main_process:
+        return granted_cores()
+    if workflow.executor_plugin is not None and not workflow.local_exec:
+        return (
+            WORKSPACE.resources.threads
+        )  # --cores says what is here, not what a node has
     return workflow.resource_settings.cores or WORKSPACE.resources.threads
 
 
@@ -123,11 +147,9 @@ def needs(name, stage):
     @in_one_sentence
     def amount(wildcards, attempt):
         # A process that runs a single job was given its resources by the scheduler; it estimates nothing.
-        request = (
-            REQUESTS.of(wildcards.key, stage)
-            if workflow.is_main_process
-            else WORKSPACE.resources
-        )
+        if not workflow.is_main_process:
+            return granted_gpus() if name == "gpu" else 0
+        request = REQUESTS.of(wildcards.key, stage)
         return getattr(request, name) * (
             attempt if name in ("mem_mb", "runtime") else 1
         )
@@ -152,7 +174,10 @@ def known_run_file(wildcards):
     """The same for a job that waits for no scan."""
     if starts_without_hook():
         WORKSPACE.writes.release()
-    return os.path.relpath(job_of(wildcards).run)
+    job = job_of(wildcards)
+    if workflow.is_main_process and not WORKSPACE.writes.held:
+        save_started(WORKSPACE)
+    return os.path.relpath(job.run)
 
 
 def starts_without_hook():
@@ -170,7 +195,7 @@ def starts_without_hook():
 def upstream(wildcards):
     """Receipts of the jobs that this one stands on, as this run names them."""
     await_scans_for(wildcards.key)
-    receipts = WORKSPACE.upstream(job_of(wildcards))
+    receipts = (STARTED or WORKSPACE).upstream(job_of(wildcards))
     if workflow.dag_settings.until:
         # A finished checkpoint among the jobs makes Snakemake 9 work out anew what has to run, and it then finds nothing
         # to do for a stage that `--until` names.

@@ -1,17 +1,16 @@
 """One shard: a safetensors file of rows, each with its checksums. No pickle, and no torch to look at it.
 
 Tensors are named ``<row>/<tensor>``. The metadata holds ``format`` and two JSON objects with one entry for each row:
-``meta``, what was said of it, and, under a name that belongs to the format, two checksums: of what the row says it is
-(its name, the names, types and shapes of its tensors, its meta), and of the bytes of its tensors in the order of their
-names. The first is checked when a row's meta is read, the second as well when its tensors are. So a flipped bit anywhere
-is found, whichever part of the file it hits, and the rows that it does not hit can be told from the one that it does.
+``meta``, what was said of it, and ``crc32``, two checksums: of what the row says it is (its name, the names, types and
+shapes of its tensors, its meta), and of the bytes of its tensors in the order of their names. The first is checked
+when a row's meta is read, the second as well when its tensors are. So a flipped bit anywhere is found, whichever part
+of the file it hits, and the rows that it does not hit can be told from the one that it does.
 """
 
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,20 +23,9 @@ from cogtune.runtime.saved import DamagedError, how_to_repair
 if TYPE_CHECKING:  # torch takes seconds to import, and what was said of rows can be read without it
     from torch import Tensor
 
-
-@dataclass(frozen=True)
-class Format:
-    """A version of the format. ``entry``: the metadata entry with its checksums, which no other version uses; None: no
-    checksums. ``add``: the running checksum of some bytes, as `zlib.crc32`."""
-
-    name: str
-    entry: str | None
-    add: Callable[[Any, int], int] = zlib.crc32
-
-
-UNCHECKED = Format("cogtune-shard-1", None)
-FORMATS = (UNCHECKED, Format("cogtune-shard-2", "crc32"))
-"""All formats that are read; the last one is written."""
+FORMAT = "cogtune-shard-2"
+UNCHECKED = "cogtune-shard-1"
+"""Written by versions that kept no checksums."""
 _ANY_FORMAT = re.compile(r"cogtune-shard-[0-9]+")
 _BLOCK = 1 << 20
 _TYPES = {
@@ -48,31 +36,20 @@ _TYPES = {
 
 
 def checksums(row: str, tensors: Mapping[str, "Tensor"], meta: Mapping[str, Any]) -> tuple[int, int]:
-    """The two checksums of a row in the format that is written. ``tensors``: contiguous, on the CPU. ``meta`` must fit
-    into JSON."""
+    """The two checksums of a row. ``tensors``: contiguous, on the CPU. ``meta`` must fit into JSON."""
     import torch
 
-    add = FORMATS[-1].add
     named = sorted(tensors.items())
     shapes = [(name, _TYPES[str(t.dtype).removeprefix("torch.")], list(t.shape)) for name, t in named]
     content = 0
     for _, tensor in named:
-        content = add(tensor.detach().reshape(-1).view(torch.uint8).numpy().data, content)
+        content = zlib.crc32(tensor.detach().reshape(-1).view(torch.uint8).numpy().data, content)
     # Through JSON once, so that it is the same for what is read back: a tuple is a list there, a key is a text.
-    return _described(add, row, shapes, json.loads(json.dumps(meta, allow_nan=False))), content
+    return _described(row, shapes, json.loads(json.dumps(meta, allow_nan=False))), content
 
 
-def metadata(meta: Mapping[str, Mapping[str, Any]], sums: Mapping[str, tuple[int, int]]) -> dict[str, str]:
-    """The metadata of a shard in the format that is written. ``sums``: as `checksums` gives them."""
-    written = FORMATS[-1]
-    assert written.entry is not None
-    return {"format": written.name, "meta": json.dumps(meta, allow_nan=False), written.entry: json.dumps(sums)}
-
-
-def _described(
-    add: Callable[[Any, int], int], row: str, shapes: list[tuple[str, str, list[int]]], meta: Mapping[str, Any]
-) -> int:
-    return add(json.dumps([row, shapes, meta], sort_keys=True, allow_nan=False).encode(), 0)
+def _described(row: str, shapes: list[tuple[str, str, list[int]]], meta: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps([row, shapes, meta], sort_keys=True, allow_nan=False).encode())
 
 
 class Shard:
@@ -85,21 +62,16 @@ class Shard:
         except (UserError, FileNotFoundError) as error:
             raise self.damaged(str(error).removeprefix(f"{path}: ")) from None
         self._said = header.metadata
-        self.format = next((known for known in FORMATS if known.entry in self._said), UNCHECKED)
-        if self._said.get("format") != self.format.name:
+        self.checked = "crc32" in self._said
+        if header.metadata.get("format") != (FORMAT if self.checked else UNCHECKED):
             self._refuse_format()
-        self._sums = self._parsed_sums(self.format.entry) if self.format.entry else {}
+        self._sums = self._parsed("crc32") if self.checked else {}
         self._tensors: dict[str, dict[str, Stored]] = {row: {} for row in (self._sums if self.checked else self.meta)}
         for key, stored in header.tensors.items():
             row, _, name = key.partition("/")
             if row not in self._tensors or not isinstance(stored, Stored):
                 raise self.damaged(f"it has a tensor {key!r} of no row")
             self._tensors[row][name] = stored
-
-    @property
-    def checked(self) -> bool:
-        """Whether its rows have checksums."""
-        return self.format.entry is not None
 
     def __len__(self) -> int:
         return len(self._tensors)
@@ -129,18 +101,14 @@ class Shard:
         tensors = sorted(self._tensors[row].items())
         shapes = [(name, stored.dtype, list(stored.shape)) for name, stored in tensors]
         sums = self._sums[row]
-        if _described(self.format.add, row, shapes, self.meta[row]) != sums[0]:
+        if _described(row, shapes, self.meta[row]) != sums[0]:
             raise self.damaged("what is said of it differs from its checksum", row)
         if content and self._content(stored for _, stored in tensors) != sums[1]:
             raise self.damaged("its tensors differ from their checksum", row)
 
     def sums(self, row: str) -> tuple[int, int]:
-        """The checksums of a row in the format that is written. Those of another format are computed again, from a row
-        that agrees with its own. Raises DamagedError."""
-        if self.format == FORMATS[-1]:
-            return tuple(self._sums[row])
-        self.check(row)
-        return checksums(row, self.tensors(row), self.meta[row])
+        """The checksums that stand beside a row, or those that it would have."""
+        return tuple(self._sums[row]) if self.checked else checksums(row, self.tensors(row), self.meta[row])
 
     def tensors(self, row: str) -> dict[str, "Tensor"]:
         """The tensors of a row, not checked. They look into the file: copy before changing one."""
@@ -157,14 +125,14 @@ class Shard:
 
         return safe_open(self.path, framework="pt")
 
-    def _content(self, tensors: Iterable[Stored]) -> int:
+    def _content(self, tensors: Any) -> int:
         checksum = 0
         with self.path.open("rb", buffering=0) as file:
             for stored in tensors:
                 file.seek(stored.offset)
                 left = stored.nbytes
                 while left and (block := file.read(min(left, _BLOCK))):
-                    checksum, left = self.format.add(block, checksum), left - len(block)
+                    checksum, left = zlib.crc32(block, checksum), left - len(block)
         return checksum
 
     def _parsed(self, name: str) -> dict[str, Any]:
@@ -172,26 +140,18 @@ class Shard:
             value = json.loads(self._said[name])
         except (KeyError, ValueError) as error:
             raise self.damaged(f"its {name} does not read: {error}") from None
-        if not isinstance(value, dict):
+        if not isinstance(value, dict) or (name == "crc32" and not all(map(_is_sums, value.values()))):
             raise self.damaged(f"its {name} does not read")
-        return value
-
-    def _parsed_sums(self, entry: str) -> dict[str, Any]:
-        value = self._parsed(entry)
-        if not all(map(_is_sums, value.values())):
-            raise self.damaged(f"its {entry} does not read")
         return value
 
     def _refuse_format(self) -> None:
         """A version is another one only if nothing says that this is one of ours with a flipped bit."""
-        format_name, known = self._said.get("format", ""), [one.name for one in FORMATS]
-        if self.checked or format_name in known or not _ANY_FORMAT.fullmatch(format_name):
-            raise self.damaged(
-                f"its format reads {format_name!r}; expected {(self.format if self.checked else FORMATS[-1]).name!r}"
-            )
+        format_name = self._said.get("format", "")
+        if self.checked or format_name in (FORMAT, UNCHECKED) or not _ANY_FORMAT.fullmatch(format_name):
+            raise self.damaged(f"its format reads {format_name!r}; expected {FORMAT!r}")
         raise UserError(
-            f"{self.path}: format {format_name!r}, this version reads {' and '.join(map(repr, known))}; another version of "
-            f"cogtune wrote it: use that one. If there was none, the file is damaged: {how_to_repair(self.path.parent)}"
+            f"{self.path}: format {format_name!r}, this version reads {FORMAT!r} and {UNCHECKED!r}; another version of cogtune "
+            f"wrote it: use that one. If there was none, the file is damaged: {how_to_repair(self.path.parent)}"
         )
 
 

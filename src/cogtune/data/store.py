@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cogtune.data.shards import Shard, checksums, metadata
+from cogtune.data.shards import FORMAT, Shard, checksums
 from cogtune.errors import UserError
 from cogtune.runtime.atomic import replacing, sync, write_text
 from cogtune.runtime.saved import DamagedError
@@ -90,8 +90,9 @@ def write_shard(
     """A new shard; ``tensors`` by ``<row>/<tensor>``, ``sums`` as `shards.checksums` gives them."""
     from safetensors.torch import save_file
 
+    said = {"format": FORMAT, "meta": json.dumps(meta, allow_nan=False), "crc32": json.dumps(sums)}
     with replacing(folder / f"{uuid.uuid4().hex}.safetensors") as temporary:
-        save_file(dict(tensors), temporary, metadata(meta, sums))
+        save_file(dict(tensors), temporary, said)
 
 
 class ShardReader:
@@ -214,9 +215,8 @@ def damaged_rows(path: Path) -> tuple[list[str], str]:
 
 
 def take_out(path: Path, rows: Iterable[str]) -> None:
-    """Put all rows of a shard but these into a new one, in the format that is written now, and remove it. Hold the
-    folder's lock. A kill leaves both files, and of a row that is in two the readers take one. Raises DamagedError if
-    another row is damaged."""
+    """Put all rows of a shard but these into a new one, and remove it. Hold the folder's lock. A kill leaves both
+    files, and of a row that is in two the readers take one."""
     shard, gone = Shard(path), set(rows)
     kept = [row for row in shard.rows() if row not in gone]
     if kept:

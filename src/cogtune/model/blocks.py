@@ -35,9 +35,8 @@ class Modulation(NamedTuple):
         return torch.cat([gate * x for x, gate in parts], dim=1)
 
 
-def _text_and_video(x_BND: Tensor, L: int) -> tuple[Tensor, ...]:
-    """Split, not sliced: the gradient of a slice is as large as x, and two of them would be added."""
-    return x_BND.split((L, x_BND.shape[1] - L), dim=1)
+def _text_and_video(x_BND: Tensor, L: int) -> tuple[Tensor, Tensor]:
+    return x_BND[:, :L], x_BND[:, L:]
 
 
 class QueryKeyValue(nn.Linear):

@@ -136,6 +136,16 @@ def upstream_job(part: Slice) -> UpstreamJob:
     return UpstreamJob(part.stage, part.key, part.items_key, part.run.name if part.run else None)
 
 
+def upstream_receipts(results: Path, part: Slice) -> list[Path]:
+    """The receipts that a job depends on; for a sweep, the markers of its members' reports."""
+    return sorted(
+        results / name / f".published-{job.key}"
+        if job.stage == "report"
+        else results / ".receipts" / f"{job.stage}-{job.key}.json"
+        for name, job in part.volatile.jobs.items()
+    )
+
+
 def reads_identity(stage: Stage, dotted: str) -> bool:
     """Whether the key at ``dotted`` is in the digest of ``stage``."""
     return _kind(stage, tuple(dotted.split("."))) == "keys"

@@ -18,7 +18,7 @@ from cogtune.work.experiment import Experiment, parse_experiment
 from cogtune.work.load import load_config
 from cogtune.work.resolve import Resolver, RunPaths, check_batch
 from cogtune.work.runs import run_path, write_run
-from cogtune.work.slices import Slice, cut
+from cogtune.work.slices import Slice, cut, upstream_receipts
 from cogtune.work.stages import SWEEP
 from cogtune.work.sweeps import Sweep, expand_sweep
 from cogtune.work.volatile import SweepRun
@@ -86,7 +86,7 @@ class Workspace:
         if unknown := [name for name in values.resolvers if name not in RESOLVERS]:
             raise ConfigError(f"{path}: resolvers: unknown resolver {unknown[0]!r}; expected {', '.join(RESOLVERS)}")
         if values.device is not None and machines.find(values.device) is None:
-            names = ", ".join(known.name for known in machines.KNOWN)
+            names = machines.known_names()
             raise ConfigError(f"{path}: device: unknown GPU {values.device!r}; expected one of {names}")
         return cls(
             values.store_dir,
@@ -234,12 +234,12 @@ class Workspace:
 
     def upstream(self, part: Slice) -> list[Path]:
         """The receipts that a job depends on; for a sweep, the markers of its members' reports."""
-        return sorted(
-            self.results / name / f".published-{job.key}"
-            if job.stage == "report"
-            else self.results / ".receipts" / f"{job.stage}-{job.key}.json"
-            for name, job in part.volatile.jobs.items()
-        )
+        return upstream_receipts(self.results, part)
+
+    def runs(self) -> dict[str, Path]:
+        """The run file of each known job, by key: of the slice that `job` returns."""
+        first = {key: next(iter(parts.values())).run for key, parts in self._jobs.items()}
+        return {key: run for key, run in first.items() if run is not None}
 
     def _cut_all(self) -> None:
         """Create the slices of all experiments whose scans are finished."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cogtune.config.schema.checkpointing import Policy
-from tests.families import FAMILIES, diffusers_twin, inputs, network_config, randomised, run_diffusers
+from tests.families import FAMILIES, inputs, network_config, randomised
 from tests.kernels import needs_bf16_attention
 from tests.pretend import LiveBytes
 
@@ -52,41 +52,6 @@ def test_policies_go_from_the_least_memory_to_the_most(family: str) -> None:
     wide: dict[str, Any] = {"hidden_size": 96, "num_attention_heads": 6, "latent_width": 24, "latent_height": 16}
     found = [kept(network_config(family, **wide), policy) for policy in Policy]
     assert found == sorted(set(found))
-
-
-@pytest.mark.parametrize("family", ["2b", "5b"])
-def test_a_layer_keeps_half_of_what_diffusers_keeps(family: str) -> None:
-    """Two layers more, so that what is kept once a network is left out."""
-    wide: dict[str, Any] = {"hidden_size": 96, "num_attention_heads": 6, "latent_width": 24, "latent_height": 16}
-    ours, theirs = [], []
-    for layers in (1, 3):
-        node = network_config(family, num_layers=layers, **wide)
-        ours.append(kept(node, Policy.SELECTIVE))
-        twin = diffusers_twin(node, randomised(node).state_dict()).train()
-        with LiveBytes() as live:
-            output = run_diffusers(twin, *inputs(node, 3, 16, 24))
-        assert output.requires_grad
-        theirs.append(live.now - output.nbytes)
-    assert ours[1] - ours[0] <= 0.5 * (theirs[1] - theirs[0])
-
-
-def test_no_gradient_of_a_slice_is_added_in_a_layer() -> None:
-    """It would be as large as the whole sequence, and a layer had eight of them."""
-    node = network_config("2b", num_layers=1)
-    dit = randomised(node)
-    dit.checkpoint_activations = Policy.NONE
-    adaln, h_BND = dit.mixins.adaln_layer, torch.randn(1, 12, dit.params.hidden_size, requires_grad=True)
-    emb_BE = torch.randn(1, dit.params.time_embed_dim or dit.params.hidden_size)
-    output = dit.transformer.layers[0](h_BND, 4, adaln.modulation(0, emb_BE), adaln.norms(0), None)
-    pending, visited = [output.grad_fn], set()
-    while pending:
-        step = pending.pop()
-        if step is not None and step not in visited:
-            visited.add(step)
-            pending += [before for before, _ in step.next_functions]
-    names = {type(step).__name__ for step in visited}
-    assert "SplitWithSizesBackward0" in names
-    assert not {name for name in names if name.startswith("Slice")}
 
 
 def test_products_of_adapters_are_not_kept() -> None:

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from cogtune.commands.plan import survey_all
 from cogtune.data.listing import ClipRow, write_manifest
-from cogtune.data.shards import UNCHECKED
+from cogtune.data.shards import UNCHECKED as FORMAT
 from cogtune.plan.survey import Step, Survey
 from cogtune.runtime.atomic import write_json
 from cogtune.runtime.digest import data_digests
@@ -148,7 +148,7 @@ class World:
         folder = self.store / part.stage / (part.items_key if STAGES[part.stage].items else part.key)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {f"{name}/x": np.zeros(1, np.float32) for name in names}
-        meta = {"format": UNCHECKED.name, "meta": json.dumps({name: {} for name in names})}
+        meta = {"format": FORMAT, "meta": json.dumps({name: {} for name in names})}
         save_file(tensors, folder / f"{len(list(folder.iterdir())):032d}.safetensors", meta)
 
     def ids(self, part: Slice) -> list[str]:

@@ -6,6 +6,7 @@ at MASTER_ADDR:MASTER_PORT.
 
 import argparse
 import json
+import logging
 import os
 import signal
 import sys
@@ -36,6 +37,8 @@ def main() -> None:
     parser.add_argument("--errors", type=Path, default=None, help="folder for error-<rank>.json")
     arguments = parser.parse_args()
     log_to_terminal(times=True)
+    if os.environ.get("RANK", "0") != "0":  # libraries warn of the same on every rank
+        logging.getLogger("py.warnings").setLevel(logging.ERROR)
     try:
         from cogtune.train.session import train
 

@@ -54,6 +54,13 @@ def test_a_dry_run_waits_for_the_scan(other: Project) -> None:
     assert not (other.root / "store").exists()
 
 
+def test_only_rules_of_the_module_cannot_be_forced(other: Project) -> None:
+    done = other.snakemake("-n", "--forcerun", "cogtune_text", check=False)
+    assert done.returncode == 1
+    assert "--forcerun cogtune_text: not supported" in done.stderr
+    other.snakemake("-n", "--forcerun", "paper")
+
+
 def test_a_job_of_the_module_finds_its_files(project: Project, other: Project) -> None:
     """Snakemake runs no onstart of a module."""
     (receipt,) = (name for name in project.receipts() if name.startswith("text-"))

@@ -37,6 +37,15 @@ def test_until_a_stage_asks_for_the_scan_first(fresh: Project) -> None:
     assert stages == {"preprocess", "latents", "text", "train"}
 
 
+@pytest.mark.parametrize("target", ["text", "train", "results/.receipts/text-0123456789ab.json"])
+def test_a_forced_stage_is_refused(fresh: Project, target: str) -> None:
+    """Snakemake would skip the missing jobs behind it, with exit code 0."""
+    done = fresh.snakemake("-n", "--forcerun", target, check=False)
+    assert done.returncode == 1
+    assert f"--forcerun {target}: not supported" in sentence(done.stderr)
+    assert "cogtune store drop KEY" in sentence(done.stderr)
+
+
 def test_a_receipt_by_name_runs_the_scan_first(project: Project, fresh: Project) -> None:
     (wanted,) = (name for name in project.receipts() if name.startswith("text-"))
     fresh.snakemake(f"results/.receipts/{wanted}")

@@ -11,7 +11,7 @@ from cogtune.runtime.allocation import granted_cores, granted_gpus
 from cogtune.runtime.directory import hold_directory
 from cogtune.runtime.failures import explained
 from cogtune.work.machine_limits import refused_here, unknown_device
-from cogtune.work.stages import STAGES
+from cogtune.work.stages import STAGES, SWEEP
 from cogtune.work.started import load_started, save_started
 from cogtune.work.workspace import Workspace
 
@@ -230,12 +230,31 @@ def compared(name):
     return target
 
 
+STAGE_RULES = {
+    workflow.modifier.modify_rulename(name) for name in (*STAGES, SWEEP.name)
+}
+
+
+def refuse_forced_stages():
+    """Raises UserError for `--forcerun STAGE`. The job would find its result in the store, and Snakemake 9 does not check
+    the jobs behind it, whose ancient inputs exist: it would skip missing ones and end with exit code 0.
+    """
+    # Snakemake has its settings only when it evaluates the input functions of rules.
+    for target in sorted(workflow.dag_settings.forcerun):
+        if target in STAGE_RULES or "/.receipts/" in target:
+            raise UserError(
+                f"--forcerun {target}: not supported, because results are found by their keys. Run `cogtune store drop "
+                f"KEY` instead (`cogtune store list` shows the keys), then snakemake without --forcerun"
+            )
+
+
 def await_scans(name):
     """Ends this evaluation until the scans that an experiment stands on are done, and the demo's clips before them.
 
     Where they are done no checkpoint is asked, so that Snakemake knows all jobs when it starts: its `--until` looks for
     jobs before it evaluates checkpoints.
     """
+    refuse_forced_stages()
     refuse_until(name)
     if not clips_are_made(WORKSPACE):
         checkpoints.demo_clips.get()
@@ -263,6 +282,9 @@ def refuse_until(name):
 
 def await_scans_for(key):
     """The same for a job that was asked for by its receipt: its key may be one that is known only after the scans."""
-    if workflow.is_main_process and not WORKSPACE.knows(key):
+    if not workflow.is_main_process:
+        return
+    refuse_forced_stages()
+    if not WORKSPACE.knows(key):
         for name in WORKSPACE.experiments:
             await_scans(name)

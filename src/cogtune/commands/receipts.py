@@ -13,16 +13,28 @@ from cogtune.work.stages import STAGES
 from cogtune.work.volatile import earlier_volatile
 
 
-def finished_folders(store: Path, results: Path) -> set[Path]:
-    """The folders of all jobs that have a receipt."""
-    receipts = {path.stem for path in (results / ".receipts").glob("*-*.json")}
-    done = [part for part in _slices(store) if f"{part.stage}-{part.key}" in receipts]
-    return {store / part.stage / (part.items_key if STAGES[part.stage].items else part.key) for part in done}
+def finished_jobs(store: Path, results: Path) -> dict[str, list[Path]]:
+    """Folders of the jobs that have a receipt, by job key.
+
+    If the store has lost a slice, the run files still name the folder of rows. If they are lost too, the folder of a job
+    with rows is unknown, and the folder named by its job key, which does not exist, stands for it.
+    """
+    items_keys = {job.key: job.items for _, part in known_parts(results) for job in part.jobs.values()}
+    items_keys |= {part.key: part.items_key for part in _slices(store)}
+    folders: dict[str, list[Path]] = {}
+    for path in sorted((results / ".receipts").glob("*-*.json")):
+        stage, _, key = path.stem.rpartition("-")
+        if stage in STAGES and is_key(key):
+            folder_key = items_keys.get(key, key) if STAGES[stage].items else key
+            folders.setdefault(key, []).append(store / stage / (folder_key if is_key(folder_key) else key))
+    return folders
 
 
 def remove_receipts(store: Path, folder: Path, results: Path) -> list[Path]:
     """Remove the receipts of the jobs that write to ``folder``, and of all downstream jobs; return the removed paths."""
-    jobs = _with_downstream(jobs_in(store, folder, results), list(_links(store, results)))
+    links = list(_links(store, results))
+    unknown = _finished_after(folder.parent.name, results) - {key for key, _ in links}
+    jobs = _with_downstream(jobs_in(store, folder, results) | unknown, links)
     receipts = [path for name in jobs for path in _receipts(results, name)]
     for path in receipts:
         path.unlink()
@@ -32,14 +44,22 @@ def remove_receipts(store: Path, folder: Path, results: Path) -> list[Path]:
 def jobs_in(store: Path, folder: Path, results: Path) -> set[str]:
     """Keys of the jobs that write to a folder: the job of its name, or all jobs that share its rows.
 
-    A finished job of the stage whose slice is damaged may be one of them, so it is included: rerunning it is cheap.
+    A finished job of the stage without a valid slice may be one of them, so it is included: rerunning it is cheap.
     """
     stage, key = folder.parent.name, folder.name
     slices = {part.key: part for part in _slices(store)}
     jobs = {part.key for part in slices.values() if part.stage == stage and key in (part.key, part.items_key)}
     finished = {path.stem.rpartition("-")[2] for path in (results / ".receipts").glob(f"{stage}-*.json")}
-    damaged = {path.stem for path in (store / "slices").glob("*.json") if is_key(path.stem)} - slices.keys()
-    return jobs | (finished & damaged)
+    return jobs | (finished - slices.keys())
+
+
+def _finished_after(stage: str, results: Path) -> set[str]:
+    """Keys of the finished jobs of later stages, the published reports included. If no run file or record names the
+    upstream jobs of one, it may be downstream of any earlier job."""
+    later = list(STAGES)[list(STAGES).index(stage) + 1 :]
+    receipts = [path.stem.rpartition("-") for path in (results / ".receipts").glob("*-*.json")]
+    published = {path.name.removeprefix(".published-") for path in results.glob("*/.published-*")}
+    return {key for name, _, key in receipts if name in later} | published
 
 
 def _with_downstream(keys: set[str], links: list[tuple[str, set[str]]]) -> set[str]:

@@ -5,10 +5,10 @@ run recomputes only this. One run reports everything; a failed check does not st
 """
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from cogtune.commands.receipts import finished_folders, remove_receipts
+from cogtune.commands.receipts import finished_jobs, remove_receipts
 from cogtune.commands.store_checks import Check, Damage, folder_checks, store_checks
 from cogtune.data.shards import Shard
 from cogtune.data.store import shard_paths
@@ -24,8 +24,9 @@ _LOCKS = "locks"
 
 def run(store: Path, key: str | None, repair: bool, results: Path) -> int:
     """Print all damage; return 1 if any is left in the store. Raises UserError for an unknown key."""
-    done = finished_folders(store, results)
-    folders = _folders(store, key, done)
+    finished = finished_jobs(store, results)
+    done = {folder for folders in finished.values() for folder in folders}
+    folders = _folders(store, key, finished)
     checks: dict[Path, list[Check]] = {store: list(store_checks(store, key))}
     checks |= {folder: list(folder_checks(folder, folder in done)) for folder in folders}
     if key and not folders and not checks[store]:
@@ -51,13 +52,15 @@ def run(store: Path, key: str | None, repair: bool, results: Path) -> int:
     return int(bool(damage_count) and not repair)
 
 
-def _folders(store: Path, key: str | None, done: set[Path]) -> list[Path]:
+def _folders(store: Path, key: str | None, finished: Mapping[str, list[Path]]) -> list[Path]:
+    """The folders to check. ``key``: of a folder, or of a job with a receipt. ``finished``: see `finished_jobs`."""
+    done = {folder for folders in finished.values() for folder in folders}
     if key is None:
         folders = [folder for stage in STAGES for folder in sorted((store / stage).glob("*")) if is_key(folder.name)]
-        folders += sorted(folder for folder in done if not folder.exists())
+        folders += sorted(done - set(folders))
     else:
-        folders = [key_folder(store / stage, key, "store verify") for stage in STAGES]
-    return [folder for folder in folders if folder.is_dir() or folder in done]
+        folders = [*(key_folder(store / stage, key, "store verify") for stage in STAGES), *finished.get(key, [])]
+    return [folder for folder in dict.fromkeys(folders) if folder.is_dir() or folder in done]
 
 
 def _repair(store: Path, folder: Path, damages: Iterable[Damage], results: Path) -> None:

@@ -1,5 +1,6 @@
 """Survey one experiment: for every stage its state, the reasons to run, the amount of work, and its cost."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -134,12 +135,13 @@ class Surveyor:
         return f"{batches} ({self.workspace.resolver(name).batch_from})"
 
     def _lost(self, part: Slice) -> list[str]:
-        """The warning for a receipt without data: Snakemake only checks the receipt."""
+        """The warning for a receipt without data: Snakemake only checks the receipt, so nothing would make it again."""
         folder = self.counts.folder(part)
         if part.stage == "report" or folder.is_dir() or not self.history.receipt(part.stage, part.key):
             return []
-        receipt = self.workspace.results / ".receipts" / f"{part.stage}-{part.key}.json"
-        return [f"{folder} is missing, but its receipt {receipt} exists; delete the receipt and those of later stages"]
+        named = "" if str(self.workspace.store) == "store" else f" --store {shlex.quote(str(self.workspace.store))}"
+        repair = f"cogtune store verify {part.key} --repair{named}"
+        return [f"{folder} is missing, but it has a receipt; `{repair}` removes it and those of later stages"]
 
     def _done(self, part: Slice, parts: Mapping[str, Slice]) -> Work:
         """The work of a finished job: one with a receipt, or with a published report that depends on it."""

@@ -1,14 +1,17 @@
 """What a plan says before a run, after it, and after every kind of edit."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cogtune.__main__ import main
 from cogtune.commands import store_verify
+from cogtune.commands.plan import survey_all
 from cogtune.config.errors import ConfigError
 from cogtune.errors import UserError
 from cogtune.plan.survey import CACHED, PARTIAL, STALE, UP_TO_DATE
@@ -17,7 +20,7 @@ from cogtune.runtime.digest import key_of
 from cogtune.work.batches import BatchMemo
 from cogtune.work.machine_limits import has_gpu, refused_here
 from cogtune.work.stages import STAGES
-from tests.unit.plan.world import GPU, World
+from tests.unit.plan.world import CPU, GPU, World
 
 pytestmark = pytest.mark.heavy
 
@@ -332,6 +335,44 @@ def test_a_scan_that_is_gone_is_named_and_the_advice_works(world: World, whole: 
     assert not list(world.results.glob(".receipts/scan-*"))
     assert {name: part.key for name, part in world.slices().items()} == keys
     assert store_verify.run(world.store, None, False, world.results) == 0
+
+
+def advised(world: World) -> set[str]:
+    """The keys of the repairs that a plan names."""
+    surveys, failed = survey_all(world.open(), ["tiny"], CPU, world.scan)
+    named = [str(error) for error in failed.values()]
+    named += [warning for survey in surveys for step in survey.steps for warning in step.warnings]
+    return set(re.findall(r"`cogtune store verify (\w+) --repair --store", " ".join(named)))
+
+
+@pytest.mark.parametrize(
+    ("lost", "runs_lost"),
+    [
+        *((lost, False) for lost in ("store", *STAGES) if lost not in ("images", "report")),
+        *((lost, True) for lost in ("store", "preprocess", "train")),
+    ],
+)
+def test_receipts_without_a_store(world: World, lost: str, runs_lost: bool) -> None:
+    """Whatever was removed below them: the repairs that a plan names work, and it plans all of it then."""
+    parts = world.run()
+    gone = [world.store] if lost == "store" else [world.store / lost, world.store / "slices"]
+    gone += [world.results / ".runs", world.store / "records"] if runs_lost else []
+    for place in filter(Path.exists, reversed(gone)):
+        place.rename(world.root / f"gone-{place.name}")
+    keys = advised(world)
+    assert keys
+    for _ in STAGES:
+        for key in keys:
+            assert main(["store", "verify", key, "--repair", "--workflow", str(world.workflow)]) == 0
+        if not (keys := advised(world)):
+            break
+    assert not keys
+    states = world.states()
+    missing = [stage for stage in states if stage != "scan" and not world.folder(parts[stage]).is_dir()]
+    assert {stage: states[stage] for stage in missing} == dict.fromkeys(missing, STALE)
+    assert states["report"] == STALE
+    if lost != "store":
+        assert store_verify.run(world.store, None, False, world.results) in (0, 1)
 
 
 def test_fp16_on_a_cpu_is_found_before_anything_is_cached(world: World, capsys: pytest.CaptureFixture[str]) -> None:

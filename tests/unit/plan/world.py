@@ -143,9 +143,13 @@ class World:
                 self._finish(part, record or {})
         return parts
 
+    def folder(self, part: Slice) -> Path:
+        """A stage's folder in the store."""
+        return self.store / part.stage / (part.items_key if STAGES[part.stage].items else part.key)
+
     def rows(self, part: Slice, names: Sequence[str]) -> None:
         """Rows without content in a stage's folder."""
-        folder = self.store / part.stage / (part.items_key if STAGES[part.stage].items else part.key)
+        folder = self.folder(part)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {f"{name}/x": np.zeros(1, np.float32) for name in names}
         meta = {"format": FORMAT, "meta": json.dumps({name: {} for name in names})}

@@ -2,7 +2,7 @@
 
 import typing
 from dataclasses import is_dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from cogtune.config.check import Checker
 from cogtune.config.errors import ConfigError, ConfigErrors
@@ -10,6 +10,8 @@ from cogtune.config.key_types import members, short_repr
 from cogtune.config.registry import find
 from cogtune.config.schema.common import fields_of
 from cogtune.config.tree import from_plain
+
+Section = TypeVar("Section")
 
 
 def build(node: dict[str, Any], **runtime: Any) -> Any:
@@ -29,6 +31,15 @@ def params_of(node: dict[str, Any]) -> Any:
     if checker.errors:
         raise ConfigErrors(checker.errors)
     return instance(entry.schema, values, given)
+
+
+def section_of(schema: type[Section], section: dict[str, Any], key: str) -> Section:
+    """A section of the config, such as `deepspeed`, as the dataclass of its schema, checked. Raises ConfigErrors."""
+    checker = Checker()
+    values = checker.section(from_plain(section), schema, key)
+    if checker.errors:
+        raise ConfigErrors(checker.errors)
+    return instance(schema, values, section)
 
 
 def instance(schema: type, values: dict[str, Any], given: dict[str, Any] | None = None) -> Any:

@@ -5,10 +5,12 @@ A stage that names none is a `StageCost`: its units are counted as for any stage
 
 import math
 
+from cogtune.config.build import params_of
 from cogtune.config.geometry import latent_size
 from cogtune.config.schema.args import WHOLE_FORMATS
+from cogtune.config.schema.diffusion import VideoDDIMSamplerParams
 from cogtune.plan.cost.activations import activations
-from cogtune.plan.cost.training import element_bytes, memory, optimizer_states
+from cogtune.plan.cost.training import element_bytes, keeps_average, memory, optimizer_states
 from cogtune.plan.cost.work import require_ours
 from cogtune.plan.counts import Counts, Parts
 from cogtune.plan.history import History
@@ -167,7 +169,7 @@ class TrainCost(StageCost):
         return counts.steps(part, parts)
 
     def width(self) -> int:
-        return element_bytes(self.costs.train.deepspeed)
+        return element_bytes(self.costs.deepspeed)
 
     def work(self, units: float) -> float:
         costs = self.costs
@@ -176,28 +178,25 @@ class TrainCost(StageCost):
 
     def device_bytes(self, ranks: int) -> float:
         given, costs = self.costs.train, self.costs
-        require_ours({"target": given.deepspeed["optimizer"]["type"]}, "optimizer")
         micro = plan_batches(given.micro_batch, given.global_batch, ranks).micro
         kept = activations(costs.network, costs.grid, micro, self.width(), costs.network.checkpointing)
-        return memory(costs.network, given.deepspeed, ranks).device + kept.peak
+        return memory(costs.network, costs.deepspeed, ranks).device + kept.peak
 
     def host_bytes(self, ranks: int) -> float:
         """Every rank builds the network on the CPU: in fp32 if its weights are random or an experiment's, else in the compute
         precision; plus the share of offload."""
         given, network = self.costs.train, self.costs.network
         width = self.width() if isinstance(given.load, str) else FP32
-        return ranks * max(float(network.count) * width, memory(network, given.deepspeed, ranks).host)
+        return ranks * max(float(network.count) * width, memory(network, self.costs.deepspeed, ranks).host)
 
     def disk_bytes(self, units: int) -> float:
         """The kept checkpoints, one more during writing, and the final weights with their average."""
         if not units:
             return 0.0
         given, trained = self.costs.train, self.costs.network.trained_count
-        states = optimizer_states(given.deepspeed)
-        checkpoint = trained * (self.width() + FP32 * (1 + states))
+        checkpoint = trained * (self.width() + FP32 * (1 + optimizer_states(self.costs.deepspeed)))
         kept = min(given.keep_checkpoints, -(-units // given.save_interval))
-        average = given.deepspeed["optimizer"]["type"] == "FusedEmaAdam"
-        return float((kept + 1) * checkpoint + trained * FP32 * (1 + average))
+        return float((kept + 1) * checkpoint + trained * FP32 * (1 + keeps_average(self.costs.deepspeed)))
 
     def measured_rate(self, history: History, key: str, record: Record, machine: Machine, ranks: int) -> float | None:
         summary = from_json(TrainSummary, history.json(f"train/{key}/final/summary.json"))
@@ -258,8 +257,8 @@ class SampleCost(StageCost):
     @property
     def _guided(self) -> float:
         """Fraction of the sampled videos that need two network passes per step."""
-        found = [one.guided for one in variants(self._input.controls, self._input.guided, prompts=2)]
-        return sum(found) / len(found)
+        guided = [variant.guided for variant in variants(self._input.controls, self._input.guided, prompts=2)]
+        return sum(guided) / len(guided)
 
     def width(self) -> int:
         return 2 if self._input.bf16 or self._input.fp16 else FP32
@@ -267,7 +266,8 @@ class SampleCost(StageCost):
     def work(self, units: float) -> float:
         given, costs = self._input, self.costs
         require_ours(given.sampler, "sampler")  # each evaluates the network once a step
-        passes = (given.steps or given.sampler["params"]["num_steps"]) * (1 + self._guided)
+        sampler: VideoDDIMSamplerParams = params_of(given.sampler)
+        passes = (given.steps or sampler.num_steps) * (1 + self._guided)
         return units * (passes * costs.network.flops(costs.grid) + costs.vae.decode_flops(*costs.clip))
 
     def device_bytes(self, ranks: int) -> float:

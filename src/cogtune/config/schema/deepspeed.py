@@ -23,6 +23,11 @@ from cogtune.config.schema.common import (
 
 Component = dict[str, Any]
 
+REDUCE_BUCKET_SIZE = 500_000_000
+PERSISTENCE_THRESHOLD = 100_000
+MAX_LIVE_PARAMETERS = 1_000_000_000
+"""DeepSpeed's values of `zero_optimization` for the null keys that a plan needs."""
+
 _BUCKET: dict[str, Any] = {"unit": "elements", "whole": True, "range": ELEMENTS}
 _FROM_0 = Range(0, ELEMENTS.maximum, ELEMENTS.why)
 _LOSS_SCALE = Range(0, 2**32, "fp16 ends at 2^16, and DeepSpeed's old default is 2^32")

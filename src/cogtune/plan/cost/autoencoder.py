@@ -1,27 +1,31 @@
 """Cost of the 3D VAE: parameters, FLOPs and peak bytes of encoding a clip and of decoding a latent.
 
-A walk over the same layers as `model/vae/encoder.py` and `decoder.py`, from the canonical `first_stage_config`.
+Goes through the same layers as `model/vae/encoder.py` and `decoder.py`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
+from cogtune.config.build import params_of
 from cogtune.config.geometry import latent_size
+from cogtune.config.schema.vae import Decoder3DParams, Encoder3DParams, VideoAutoencoderParams
+from cogtune.work.stage_input import Node
 
 _TEMPORAL_LEVELS = 2
 _ALIVE = 3
-"""Tensors of a block's size that exist at once in its convolutions without gradients: the block's input, that of the
-convolution (behind norm and SiLU, with its causal padding), and the result."""
+"""Tensors of a block's size that exist at the same time in its convolutions, without gradients: the block's input, the
+input of the convolution (after norm and SiLU, with causal padding), and its output."""
 _DECODED_AT_ONCE = 3
-"""Latent frames of the largest chunk that the decoder takes (model/vae/autoencoder.py)."""
+"""Latent frames in the decoder's largest chunk (model/vae/autoencoder.py)."""
 
 
 @dataclass(frozen=True)
 class Convolution:
-    """``taps`` x ``inputs`` x ``outputs`` weights and a bias at ``positions`` places; ``taps`` 0 is a norm.
+    """A convolution with ``taps`` x ``inputs`` x ``outputs`` weights and a bias, at ``positions`` positions; with ``taps``
+    0, a norm.
 
-    ``alive``: elements that exist at once while it runs. ``past``: what the next chunk will want of its input.
+    ``alive``: elements that exist at the same time while it runs. ``past``: elements of its input that the next chunk
+    needs.
     """
 
     taps: int
@@ -41,12 +45,12 @@ class Convolution:
 
 
 class Autoencoder:
-    """A `first_stage_config` node. Sizes are in pixels and frames of the video."""
+    """A `first_stage_config` node. Sizes are in pixels and frames of the video. Raises ConfigErrors for an invalid node."""
 
-    def __init__(self, node: Mapping[str, Any]) -> None:
-        self._encoder: Mapping[str, Any] = node["params"]["encoder_config"]["params"]
-        self._decoder: Mapping[str, Any] = node["params"]["decoder_config"]["params"]
-        self._batch_frames: int | None = node["params"].get("encode_batch_frames")
+    def __init__(self, node: Node) -> None:
+        self.params: VideoAutoencoderParams = params_of(node)
+        self._encoder: Encoder3DParams = params_of(self.params.encoder_config)
+        self._decoder: Decoder3DParams = params_of(self.params.decoder_config)
 
     @property
     def encoder_parameters(self) -> int:
@@ -62,26 +66,26 @@ class Autoencoder:
 
     @property
     def channels(self) -> int:
-        """Channels of a latent; the cache keeps mean and log-variance, twice as many."""
-        return self._encoder["z_channels"]
+        """Channels of a latent; the cache has twice as many, for mean and log-variance."""
+        return self._encoder.z_channels
 
     def encode_flops(self, frames: int, height: int, width: int) -> float:
-        """One clip, frames 4k + 1."""
+        """FLOPs of one clip of 4k + 1 frames."""
         return sum(one.flops for one in self._encode(frames, height, width))
 
     def decode_flops(self, frames: int, height: int, width: int) -> float:
-        """One clip of ``frames`` decoded frames."""
+        """FLOPs of one clip of ``frames`` decoded frames."""
         return sum(one.flops for one in self._decode(*latent_size(frames, height, width)))
 
     def encode_bytes(self, frames: int, height: int, width: int, batch: int, element: int) -> float:
-        """Peak of encoding ``batch`` clips in one call, with the weights of the whole VAE; ``element``: bytes of one."""
-        size = min(self._batch_frames or frames, frames)
-        at_once = frames - size * (frames // size - 1)  # the first batch takes what is left over
+        """Peak of encoding ``batch`` clips in one call, with the weights of the VAE. ``element``: bytes per number."""
+        size = min(self.params.encode_batch_frames or frames, frames)
+        at_once = frames - size * (frames // size - 1)  # the first batch also has the remainder
         peak = max(one.alive for one in self._encode(at_once, height, width))
         return (batch * peak + self.parameters) * element
 
     def decode_bytes(self, frames: int, height: int, width: int, batch: int, element: int) -> float:
-        """Peak of decoding, chunk by chunk, with the decoded frames so far in front."""
+        """Peak of decoding in chunks, with the frames that are already decoded."""
         T, H, W = latent_size(frames, height, width)
         layers = list(self._decode(min(T, _DECODED_AT_ONCE), H, W))
         chunk = max(one.alive for one in layers) + sum(one.past for one in layers)
@@ -90,11 +94,11 @@ class Autoencoder:
 
     def _encode(self, frames: int, height: int, width: int) -> Iterator[Convolution]:
         p = self._encoder
-        widths = [p["ch"] * factor for factor in p["ch_mult"]]
-        T, H, W, before = frames, height, width, p["ch"]
-        yield Convolution(27, p["in_channels"], before, T * H * W)
+        widths = [p.ch * factor for factor in p.ch_mult]
+        T, H, W, before = frames, height, width, p.ch
+        yield Convolution(27, p.in_channels, before, T * H * W)
         for level, after in enumerate(widths):
-            for _ in range(p["num_res_blocks"]):
+            for _ in range(p.num_res_blocks):
                 yield from _block(before, after, T * H * W)
                 before = after
             if level < len(widths) - 1:
@@ -105,32 +109,32 @@ class Autoencoder:
         for _ in range(2):
             yield from _block(before, before, T * H * W)
         yield Convolution(0, before, before, 0)
-        yield Convolution(27, before, p["z_channels"] * (2 if p.get("double_z", True) else 1), T * H * W)
+        yield Convolution(27, before, p.z_channels * (2 if p.double_z else 1), T * H * W)
 
     def _decode(self, latents: int, height: int, width: int) -> Iterator[Convolution]:
         p = self._decoder
-        widths, z = [p["ch"] * factor for factor in p["ch_mult"]], p["z_channels"]
-        T, H, W, before = latents, height, width, p["ch"] * p["ch_mult"][-1]
+        widths, z = [p.ch * factor for factor in p.ch_mult], p.z_channels
+        T, H, W, before = latents, height, width, p.ch * p.ch_mult[-1]
         yield Convolution(27, z, before, T * H * W)
         here = latents * height * width
         for _ in range(2):
             yield from _block(before, before, T * H * W, z, here, T)
         for level in reversed(range(len(widths))):
-            for _ in range(p["num_res_blocks"] + 1):
+            for _ in range(p.num_res_blocks + 1):
                 yield from _block(before, widths[level], T * H * W, z, here, T)
                 before = widths[level]
             if level:
                 T, H, W = (2 * T - 1 if level >= len(widths) - _TEMPORAL_LEVELS else T), 2 * H, 2 * W
                 yield Convolution(9, before, before, T * H * W)
         yield from _norm(before, z, here, T * H * W)
-        yield Convolution(27, before, p["out_ch"], T * H * W)
+        yield Convolution(27, before, p.out_ch, T * H * W)
 
 
 def _block(
     inputs: int, outputs: int, positions: float, z: int = 0, latents: float = 0, frames: int = 0
 ) -> Iterator[Convolution]:
-    """norm, conv, norm, conv, and a projection where the width changes. ``z`` > 0: norms are conditioned on the latent,
-    and ``frames`` are in a chunk."""
+    """Norm, convolution, norm, convolution, and a projection if the width changes. ``z`` > 0 (decoder): norms are
+    conditioned on the latent, and a chunk has ``frames`` frames."""
     past = 2 * positions / frames if frames else 0.0
     yield from _norm(inputs, z, latents, positions)
     yield Convolution(27, inputs, outputs, positions, past=past * inputs)
@@ -142,7 +146,7 @@ def _block(
 
 
 def _norm(channels: int, z: int, latents: float, positions: float = 0) -> Iterator[Convolution]:
-    # A conditioned norm has its input, its scale, its shift, the plain norm and the result at once.
+    # In a conditioned norm, input, scale, shift, plain norm and output exist at the same time.
     yield Convolution(0, channels, channels, 0, alive=5 * channels * positions if z else 0.0)
     if z:
         yield Convolution(1, z, channels, latents)

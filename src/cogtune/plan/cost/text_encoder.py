@@ -1,73 +1,78 @@
-"""Cost of the T5 encoder, from its config.json (transformers' names)."""
+"""Cost of the T5 encoder, from its config.json (names of transformers)."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-XXL: Mapping[str, Any] = {
-    "d_model": 4096,
-    "d_kv": 64,
-    "d_ff": 10240,
-    "num_layers": 24,
-    "num_heads": 64,
-    "vocab_size": 32128,
-    "feed_forward_proj": "gated-gelu",
-}
+from cogtune.runtime.typed_json import from_json
+
+
+@dataclass(frozen=True)
+class T5Sizes:
+    """The part of transformers' T5Config that costs depend on, with its defaults."""
+
+    d_model: int
+    d_kv: int
+    d_ff: int
+    num_layers: int
+    num_heads: int
+    vocab_size: int
+    feed_forward_proj: str = "relu"
+    relative_attention_num_buckets: int = 32
+
+
+XXL = T5Sizes(4096, 64, 10240, 24, 64, 32128, "gated-gelu")
 """google/t5-v1_1-xxl, CogVideoX's text encoder: assumed if there is no valid config.json."""
 
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """``sizes``: a T5Config as a mapping."""
+    """A T5 encoder."""
 
-    sizes: Mapping[str, Any]
+    sizes: T5Sizes
 
     @classmethod
     def of(cls, folder: str | Path) -> "TextEncoder":
-        """Of a folder in transformers' layout, or in diffusers' with ``text_encoder/`` in it."""
+        """The encoder in a folder of transformers, or of diffusers with ``text_encoder/`` in it."""
         root = Path(folder)
         for path in (root / "text_encoder" / "config.json", root / "config.json"):
             try:
-                sizes = json.loads(path.read_text(encoding="utf-8"))
+                return cls(from_json(T5Sizes, json.loads(path.read_text(encoding="utf-8"))))
             except (OSError, ValueError):
                 continue
-            if isinstance(sizes, dict) and XXL.keys() - {"feed_forward_proj"} <= sizes.keys():
-                return cls(sizes)
         return cls(XXL)
 
     @property
     def width(self) -> int:
-        return self.sizes["d_model"]
+        return self.sizes.d_model
 
     @property
     def parameters(self) -> int:
-        """Embeddings, layers, the first layer's relative position bias, the last norm."""
+        """Embeddings, layers, the relative position bias of the first layer, and the last norm."""
         s = self.sizes
-        biases = s.get("relative_attention_num_buckets", 32) * s["num_heads"]
-        return s["vocab_size"] * s["d_model"] + s["num_layers"] * self._layer + biases + s["d_model"]
+        biases = s.relative_attention_num_buckets * s.num_heads
+        return s.vocab_size * s.d_model + s.num_layers * self._layer + biases + s.d_model
 
     @property
     def _products(self) -> int:
-        """Weights of a layer's matrices: q, k, v, o, and two or, gated, three of the feed-forward."""
+        """Weights of a layer's matrices: q, k, v, o, and two (gated: three) of the feed-forward network."""
         s = self.sizes
-        gated = str(s.get("feed_forward_proj", "relu")).startswith("gated")
-        return 4 * s["d_model"] * s["num_heads"] * s["d_kv"] + (3 if gated else 2) * s["d_model"] * s["d_ff"]
+        gated = s.feed_forward_proj.startswith("gated")
+        return 4 * s.d_model * s.num_heads * s.d_kv + (3 if gated else 2) * s.d_model * s.d_ff
 
     @property
     def _layer(self) -> int:
-        return self._products + 2 * self.sizes["d_model"]
+        return self._products + 2 * self.sizes.d_model
 
     def flops(self, tokens: int) -> float:
-        """One caption, padded to ``tokens``."""
+        """FLOPs of one caption, padded to ``tokens``."""
         s = self.sizes
-        attention = 4 * tokens**2 * s["num_heads"] * s["d_kv"]
-        return s["num_layers"] * (2.0 * tokens * self._products + attention)
+        attention = 4 * tokens**2 * s.num_heads * s.d_kv
+        return s.num_layers * (2.0 * tokens * self._products + attention)
 
     def bytes(self, tokens: int, batch: int, element: int) -> float:
-        """Peak: the weights and one layer's tensors."""
+        """Peak memory: the weights, and the tensors of one layer. ``element``: bytes per number."""
         s = self.sizes
-        layer = 4 * s["d_model"] + 3 * s["d_ff"] + 4 * s["num_heads"] * s["d_kv"]
-        scores = 2 * s["num_heads"] * tokens
+        layer = 4 * s.d_model + 3 * s.d_ff + 4 * s.num_heads * s.d_kv
+        scores = 2 * s.num_heads * tokens
         return (self.parameters + batch * tokens * (layer + scores)) * element

@@ -3,25 +3,31 @@
 Sources: ZeRO (arXiv:1910.02054, section 3) and DeepSpeed 0.19, runtime/zero/{stage_1_and_2,stage3}.py.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from cogtune.config.build import params_of
+from cogtune.config.schema.deepspeed import (
+    MAX_LIVE_PARAMETERS,
+    PERSISTENCE_THRESHOLD,
+    REDUCE_BUCKET_SIZE,
+    AdamParams,
+    DeepSpeedSection,
+    FusedEmaAdamParams,
+    Offload,
+    ZeroOptimization,
+)
 from cogtune.plan.cost.transformer import Network, Parameter
 
 _FP32 = 4
 _STEP = 4
-"""Bytes of a step counter: one fp32 number for each tensor that the optimizer sees."""
+"""Bytes of a step counter: one fp32 number for each tensor of the optimizer."""
 _ALIGNED = 2
 """ZeRO 1 and 2 pad a flat group so that each rank's part is a multiple of this (nccl_start_alignment_factor)."""
-_BUCKET = 500_000_000
-_PERSISTENT = 100_000
-_LIVE = 1_000_000_000
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one rank. ``host``: what is kept in CPU memory instead, under offload."""
+    """Bytes of one rank. ``host``: bytes in CPU memory, with offload."""
 
     weights: float
     masters: float
@@ -34,21 +40,29 @@ class Memory:
         return self.weights + self.masters + self.optimizer + self.gradients
 
 
-def element_bytes(deepspeed: Mapping[str, Any]) -> int:
-    """Bytes of a number in forward and backward."""
-    half = any((deepspeed.get(name) or {}).get("enabled") for name in ("bf16", "fp16"))
-    return 2 if half else _FP32
+def element_bytes(deepspeed: DeepSpeedSection) -> int:
+    """Bytes of a number in forward and backward pass."""
+    return 2 if deepspeed.bf16.enabled or deepspeed.fp16.enabled else _FP32
 
 
-def optimizer_states(deepspeed: Mapping[str, Any]) -> int:
-    """fp32 numbers that the optimizer keeps for each trained weight: two moments, and a largest one, and an average."""
-    node = deepspeed.get("optimizer") or {}
-    kept = 2 + bool((node.get("params") or {}).get("amsgrad"))
-    return kept + (node.get("type") == "FusedEmaAdam")
+def optimizer_params(deepspeed: DeepSpeedSection) -> AdamParams:
+    """The params of one of cogtune's optimizers."""
+    return params_of({"target": deepspeed.optimizer.type, "params": deepspeed.optimizer.params})
+
+
+def keeps_average(deepspeed: DeepSpeedSection) -> bool:
+    """Whether the optimizer keeps a moving average of the weights."""
+    return isinstance(optimizer_params(deepspeed), FusedEmaAdamParams)
+
+
+def optimizer_states(deepspeed: DeepSpeedSection) -> int:
+    """Numbers that the optimizer keeps for each trained weight: two moments, and the maximum of the second one (amsgrad),
+    and the moving average."""
+    return 2 + optimizer_params(deepspeed).amsgrad + keeps_average(deepspeed)
 
 
 def groups(network: Network) -> list[list[Parameter]]:
-    """Trained parameters as the optimizer groups them: those that decay, then norms and biases."""
+    """The optimizer's groups of trained parameters: those with weight decay, then norms and biases."""
     plain = [one for one in network.trained if one.name.endswith(".bias") or "norm" in one.name]
     names = {one.name for one in plain}
     decayed = [one for one in network.trained if one.name not in names]
@@ -56,7 +70,7 @@ def groups(network: Network) -> list[list[Parameter]]:
 
 
 def partition(network: Network, stage: int, ranks: int) -> tuple[int, int]:
-    """(trained weights, tensors) that one rank's optimizer holds, padding included."""
+    """(trained weights, tensors) of one rank's optimizer, with padding."""
     if stage == 0:
         return network.trained_count, len(network.trained)
     if stage == 3:
@@ -65,10 +79,10 @@ def partition(network: Network, stage: int, ranks: int) -> tuple[int, int]:
     return sum(-(-size // (_ALIGNED * ranks)) * _ALIGNED for size in sizes), len(sizes)
 
 
-def memory(network: Network, deepspeed: Mapping[str, Any], ranks: int) -> Memory:
+def memory(network: Network, deepspeed: DeepSpeedSection, ranks: int) -> Memory:
     """Bytes of one of ``ranks`` processes during a step, without activations."""
-    zero = deepspeed.get("zero_optimization") or {}
-    stage, width = zero.get("stage") or 0, element_bytes(deepspeed)
+    zero = deepspeed.zero_optimization
+    stage, width = zero.stage, element_bytes(deepspeed)
     own, tensors = partition(network, stage, ranks)
     weights = width * network.count
     if stage == 3:
@@ -76,48 +90,52 @@ def memory(network: Network, deepspeed: Mapping[str, Any], ranks: int) -> Memory
     wide = _master_bytes(deepspeed)
     masters = 0.0 if stage == 0 and width == _FP32 else float(wide * own)
     optimizer = float(optimizer_states(deepspeed) * wide * own + _STEP * tensors)
-    gradients = _gradients(network, zero, stage, width, own, wide)
+    gradients = _gradients(network, zero, width, own, wide)
     host = 0.0
-    if _offloaded(zero, "offload_optimizer"):
-        # The fp32 gradients that the step needs are on the CPU too.
+    if _offloads(zero.offload_optimizer):
+        # The step's fp32 gradients are on the CPU too.
         host, masters, optimizer = masters + optimizer + _FP32 * own, 0.0, 0.0
-    if _offloaded(zero, "offload_param") and stage == 3:
+    if _offloads(zero.offload_param) and stage == 3:
         host, weights = host + weights, float(width * _live(network, zero))
     return Memory(weights, masters, optimizer, gradients, host)
 
 
-def _master_bytes(deepspeed: Mapping[str, Any]) -> int:
+def _master_bytes(deepspeed: DeepSpeedSection) -> int:
     """Bytes of a number in masters and optimizer state."""
-    return 2 if (deepspeed.get("bf16") or {}).get("bf16_optimizer_states") else _FP32
+    return 2 if deepspeed.bf16.bf16_optimizer_states else _FP32
 
 
-def _gradients(network: Network, zero: Mapping[str, Any], stage: int, width: int, own: int, wide: int) -> float:
-    """Half-precision gradients, whole or the rank's part with the buckets on their way; ``wide`` bytes for the step."""
-    step = 0.0 if width == _FP32 or _offloaded(zero, "offload_optimizer") else float(wide * own)
-    if stage < 2:
+def _gradients(network: Network, zero: ZeroOptimization, width: int, own: int, wide: int) -> float:
+    """Gradients in the compute precision: all of them, or the rank's part and the buckets of the reduce. In addition,
+    during the step, the rank's part with ``wide`` bytes per number."""
+    step = 0.0 if width == _FP32 or _offloads(zero.offload_optimizer) else float(wide * own)
+    if zero.stage < 2:
         return float(width * network.trained_count) + step
-    bucket = min(zero.get("reduce_bucket_size") or _BUCKET, network.trained_count)
-    buckets = width * bucket * (2 if zero.get("overlap_comm") else 1)
-    # Buckets are empty again when the step makes its fp32 copy.
+    bucket = min(zero.reduce_bucket_size or REDUCE_BUCKET_SIZE, network.trained_count)
+    buckets = width * bucket * (2 if zero.overlap_comm else 1)
+    # The buckets are free again when the step makes its fp32 copy.
     return float(width * own) + max(step, float(buckets))
 
 
-def _zero3_weights(network: Network, zero: Mapping[str, Any], ranks: int) -> float:
-    """A part of each tensor, small ones whole, and what is gathered for the moment."""
+def _zero3_weights(network: Network, zero: ZeroOptimization, ranks: int) -> float:
+    """Weights of one rank: its part of each tensor, small tensors whole, and the gathered ones."""
     small = _small(zero)
     kept = sum(one.count if one.count < small else -(-one.count // ranks) for one in network.parameters)
     return kept + _live(network, zero)
 
 
-def _live(network: Network, zero: Mapping[str, Any]) -> int:
-    """Weights that ZeRO 3 has gathered at a time: two layers, one at work and one on its way, or what it may."""
+def _live(network: Network, zero: ZeroOptimization) -> int:
+    """Weights that ZeRO 3 has gathered at a time: two layers, the current and the prefetched one, within its limit."""
     large = sum(one.count for one in network.parameters if one.count >= _small(zero))
-    return min(2 * large // max(1, network.layers), zero.get("stage3_max_live_parameters") or _LIVE)
+    limit = zero.stage3_max_live_parameters
+    return min(2 * large // max(1, network.layers), MAX_LIVE_PARAMETERS if limit is None else limit)
 
 
-def _small(zero: Mapping[str, Any]) -> int:
-    return zero.get("stage3_param_persistence_threshold") or _PERSISTENT
+def _small(zero: ZeroOptimization) -> int:
+    """Tensors below this size are not split."""
+    threshold = zero.stage3_param_persistence_threshold
+    return PERSISTENCE_THRESHOLD if threshold is None else threshold
 
 
-def _offloaded(zero: Mapping[str, Any], name: str) -> bool:
-    return ((zero.get(name) or {}).get("device") or "none") != "none"
+def _offloads(offload: Offload | None) -> bool:
+    return offload is not None and offload.device != "none"

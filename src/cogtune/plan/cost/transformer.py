@@ -1,23 +1,30 @@
-"""Cost of the diffusion transformer: names and shapes of its parameters, tokens, FLOPs, bytes kept for backward.
+"""Cost of the diffusion transformer: names and shapes of its parameters, tokens, and FLOPs.
 
-Everything is read from the canonical `network_config` node. ``D`` hidden, ``E`` conditioning vector, ``N`` tokens.
+``D``: hidden size, ``E``: width of the conditioning vector, ``N``: tokens.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from cogtune.checkpoints.shapes import derived_names, shapes_of
 from cogtune.config.build import params_of
 from cogtune.config.geometry import NETWORK_PREFIX, latent_size
 from cogtune.config.schema.checkpointing import Policy
+from cogtune.config.schema.dit import (
+    AdaLNParams,
+    DiffusionTransformerParams,
+    LoraParams,
+    PatchEmbeddingParams,
+    PositionParams,
+)
+from cogtune.work.stage_input import Node
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One tensor of the network. ``fixed``: never trained, whatever the config says."""
+    """One tensor of the network. ``fixed``: a computed table, which is never trained."""
 
     name: str
     shape: tuple[int, ...]
@@ -34,7 +41,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Grid:
-    """The sequence of one clip: ``text`` tokens, then ``video`` tokens. ``latent`` is (T, H, W), T as padded."""
+    """The sequence of one clip: ``text`` tokens, then ``video`` tokens. ``latent``: (T, H, W), with padding in T."""
 
     text: int
     video: int
@@ -46,46 +53,51 @@ class Grid:
 
 
 class Network:
-    """A `network_config` node, and what is frozen of it: ``frozen`` is `not_trainable_prefixes`."""
+    """A `network_config` node. ``frozen``: `not_trainable_prefixes`. Raises ConfigErrors for an invalid node."""
 
-    def __init__(self, node: Mapping[str, Any], frozen: Sequence[str] = ()) -> None:
-        self._node = dict(node)
-        self.params: Mapping[str, Any] = node["params"]
+    def __init__(self, node: Node, frozen: Sequence[str] = ()) -> None:
+        self._node = node
         self._frozen = tuple(frozen)
-        p = self.params
-        self.layers, self.width, self.heads = p["num_layers"], p["hidden_size"], p["num_attention_heads"]
-        self.embedding = p.get("time_embed_dim") or self.width
-        size = p["patch_size"]
-        self.patch: tuple[int, int, int] = (1, size, size) if isinstance(size, int) else tuple(size)
-        modules = p["modules"]
-        self.rotary: bool = params_of(modules["pos_embed_config"]).rotates
-        self.qk_norm: bool = (modules["adaln_layer_config"].get("params") or {}).get("qk_ln", True)
-        self.text_width: int = modules["patch_embed_config"]["params"]["text_hidden_size"]
-        self.lora: Mapping[str, Any] | None = (modules.get("lora_config") or {}).get("params")
+        p: DiffusionTransformerParams = params_of(node)
+        self.params = p
+        self.layers, self.width, self.heads = p.num_layers, p.hidden_size, p.num_attention_heads
+        self.embedding = p.time_embed_dim or self.width
+        assert isinstance(p.patch_size, list)  # canonical
+        self.patch: tuple[int, int, int] = (p.patch_size[0], p.patch_size[1], p.patch_size[2])
+        positions: PositionParams = params_of(p.modules["pos_embed_config"])
+        modulation: AdaLNParams = params_of(p.modules["adaln_layer_config"])
+        patches: PatchEmbeddingParams = params_of(p.modules["patch_embed_config"])
+        lora = p.modules.get("lora_config")
+        self.rotary, self.qk_norm, self.text_width = positions.rotates, modulation.qk_ln, patches.text_hidden_size
+        self.lora: LoraParams | None = params_of(lora) if lora else None
 
     @property
     def checkpointing(self) -> Policy:
-        """What is kept for the backward pass."""
-        return Policy.of((self.params.get("transformer_args") or {}).get("checkpoint_activations", False))
+        """The policy of activation checkpointing."""
+        return Policy.of(self.params.transformer_args.checkpoint_activations)
+
+    @property
+    def rank(self) -> int:
+        """Rank of the adapters; 0 without adapters."""
+        return self.lora.r if self.lora else 0
 
     def adapted(self, layer: int) -> bool:
         """Whether a layer has adapters."""
-        chosen = self.lora.get("layer_range") if self.lora else ()
-        return self.lora is not None and (chosen is None or layer in chosen)
+        return self.lora is not None and (self.lora.layer_range is None or layer in self.lora.layer_range)
 
     @cached_property
     def parameters(self) -> list[Parameter]:
-        """Every parameter, by the name that it has in `DiffusionTransformer`."""
+        """All parameters, with their names in `DiffusionTransformer`."""
         derived, shapes = derived_names(self._node), shapes_of(self._node) or {}
         return [Parameter(name, shape, fixed=name in derived) for name, shape in shapes.items()]
 
     @cached_property
     def trained(self) -> list[Parameter]:
-        """Those that get a gradient."""
+        """The parameters that get a gradient."""
         return [one for one in self.parameters if self.trains(one)]
 
     def trains(self, parameter: Parameter) -> bool:
-        """Whether the config lets it train."""
+        """Whether the config trains this parameter."""
         name = NETWORK_PREFIX + parameter.name
         frozen = any(prefix == "all" or name.startswith(prefix) for prefix in self._frozen)
         return parameter.adapter or not (parameter.fixed or frozen)
@@ -99,44 +111,42 @@ class Network:
         return sum(one.count for one in self.trained)
 
     def grid(self, height: int, width: int, frames: int, text: int) -> Grid:
-        """The sequence of a clip of ``frames`` x ``height`` x ``width`` pixels behind ``text`` tokens. Latent frames that
-        the temporal patch does not divide are padded in front, as training does."""
+        """The sequence of a clip of ``frames`` x ``height`` x ``width`` pixels after ``text`` tokens. Latent frames are
+        padded to a multiple of the temporal patch, as in training."""
         o, p, q = self.patch
         T, H, W = latent_size(frames, height, width)
         T = -(-T // o) * o
         return Grid(text, (T // o) * (H // p) * (W // q), (T, H, W))
 
     def flops(self, grid: Grid) -> float:
-        """One forward pass of one clip; a multiply-add counts as two. Norms, softmax and positions are left out."""
+        """One forward pass of one clip. A multiply-add counts as two; norms, softmax and positions are not counted."""
         return self._products(grid) + self._adapters(grid) + self._attention(grid)
 
     def training_flops(self, grid: Grid) -> float:
-        """Forward and backward of one clip. Backward costs a product as much again for the gradient of its input, and once
-        more for that of its weights if they train; attention 2.5 times as much, since it computes its scores anew
-        (FlashAttention-2, arXiv:2307.08691). What is not kept is computed once more."""
+        """Forward and backward pass of one clip. The backward pass of a matrix product costs one product for the gradient
+        of its input, and another for the gradient of its weights if they train. That of attention costs 2.5 forward
+        passes, because it recomputes the scores (FlashAttention-2, arXiv:2307.08691). Recomputed activations are added."""
         weights = [one for one in self.parameters if not (one.fixed or one.adapter)]
         share = sum(one.count for one in weights if self.trains(one)) / sum(one.count for one in weights)
         passes = (2 + share) * self._products(grid) + 3 * self._adapters(grid) + 3.5 * self._attention(grid)
-        again = {
+        recomputed = {
             Policy.FULL: self.flops(grid),
             Policy.ATTENTION: self._products(grid) + self._adapters(grid),
             Policy.SELECTIVE: self._adapters(grid),
             Policy.NONE: 0.0,
         }
-        return passes + again[self.checkpointing]
+        return passes + recomputed[self.checkpointing]
 
     def _products(self, grid: Grid) -> float:
-        """Of the matrices: 2 x (q, k, v, dense: 4 D^2; MLP: 8 D^2) a token and block, and both ends."""
+        """FLOPs of matrix products: 2 x (q, k, v, dense: 4 D^2; MLP: 8 D^2) per token and block, embeddings, and final
+        layer."""
         N, D, E = grid.tokens, self.width, self.embedding
-        patches = (
-            2 * D * grid.video * (self.params["in_channels"] + self.params["out_channels"]) * math.prod(self.patch)
-        )
+        patches = 2 * D * grid.video * (self.params.in_channels + self.params.out_channels) * math.prod(self.patch)
         return self.layers * (24 * N * D**2 + 24 * E * D) + patches + 2 * D * grid.text * self.text_width
 
     def _attention(self, grid: Grid) -> float:
-        """Scores, and the weighted sum of values."""
+        """FLOPs of scores and of the weighted sum of values."""
         return self.layers * 4 * grid.tokens**2 * self.width
 
     def _adapters(self, grid: Grid) -> float:
-        rank = self.lora["r"] if self.lora else 0
-        return sum(16 * grid.tokens * self.width * rank for i in range(self.layers) if self.adapted(i))
+        return sum(16 * grid.tokens * self.width * self.rank for i in range(self.layers) if self.adapted(i))

@@ -1,20 +1,24 @@
-"""Components of the stages' costs: sizes of a config's networks, clips and batches (`stage_costs.py` adds them up)."""
+"""Components of the stages' costs: sizes of networks, clips and batches of a config. `stage_costs.py` combines them."""
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
 
 from cogtune.config import registry
+from cogtune.config.build import params_of, section_of
 from cogtune.config.geometry import latent_frames, latent_size, pixel_frames
+from cogtune.config.schema.deepspeed import DeepSpeedSection
+from cogtune.config.schema.text import T5EmbedderParams
 from cogtune.plan.cost.autoencoder import Autoencoder
 from cogtune.plan.cost.text_encoder import TextEncoder
 from cogtune.plan.cost.transformer import Grid, Network
 from cogtune.work.inputs import PreprocessInput, TextInput, TrainInput
-from cogtune.work.stage_input import default_of, read_input
+from cogtune.work.stage_input import Node, identity, read_input
 
 _EVALUATED_AT_ONCE, _LATENTS_AT_ONCE = 4, 1200
-"""Clips, and latent positions, that are decoded in one call (stages/evaluate.py, sampling/generate.py)."""
+"""Clips, and latent positions, decoded in one call (stages/evaluate.py, sampling/generate.py)."""
 _MODULES = {
     "pos_embed_config": "positions",
     "patch_embed_config": "patch embedding",
@@ -22,46 +26,70 @@ _MODULES = {
     "final_layer_config": "final layer",
     "lora_config": "lora",
 }
-"""Part of the network -> its role."""
+"""Role of each part of the network."""
 Input = TypeVar("Input")
 
 
-class Unmodelled(Exception):  # noqa: N818  nothing went wrong: there is only no figure
+@dataclass(frozen=True)
+class _NetworkInput:
+    """The keys of the network's cost. Unlike a stage's input, it can be read from the keys of an earlier run."""
+
+    network: Node = identity("model.network_config")
+    frozen_prefixes: list[str] = identity("model.not_trainable_prefixes")
+
+
+@dataclass(frozen=True)
+class _AutoencoderInput:
+    """The keys of the VAE's cost."""
+
+    vae: Node = identity("model.first_stage_config")
+
+
+class Unmodelled(Exception):  # noqa: N818  not an error: there is only no estimate
     """A plugin, or a stage, without cost model."""
 
 
 class Costs:
-    """Sizes under one config: canonical values, or what the jobs of an earlier run read of theirs. ``model_dir``: the T5's
-    folder, where its config.json is read.
+    """Sizes of one config. ``values``: canonical values, or those that an earlier run read. ``model_dir``: folder of the
+    T5, whose config.json is read.
 
-    Methods raise `Unmodelled` where the config names a component that is not cogtune's.
+    Methods raise `Unmodelled` if the config names a component that is not cogtune's, and UserError if ``values`` lacks a
+    required key.
     """
 
     def __init__(self, values: Mapping[str, Any], model_dir: str | None = None) -> None:
         self.values, self._model_dir = values, model_dir
 
     def input(self, kind: type[Input]) -> Input:
-        """What a stage would be given. Raises UserError for a value that must be set and is not."""
+        """The input of a stage. Raises UserError if a required value is missing."""
         return read_input(kind, self.values)
 
     @cached_property
     def train(self) -> TrainInput:
-        """What train would be given."""
+        """The input of train."""
         return self.input(TrainInput)
 
     @cached_property
+    def deepspeed(self) -> DeepSpeedSection:
+        """The `deepspeed` section of train."""
+        optimizer = self.train.deepspeed.get("optimizer") or {}
+        if "type" in optimizer:
+            require_ours({"target": optimizer["type"]}, "optimizer")
+        return section_of(DeepSpeedSection, self.train.deepspeed, "deepspeed")
+
+    @cached_property
     def network(self) -> Network:
-        model = self.values["model"]
-        node = model["network_config"]
+        given = self.input(_NetworkInput)
+        node = given.network
         require_ours(node, "network")
         for name, role in _MODULES.items():
             if part := node["params"]["modules"].get(name):
                 require_ours(part, role)
-        return Network(node, model.get("not_trainable_prefixes", default_of("model.not_trainable_prefixes")))
+        return Network(node, given.frozen_prefixes)
 
     @cached_property
     def vae(self) -> Autoencoder:
-        node = self.values["model"]["first_stage_config"]
+        node = self.input(_AutoencoderInput).vae
         require_ours(node, "autoencoder")
         require_ours(node["params"]["encoder_config"], "encoder")
         require_ours(node["params"]["decoder_config"], "decoder")
@@ -69,31 +97,32 @@ class Costs:
 
     @cached_property
     def text(self) -> TextEncoder:
-        return TextEncoder.of(self._model_dir or self._embedder.get("model_dir") or "")
+        return TextEncoder.of(self._model_dir or self._embedder.model_dir)
 
-    @property
-    def _embedder(self) -> Mapping[str, Any]:
+    @cached_property
+    def _embedder(self) -> T5EmbedderParams:
         conditioner = self.input(TextInput).conditioner
         require_ours(conditioner, "conditioner")
-        (node,) = conditioner["params"]["emb_models"]
-        require_ours(node, "embedder")
-        return node["params"]
+        (embedder,) = conditioner["params"]["emb_models"]
+        require_ours(embedder, "embedder")
+        return params_of(embedder)
 
     @property
     def tokens_of_text(self) -> int:
-        return self._embedder["max_length"]
+        return self._embedder.max_length
 
     @property
     def clip(self) -> tuple[int, int, int]:
-        """(frames, height, width) of a clip in pixels; frames 4k + 1."""
+        """(frames, height, width) of a clip in pixels, with 4k + 1 frames."""
         given = self.input(PreprocessInput)
         height, width = given.video_size
         return pixel_frames(latent_frames(given.max_num_frames)), height, width
 
     def tile(self, coder: str) -> tuple[int, int, int]:
-        """(frames, height, width) that the VAE computes at once, as far as its tiles bound it; ``coder``: encode, decode."""
+        """(frames, height, width) of the VAE's tiles, or of the whole clip. ``coder``: encode, decode."""
         frames, *size = self.clip
-        tile = self.values["model"]["first_stage_config"]["params"].get(f"{coder}_tile_size") or size
+        params = self.vae.params
+        tile = (params.encode_tile_size if coder == "encode" else params.decode_tile_size) or size
         height, width = (min(pair) for pair in zip(size, tile, strict=True))
         return frames, height, width
 
@@ -104,27 +133,27 @@ class Costs:
 
     @property
     def pixels(self) -> int:
-        """Of one clip."""
+        """Pixels of one clip."""
         frames, height, width = self.clip
         return frames * height * width
 
     @property
     def latents(self) -> int:
-        """Positions of one clip's latent."""
+        """Positions in the latent of one clip."""
         return math.prod(latent_size(*self.clip))
 
     @property
     def only_adapters(self) -> bool:
-        """Whether nothing else trains."""
+        """Whether only adapters train."""
         return all(one.adapter for one in self.network.trained)
 
     def decoding_bytes(self, width: int) -> float:
-        """Peak of a decoding with numbers of ``width`` bytes, the VAE included."""
+        """Peak memory of decoding, with the VAE. ``width``: bytes per number."""
         at_once = max(1, min(_EVALUATED_AT_ONCE, _LATENTS_AT_ONCE // self.latents))
         return self.vae.decode_bytes(*self.tile("decode"), at_once, width)
 
 
 def require_ours(node: Mapping[str, Any], role: str) -> None:
-    """Raises Unmodelled unless the component is one of cogtune's own of this role, and no class of a plugin."""
+    """Raise Unmodelled if the component is a plugin class, or has another role."""
     if node["target"] not in registry.names(role):
         raise Unmodelled(node["target"])

@@ -1,5 +1,6 @@
 """VAE and T5 in numbers, against the modules."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cogtune.config.build import build
 from cogtune.plan.cost.autoencoder import Autoencoder
-from cogtune.plan.cost.text_encoder import XXL, TextEncoder
+from cogtune.plan.cost.text_encoder import XXL, T5Sizes, TextEncoder
+from cogtune.runtime.typed_json import from_json
 from cogtune.work.load import load_config
 
 CONFIG = Path(__file__).parents[4] / "config"
@@ -78,7 +80,7 @@ def test_vae_peak_memory(size: tuple[int, int, int]) -> None:
     assert modelled.decode_bytes(*size, 1, 4) - weights == pytest.approx(decoding.peak, rel=0.25)
 
 
-@pytest.mark.parametrize("sizes", [dict(XXL), TINY_T5], ids=["xxl", "tiny"])
+@pytest.mark.parametrize("sizes", [asdict(XXL), TINY_T5], ids=["xxl", "tiny"])
 def test_text_encoder_parameters_and_flops(sizes: dict[str, Any]) -> None:
     from transformers import T5Config, T5EncoderModel
 
@@ -87,7 +89,7 @@ def test_text_encoder_parameters_and_flops(sizes: dict[str, Any]) -> None:
         model = T5EncoderModel(config)
         with FlopCounterMode(display=False) as counter:
             model(input_ids=torch.zeros(1, 16, dtype=torch.long))
-    encoder = TextEncoder(config.to_dict())
+    encoder = TextEncoder(from_json(T5Sizes, config.to_dict()))
     assert encoder.parameters == count(model)
     assert encoder.flops(16) == counter.get_total_flops()
 

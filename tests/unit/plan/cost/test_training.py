@@ -5,9 +5,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from cogtune.config.build import section_of
+from cogtune.config.schema.deepspeed import DeepSpeedSection
 from cogtune.plan.cost.training import memory, optimizer_states
 from cogtune.plan.cost.transformer import Network
 from tests.families import full_size, network_config
@@ -16,6 +19,11 @@ from tests.unit.plan.cost.zero_bytes import SETTINGS, node, section
 
 REPO = Path(__file__).parents[4]
 RANKS = 2
+BASE: dict[str, Any] = {"bf16": {"enabled": True}, "optimizer": {"type": "AdamW"}}
+
+
+def typed(values: dict[str, Any]) -> DeepSpeedSection:
+    return section_of(DeepSpeedSection, values, "deepspeed")
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +52,7 @@ def test_optimizer_and_masters_to_the_byte(measured: list[dict[str, int]], i: in
     network = Network(node(lora), ["all"] if lora else [])
     if not lora:
         assert network.trained_count % RANKS, "nothing is padded, so padding is not tested"
-    held = memory(network, section(stage, bf16, kind), RANKS)
+    held = memory(network, typed(section(stage, bf16, kind)), RANKS)
     assert held.optimizer == measured[i]["optimizer"]
     assert held.masters == measured[i]["masters"]
     if stage < 3:  # ZeRO 3 has small weights whole, and gathers the others when they are used
@@ -57,7 +65,7 @@ def test_states_of_each_optimizer() -> None:
         {"optimizer": {"type": "AdamW", "params": {"amsgrad": True}}},
         {"optimizer": {"type": "FusedEmaAdam", "params": {}}},
     ]
-    assert [optimizer_states(one) for one in sections] == [2, 3, 3]
+    assert [optimizer_states(typed(one)) for one in sections] == [2, 3, 3]
 
 
 def test_zero_shares_what_it_says() -> None:
@@ -67,9 +75,7 @@ def test_zero_shares_what_it_says() -> None:
     found = []
     for stage in range(4):
         zero = {"stage": stage, "reduce_bucket_size": 1}
-        held = memory(
-            network, {"zero_optimization": zero, "bf16": {"enabled": True}, "optimizer": {"type": "AdamW"}}, 8
-        )
+        held = memory(network, typed(BASE | {"zero_optimization": zero}), 8)
         found.append((held.weights, held.masters + held.optimizer))
     assert [states / psi for _, states in found] == pytest.approx([12, 1.5, 1.5, 1.5], rel=1e-3)
     assert [weights / psi for weights, _ in found[:3]] == pytest.approx([2, 2, 2], rel=1e-3)
@@ -78,9 +84,16 @@ def test_zero_shares_what_it_says() -> None:
 
 def test_offload_moves_bytes_to_the_host() -> None:
     network = Network(network_config("5b"))
-    base = {"bf16": {"enabled": True}, "optimizer": {"type": "AdamW"}}
-    stays = memory(network, base | {"zero_optimization": {"stage": 2}}, 2)
-    moved = memory(network, base | {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}, 2)
+    stays = memory(network, typed(BASE | {"zero_optimization": {"stage": 2}}), 2)
+    offload = {"stage": 2, "offload_optimizer": {"device": "cpu"}}
+    moved = memory(network, typed(BASE | {"zero_optimization": offload}), 2)
     assert (stays.host, moved.masters, moved.optimizer) == (0, 0, 0)
     assert moved.host >= stays.masters + stays.optimizer
     assert moved.device < stays.device
+
+
+def test_a_limit_of_zero_is_not_deepspeeds_default() -> None:
+    network = Network(network_config("5b"))
+    zero = {"stage": 3, "stage3_param_persistence_threshold": 0, "stage3_max_live_parameters": 0}
+    split = memory(network, typed(BASE | {"zero_optimization": zero}), 2)
+    assert split.weights == 2 * sum(-(-one.count // 2) for one in network.parameters)

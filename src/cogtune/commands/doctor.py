@@ -40,8 +40,8 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     if overrides:
         raise UserError(f"doctor takes no overrides; found {' '.join(overrides)} after `--`")
     asked = profile.read_profile(arguments.profile) if arguments.profile else None
-    named = workflow_values(arguments.workflow, {}) if arguments.workflow.exists() else {}
-    store, ranks = arguments.store or Path(named.get("store_dir", "store")), arguments.ranks or named.get("ranks", 1)
+    values = workflow_values(arguments.workflow if arguments.workflow.exists() else None, {})
+    store, ranks = arguments.store or values.store_dir, arguments.ranks or values.ranks
     done = list[Check]()
     for check in all_checks(asked, store, ranks):
         done.append(check)

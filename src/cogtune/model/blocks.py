@@ -1,9 +1,9 @@
 """One transformer layer, its adaptive modulation, and the final layer.
 
-Shapes: B batch, L text tokens, N = L + video tokens, H heads, D hidden (of one head behind H), E conditioning vector.
-The sequence is [text; video] in one tensor h_BND all the way: both share every weight but the modulation, which has
-separate shift, scale and gate for the text and for the video part; a tensor B2D holds (text, video) on its axis 1.
-Parameter names are those of upstream's checkpoints, which keep a layer's modulation and query/key norms apart from it
+Shapes: B batch, L text tokens, N = L + video tokens, H heads, D hidden (of one head after H), E conditioning vector.
+The sequence is [text; video] in one tensor h_BND. Text and video share all weights except the modulation, which has
+separate shift, scale and gate for each; a tensor B2D has (text, video) on its axis 1. Parameter names are those of
+upstream's checkpoints, in which a layer's modulation and query/key norms are outside of the layer
 (`mixins.adaln_layer`).
 """
 
@@ -50,7 +50,7 @@ class QueryKeyValue(nn.Linear):
 
 
 class Attention(nn.Module):
-    """Full attention over text and video tokens; no mask, so padding of the caption takes part, as in training."""
+    """Full attention over text and video tokens without a mask, so the caption's padding is attended to, as in training."""
 
     def __init__(self, hidden_size: int, heads: int) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class Attention(nn.Module):
         self.dense: nn.Module = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, x_BND: Tensor, norms: tuple[nn.Module, nn.Module], rotation: Rotation | None) -> Tensor:
-        """``norms``: of queries and of keys, over one head's channels."""
+        """``norms``: the norms of queries and of keys, over the channels of one head."""
         q_BNHD, k_BNHD, v_BNHD = (y.unflatten(-1, (self.heads, -1)) for y in self.query_key_value(x_BND))
         q_BNHD, k_BNHD = norms[0](q_BNHD), norms[1](k_BNHD)
         if rotation is not None:
@@ -97,7 +97,7 @@ class TransformerLayer(nn.Module):
         norms: tuple[nn.Module, nn.Module],
         rotation: Rotation | None,
     ) -> Tensor:
-        """``modulation``: of the attention and of the MLP branch; ``norms``: of queries and keys."""
+        """``modulation``: those of the attention and of the MLP branch; ``norms``: those of queries and of keys."""
         attention, mlp = modulation
         x_BND = attention.shift_and_scale(self.input_layernorm(h_BND), L)
         h_BND = h_BND + attention.gate(self.attention(x_BND, norms, rotation), L)
@@ -122,13 +122,13 @@ class AdaLN(nn.Module):
                 self.add_module(name, nn.ModuleList(norms))
 
     def norms(self, layer: int) -> tuple[nn.Module, nn.Module]:
-        """Query and key norm of a layer, over one head's channels."""
+        """Query and key norm of a layer, over the channels of one head."""
         if not self.qk_ln:
             return nn.Identity(), nn.Identity()
         return self.get_submodule(f"query_layernorm_list.{layer}"), self.get_submodule(f"key_layernorm_list.{layer}")
 
     def modulation(self, layer: int, emb_BE: Tensor) -> tuple[Modulation, Modulation]:
-        """Of the attention and of the MLP branch. The 12 chunks come as video's six, then text's six."""
+        """The modulations of the attention and of the MLP branch. Of the 12 chunks, video's six are first, then text's."""
         chunks_B223D = self.adaLN_modulations[layer](emb_BE).unflatten(1, (2, 2, 3, -1))  # video|text, branch, kind, D
         text_first_B223D = chunks_B223D.flip(1)
         first, second = (Modulation(*text_first_B223D[:, :, branch].unbind(2)) for branch in (0, 1))

@@ -1,7 +1,8 @@
-"""Activation checkpointing: what a layer keeps for the backward pass, and what is computed again there.
+"""Activation checkpointing: which activations a layer keeps, and which the backward pass recomputes.
 
-A policy has a name (`args.checkpoint_activations`). Gradients are the same to the bit with each of them, since the same
-operations run again on the same values. `docs/cost_model.md` has the memory of each, `python -m bench.model` the time.
+The policy is set by `args.checkpoint_activations`. Gradients are bit-identical for all policies, because the same
+operations run again on the same values. `docs/cost_model.md` states the memory of each policy; `python -m bench.model`
+measures the time.
 """
 
 from collections.abc import Callable
@@ -24,18 +25,18 @@ ATTENTION = frozenset(
         aten._scaled_dot_product_fused_attention_overrideable.default,
     }
 )
-"""What `F.scaled_dot_product_attention` becomes. The unfused form is not here: it would keep N x N scores."""
+"""The operators of `F.scaled_dot_product_attention`, without the unfused one, which would keep N x N scores."""
 PRODUCTS = frozenset({aten.mm.default, aten.addmm.default})
-"""What a linear layer becomes."""
+"""The operators of a linear layer."""
 
 
 def run(
     policy: Policy, layer: Callable[..., Tensor], *inputs: Any, adapter_rank: int | None, has_dropout: bool
 ) -> Tensor:
-    """`layer(*inputs)`, keeping for the backward pass what the policy says.
+    """`layer(*inputs)`, keeping activations for the backward pass according to ``policy``.
 
-    ``adapter_rank``: r of the LoRA whose products are not kept; None without one. ``has_dropout``: the layer draws random
-    numbers, which must be the same when it runs again.
+    ``adapter_rank``: r of the LoRA, whose products are not kept; None without one. ``has_dropout``: the layer draws
+    random numbers, which must be the same in the recomputation.
     """
     if policy is Policy.NONE or not torch.is_grad_enabled():
         return layer(*inputs)
@@ -51,8 +52,8 @@ def _keeps(
 ) -> CheckpointPolicy:
     """Whether the result of an operation is kept.
 
-    A LoRA's own products are not: x A and (x A) B cost r / D of the layer's product, but the second one is as large as it
-    (at 5B, 49 x 480 x 720: 17 GB in all layers).
+    Products of a LoRA are not kept: x A and (x A) B need r / D of the layer's time, but the second one as much memory
+    (17 GB in all layers of 5B at 49 x 480 x 720).
     """
     kept = op in ATTENTION or (products and op in PRODUCTS and adapter_rank not in _inner_and_outer(args))
     return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE

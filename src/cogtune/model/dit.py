@@ -24,18 +24,18 @@ from cogtune.model.positions import PositionEmbedding, Rotation
 
 
 class Transformer(nn.Module):
-    """The layers, and the tables that upstream's base class brings along."""
+    """The layers, and the unused table of upstream's base class."""
 
     def __init__(self, num_layers: int, hidden_size: int, heads: int, affine: bool, unused_positions: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(TransformerLayer(hidden_size, heads, affine) for _ in range(num_layers))
         self.final_layernorm = nn.LayerNorm(hidden_size, eps=1e-5, elementwise_affine=affine)
-        if unused_positions:  # rotary checkpoints hold this table, which no forward pass reads
+        if unused_positions:  # rotary checkpoints contain this table, which is not used in the forward pass
             self.position_embeddings = nn.Embedding(unused_positions, hidden_size).requires_grad_(False)
 
 
 class Mixins(nn.Module):
-    """What upstream plugs into the transformer; each is a `{target, params}` node of the configuration."""
+    """The modules that upstream calls mixins; each is a `{target, params}` node of the config."""
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class DiffusionTransformer(nn.Module):
             build(nodes["lora_config"]).wrap(list(self.transformer.layers))
 
     def reset_parameters(self) -> None:
-        """Upstream's initial values. The modulation keeps torch's default, so gates do not start at zero."""
+        """Upstream's initialisation. The modulation keeps torch's default, so gates do not start at zero."""
         out_std = 0.02 / math.sqrt(2 * self.params.num_layers)
         for name, module in self.transformer.named_modules():
             if isinstance(module, nn.Linear):
@@ -118,7 +118,7 @@ class DiffusionTransformer(nn.Module):
         self.mixins.final_layer.reset_parameters()
 
     def derived_state(self) -> dict[str, Tensor]:
-        """Entries of the state dict that are computed or unused; formats with learned weights only leave them out."""
+        """Entries of the state dict that are computed or unused; some formats contain only learned weights."""
         pos = self.mixins.pos_embed
         derived = {f"mixins.pos_embed.{name}": tensor for name, tensor in pos.computed_state().items()}
         if pos.params.rotates:
@@ -128,7 +128,7 @@ class DiffusionTransformer(nn.Module):
 
     @property
     def checkpoint_activations(self) -> Policy:
-        """What the layers keep for the backward pass. It may be set at any time, also to a value of the config."""
+        """Which activations the layers keep for the backward pass. Can be set at any time, also to a config value."""
         return self._policy
 
     @checkpoint_activations.setter
@@ -150,7 +150,7 @@ class DiffusionTransformer(nn.Module):
 
         x: noisy latent; for image-to-video the condition channels follow the noise channels on axis 2.
         timesteps: 0 (clean) to 999 (noise). context: caption embeddings, padded to the trained length.
-        ofs: a number, (1,) or (B,), of the 1.5 image-to-video model; 2.0 when left out. Other models ignore it.
+        ofs: a number, (1,) or (B,), for the 1.5 image-to-video model, default 2.0. Other models ignore it.
         Raises: UserError for sizes that do not fit the model.
         """
         self._check(x_BTCHW, timesteps_B, context_BLD)
@@ -178,7 +178,7 @@ class DiffusionTransformer(nn.Module):
         if self.ofs_embed is None:
             return emb_BE
         number = 2.0 if ofs is None else ofs
-        # A number is written on the device itself: a copy from the CPU would wait for all that runs there.
+        # Created on the device: a copy from the CPU would synchronise.
         ofs_B = number if isinstance(number, Tensor) else torch.full((1,), number, device=device)
         return emb_BE + self.ofs_embed(ofs_B.to(device).reshape(-1))
 
@@ -201,11 +201,11 @@ class DiffusionTransformer(nn.Module):
 
 
 def patch_of(params: DiffusionTransformerParams) -> tuple[int, int, int]:
-    """(t, h, w) of a patch; a plain `2` in a file has become [1, 2, 2] by now."""
+    """(t, h, w) of a patch; the config check has already converted a single number n to [1, n, n]."""
     size = params.patch_size
     if isinstance(size, int) or len(size) != 3:
         raise UserError(
-            f"network_config.params.patch_size: {size}; expected one number, or three: frames, rows, columns"
+            f"network_config.params.patch_size: {size}; expected one integer, or three: frames, rows, columns"
         )
     return size[0], size[1], size[2]
 

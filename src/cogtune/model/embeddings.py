@@ -1,4 +1,4 @@
-"""What enters the transformer: patches, caption tokens, the timestep.
+"""The inputs of the transformer: patches, caption tokens, the timestep.
 
 Shapes: B batch, T H W latent frames, height, width, C channels, L text tokens, N video tokens, P features of a patch,
 D hidden, K frequencies. A patch has o frames, p rows and q columns.
@@ -17,7 +17,7 @@ Patch = tuple[int, int, int]
 
 
 def sinusoid(value_B: Tensor, dim: int) -> Tensor:
-    """[cos(value w_k) | sin(value w_k)], (B, dim) fp32, w_k = 10000^(-k / (dim/2)): cosine comes first."""
+    """[cos(value w_k) | sin(value w_k)], (B, dim) fp32, w_k = 10000^(-k / (dim/2)); cosine first."""
     half = dim // 2
     frequency_K = torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32, device=value_B.device) / half)
     angle_BK = value_B.float()[:, None] * frequency_K
@@ -25,7 +25,7 @@ def sinusoid(value_B: Tensor, dim: int) -> Tensor:
 
 
 class ScalarEmbedding(nn.Sequential):
-    """A number per sample (timestep, ofs) to a vector: sinusoid, Linear, SiLU, Linear. Keys `0.*` and `2.*`."""
+    """Embeds one number per sample (timestep, ofs): sinusoid, Linear, SiLU, Linear. Parameters `0.*` and `2.*`."""
 
     def __init__(self, dim: int, out_dim: int) -> None:
         super().__init__(nn.Linear(dim, out_dim), nn.SiLU(), nn.Linear(out_dim, out_dim))
@@ -36,16 +36,16 @@ class ScalarEmbedding(nn.Sequential):
 
 
 class PatchEmbedding(nn.Module):
-    """Latent patches and caption embeddings to one sequence (upstream ImagePatchEmbeddingMixin).
+    """Projects latent patches and caption embeddings to one sequence (upstream ImagePatchEmbeddingMixin).
 
-    `proj.weight` is (D, C*o*p*q), a patch's features in the order (c, o, p, q). Checkpoints of 1.0 hold it as the
-    convolution (D, C, p, q), which is the same numbers.
+    `proj.weight` is (D, C*o*p*q), with a patch's features in the order (c, o, p, q). Checkpoints of 1.0 store it as the
+    weight of a convolution, (D, C, p, q), with the same values.
     """
 
     def __init__(self, params: PatchEmbeddingParams, *, in_channels: int, hidden_size: int, patch_size: Patch) -> None:
         super().__init__()
         if params.text_hidden_size is None:
-            raise UserError("patch_embed_config.params.text_hidden_size: missing; expected the T5's width (xxl: 4096)")
+            raise UserError("patch_embed_config.params.text_hidden_size: missing; expected the width of T5 (xxl: 4096)")
         self.patch_size = patch_size
         self.proj = nn.Linear(in_channels * math.prod(patch_size), hidden_size)
         self.text_proj = nn.Linear(params.text_hidden_size, hidden_size)
@@ -64,13 +64,13 @@ class PatchEmbedding(nn.Module):
 
 
 def unpatchify(patches_BNP: Tensor, grid: tuple[int, int, int], patch_size: Patch) -> Tensor:
-    """(B, N, C*o*p*q) -> (B, T, C, H, W): the inverse of the order in PatchEmbedding."""
+    """(B, N, C*o*p*q) -> (B, T, C, H, W), in PatchEmbedding's order of patches and features."""
     (t, h, w), (o, p, q) = grid, patch_size
     return rearrange(patches_BNP, "b (t h w) (c o p q) -> b (t o) c (h p) (w q)", t=t, h=h, w=w, o=o, p=p, q=q)
 
 
 def token_grid(x_BTCHW: Tensor, patch_size: Patch) -> tuple[int, int, int]:
-    """How many patches lie along T, H, W. Raises: UserError when an axis is not a whole number of patches."""
+    """The number of patches along T, H, W. Raises: UserError if a size is not a multiple of the patch's."""
     sizes = (x_BTCHW.shape[1], *x_BTCHW.shape[3:])
     for name, size, patch in zip(("T (latent frames)", "H", "W"), sizes, patch_size, strict=True):
         if size == 0 or size % patch:

@@ -1,4 +1,4 @@
-"""Low-rank adapters on the attention projections, and what trains.
+"""Low-rank adapters on the attention projections, and selection of the trainable parameters.
 
 LoRA (arXiv:2106.09685), in the layout of upstream's sat.model.finetune.lora2: the wrapped layer moves to `original`,
 and each part of its output (q, k, v; or the one of `dense`) has its own pair matrix_A.{j} (r, D), matrix_B.{j} (D, r).
@@ -23,7 +23,7 @@ from cogtune.model.blocks import TransformerLayer
 
 
 class AdaptedLinear(nn.Module):
-    """A frozen linear layer plus its low-rank update; returns what the layer returned (a tensor, or q, k, v)."""
+    """A frozen linear layer plus its low-rank update; returns the same type as the layer (a tensor, or q, k, v)."""
 
     def __init__(self, original: nn.Linear, parts: int, params: LoraParams) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class AdaptedLinear(nn.Module):
 
 
 class Lora:
-    """The `modules.lora_config` node: knows which layers to wrap."""
+    """The `modules.lora_config` node: selects the layers to wrap."""
 
     def __init__(self, params: LoraParams) -> None:
         if params.r < 1:
@@ -62,9 +62,10 @@ class Lora:
         self.params = params
 
     def wrap(self, layers: Sequence[TransformerLayer]) -> None:
-        """Puts adapters on query_key_value and dense of the layers in `layer_range` (all by default), in place."""
-        chosen = range(len(layers)) if self.params.layer_range is None else self.params.layer_range
-        for i in chosen:
+        """Add adapters to query_key_value and dense of the layers in `layer_range` (default: all), in place. Raises
+        UserError for a layer that does not exist."""
+        adapted_layers = range(len(layers)) if self.params.layer_range is None else self.params.layer_range
+        for i in adapted_layers:
             if not 0 <= i < len(layers):
                 raise UserError(f"lora_config.params.layer_range: no layer {i}; the model has {len(layers)}, from 0")
             attention = layers[i].attention
@@ -75,7 +76,7 @@ class Lora:
 
 
 def draw_adapters(model: nn.Module) -> None:
-    """Initial values, in fp32, for adapters that are on `meta` still when the weights below them have been loaded."""
+    """Initialise, in fp32, the adapters that are still on `meta` after the weights were loaded."""
     for layer in model.modules():
         if isinstance(layer, AdaptedLinear) and layer.matrix_A[0].is_meta:
             for matrices in (layer.matrix_A, layer.matrix_B):
@@ -88,11 +89,11 @@ def is_adapter(name: str) -> bool:
 
 
 def set_trainable(model: nn.Module, prefixes: Iterable[str]) -> list[str]:
-    """Freezes what the configuration freezes; returns the names of what trains, in the model's order.
+    """Freeze parameters; returns the names of the trainable ones, in the model's order.
 
     prefixes: `not_trainable_prefixes`, compared with `model.diffusion_model.<name>`; `all` freezes everything. Adapters
-    train in any case.
-    Raises: UserError when nothing would train, or a prefix freezes nothing (a typing error).
+    are always trainable.
+    Raises: UserError if nothing is trainable, or if a prefix matches no parameter.
     """
     names = [name for name, _ in model.named_parameters()]
     frozen = _frozen_prefixes(names, prefixes)
@@ -103,17 +104,19 @@ def set_trainable(model: nn.Module, prefixes: Iterable[str]) -> list[str]:
             parameter.requires_grad_(False)
     trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     if not trainable:
-        raise UserError("not_trainable_prefixes freezes every weight and there is no lora_config: nothing would train")
+        raise UserError(
+            "not_trainable_prefixes freezes every weight, and there is no lora_config: nothing is trainable"
+        )
     return trainable
 
 
 def _frozen_prefixes(names: list[str], prefixes: Iterable[str]) -> list[str]:
-    elsewhere = ("first_stage_model", "conditioner")  # VAE and T5: never part of what trains here
-    frozen = [p for p in prefixes if not p.startswith(elsewhere)]
+    never_trained = ("first_stage_model", "conditioner")  # VAE and T5
+    frozen = [p for p in prefixes if not p.startswith(never_trained)]
     for prefix in frozen:
         if prefix != "all" and not any((NETWORK_PREFIX + name).startswith(prefix) for name in names):
             raise UserError(
-                f"not_trainable_prefixes: no weight's name starts with {prefix!r}; expected `all` or a name such as "
+                f"not_trainable_prefixes: {prefix!r} matches no weight; expected `all` or the start of a name such as "
                 f"{NETWORK_PREFIX + names[0]!r}"
             )
     return frozen
@@ -123,8 +126,8 @@ def merge_lora(state: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
     """A state dict without adapters: W' = W + rows_j(scale B_j A_j), added in fp32, names without `.original`."""
     merged = {name.replace(".original.", "."): tensor for name, tensor in state.items() if not is_adapter(name)}
     for name in state:
-        if found := re.fullmatch(r"(.+)\.matrix_A\.0", name):
-            layer = found[1]
+        if match := re.fullmatch(r"(.+)\.matrix_A\.0", name):
+            layer = match[1]
             parts = [j for j in range(3) if f"{layer}.matrix_A.{j}" in state]
             update = [state[f"{layer}.matrix_B.{j}"].float() @ state[f"{layer}.matrix_A.{j}"].float() for j in parts]
             weight = merged[f"{layer}.weight"]

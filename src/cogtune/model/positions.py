@@ -1,8 +1,8 @@
-"""Where a token sits in the video: a table added to the tokens, or a rotation of queries and keys.
+"""Position embeddings: a table added to the tokens, or a rotation of queries and keys.
 
-Shapes: B batch, N tokens, H heads, D hidden (of one head behind H), C = D / 2 channel pairs of a head; of a table, T H W
-are frames, rows and columns of its grid and K frequencies. Token grids are (T, H, W) in patches. The text tokens come
-first in the sequence and have no position.
+Shapes: B batch, N tokens, H heads, D hidden (of one head after H), C = D / 2 channel pairs of a head; of a table: T H W
+frames, rows and columns of its grid, K frequencies. Token grids are (T, H, W) in patches. The text tokens come first in
+the sequence and have no position.
 """
 
 import math
@@ -23,9 +23,10 @@ Grid = tuple[int, int, int]
 
 
 class Rotation(NamedTuple):
-    """By which angle each channel pair (2j, 2j + 1) of each token is turned, fp32; 0 for the text tokens.
+    """cos and sin of the angle by which each channel pair (2j, 2j + 1) of each token is rotated, fp32; the angle of text
+    tokens is 0.
 
-    Both tensors are (L + N, 1, head_size): cos in either channel of a pair; -sin in the first and sin in the second.
+    Both tensors are (L + N, 1, head_size): cos in both channels of a pair; -sin in the first and sin in the second.
     """
 
     cos_N1D: Tensor
@@ -33,14 +34,14 @@ class Rotation(NamedTuple):
 
     @classmethod
     def by(cls, angle_NC: Tensor) -> "Rotation":
-        """Of the angles of each token's channel pairs."""
+        """From the angle of each channel pair of each token, (N, C)."""
         cos_NC, sin_NC = angle_NC.cos(), angle_NC.sin()
         cos_ND, sin_ND = (torch.stack(pair, dim=-1).flatten(1) for pair in ((cos_NC, cos_NC), (-sin_NC, sin_NC)))
         return cls(cos_ND[:, None], sin_ND[:, None])
 
 
 class PositionEmbedding(nn.Module):
-    """A kind of positions. It may add a table to the tokens, rotate queries and keys, or both.
+    """A position embedding. It may add a table to the tokens, rotate queries and keys, or both.
 
     ``pos_embedding``: the table, (1, text + T*H*W, D); None if the params declare no table.
     """
@@ -54,9 +55,9 @@ class PositionEmbedding(nn.Module):
         head_size: int,
         interpolation: Factors = (1.0, 1.0, 1.0),
     ) -> None:
-        """grid: token grid at the configured size; interpolation: the network's own (t, h, w) factors.
+        """grid: token grid at the configured size; interpolation: the network's (t, h, w) factors.
 
-        Raises: UserError for sizes that do not fit these positions.
+        Raises: UserError for sizes that this embedding does not support.
         """
         super().__init__()
         for name, problem in params.size_problems(hidden_size, head_size):
@@ -68,26 +69,26 @@ class PositionEmbedding(nn.Module):
             self.pos_embedding = nn.Parameter(torch.zeros(shape))
 
     def forward(self, h_BND: Tensor, grid: Grid) -> Tensor:
-        """Tokens [text; video] plus their rows of the table."""
+        """Tokens [text; video] plus their rows of the table. Raises UserError if the table has too few rows."""
         if self.pos_embedding is None:
             return h_BND
         return h_BND + _prefix(self.pos_embedding, h_BND, grid, self.text_length)
 
     def rotation(self, grid: Grid, text_length: int, device: torch.device) -> Rotation | None:
-        """The rotation of queries and keys at a token grid; None if these positions do not rotate."""
+        """The rotation of queries and keys at a token grid; None if this embedding does not rotate."""
         return None
 
     def computed_state(self) -> dict[str, Tensor]:
-        """The entries of the state dict that are computed, and never trained."""
+        """The entries of the state dict that are computed and never trained."""
         return {}
 
 
 class Basic3DPositionEmbedding(PositionEmbedding):
     """A fixed sine-cosine table, added to the tokens (CogVideoX-2B; upstream Basic3DPositionEmbeddingMixin).
 
-    The table is a parameter because checkpoints hold it; it is never trained. Rows are taken as a prefix, as upstream
-    does: right for the configured height and width and any number of frames up to the configured one. At another
-    height or width the rows wrap around the configured grid.
+    The table is a parameter because checkpoints contain it; it is never trained. The first rows are used, as in upstream:
+    this is correct for the configured height and width and any number of frames up to the configured one. With another
+    height or width the rows do not match the grid.
     """
 
     def __init__(
@@ -104,7 +105,7 @@ class Basic3DPositionEmbedding(PositionEmbedding):
         self.pos_embedding = nn.Parameter(self.table(), requires_grad=False)
 
     def table(self) -> Tensor:
-        """(1, text + T*H*W, D) fp32; zero for the text."""
+        """The table, (1, text + T*H*W, D) fp32; zero for the text."""
         video_ND = sincos_3d(self.grid, self.hidden_size, self.interpolation).float()
         return torch.cat([video_ND.new_zeros(self.text_length, self.hidden_size), video_ND])[None]
 
@@ -115,9 +116,8 @@ class Basic3DPositionEmbedding(PositionEmbedding):
 class Rotary3DPositionEmbedding(PositionEmbedding):
     """Rotary embedding over (t, h, w) (CogVideoX-5B, 1.5; upstream Rotary3DPositionEmbeddingMixin).
 
-    Positions are whole numbers from 0 on every axis at every size: nothing is centred or rescaled; like upstream, this
-    ignores interpolation. The image-to-video model of 1.0 also adds a learned table, which holds for the configured height
-    and width only.
+    Positions are integers from 0 on every axis at every size, neither centred nor rescaled; as in upstream, interpolation
+    is ignored. The image-to-video model of 1.0 also adds a learned table, which fits only the configured height and width.
     """
 
     params: Rotary3DPositionEmbeddingParams
@@ -159,7 +159,7 @@ def rotary_3d(grid: Grid, head_size: int, theta: float, device: torch.device) ->
 
 
 def rotate(x_BNHD: Tensor, rotation: Rotation) -> Tensor:
-    """Turns each channel pair (a, b) to (a cos - b sin, b cos + a sin), in fp32; x's shape and dtype."""
+    """Rotate each channel pair (a, b) to (a cos - b sin, b cos + a sin), in fp32; returns x's shape and dtype."""
     x = x_BNHD.float()
     swapped = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
     return (x * rotation.cos_N1D + swapped * rotation.sin_N1D).to(x_BNHD.dtype)
@@ -169,10 +169,10 @@ def _prefix(table_1ND: Tensor, h_BND: Tensor, grid: Grid, text_length: int) -> T
     tokens, rows = h_BND.shape[1], table_1ND.shape[1]
     text_tokens = tokens - grid[0] * grid[1] * grid[2]
     if text_tokens != text_length:
-        raise UserError(f"context has {text_tokens} tokens; pos_embed_config.params.text_length says {text_length}")
+        raise UserError(f"context has {text_tokens} tokens, but pos_embed_config.params.text_length is {text_length}")
     if tokens > rows:
         raise UserError(
-            f"a latent of {grid} patches (T, H, W) needs {tokens - text_length} rows of the position table, which has "
+            f"a latent of {grid} patches (T, H, W) needs {tokens - text_length} rows of the position table, but it has "
             f"{rows - text_length}; raise num_frames, latent_height or latent_width, or use smaller clips"
         )
     return table_1ND[:, :tokens]

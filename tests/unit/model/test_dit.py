@@ -119,7 +119,7 @@ def test_contexts_and_timesteps_that_do_not_fit() -> None:
     dit, x = build(network_config("2b")), torch.zeros(1, 3, 4, 8, 12)
     with pytest.raises(UserError, match="text_hidden_size = 24"):
         dit(x, torch.zeros(1), torch.zeros(1, TEXT, 23))
-    with pytest.raises(UserError, match="text_length says 7"):
+    with pytest.raises(UserError, match="text_length is 7"):
         dit(x, torch.zeros(1), torch.zeros(1, 6, TEXT_WIDTH))
     with pytest.raises(UserError, match="one per sample"):
         dit(x, torch.zeros(2), torch.zeros(1, TEXT, TEXT_WIDTH))

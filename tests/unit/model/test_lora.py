@@ -89,8 +89,8 @@ def test_prefixes() -> None:
 @pytest.mark.parametrize(
     ("prefixes", "message"),
     [
-        (["all"], "nothing would train"),
-        (["model.diffusion_model.transfomer"], "no weight's name starts with"),
+        (["all"], "nothing is trainable"),
+        (["model.diffusion_model.transfomer"], "matches no weight"),
     ],
 )
 def test_what_cannot_train_is_refused(prefixes: list[str], message: str) -> None:

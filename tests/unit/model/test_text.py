@@ -114,7 +114,7 @@ def spoil(folder: Path, target: Path, kind: str) -> Path:
         ("nothing", "not a T5 folder"),
         ("no weights", "no weights found"),
         ("no tokenizer", "no tokenizer found"),
-        ("another tokenizer", "not of one model"),
+        ("another tokenizer", "from different models"),
         ("a weight is missing", "1 weights of T5 are missing, such as encoder.final_layer_norm.weight"),
     ],
 )

@@ -56,13 +56,9 @@ _Scalars.add_implicit_resolver(
 )
 
 
-def load_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The mapping in a YAML file as a plain dict; {} for an empty file. Raises ConfigError."""
-    return load_tree(path).plain()
-
-
 def load_tree(path: str | os.PathLike[str]) -> Node:
-    """The mapping in a YAML file, each key with its place. Raises ConfigError naming file, line, column."""
+    """The mapping in a YAML file, each key with its place; empty for an empty file. Raises ConfigError naming file, line,
+    column."""
     return parse(_read(Path(path)), str(path))
 
 

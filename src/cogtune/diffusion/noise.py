@@ -6,7 +6,7 @@ ranks, an interrupted run and an uninterrupted one, therefore see the same noise
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -28,10 +28,3 @@ def uniform(seed: int, *keys: int | str, indices: Sequence[int]) -> Tensor:
     """One number in [0, 1) per sample, (B,), float64 on the CPU: entry b from generator(seed, *keys, indices[b])."""
     draws = [torch.rand((), generator=generator(seed, *keys, int(i)), dtype=torch.float64) for i in indices]
     return torch.stack(draws)
-
-
-def noise_source(shape: Sequence[int], seed: int, *keys: int | str, indices: Sequence[int]) -> Callable[[], Tensor]:
-    """`noise()` for a sampler: each call gives the next (B, *shape), float32 on the CPU; one stream per sample, so a
-    sample does not depend on which others share its batch."""
-    streams = [generator(seed, *keys, int(i)) for i in indices]
-    return lambda: torch.stack([torch.randn(tuple(shape), generator=stream) for stream in streams])

@@ -11,7 +11,7 @@ from jsonschema import Draft7Validator
 
 from cogtune.commands.reference import GENERATED, schema_text, workflow_schema_text
 from cogtune.config.errors import ConfigError
-from cogtune.config.yaml_source import load_yaml
+from cogtune.config.yaml_source import load_tree
 from cogtune.work.workspace import Workspace
 
 CONFIG = Path(__file__).parents[3] / "config"
@@ -26,7 +26,7 @@ def test_generated_files_are_up_to_date(name: str):
 
 def test_config_yaml_follows_its_schema_and_names_it():
     validator = Draft7Validator(yaml.safe_load(workflow_schema_text()))
-    assert [error.message for error in validator.iter_errors(load_yaml(CONFIG / "config.yaml"))] == []
+    assert [error.message for error in validator.iter_errors(load_tree(CONFIG / "config.yaml").plain())] == []
     first = (CONFIG / "config.yaml").read_text().splitlines()[0]
     assert first == "# yaml-language-server: $schema=../workflow/schemas/config.schema.yaml"
 
@@ -64,7 +64,7 @@ def test_the_schema_of_config_yaml_agrees_with_the_check(body: dict[str, Any], v
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_shipped_files_follow_the_json_schema_and_name_it(path: Path):
     validator = Draft7Validator(json.loads(schema_text()))
-    assert [error.message for error in validator.iter_errors(load_yaml(path))] == []
+    assert [error.message for error in validator.iter_errors(load_tree(path).plain())] == []
     schema = "../schema.json" if path.parent != CONFIG else "schema.json"
     assert path.read_text().startswith(f"# yaml-language-server: $schema={schema}\n")
 

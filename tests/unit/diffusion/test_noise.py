@@ -2,7 +2,7 @@ from typing import Any
 
 import torch
 
-from cogtune.diffusion.noise import generator, noise_source, normal, uniform
+from cogtune.diffusion.noise import generator, normal, uniform
 
 
 def draw(*keys: Any) -> float:
@@ -25,7 +25,3 @@ def test_a_sample_does_not_depend_on_its_batch() -> None:
     assert torch.equal(whole[4:], normal((2, 3), 1, "noise", 5, indices=[4, 5]))
     assert torch.equal(uniform(1, "t", indices=[0, 1])[1:], uniform(1, "t", indices=[1]))
     assert uniform(1, "t", indices=[0]).dtype == torch.float64
-    both, alone = noise_source((2,), 1, "z", indices=[0, 1]), noise_source((2,), 1, "z", indices=[1])
-    for _ in range(3):
-        assert torch.equal(both()[1:], alone())
-    assert not torch.equal(alone(), alone())

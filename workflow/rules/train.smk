@@ -5,6 +5,9 @@ rule train:
     """
     Training with DeepSpeed on `ranks` devices; resumes from its newest valid checkpoint.
 
+    Under Slurm it runs on all nodes of its job (resources nodes, tasks and mpi="srun" in the profile; tasks = ranks), and
+    requeues itself when it is pre-empted, at most max_restarts times.
+
     Input: latents, images and text; the weights of args.load.
     Output: checkpoints, the log, and final weights; the receipt says that they are in the store.
     """
@@ -24,11 +27,12 @@ rule train:
         runtime=needs("runtime", "train"),
         disk_mb=needs("disk_mb", "train"),
         gpu=needs("gpu", "train"),
+        max_restarts=100,
     params:
         slice=slice_file,
         run=run_file,
     shell:
-        "python -m cogtune train --slice {params.slice:q} --run {params.run:q} --receipt {output:q} --log {log:q} --plain"
+        "python -m cogtune train --slice {params.slice:q} --run {params.run:q} --receipt {output:q} --log {log:q} --plain --max-restarts {resources.max_restarts}"
 
 
 rule export:

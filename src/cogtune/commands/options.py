@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from cogtune.config.schema.common import RANKS
+from cogtune.runtime.slurm import MAX_RESTARTS
 
 Subcommands = argparse._SubParsersAction
 
@@ -35,6 +36,13 @@ def add_job(command: argparse.ArgumentParser, source: argparse._MutuallyExclusiv
     )
     command.add_argument("--log", type=Path, metavar="FILE", help="also write the output to this file")
     command.add_argument("--plain", action="store_true", help="print progress as lines, for logs and parallel jobs")
+    command.add_argument(
+        "--max-restarts",
+        type=int,
+        default=MAX_RESTARTS,
+        metavar="N",
+        help=f"Slurm: a stopped job requeues itself at most N times (default: {MAX_RESTARTS})",
+    )
     add_workflow(command, "store, results, other experiments")
 
 

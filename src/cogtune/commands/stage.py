@@ -41,8 +41,13 @@ def add_to(commands: Subcommands) -> None:
 
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
-    """Run the job; returns the exit code."""
-    return run_job(arguments, overrides, _prepare)
+    """Run the job; returns the exit code. Of ranks that torchrun or DeepSpeed's launcher started, the first runs the job."""
+    if arguments.command != "train":
+        return run_job(arguments, overrides, _prepare)
+    from cogtune.train.joined import World, first_rank
+
+    with first_rank(World.from_environment()):
+        return run_job(arguments, overrides, _prepare)
 
 
 def open_workspace(arguments: argparse.Namespace, overrides: Sequence[str]) -> Workspace:

@@ -11,10 +11,19 @@ _DTYPES = {
 }
 
 
+def visible_gpus() -> int:
+    """Number of CUDA devices visible to this process (see CUDA_VISIBLE_DEVICES)."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def gpu_uuid(index: int) -> str:
+    """Identifies a GPU in the whole machine, whatever part of them this process sees."""
+    return str(torch.cuda.get_device_properties(index).uuid)
+
+
 def devices() -> list[torch.device]:
     """All CUDA devices visible to this process (see CUDA_VISIBLE_DEVICES), or the CPU."""
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return [torch.device("cuda", index) for index in range(count)] or [torch.device("cpu")]
+    return [torch.device("cuda", index) for index in range(visible_gpus())] or [torch.device("cpu")]
 
 
 def device_for(rank: int = 0) -> torch.device:

@@ -3,6 +3,7 @@
 import io
 import logging
 import sys
+import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -99,3 +100,9 @@ def last_lines(path: Path, n: int) -> list[str]:
     except OSError:
         return []
     return text.splitlines()[-n:] if n > 0 else []
+
+
+def append_note(path: Path, text: str) -> None:
+    """Append one line with the time to a log that this process does not hold open."""
+    with path.open("a") as stream:
+        stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")

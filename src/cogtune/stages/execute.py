@@ -18,9 +18,9 @@ from cogtune.runtime.failures import explained, is_not_writable
 from cogtune.runtime.locks import hold_lock
 from cogtune.runtime.log import last_lines, log_to_file
 from cogtune.runtime.machines import device_names
+from cogtune.runtime.stopping import Stopped
 from cogtune.stages.job import Job
 from cogtune.stages.run_counts import RunCounts
-from cogtune.train.launch import STOPPED
 from cogtune.work.records import Record, read_record
 from cogtune.work.stages import STAGES
 
@@ -55,7 +55,7 @@ def _counts(run: Callable[[Job[Any]], RunCounts], job: Job[Any]) -> RunCounts:
     try:
         return run(job)
     except SystemExit as error:
-        if error.code == STOPPED:  # training was stopped by a signal; it resumes from its checkpoint
+        if isinstance(error, Stopped):  # training was stopped by a signal; it resumes from its checkpoint
             raise
         caller = ", ".join(job.slice.volatile.plugins) or "a library"
         raise UserError(

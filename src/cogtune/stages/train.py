@@ -4,20 +4,24 @@ import json
 import logging
 from contextlib import AbstractContextManager
 from dataclasses import asdict, astuple, dataclass
-from pathlib import Path
 from typing import Any
 
 from cogtune.data.rows import Pair
 from cogtune.errors import UserError
 from cogtune.model.start import Start
+from cogtune.runtime import slurm
 from cogtune.runtime.progress import Progress
+from cogtune.runtime.stopping import Stopped
 from cogtune.stages.job import Job
 from cogtune.stages.latents import accepted
 from cogtune.stages.preprocess import clips_of
 from cogtune.stages.run_counts import RunCounts
 from cogtune.train import checkpoint, result
-from cogtune.train.launch import STOPPED, run_ranks
+from cogtune.train.joined import World, run_joined_ranks
+from cogtune.train.launch import run_ranks
+from cogtune.train.rank_log import RANK_LOG, RankLog
 from cogtune.train.session import Plan
+from cogtune.train.srun import check_ranks, run_ranks_by_srun
 from cogtune.work.batches import BatchMemo
 from cogtune.work.content_hashes import Source, restamped
 from cogtune.work.inputs import TrainInput
@@ -126,10 +130,23 @@ def _train(job: Job[TrainInput]) -> None:
     checkpoint.clear_unfinished(folder / "checkpoints")
     plan = plan_of(job)
     with _Reports(job) as reports:
-        log = job.log_path or folder / "ranks.log"
-        done = run_ranks(asdict(plan), job.ranks, plan.threads, Path(log), reports.line)
+        done = _run_ranks(job, plan, RankLog(folder / RANK_LOG, job.log_path), reports)
     if not done:
-        raise SystemExit(STOPPED)
+        raise Stopped(progress=reports.steps > 0, log=folder / RANK_LOG)
+
+
+def _run_ranks(job: Job[TrainInput], plan: Plan, log: RankLog, reports: "_Reports") -> bool:
+    """Run the ranks as tasks of a Slurm job, as processes that torchrun started, or on this machine; see `run_ranks`."""
+    values, world, slurm_job = asdict(plan), World.from_environment(), slurm.this_job()
+    place = f", Slurm job {slurm_job.id} on {slurm_job.hosts}, restart {slurm_job.restarts}" if slurm_job else ""
+    log.note(f"start of key {job.key} with {job.ranks} ranks{place}")
+    if world is not None:
+        return run_joined_ranks(world, values, job.ranks, plan.threads, log.path, reports.line, log.copy)
+    if slurm_job is not None:
+        check_ranks(job.ranks, slurm_job)
+        if slurm_job.nodes > 1:
+            return run_ranks_by_srun(values, job.ranks, plan.threads, slurm_job, log.path, reports.line, log.copy)
+    return run_ranks(values, job.ranks, plan.threads, log.path, reports.line, log.copy)
 
 
 class _Reports:
@@ -139,6 +156,8 @@ class _Reports:
         self._job = job
         self._context: AbstractContextManager[Progress] | None = None
         self._bar: Progress | None = None
+        self.steps = 0
+        """Steps of this start."""
 
     def __enter__(self) -> "_Reports":
         return self
@@ -156,4 +175,5 @@ class _Reports:
             self._context = self._job.progress(report["steps"] - report["start"], label, "steps")
             self._bar = self._context.__enter__()
         elif self._bar is not None:
+            self.steps += 1
             self._bar.advance(1)

@@ -2,13 +2,15 @@
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+import socket
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
 
 from cogtune.config.build import params_of
 from cogtune.config.registry import PluginEntry, find
@@ -37,8 +39,9 @@ class RankInfo:
         return device_for(self.local_rank)
 
 
-def connect(rank_info: RankInfo, init_method: str) -> None:
-    """Join the process group: NCCL on GPUs, gloo on the CPU.
+def connect(rank_info: RankInfo, init_method: str, store: Store | None = None) -> None:
+    """Join the process group: NCCL on GPUs, gloo on the CPU. The ranks connect through ``store`` if there is
+    one, else by ``init_method``.
 
     On the CPU DeepSpeed would compile a shared-memory extension here; gloo computes the same sums without a compiler.
     Raises UserError if there are more ranks than GPUs.
@@ -57,13 +60,44 @@ def connect(rank_info: RankInfo, init_method: str) -> None:
 
     if rank_info.device.type == "cpu":
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    backend = "gloo" if rank_info.device.type == "cpu" else "nccl"
+    if store is not None:  # DeepSpeed takes no store, and uses a process group that exists
+        from deepspeed.constants import default_pg_timeout
+
+        torch.distributed.init_process_group(
+            backend, store=store, rank=rank_info.rank, world_size=rank_info.ranks, timeout=default_pg_timeout
+        )
     deepspeed.init_distributed(
-        dist_backend="gloo" if rank_info.device.type == "cpu" else "nccl",
+        dist_backend=backend,
         auto_mpi_discovery=False,
         init_method=init_method,
         rank=rank_info.rank,
         world_size=rank_info.ranks,
     )
+
+
+def with_own_gpu(rank_info: RankInfo, visible: int, identity: Callable[[int], str], store: Store) -> RankInfo:
+    """``rank_info`` with the index of its GPU among those that this process sees: Slurm may show each task only its own.
+
+    ``visible``: number of GPUs that this process sees; ``identity(index)``: names one in the whole machine. Raises
+    UserError if two ranks of a machine would use the same GPU: NCCL would end with a less clear error.
+    """
+    if visible == 0:
+        return rank_info
+    index = 0 if visible == 1 else rank_info.local_rank
+    if index >= visible:
+        raise UserError(
+            f"rank {rank_info.rank} is number {rank_info.local_rank} on {socket.gethostname()}, which shows it {visible} GPUs: use "
+            "fewer ranks per machine, or request as many GPUs as ranks"
+        )
+    owner = int(store.compare_set(f"gpu-{socket.gethostname()}-{identity(index)}", "", str(rank_info.rank)))
+    if owner != rank_info.rank:
+        raise UserError(
+            f"ranks {owner} and {rank_info.rank} on {socket.gethostname()} see the same single GPU: request one GPU per rank "
+            "(Slurm: --gres=gpu:<ranks per node>, or --gpus-per-task=1)"
+        )
+    os.environ["LOCAL_RANK"] = str(index)  # DeepSpeed selects its device by it
+    return replace(rank_info, local_rank=index)
 
 
 def deepspeed_config(section: dict[str, Any], plan: BatchPlan, device: torch.device) -> dict[str, Any]:

@@ -1,8 +1,7 @@
 """Starts the ranks of one machine and monitors them.
 
 We do not use torchrun because it takes 3.5 s more per start (on a 2-core machine) and kills workers 30 s after SIGTERM,
-too soon for a large checkpoint. The worker reads the same environment variables, so torchrun can start it on several
-machines.
+too soon for a large checkpoint. For several machines see `srun.py` and `joined.py`.
 """
 
 import json
@@ -20,42 +19,45 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
 
-from cogtune.errors import UserError
 from cogtune.runtime.atomic import write_json
+from cogtune.train.ends import MemoryKills, RankEnd, RankError, patience, verdict
 
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 5.0
-STOPPED = 143
-"""Exit code of a rank that received SIGTERM, wrote a checkpoint and ended: 128 + SIGTERM."""
-_SIGNALS: dict[int | None, str] = {
-    -signal.SIGKILL: "SIGKILL (out of memory?)",
-    -signal.SIGSEGV: "SIGSEGV",
-    -signal.SIGBUS: "SIGBUS",
-}
 
 
-def run_ranks(plan: dict[str, Any], ranks: int, threads: int, log: Path, on_line: Callable[[str], None]) -> bool:
+def run_ranks(
+    plan: dict[str, Any],
+    ranks: int,
+    threads: int,
+    log: Path,
+    on_line: Callable[[str], None],
+    on_poll: Callable[[], None] = lambda: None,
+) -> bool:
     """Run ``cogtune.train.worker`` in ``ranks`` processes until all end; True if done, False if stopped by SIGTERM.
 
-    ``plan`` is the input of the workers. Their output goes to ``log``; ``on_line`` gets each line reported by the first
-    rank. SIGTERM to this process is forwarded. Raises UserError with the message of the rank that failed first.
+    ``plan`` is the input of the workers. Their output is appended to ``log``; ``on_line`` gets each line reported by the
+    first rank; ``on_poll`` is called several times a second. SIGTERM to this process is forwarded. Raises UserError with
+    the message of the rank that failed first.
     """
+    memory = MemoryKills()
     with tempfile.TemporaryDirectory(prefix="cogtune-train-") as scratch, log.open("a") as output:
         folder = Path(scratch)
         (folder / "plan.json").write_text(json.dumps(plan))
         reading, writing = os.pipe()
         processes: list[subprocess.Popen[bytes]] = []
         try:
-            with _forwarding_sigterm(processes) as sigterms:
+            with forwarding_sigterm(processes) as sigterms:
                 for rank in range(ranks):
                     fd = writing if rank == 0 else None
                     processes.append(_start(folder, rank, ranks, threads, output, fd))
                 os.close(writing)
-                codes = _watch(processes, reading, on_line)
+                codes = _watch(processes, reading, on_line, on_poll)
         finally:
             os.close(reading)
             _kill(processes)
-        return _finished(codes, bool(sigterms), folder, log)
+        ends = [RankEnd(rank, code, _error_of(folder, rank), memory.any()) for rank, code in enumerate(codes)]
+        return verdict(ends, bool(sigterms), log)
 
 
 def _start(
@@ -80,7 +82,7 @@ def _start(
 
 
 @contextmanager
-def _forwarding_sigterm(processes: list[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
+def forwarding_sigterm(processes: list[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
     """Within the context, SIGTERM is forwarded to the ranks instead of ending this process, and added to the yielded
     list. Outside the main thread signals are not caught."""
     sigterms: list[int] = []
@@ -101,15 +103,21 @@ def _forwarding_sigterm(processes: list[subprocess.Popen[bytes]]) -> Iterator[li
         signal.signal(signal.SIGTERM, previous_handler)
 
 
-def _watch(processes: list[subprocess.Popen[bytes]], reading: int, on_line: Callable[[str], None]) -> list[int | None]:
-    """Forward reports until all ranks have ended, or until GRACE_SECONDS after one failed. Returns the exit codes, None
-    for a rank that is still running."""
+def _watch(
+    processes: list[subprocess.Popen[bytes]],
+    reading: int,
+    on_line: Callable[[str], None],
+    on_poll: Callable[[], None],
+) -> list[int | None]:
+    """Forward reports until all ranks have ended, or until `patience` after one ended. Returns the exit codes, None for a
+    rank that is still running."""
     pending = b""
-    failed_at: float | None = None
+    first_end: float | None = None
     with selectors.DefaultSelector() as selector:
         selector.register(reading, selectors.EVENT_READ)
         while True:
             codes = [process.poll() for process in processes]
+            on_poll()
             for _ in selector.select(POLL_SECONDS if selector.get_map() else 0):
                 if chunk := os.read(reading, 1 << 16):
                     *lines, pending = (pending + chunk).split(b"\n")
@@ -121,9 +129,9 @@ def _watch(processes: list[subprocess.Popen[bytes]], reading: int, on_line: Call
                 time.sleep(POLL_SECONDS)
             if all(code is not None for code in codes):
                 break
-            if failed_at is None and any(code not in (None, 0, STOPPED) for code in codes):
-                failed_at = time.monotonic()
-            if failed_at is not None and time.monotonic() - failed_at > GRACE_SECONDS:
+            if first_end is None and any(code is not None for code in codes):
+                first_end = time.monotonic()
+            if first_end is not None and time.monotonic() - first_end > patience(codes, GRACE_SECONDS):
                 break
     return codes
 
@@ -135,26 +143,11 @@ def _kill(processes: list[subprocess.Popen[bytes]]) -> None:
         process.wait()
 
 
-def _finished(codes: list[int | None], stopping: bool, folder: Path, log: Path) -> bool:
-    """True if done, False if stopped. Raises the error of the rank that failed first; others may fail because of it."""
-    if all(code == 0 for code in codes):
-        return True
-    errors = sorted((json.loads(path.read_text()) for path in folder.glob("error-*.json")), key=lambda e: e["time"])
-    if errors and errors[0]["expected"]:
-        raise UserError(errors[0]["message"])
-    if stopping or all(code in (0, STOPPED) for code in codes):
-        return False
-    killed = [f"rank {rank} was killed by {name}" for rank, code in enumerate(codes) if (name := _SIGNALS.get(code))]
-    if errors and not killed:
-        first = errors[0]
-        raise RuntimeError(f"rank {first['rank']} of training failed: {first['message']}\n{first['traceback']}")
-    reasons = "; ".join(killed or [f"exit codes {codes}"])
-    raise UserError(
-        f"training did not finish: {reasons}. Run the same command again to resume. Output of the ranks: {log}"
-    )
+def _error_of(folder: Path, rank: int) -> RankError | None:
+    path = folder / f"error-{rank}.json"
+    return RankError(**json.loads(path.read_text())) if path.exists() else None
 
 
-def leave_error(folder: Path, rank: int, error: BaseException, expected: bool, traceback: str) -> None:
+def leave_error(folder: Path, error: RankError) -> None:
     """Called in a rank: write ``error`` for the starting process, atomically."""
-    message = {"rank": rank, "time": time.time(), "message": f"{error}", "expected": expected, "traceback": traceback}
-    write_json(folder / f"error-{rank}.json", message)
+    write_json(folder / f"error-{error.rank}.json", error.to_dict())

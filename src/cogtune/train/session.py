@@ -10,6 +10,7 @@ from typing import Any, TextIO
 
 import torch.distributed as dist
 from torch import nn
+from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
 
 from cogtune.checkpoints.shapes import shapes_of
 from cogtune.config.build import build
@@ -21,14 +22,23 @@ from cogtune.diffusion.loss import VideoDiffusionLoss
 from cogtune.errors import UserError
 from cogtune.model.lora import set_trainable
 from cogtune.model.start import Start, initial_model
-from cogtune.runtime.devices import set_threads
+from cogtune.runtime.devices import gpu_uuid, set_threads, visible_gpus
 from cogtune.runtime.typed_json import from_json
 from cogtune.train import checkpoint, result
-from cogtune.train.engine import RankInfo, build_engine, connect, deepspeed_config, engine_dtype, make_optimizer
+from cogtune.train.engine import (
+    RankInfo,
+    build_engine,
+    connect,
+    deepspeed_config,
+    engine_dtype,
+    make_optimizer,
+    with_own_gpu,
+)
 from cogtune.train.feed import Feed
 from cogtune.train.loop import Intervals, Loop
 from cogtune.train.schedule import Schedule
 from cogtune.train.skipped import Skips
+from cogtune.train.stop import StopRequest
 from cogtune.work.batches import plan_batches, total_steps
 from cogtune.work.content_hashes import Source, proven
 from cogtune.work.inputs import TrainInput
@@ -61,16 +71,23 @@ class Plan:
     """`content_hashes.Source` of the initial weights and of the plugins, as rows: every rank reads these files."""
 
 
-def train(plan_dict: dict[str, Any], report: TextIO, stopping: Callable[[], bool]) -> bool:
-    """Train to the end and write final/; False if stopped before. Collective over all ranks."""
+def train(plan_dict: dict[str, Any], report: TextIO, stop: StopRequest, store: Store | None = None) -> bool:
+    """Train to the end and write final/; False if stopped before. Collective over all ranks.
+
+    ``store`` connects the ranks of several machines; those of one machine use a file, COGTUNE_RENDEZVOUS.
+    """
     plan = from_json(Plan, plan_dict)
     rank_info = RankInfo(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
     set_threads(plan.threads)
     allow_plugins(plan.plugins)
     with proven(Source(*row) for row in plan.sources):
         load_used(plan.config)
-    connect(rank_info, os.environ.get("COGTUNE_RENDEZVOUS", "env://"))
-    loop, module = _set_up(plan, read_input(TrainInput, plan.config), rank_info, report, stopping)
+    if store is None:
+        connect(rank_info, os.environ["COGTUNE_RENDEZVOUS"])
+    else:
+        rank_info = with_own_gpu(rank_info, visible_gpus(), gpu_uuid, store)
+        connect(rank_info, "", store)
+    loop, module = _set_up(plan, read_input(TrainInput, plan.config), rank_info, report, stop)
     saved = checkpoint.load_newest(
         loop.engine, loop.folder, lambda text: print(json.dumps({"notice": text}), file=report)
     )
@@ -80,6 +97,7 @@ def train(plan_dict: dict[str, Any], report: TextIO, stopping: Callable[[], bool
         _log.info("%s step %d of %d", "resuming after" if start else "starting at", start, loop.steps)
         loop.training_log = TrainingLog(Path(plan.folder) / "log.jsonl", start)
         print(json.dumps({"start": start, "steps": loop.steps}), file=report)
+    stop.defer()
     finished = loop.run(start)
     if finished:
         _finish(plan, loop, module, rank_info)

@@ -1,0 +1,142 @@
+"""The Slurm job that this process runs in, and whether it requeues itself when it is stopped.
+
+Slurm requeues a pre-empted job only if it has to kill it. A job that writes a checkpoint and exits within the grace time
+counts as failed, so it must requeue itself. SIGTERM alone does not say who stops the job: pre-emption, the signal before
+the time limit (`--signal`) and `scancel` all send it. The state tells them apart: it is still RUNNING, except after
+`scancel`.
+"""
+
+import os
+import re
+import subprocess
+from dataclasses import dataclass
+
+from cogtune.errors import UserError
+
+MAX_RESTARTS = 100
+"""Default limit of restarts of a job, counted by Slurm: one that is pre-empted before its first step every time ends too."""
+_SECONDS = 30.0
+"""Limit for one Slurm command. A busy controller answers after some seconds; the grace time is often 30 to 60 s."""
+_FIELD = re.compile(r"(?:^|\s)(\w+)=(\S*)")
+
+
+@dataclass(frozen=True)
+class SlurmJob:
+    """What `scontrol show job` says. ``nodes``, ``tasks``: numbers granted; ``restarts``: how often it was requeued;
+    ``preempted``: whether Slurm is taking its machine for another job; ``hosts``: node list, as n[1-2]."""
+
+    id: str
+    state: str
+    nodes: int
+    tasks: int
+    restarts: int
+    preempted: bool
+    hosts: str
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether a stopped job requeues itself, and why (for the log)."""
+
+    requeue: bool
+    reason: str
+
+
+def job_id() -> str | None:
+    """The Slurm job that this process belongs to. The number of nodes and tasks is not read from the environment:
+    Snakemake's jobstep removes SLURM_NNODES and SLURM_NTASKS."""
+    return os.environ.get("SLURM_JOB_ID")
+
+
+def this_job() -> SlurmJob | None:
+    """The job that this process runs in; None outside Slurm. Raises UserError if Slurm does not answer."""
+    job = job_id()
+    if job is None:
+        return None
+    done = _run("scontrol", "show", "job", "-o", job)
+    if done.returncode:
+        raise UserError(f"`scontrol show job {job}` failed: {_last_line(done.stderr)}")
+    return parse(job, done.stdout)
+
+
+def parse(job: str, text: str) -> SlurmJob:
+    """The job in one line of `scontrol show job -o`. Raises UserError if it has no state."""
+    fields = dict(_FIELD.findall(text))
+    if "JobState" not in fields:
+        raise UserError(f"`scontrol show job {job}`: expected JobState=…, found {text.strip()[:200]!r}")
+    return SlurmJob(
+        id=job,
+        state=fields["JobState"],
+        nodes=_number(fields.get("NumNodes")),
+        tasks=_number(fields.get("NumTasks")),
+        restarts=int(fields.get("Restarts") or 0),
+        preempted=fields.get("PreemptTime", "None") not in ("None", ""),
+        hosts=fields.get("NodeList", ""),
+    )
+
+
+def decide(job: SlurmJob, progress: bool, limit: int) -> Decision:
+    """Whether ``job``, stopped by SIGTERM, is requeued.
+
+    A start without ``progress`` is not repeated unless the job was pre-empted: a time limit that is shorter than the
+    start would repeat forever. At most ``limit`` restarts in all.
+    """
+    if job.state != "RUNNING":
+        return Decision(
+            False,
+            f"Slurm job {job.id} is {job.state} (cancelled, or Slurm ends it itself), so it does not requeue itself",
+        )
+    why = "is pre-empted" if job.preempted else "is near its time limit, or was sent SIGTERM"
+    if job.restarts >= limit:
+        return Decision(
+            False,
+            f"Slurm job {job.id} {why}; it is not requeued, because it was restarted {job.restarts} times (limit {limit}: "
+            f"--max-restarts, or the resource max_restarts of the rule). The same command resumes it",
+        )
+    if not progress and not job.preempted:
+        return Decision(
+            False,
+            f"Slurm job {job.id} {why}; it is not requeued, because this start made no progress: increase the time limit "
+            f"(the resource runtime of the rule) or send the signal later (--signal). The same command resumes it",
+        )
+    return Decision(True, f"Slurm job {job.id} {why}; requeued (restart {job.restarts + 1} of at most {limit})")
+
+
+def requeue_if_taken(progress: bool, limit: int) -> str | None:
+    """Requeue this job if Slurm is taking its machine; returns what to log, None outside Slurm."""
+    try:
+        job = this_job()
+    except UserError as error:
+        return f"not requeued: {error}"
+    if job is None:
+        return None
+    decision = decide(job, progress, limit)
+    if decision.requeue:
+        done = _run("scontrol", "requeue", job.id)
+        if done.returncode:
+            return f"Slurm job {job.id} could not be requeued ({_last_line(done.stderr)}). The same command resumes it"
+    return decision.reason
+
+
+def out_of_memory(job: str) -> bool | None:
+    """Whether accounting knows a step of ``job`` that ran out of memory; None without accounting."""
+    done = _run("sacct", "-j", job, "-n", "-P", "-o", "State")
+    return None if done.returncode else "OUT_OF_MEMORY" in done.stdout
+
+
+def _run(*command: str) -> "subprocess.CompletedProcess[str]":
+    """A Slurm command. One that is missing or does not end counts as failed, with the reason in stderr."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, stdin=subprocess.DEVNULL)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return subprocess.CompletedProcess(command, 127, "", str(error))
+
+
+def _number(text: str | None) -> int:
+    """NumNodes and NumTasks of a pending job are ranges: 2-2."""
+    match = re.match(r"\d+", text or "")
+    return int(match[0]) if match else 1
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["no message"])[-1]

@@ -38,7 +38,7 @@ def add_job(command: argparse.ArgumentParser, source: argparse._MutuallyExclusiv
     command.add_argument("--plain", action="store_true", help="print progress as lines, for logs and parallel jobs")
     command.add_argument(
         "--max-restarts",
-        type=int,
+        type=_count,
         default=MAX_RESTARTS,
         metavar="N",
         help=f"Slurm: a stopped job requeues itself at most N times (default: {MAX_RESTARTS})",
@@ -49,4 +49,10 @@ def add_job(command: argparse.ArgumentParser, source: argparse._MutuallyExclusiv
 def _ranks(text: str) -> int:
     if not text.isdecimal() or int(text) not in RANKS:
         raise argparse.ArgumentTypeError(f"expected an integer from {RANKS}; found {text!r}")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected an integer from 0; found {text!r}")
     return int(text)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from cogtune.errors import UserError
+from cogtune.runtime.stopping import Stopped
 from cogtune.stages import execute, scan
 from cogtune.stages.job import Job
 from cogtune.stages.run_counts import RunCounts
@@ -49,8 +50,11 @@ def test_a_plugin_that_ends_the_process_is_an_error(
 
 
 def test_a_training_that_was_asked_to_stop_keeps_its_exit_code(job: Job[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scan, "run", lambda job: sys.exit(143))
-    with pytest.raises(SystemExit) as ended:
+    def stopped(job: Job[Any]) -> RunCounts:
+        raise Stopped(progress=True)
+
+    monkeypatch.setattr(scan, "run", stopped)
+    with pytest.raises(Stopped) as ended:
         execute.execute(job, None)
     assert ended.value.code == 143
 

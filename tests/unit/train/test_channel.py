@@ -19,7 +19,7 @@ from cogtune.train.engine import RankInfo, with_own_gpu
 from cogtune.train.joined import World
 from cogtune.train.network import own_address, use_interface
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.heavy
 
 WATCHED = """
 import sys, time

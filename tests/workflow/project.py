@@ -31,7 +31,7 @@ class Project:
     def snakemake(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run it to the end with everything it printed in the error if it fails."""
         command = [sys.executable, "-m", "snakemake", "--cores", "2", "--nolock", *arguments]
-        done = subprocess.run(command, cwd=self.root, env=environment(), capture_output=True, text=True, timeout=300)
+        done = subprocess.run(command, cwd=self.root, env=environment(), capture_output=True, text=True, timeout=1800)
         assert not check or done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-4000:]}\n{done.stderr[-8000:]}"
         return done
 

@@ -86,4 +86,7 @@ def test_the_catalogs_files_are_there() -> None:
         assert (REPO / name).is_file(), name
     usage = yaml.safe_load((REPO / ".snakemake-workflow-catalog.yml").read_text())["usage"]
     assert set(usage) == {"mandatory-flags", "software-stack-deployment", "report"}
+    assert set(usage["mandatory-flags"]) == {"desc", "flags"}
+    assert {"snakemake", "workflow"} <= set((REPO / "README.md").read_text().lower().split())
+    assert {path.suffix for path in (REPO / "workflow/rules").iterdir() if path.is_file()} == {".smk"}
     assert usage["report"] is True, "test_targets makes one"

@@ -98,7 +98,7 @@ onstart:
     if refused:
         print("\n".join(refused), file=sys.stderr)
         sys.exit(2)
-    in_one_sentence(WORKSPACE.writes.release)()
+    in_one_sentence(WORKSPACE.start)()
     in_one_sentence(save_started)(WORKSPACE)
 
 
@@ -173,7 +173,7 @@ def run_file(wildcards):
 def known_run_file(wildcards):
     """The same for a job that waits for no scan."""
     if starts_without_hook():
-        WORKSPACE.writes.release()
+        WORKSPACE.start()
     job = job_of(wildcards)
     if workflow.is_main_process and not WORKSPACE.writes.held:
         save_started(WORKSPACE)

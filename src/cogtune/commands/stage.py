@@ -92,6 +92,7 @@ def _prepare(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple[S
         if arguments.command == "train":
             raise UserError(problem)
         _log.warning("%s, or train on another machine; no GPU found on this one", problem)
+    workspace.open_store()
     if arguments.command == "scan":
         part = workspace.resolver(arguments.name).scan()
         return part, _receipt(arguments, place, part), workspace.store

@@ -10,6 +10,7 @@ from cogtune.commands.receipts import jobs_in, remove_receipts
 from cogtune.errors import UserError
 from cogtune.runtime.locks import hold_lock
 from cogtune.runtime.paths import check_removable, key_folder, remove_folder
+from cogtune.runtime.shared import let_group_write
 from cogtune.work.records import read_record
 from cogtune.work.stages import STAGES
 from cogtune.work.workflow_config import workflow_values
@@ -60,7 +61,9 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
 def _places(arguments: argparse.Namespace) -> tuple[Path, Path]:
     """Store and results folder: from the options, the workflow config, or the defaults."""
     values = workflow_values(arguments.workflow if arguments.workflow.exists() else None, {})
-    return arguments.store or values.store_dir, arguments.results or values.results_dir
+    store = arguments.store or values.store_dir
+    let_group_write(store)
+    return store, arguments.results or values.results_dir
 
 
 def drop(store: Path, key: str, results: Path) -> list[Path]:

@@ -17,6 +17,7 @@ from cogtune.runtime.paths import inside, is_key, remove_own
 from cogtune.runtime.saved import SUMS, DamagedError, read_sealed
 from cogtune.runtime.sums import Comparison, compare_sums, names_checked, rewrite_sums
 from cogtune.sampling.prompts import ID_DIGITS
+from cogtune.work import roots
 from cogtune.work.batches import KEYS as BATCH_KEYS
 from cogtune.work.batches import WHAT_TO_DO
 from cogtune.work.results import read_index, read_summary
@@ -71,6 +72,9 @@ def store_checks(store: Path, key: str | None) -> Iterator[Check]:
         if key is None or path.stem.endswith(key):
             what = f"it records the cost of an earlier run and is ignored; {_REPAIRED}"
             yield Check(partial(_sealed, path, {}, what, True), (path,))
+    if key is None:
+        for path in sorted((store / roots.FOLDER).glob("*.json")):
+            yield Check(partial(_root, path), (path,))
     if key is None and (hashes := store / "hashes.json").exists():
         what = f"the files in it are hashed again; {_REPAIRED}"
         yield Check(partial(_sealed, hashes, {}, what, True), (hashes,))
@@ -126,6 +130,13 @@ def _sealed(path: Path, keys: dict[str, type], what_to_do: str, note: bool) -> I
         read_sealed(path, keys, what_to_do)
     except DamagedError as error:
         yield Damage(str(error), path.unlink, False, note)
+
+
+def _root(path: Path) -> Iterator[Damage]:
+    try:
+        roots.read_root(path)
+    except DamagedError as error:
+        yield Damage(str(error), path.unlink, False)
 
 
 def _memo(path: Path) -> Iterator[Damage]:

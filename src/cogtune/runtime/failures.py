@@ -15,13 +15,14 @@ from pathlib import Path
 
 from cogtune.errors import UserError
 from cogtune.runtime.paths import is_key
+from cogtune.runtime.shared import owner_and_mode
 
 _AGAIN = "then run the same command again; finished work is kept"
 _FULL = f"no space left on device; free some space or use another disk (store_dir, results_dir in config/config.yaml), {_AGAIN}"
 _DENIED = "no write permission"
 _STORE = (
-    "the store is read-only for you, and does not contain all results needed; ask for write permission, or "
-    "use your own store (store_dir in config/config.yaml)"
+    "the store is read-only for you, and does not contain all results needed; ask its owner to let your group write "
+    "(docs/shared_store.md), or use your own store (store_dir in config/config.yaml)"
 )
 _RESULTS = "reports, receipts and logs need a writable results folder (results_dir in config/config.yaml)"
 _OF_RESULTS = frozenset({".receipts", ".runs", ".logs"})
@@ -133,7 +134,7 @@ def _explain(error: BaseException) -> UserError | None:
         path = getattr(error, "filename2", None) or getattr(error, "filename", None)
         noted = _noted(error)
         place = noted[0] if noted else os.strerror(code) if path is None else os.fsdecode(path)
-        return UserError(f"{place}: {_ADVICE[code]}{_whose(place) if code in _NOT_WRITABLE else ''}")
+        return UserError(f"{place}: {_ADVICE[code]}{_owner(place) + _whose(place) if code in _NOT_WRITABLE else ''}")
     return None
 
 
@@ -143,6 +144,12 @@ def _whose(place: str) -> str:
     if _OF_RESULTS & set(parts) or parts[-1].startswith((".published-", ".compared-")):
         return f": {_RESULTS}"
     return f": {_STORE}" if _OF_STORE & set(parts) or any(map(is_key, parts)) else f": {_STORE}; {_RESULTS}"
+
+
+def _owner(place: str) -> str:
+    """Who may write to ``place``; "" if that cannot be read."""
+    nearest = next((path for path in (Path(place), *Path(place).parents) if path.exists()), None)
+    return f" ({nearest}: {owner_and_mode(nearest)})" if nearest else ""
 
 
 def _noted(error: BaseException) -> list[str]:

@@ -97,6 +97,7 @@ def _acquire(folder: Path, timing: Timing) -> _Claim:
             claim = _take(folder, newest)
             if claim is not None:
                 return claim
+            time.sleep(_POLL_SECONDS)  # on NFS a listing may be old for a minute: do not ask the server all the time
             continue
         if now >= say_at:
             say_at = now + timing.say
@@ -134,6 +135,8 @@ def _create(path: Path, text: str) -> None:
         try:
             os.link(temporary, path)
         except OSError as error:
+            if error.errno == errno.EEXIST and temporary.stat().st_nlink > 1:
+                return  # NFS: the server made the link, its reply was lost, and the client asked again
             if error.errno in (errno.EEXIST, errno.ENOENT, errno.ENOSPC, errno.EDQUOT):
                 raise
             _create_in_place(path, text)  # a file system without hard links

@@ -18,6 +18,7 @@ from cogtune.runtime.failures import explained, is_not_writable
 from cogtune.runtime.locks import hold_lock
 from cogtune.runtime.log import last_lines, log_to_file
 from cogtune.runtime.machines import device_names
+from cogtune.runtime.shared import let_group_write
 from cogtune.runtime.stopping import Stopped
 from cogtune.stages.job import Job
 from cogtune.stages.run_counts import RunCounts
@@ -32,6 +33,7 @@ def execute(job: Job[Any], receipt: Path | None) -> RunCounts:
 
     The receipt holds stage, key, the stage's counts, and seconds.
     """
+    let_group_write(job.store)
     name = job.slice.stage
     run: Callable[[Job[Any]], RunCounts] = importlib.import_module(f"cogtune.stages.{name}").run
     folder = job.items_dir() if name in STAGES and STAGES[name].items else job.job_dir()

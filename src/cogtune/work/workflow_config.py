@@ -26,6 +26,7 @@ class WorkflowValues:
     """
 
     store_dir: Path
+    store_group_writable: bool
     results_dir: Path
     ranks: int
     experiments: dict[str, Any]
@@ -62,6 +63,7 @@ def workflow_values(path: str | Path | None, command_line: Mapping[str, Any]) ->
     merged: dict[str, Any] = values | own
     return WorkflowValues(
         store_dir=_folder("store_dir", merged["store_dir"], path or "--config"),
+        store_group_writable=merged["store_group_writable"],
         results_dir=_folder("results_dir", merged["results_dir"], path or "--config"),
         ranks=merged["ranks"],
         experiments=merged["experiments"] or {},

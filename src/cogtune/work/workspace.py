@@ -12,11 +12,13 @@ from cogtune.config.plugins import allow_plugins
 from cogtune.config.schema.workflow import ResourcesSection
 from cogtune.runtime import machines
 from cogtune.runtime.deferred import DeferredWrites
+from cogtune.runtime.shared import check_shared, let_group_write, make_shared
 from cogtune.runtime.typed_json import is_mapping
 from cogtune.work.content_hashes import ContentHashes
 from cogtune.work.experiment import Experiment, parse_experiment
 from cogtune.work.load import load_config
 from cogtune.work.resolve import Resolver, RunPaths, check_batch
+from cogtune.work.roots import register
 from cogtune.work.runs import run_path, write_run
 from cogtune.work.slices import Slice, cut, upstream_receipts
 from cogtune.work.stages import SWEEP
@@ -31,7 +33,8 @@ class Workspace:
 
     ``targets``: the requested experiments. The members of a sweep are normal experiments.
     ``resolvers``: the resolvers that `${…:…}` may use in their files. ``device``: the GPU that jobs run on, None for what is here.
-    ``resources``: what a job asks of a scheduler where no estimate is known.
+    ``resources``: what a job asks of a scheduler where no estimate is known. ``group_writable``: create the store so that
+    its group may write to it.
     """
 
     store: Path
@@ -43,8 +46,9 @@ class Workspace:
     resolvers: tuple[str, ...] = ()
     device: str | None = None
     resources: ResourcesSection = field(default_factory=ResourcesSection)
+    group_writable: bool = False
     writes: DeferredWrites = field(default_factory=DeferredWrites)
-    """`writes.held = True` for read-only use; `writes.release()` writes the files that jobs need, when a run starts."""
+    """`writes.held = True` for read-only use; `start` writes the files that jobs need."""
     _resolvers: dict[str, Resolver] = field(default_factory=dict[str, Resolver])
     _hashes: ContentHashes | None = None
     _fingerprints: dict[str, str] = field(default_factory=dict[str, str])
@@ -98,6 +102,7 @@ class Workspace:
             resolvers=values.resolvers,
             device=values.device,
             resources=values.resources,
+            group_writable=values.store_group_writable,
         )
 
     @classmethod
@@ -107,6 +112,23 @@ class Workspace:
             return cls.load(path)
         values = workflow_values(None, {})
         return cls(values.store_dir, values.results_dir, {})
+
+    def __post_init__(self) -> None:
+        if self.group_writable:
+            check_shared(self.store)
+        let_group_write(self.store)
+
+    def open_store(self) -> None:
+        """Create the store with its permissions, and register this results folder in it, before anything is written.
+        Raises UserError."""
+        if self.group_writable:
+            make_shared(self.store)
+        register(self.store, self.results)
+
+    def start(self) -> None:
+        """Write the files that jobs need: a run starts. Raises UserError."""
+        self.open_store()
+        self.writes.release()
 
     def load_config(self, experiment: Experiment, **options: Any) -> Config:
         """The merged config of an experiment, with this workspace's resolvers; ``options`` as for `load_config`.

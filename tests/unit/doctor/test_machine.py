@@ -96,7 +96,7 @@ def test_more_ranks_than_gpus() -> None:
     assert (check.level, "--ranks 2" in check.fix) == ("FAIL", True)
 
 
-@pytest.mark.integration
+@pytest.mark.heavy
 def test_an_all_reduce_that_cannot_connect(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "no-such-interface")
     check = all_reduce_check(2, 0)
@@ -105,6 +105,7 @@ def test_an_all_reduce_that_cannot_connect(monkeypatch: pytest.MonkeyPatch) -> N
     assert "GLOO_SOCKET_IFNAME" in check.fix
 
 
+@pytest.mark.heavy
 def test_an_all_reduce_that_does_not_end() -> None:
     check = all_reduce_check(2, 0, seconds=0.3)
     assert (check.level, "still waiting: rank 0, 1" in check.text) == ("FAIL", True), check
@@ -147,7 +148,7 @@ def test_the_disk_checks_leave_nothing_behind(tmp_path: Path, monkeypatch: pytes
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.integration
+@pytest.mark.heavy
 def test_on_this_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     workflow = tmp_path / "config.yaml"
     code = main(["doctor", "--json", "--ranks", "2", "--store", str(tmp_path / "store"), "--workflow", str(workflow)])

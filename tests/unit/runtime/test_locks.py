@@ -305,3 +305,16 @@ def test_a_sleeper_steps_back_behind_a_later_owner(tmp_path: Path) -> None:
     assert locks._take(folder, before) is None
     assert sorted(path.name for path in folder.iterdir()) == ["5.json"]
     assert not json.loads((folder / "5.json").read_text()).get("released")
+
+
+def test_a_link_whose_reply_was_lost_is_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On NFS a client asks again when the server's reply is lost, and gets EEXIST for the link that it made itself."""
+    link = os.link
+
+    def lost(source: Path, target: Path) -> None:
+        link(source, target)
+        raise FileExistsError(errno.EEXIST, "File exists", str(target))
+
+    monkeypatch.setattr(os, "link", lost)
+    with hold_lock(tmp_path / "lock"):
+        assert [path.name for path in (tmp_path / "lock").iterdir()] == ["1.json"]

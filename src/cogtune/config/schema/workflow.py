@@ -24,6 +24,10 @@ class WorkflowSection:
     """All keys of the file."""
 
     store_dir: str = key("store", "folder of the content-addressed store", file=True)
+    store_group_writable: bool = key(
+        False,
+        "create the store so that a group may write to it; an existing one decides by its mode (docs/shared_store.md)",
+    )
     results_dir: str = key("results", "folder of reports and links", file=True)
     ranks: int = key(1, "training processes (ranks)", range=RANKS)
     experiments: dict[str, Any] | None = key(None, "experiments by name", items="name: {base, set, ranks}")

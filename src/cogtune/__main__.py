@@ -21,6 +21,7 @@ _EXAMPLES = """examples:
   cogtune weights inspect CogVideoX-2b-sat/transformer
   cogtune store drop 3f0c9a51d2b7
   cogtune store verify --repair
+  cogtune store gc --older-than 2w
   cogtune doctor --profile profiles/slurm
 Values after `--` override all files: key.path=value, or SAT's flags (--train-iters 10)."""
 

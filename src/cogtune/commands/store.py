@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from cogtune.commands import store_gc
 from cogtune.commands.options import Subcommands, add_workflow
 from cogtune.commands.receipts import jobs_in, remove_receipts
 from cogtune.errors import UserError
@@ -18,10 +19,13 @@ from cogtune.work.workflow_config import workflow_values
 
 def add_to(commands: Subcommands) -> None:
     """The subcommand."""
-    store = commands.add_parser("store", help="list the store, remove a key, verify checksums")
-    store.add_argument("action", choices=["list", "drop", "verify"])
+    store = commands.add_parser(
+        "store", help="list the store, remove a key, verify checksums, remove what nobody needs"
+    )
+    store.add_argument("action", choices=["list", "drop", "verify", "gc"])
     store.add_argument("key", nargs="?", help="12 hex digits, the folder's name (verify: default all)")
     store.add_argument("--repair", action="store_true", help="verify: remove damaged data; the next run recomputes it")
+    store_gc.add_options(store)
     store.add_argument("--store", type=Path, metavar="DIR", help="default: store_dir of --workflow")
     store.add_argument(
         "--results",
@@ -34,13 +38,20 @@ def add_to(commands: Subcommands) -> None:
 
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
-    """`cogtune store list`, `drop KEY` and `verify`; returns the exit code. Raises UserError."""
+    """`cogtune store list`, `drop KEY`, `verify` and `gc`; returns the exit code. Raises UserError."""
     if overrides:
         raise UserError(f"store takes no overrides; found {' '.join(overrides)} after `--`")
     if arguments.repair and arguments.action != "verify":
         raise UserError(f"store {arguments.action} takes no --repair; only store verify does")
-    if arguments.key is not None and arguments.action == "list":
-        raise UserError(f"store list takes no key; found {arguments.key!r}")
+    if arguments.key is not None and arguments.action in ("list", "gc"):
+        raise UserError(f"store {arguments.action} takes no key; found {arguments.key!r}")
+    for option in ("yes", "older_than", "forget", "include_old", "verbose"):
+        if (
+            arguments.action != "gc"
+            and getattr(arguments, option) is not None
+            and getattr(arguments, option) is not False
+        ):
+            raise UserError(f"store {arguments.action} takes no --{option.replace('_', '-')}; only store gc does")
     store, results = _places(arguments)
     if arguments.action == "verify":
         from cogtune.commands import store_verify
@@ -48,6 +59,8 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         return store_verify.run(store, arguments.key, arguments.repair, results)
     if not store.is_dir():
         raise UserError(f"{store}: no such store; set it with --store DIR")
+    if arguments.action == "gc":
+        return store_gc.run(store, results, arguments)
     if arguments.action == "list":
         _print_table(store)
         return 0

@@ -82,6 +82,16 @@ def hold_lock(path: str | os.PathLike[str], timing: Timing = _DEFAULT) -> Genera
         write_json(claim.path, claim.owner | {"released": True})
 
 
+def holder(path: Path, silent: float = 3600.0) -> str:
+    """The live process that holds a lock; "" if there is none. It only looks. An owner on another host counts as dead after
+    ``silent`` seconds without heartbeat, by the time of its claim: much later than for a waiter, as clocks may differ."""
+    newest = _newest(path) if path.is_dir() else None
+    if newest is None or newest.owner.get("released"):
+        return ""
+    silence = time.time() - newest.stamp / 1e9
+    return "" if _is_dead(newest.owner, silence, Timing(stale=silent, unnamed=silent)) else _name(newest)
+
+
 def _acquire(folder: Path, timing: Timing) -> _Claim:
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise UserError(f"{folder}: expected a folder (a lock), found a link or a file; remove it")

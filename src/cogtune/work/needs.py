@@ -1,0 +1,113 @@
+"""Which folders of a store the results folders that use it need: those of their receipts, and of the jobs of their runs."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cogtune.errors import UserError
+from cogtune.runtime.paths import is_key
+from cogtune.runtime.typed_json import is_mapping
+from cogtune.work.runs import FOLDER
+from cogtune.work.slices import read_slice
+from cogtune.work.stages import STAGES
+from cogtune.work.volatile import earlier_volatile
+
+
+@dataclass(frozen=True)
+class Needs:
+    """``folders``: folder of the store -> the file that needs it. ``stages``: stage -> the receipt whose folder is unknown,
+    because its slice is missing or damaged; then every folder of this stage may be needed."""
+
+    folders: dict[Path, Path] = field(default_factory=dict[Path, Path])
+    stages: dict[str, Path] = field(default_factory=dict[str, Path])
+
+    def of(self, folder: Path) -> str:
+        """Why a folder of the store is needed; "" if it is not."""
+        if folder in self.folders:
+            return f"needed by {self.folders[folder]}"
+        if folder.parent.name in self.stages:
+            return f"may be needed by {self.stages[folder.parent.name]}, whose slice is missing or damaged"
+        return ""
+
+
+def needs_of(store: Path, results: Iterable[Path]) -> Needs:
+    """What these results folders need. Raises UserError for a run file that is damaged, or a folder that cannot be read:
+    what it needs is unknown then."""
+    needs, folders = Needs(), dict(_folders_of_slices(store))
+    for place in results:
+        for path in _listed(place / FOLDER):
+            for key, jobs in _jobs_of(path).items():
+                for stage, job_key, items in jobs:
+                    folders.setdefault(job_key, _folder(store, stage, job_key, items))
+                    needs.folders.setdefault(folders[job_key], path)
+                # Without a slice it is a report, or a job that another one of this file lists as its upstream.
+                for folder in [folders[key]] if key in folders else [store / stage / key for stage in STAGES]:
+                    needs.folders.setdefault(folder, path)
+    for place in results:
+        for path in _listed(place / ".receipts"):
+            stage, _, key = path.stem.rpartition("-")
+            if stage not in STAGES or not is_key(key):
+                continue
+            if key in folders or not STAGES[stage].items:
+                needs.folders.setdefault(folders.get(key, store / stage / key), path)
+            else:
+                needs.stages.setdefault(stage, path)
+    return needs
+
+
+def _folders_of_slices(store: Path) -> Iterator[tuple[str, Path]]:
+    """(job key, folder of its result) of all intact slices."""
+    for path in _listed(store / "slices"):
+        if is_key(path.stem):
+            try:
+                part = read_slice(path)
+            except UserError:
+                continue
+            if part.stage in STAGES:
+                yield part.key, _folder(store, part.stage, part.key, part.items_key)
+
+
+def _folder(store: Path, stage: str, key: str, items: str) -> Path:
+    return store / stage / (items if stage in STAGES and STAGES[stage].items else key)
+
+
+def _jobs_of(path: Path) -> dict[str, list[tuple[str, str, str]]]:
+    """Job key -> (stage, key, item key) of each upstream job, of a run file of any version. Raises UserError."""
+    try:
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise _unreadable(path, str(error)) from None
+    parts = content.get("parts") if is_mapping(content) else None
+    if not is_mapping(parts) or not all(is_mapping(part) for part in parts.values()):
+        raise _unreadable(path, "not a run file")
+    jobs: dict[str, list[tuple[str, str, str]]] = {}
+    for key, part in parts.items():
+        upstream = earlier_volatile(part).jobs
+        if len(upstream) != len(part.get("jobs") or {}):
+            raise _unreadable(path, f"the jobs of {key} are damaged")
+        jobs[key] = [(job.stage, job.key, job.items) for job in upstream.values()]
+    return jobs
+
+
+def _unreadable(path: Path, why: str) -> UserError:
+    return UserError(
+        f"{path}: {why}; what this run needs is unknown, so nothing can be removed. Delete the file if its run is over: "
+        f"finished results have receipts"
+    )
+
+
+def _listed(folder: Path) -> list[Path]:
+    """The JSON files of a folder, which may be missing. Raises UserError if it cannot be read."""
+    try:
+        names = sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(
+            f"{folder}: {error.strerror}; what it needs is unknown, so nothing can be removed. Run this as its owner, or "
+            f"ask for read permission"
+        ) from None
+    return [folder / name for name in names if name.endswith(".json") and not name.startswith(".")]

@@ -54,7 +54,7 @@ def test_temporal_patches_and_ofs_then_an_edit_of_the_noise(project: Project) ->
 
 @pytest.mark.slow
 def test_own_images(project: Project) -> None:
-    """Beside the prompt file; a line that leads out of it ends the run before any job, with exit code 2."""
+    """Beside the prompt file; an image outside of it ends the run before any job, with exit code 2."""
     import imageio.v3 as iio
 
     prompts = project.root / "config/prompts"
@@ -69,4 +69,4 @@ def test_own_images(project: Project) -> None:
     (prompts / "prompts.txt").write_text("other words@@../../../a.png\n")
     done = project.snakemake(check=False)
     assert done.returncode != 0
-    assert "prompts.txt:1: ../../../a.png leads out of" in done.stderr
+    assert "prompts.txt:1: '../../../a.png' is outside of" in done.stderr

@@ -9,7 +9,7 @@ from cogtune.commands.job import run_job
 from cogtune.commands.options import Subcommands, add_job, add_ranks
 from cogtune.config.errors import ConfigError
 from cogtune.errors import UserError
-from cogtune.runtime.paths import check_name, shown
+from cogtune.runtime.paths import check_name, quoted
 from cogtune.work.experiment import Experiment
 from cogtune.work.machine_limits import has_gpu, needs_gpu
 from cogtune.work.resolve import RunPaths
@@ -54,7 +54,7 @@ def open_workspace(arguments: argparse.Namespace, overrides: Sequence[str]) -> W
     """The workspace of ``--workflow`` (or of the defaults, if the file does not exist) with the experiment of ``--base``
     as ``--name``."""
     if problem := check_name(arguments.name):
-        raise ConfigError(f"--name {shown(arguments.name)}: {problem}")
+        raise ConfigError(f"--name {quoted(arguments.name)}: {problem}")
     workspace = Workspace.by_hand(arguments.workflow)
     ranks = arguments.ranks or max((known.ranks for known in workspace.experiments.values()), default=1)
     workspace.experiments[arguments.name] = Experiment(arguments.name, tuple(arguments.base), tuple(overrides), ranks)

@@ -20,30 +20,30 @@ from cogtune.data.video import TimesError, VideoError
 
 
 def plan_frames(
-    times: Sequence[float], fps: float, asked_fps: float, frames: int, skip: float, selection: str = "timestamp"
+    times: Sequence[float], fps: float, target_fps: float, frames: int, skip: float, selection: str = "timestamp"
 ) -> FramePlan:
-    """Choose ``frames`` frames at ``asked_fps`` from a video whose frames are shown at ``times`` (seconds, rising).
+    """Choose ``frames`` frames at ``target_fps`` from a video whose frames are shown at ``times`` (seconds, rising).
 
     ``fps``: the video's average. ``skip``: source frames left out at either end. ``selection``: "timestamp", or "stride"
     for upstream's arithmetic. Raises VideoError when the video cannot give such a clip.
     """
     if selection == "stride":
-        chosen = _stride(len(times), fps, asked_fps, frames, skip)
+        selected = _stride(len(times), fps, target_fps, frames, skip)
     else:
-        chosen = _by_timestamp(times, asked_fps, frames, int(skip))
-    padded = frames - len(chosen)
-    span = times[chosen[-1]] - times[chosen[0]]
-    indices = chosen + chosen[-1:] * padded
+        selected = _by_timestamp(times, target_fps, frames, int(skip))
+    padded = frames - len(selected)
+    span = times[selected[-1]] - times[selected[0]]
+    indices = selected + selected[-1:] * padded
     return FramePlan(
         indices=indices,
         timestamps=[round(times[index], 6) for index in indices],
-        effective_fps=round((len(chosen) - 1) / span, 4) if span > 0 else float(asked_fps),
-        repeated=sum(a == b for a, b in itertools.pairwise(chosen)),
+        effective_fps=round((len(selected) - 1) / span, 4) if span > 0 else float(target_fps),
+        repeated=sum(a == b for a, b in itertools.pairwise(selected)),
         padded=padded,
     )
 
 
-def _by_timestamp(times: Sequence[float], asked_fps: float, frames: int, skip: int) -> list[int]:
+def _by_timestamp(times: Sequence[float], target_fps: float, frames: int, skip: int) -> list[int]:
     """The frames shown nearest to 0, 1/fps, 2/fps, … after the first usable one.
 
     A clip that is too short is refused rather than padded: a repeated last frame would teach the model to freeze.
@@ -54,15 +54,15 @@ def _by_timestamp(times: Sequence[float], asked_fps: float, frames: int, skip: i
     if last < first_usable:
         raise VideoError(f"too short: {len(times)} frames, of which {skip} are skipped at either end")
     usable = times[first_usable : last + 1]
-    needed = (frames - 1) / asked_fps
+    needed = (frames - 1) / target_fps
     # Half a source frame of tolerance: a clip cut to exactly the asked length must pass, whatever its time stamps round to.
     half = 0.5 * (usable[-1] - usable[0]) / max(1, len(usable) - 1)
     if usable[-1] - usable[0] + half + 1e-6 < needed:
         raise VideoError(
-            f"too short: {frames} frames at {asked_fps:g} fps need {needed:.2f} s, {usable[-1] - usable[0]:.2f} s are "
+            f"too short: {frames} frames at {target_fps:g} fps need {needed:.2f} s, {usable[-1] - usable[0]:.2f} s are "
             f"usable; lower max_num_frames or skip_frms_num, or set frame_selection: stride for upstream's padding"
         )
-    return [first_usable + _nearest(usable, usable[0] + step / asked_fps) for step in range(frames)]
+    return [first_usable + _nearest(usable, usable[0] + step / target_fps) for step in range(frames)]
 
 
 def _nearest(times: Sequence[float], moment: float) -> int:
@@ -72,7 +72,7 @@ def _nearest(times: Sequence[float], moment: float) -> int:
     return before if moment - times[before] <= times[after] - moment + 1e-6 else after
 
 
-def _stride(count: int, fps: float, asked_fps: float, frames: int, skip: float) -> list[int]:
+def _stride(count: int, fps: float, target_fps: float, frames: int, skip: float) -> list[int]:
     """data_video.SFTDataset's choice, at most ``frames`` indices.
 
     The step is a whole number of source frames, so 30 fps asked to be 8 become 10. A video that is too short to give the
@@ -80,24 +80,24 @@ def _stride(count: int, fps: float, asked_fps: float, frames: int, skip: float) 
     remainder (4k + 1). Where upstream crashes: a source slower than asked is refused, indices behind the end are dropped.
     """
     start = int(skip)
-    if count / fps * asked_fps > frames:
-        end = int(start + frames / asked_fps * fps)
+    if count / fps * target_fps > frames:
+        end = int(start + frames / target_fps * fps)
         step = (end - start) // frames
         if step == 0:
             raise VideoError(
-                f"{fps:g} fps is less than data.params.fps ({asked_fps:g}), which frame_selection: stride does not support "
+                f"{fps:g} fps is less than data.params.fps ({target_fps:g}), which frame_selection: stride does not support "
                 f"(upstream divides by zero); use frame_selection: timestamp, which repeats frames"
             )
-        chosen = range(start, min(end, count), step)
+        selected = range(start, min(end, count), step)
     elif count > frames:
         end = int(count - skip)
-        chosen = range(start, end, max((end - start) // frames, 1))
+        selected = range(start, end, max((end - start) // frames, 1))
     else:
         usable = count - 2 * start
-        chosen = range(start, start + (usable - 3 if usable % 4 == 0 else usable - usable % 4 + 1))
-    if not chosen:
+        selected = range(start, start + (usable - 3 if usable % 4 == 0 else usable - usable % 4 + 1))
+    if not selected:
         raise VideoError(f"too short: {count} frames, of which {start} are skipped at either end")
-    return list(chosen[:frames])
+    return list(selected[:frames])
 
 
 def fit(source_size: Sequence[int], clip_size: Sequence[int]) -> Fit:

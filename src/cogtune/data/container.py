@@ -1,8 +1,7 @@
-"""How long a file says that it is, to be held against how long it is.
+"""The declared length of a video file, to detect truncated files.
 
-Demuxers take a file that lost its tail without a word: they read what is there. mp4 and mov (boxes), AVI (RIFF chunks)
-and Matroska (EBML elements) all start with lengths; only those headers are read, so a large file costs no more than a
-small one.
+Demuxers do not report a truncated file. The boxes of mp4 and mov, RIFF chunks of AVI and EBML elements of Matroska start
+with their lengths. Only those headers are read, so large files take no longer than small ones.
 """
 
 import errno
@@ -25,14 +24,14 @@ class Declared:
 
 
 def declared(path: Path) -> Declared | None:
-    """Read the outermost lengths of ``path``; None if it is of none of these formats, or does not know its length."""
+    """Read the outermost lengths of ``path``; None if it has another format, or an unknown length."""
     with path.open("rb") as stream:
         size = stream.seek(0, 2)
         return _boxes(stream, size) or _riff(stream, size) or _matroska(stream)
 
 
 def is_whole(path: Path) -> bool:
-    """Whether an mp4 that we wrote has all its boxes. A name without a file is none, also behind a loop of links."""
+    """Whether an mp4 file that we wrote is complete. False if it is missing, or a loop of links."""
     try:
         header = declared(path)
         return header is not None and header.indexed and header.bytes <= path.stat().st_size
@@ -98,6 +97,6 @@ def _element(stream: BinaryIO, start: int) -> tuple[int, int | None, int]:
 
 
 def _read(stream: BinaryIO, offset: int, count: int) -> bytes:
-    """Exactly ``count`` bytes; zeros stand for what is behind the end of the file."""
+    """``count`` bytes, padded with zeros after the end of the file."""
     stream.seek(offset)
     return stream.read(count).ljust(count, b"\0")

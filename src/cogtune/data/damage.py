@@ -11,7 +11,7 @@ class Damage:
 
     def __init__(self) -> None:
         self._errors: set[int] = set()
-        self._shown: set[int] = set()
+        self._presented: set[int] = set()
 
     def error(self, number: int) -> None:
         """The decoder complained while it was given packet ``number``."""
@@ -24,7 +24,7 @@ class Damage:
         sides, and nothing that is shown later refers to it; so its errors end with it.
         """
         if clean_start and number not in self._errors:
-            self._errors = {error for error in self._errors if error > number and error not in self._shown}
-            self._shown = {shown for shown in self._shown if shown > number}
-        self._shown.add(number)
+            self._errors = {error for error in self._errors if error > number and error not in self._presented}
+            self._presented = {number_shown for number_shown in self._presented if number_shown > number}
+        self._presented.add(number)
         return any(error <= number for error in self._errors)

@@ -1,4 +1,4 @@
-"""Clips and captions as training sees them: from the caches, or straight from the folders."""
+"""Data sets: clips and captions from the caches for training, or directly from folders."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -18,10 +18,10 @@ from cogtune.data.store import ShardReader
 
 
 class CachedDataset:
-    """Pairs out of the latent and text caches, memory mapped: what is not asked for is not read.
+    """Pairs from the latent and text caches, memory-mapped, so that only requested rows are read.
 
-    ``images_dir``: the cache of noised first frames, for image-to-video. Raises UserError when a pair has no row: the
-    stage that makes it was not run to its end, or rejected the clip.
+    ``images_dir``: the cache of noised first frames, for image-to-video. Raises UserError if a pair has no row, because
+    its stage did not finish or rejected the clip.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class CachedDataset:
         return LatentRow.read(self._latents, self.pairs[index].clip).moments_CTHW
 
     def image(self, index: int) -> Tensor:
-        """(K, 2C, h, w): moments of K noised copies of the clip's first frame, as `moments` are."""
+        """(K, 2C, h, w): moments of K noised copies of the clip's first frame, in the encoder's precision."""
         return ImageRow.read(self._images, self.pairs[index].clip).moments_KCHW
 
     def context(self, index: int) -> Tensor:
@@ -52,15 +52,15 @@ class CachedDataset:
 
 
 def settings_of(params: Any) -> ClipSettings:
-    """The part of `data.params`, or of another dataclass with its fields, that decides a clip's pixels."""
+    """The fields of `data.params`, or of another dataclass with these fields, that determine a clip's pixels."""
     return ClipSettings(**{field.name: getattr(params, field.name) for field in fields(ClipSettings)})
 
 
 class SFTDataset:
-    """A folder with ``videos/`` and ``labels/`` as pixels and captions, without caches: for notebooks and checks.
+    """A folder with ``videos/`` and ``labels/`` as pixels and captions, without caches, for notebooks and checks.
 
-    The stages do the same, each its part and only once. Videos that `scan` and `preprocess` would reject raise here when
-    they are asked for (VideoError, CaptionError). Items are those of upstream's data_video.SFTDataset.
+    It reads like the stages. Accessing a video that `scan` or `preprocess` would reject raises VideoError or
+    CaptionError. Items are those of upstream's data_video.SFTDataset.
     """
 
     def __init__(self, params: SFTDatasetParams, root: str | Path = ".") -> None:
@@ -72,7 +72,7 @@ class SFTDataset:
         return len(self._videos)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """``mp4``: float32 (F, 3, H, W) in [-1, 1]; ``txt``: the caption; ``num_frames``; ``fps``, as asked for."""
+        """``mp4``: float32 (F, 3, H, W) in [-1, 1]; ``txt``: the caption; ``num_frames``; ``fps``: that of the params."""
         video = self._videos[index]
         plan, pixels_FCHW = describe_clip(video.path, settings_of(self.params), self._decoder)
         return {

@@ -225,8 +225,8 @@ def _has_memory() -> bool:
     return True
 
 
-def _no_memory(asked: dict[str, Any]) -> dict[str, Any]:
-    return {"os_error": [errno.ENOMEM, os.strerror(errno.ENOMEM), asked.get("path")]}
+def _no_memory(request: dict[str, Any]) -> dict[str, Any]:
+    return {"os_error": [errno.ENOMEM, os.strerror(errno.ENOMEM), request.get("path")]}
 
 
 if __name__ == "__main__":

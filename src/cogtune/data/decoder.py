@@ -1,4 +1,4 @@
-"""Decoding in a child process: a damaged file may take the child along, never the stage."""
+"""Decodes in a child process, so that a damaged file can crash the child but not the stage."""
 
 import contextlib
 import errno
@@ -24,17 +24,17 @@ from cogtune.runtime.failures import machine_error_message
 
 _COMMAND = [sys.executable, "-m", "cogtune.data.decode"]
 PATIENCE_SECONDS = 300.0
-"""A request that takes longer is given up; hours of 4K video open in less."""
+"""Timeout of a request; opening hours of 4K video takes less."""
 _CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
-"""What a damaged file can do to a decoder; other signals come from outside."""
+"""Signals that a damaged file can cause; other signals are from other processes."""
 _NO_MEMORY = re.compile(r"bad_alloc|bad allocation|MemoryError|[Cc]annot allocate memory")
 _TAIL_BYTES = 4096
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A video that is ready to be decoded: when each frame is shown (seconds), average ``fps``, (height, width); ``sample_aspect``:
-    see `video.VideoInfo`."""
+    """A video that is ready to be decoded. ``times``: presentation time of each frame, in seconds; ``fps``: the average;
+    ``size``: (height, width); ``sample_aspect``: see `video.VideoInfo`."""
 
     times: list[float]
     fps: float
@@ -43,10 +43,10 @@ class Opened:
 
 
 class Decoder:
-    """One child process that decodes, started when first needed and again after a crash. For one thread at a time.
+    """A child process that decodes, started on first use and again after a crash. Not thread-safe.
 
-    Every call raises VideoError, with a reason for people, for a file that cannot be used; OSError for one that cannot
-    be reached. The child ends with this process: its requests end then.
+    Every call raises VideoError, with a readable reason, for an unusable file, and OSError for one that cannot be read.
+    The child ends with this process, because its standard input is closed then.
     """
 
     def __init__(self, patience: float = PATIENCE_SECONDS) -> None:
@@ -54,7 +54,7 @@ class Decoder:
         self._child: subprocess.Popen[bytes] | None = None
         self._errors: IO[bytes] | None = None
         self.reader = ""
-        """Which one gave the latest frames: "pyav" or "decord"."""
+        """Library that decoded the latest frames: "pyav" or "decord"."""
 
     def __enter__(self) -> "Decoder":
         return self
@@ -63,11 +63,11 @@ class Decoder:
         self.close()
 
     def probe(self, path: Path) -> VideoInfo:
-        """Count of frames, rate, size; checked against what the container declares."""
+        """Number of frames, rate and size, checked against the header of the container."""
         return VideoInfo(**self._ask({"do": "probe", "path": str(path)}))
 
     def open(self, path: Path, decode_all: bool = False) -> Opened:
-        """Make ``path`` the video that `frames` decodes. ``decode_all``: find its times by decoding all of it."""
+        """Open the video for `frames`. ``decode_all``: determine the times by decoding all frames."""
         return Opened(**self._ask({"do": "open", "path": str(path), "decode_all": decode_all}))
 
     def frames(self, indices: Sequence[int]) -> np.ndarray:
@@ -75,10 +75,10 @@ class Decoder:
         return np.stack(list(self.each(indices)))
 
     def each(self, indices: Sequence[int], times: Sequence[float] | None = None) -> Iterator[np.ndarray]:
-        """Frames of the opened video one after the other, each uint8 (H, W, 3), RGB; the next is decoded meanwhile.
+        """Frames of the opened video one by one, each uint8 (H, W, 3), RGB; the next is decoded in the meantime.
 
-        ``times``: when they have to be shown. Without them, they are to be shown when `open` said, and TimesError is
-        raised where that turns out wrong: open it again with ``decode_all``.
+        ``times``: expected presentation times. Default: those of `open`; TimesError is raised if they are wrong, then
+        open the video again with ``decode_all``.
         """
         request: dict[str, Any] | None = {"do": "frames", "indices": list(indices), "times": times and list(times)}
         complete = False
@@ -92,7 +92,7 @@ class Decoder:
             raise
         finally:
             if not complete:
-                self.close()  # it is in the middle of an answer that nobody waits for
+                self.close()  # the rest of its reply will not be read
 
     def close(self) -> None:
         """End the child."""
@@ -110,7 +110,8 @@ class Decoder:
             child.wait()
 
     def _ask(self, request: dict[str, Any] | None) -> dict[str, Any]:
-        """The reply to a request, or the next one to the last request. Raises what it says, or what became of the child."""
+        """The reply to ``request``, or for None the next reply to the previous one. Raises the error in the reply, or the
+        reason why the child ended."""
         child = self._child = self._child or self._start()
         requests, replies = cast(BinaryIO, child.stdin), cast(BufferedReader, child.stdout)
         with self._watched(child) as expired:
@@ -119,7 +120,7 @@ class Decoder:
                     requests.write(json.dumps(request).encode() + b"\n")
                     requests.flush()
                 reply = json.loads(replies.readline() or "null")
-            except (BrokenPipeError, ValueError):  # it died before, or in the middle of a line
+            except (BrokenPipeError, ValueError):  # the child ended before or within a line
                 reply = None
         if reply is None:
             raise self._fallen(expired.is_set())
@@ -132,7 +133,7 @@ class Decoder:
         return reply
 
     def _read(self, shape: Sequence[int]) -> np.ndarray:
-        """The frame that follows its reply."""
+        """Read the frame that follows a reply."""
         child = self._child
         assert child is not None
         frame = np.empty(shape, dtype=np.uint8)
@@ -144,7 +145,7 @@ class Decoder:
 
     @contextlib.contextmanager
     def _watched(self, child: subprocess.Popen[bytes]) -> Iterator[threading.Event]:
-        """Kill ``child`` when patience ends; the event says that it was."""
+        """Kill ``child`` after the timeout; the event is set then."""
         expired = threading.Event()
         watch = threading.Timer(self._patience, lambda: (expired.set(), child.kill()))
         watch.daemon = True
@@ -162,7 +163,7 @@ class Decoder:
         if expired:
             return VideoError(f"decoding took longer than {self._patience:g} s")
         code = child.returncode
-        if code == -signal.SIGKILL:  # no file does that: the kernel does, when memory runs out
+        if code == -signal.SIGKILL:  # not caused by a file; the kernel kills it if memory runs out
             return OSError(errno.ENOMEM, "the decoder was killed, most likely because memory ran out")
         if code > 0 and subprocess.run(_COMMAND, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode:
             return _not_started(f"exit code {code}")  # without any file
@@ -170,11 +171,11 @@ class Decoder:
         if _NO_MEMORY.search(last_words):  # C++ libraries abort
             return OSError(errno.ENOMEM, f"the decoder ended for lack of memory ({name})")
         if code < 0 and -code not in _CRASHES:
-            return UserError(f"the decoder's process was ended by {name}, which no file does; run again")
+            return UserError(f"the decoder process was ended by {name}, which is not caused by a file; run again")
         return VideoError(f"damaged: the decoder crashed on it ({name})")
 
     def _last_words(self) -> str:
-        """The end of what the child wrote to its standard error."""
+        """The end of the child's standard error."""
         if self._errors is None:
             return ""
         size = self._errors.seek(0, 2)
@@ -183,17 +184,19 @@ class Decoder:
 
     def _start(self) -> subprocess.Popen[bytes]:
         try:
-            # Of the decoders' own lines only the end counts, and only after a crash.
+            # Only the end of it is used, and only after a crash.
             self._errors = tempfile.TemporaryFile()  # noqa: SIM115
             return subprocess.Popen(
                 _COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, bufsize=1 << 20
             )
         except OSError as error:
-            if told := machine_error_message(error, tempfile.gettempdir()):
-                raise UserError(told) from None
+            if message := machine_error_message(error, tempfile.gettempdir()):
+                raise UserError(message) from None
             raise _not_started(str(error)) from None
 
 
 def _not_started(why: str) -> UserError:
-    """No fault of any video: every one of them would be rejected for it."""
-    return UserError(f"the decoder's process does not run ({why}); see what `{shlex.join(_COMMAND)} < /dev/null` says")
+    """The error if the child does not start: not caused by a video, otherwise all videos would be rejected."""
+    return UserError(
+        f"the decoder process does not start ({why}); run `{shlex.join(_COMMAND)} < /dev/null` for details"
+    )

@@ -1,4 +1,4 @@
-"""Pictures that a video starts from."""
+"""Loads input images of image-to-video samples."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,10 +16,10 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 
 
 def load_image(path: Path, size: Sequence[int]) -> Tensor:
-    """uint8 (3, height, width), made to cover ``size`` (height, width) and cropped as the frames of clips are.
+    """uint8 (3, height, width): the image resized and cropped to ``size`` (height, width) like the frames of clips.
 
-    Turned upright as its EXIF says; transparency is dropped. Raises UserError for what is no picture, or a picture of
-    more than 179 million pixels (Pillow's bound against decompression bombs).
+    It is rotated according to its EXIF; transparency is dropped. Raises UserError for an unreadable image, or one of more
+    than 179 million pixels (Pillow's limit against decompression bombs).
     """
     from PIL import Image, ImageOps
 
@@ -28,7 +28,7 @@ def load_image(path: Path, size: Sequence[int]) -> Tensor:
             picture_HWC = np.array(ImageOps.exif_transpose(opened).convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         pointer = path.is_file() and git_lfs.is_pointer_file(path)
-        why = git_lfs.advice(path) if pointer else f"cannot be read as a picture ({', '.join(FORMATS)}): {error}"
+        why = git_lfs.advice(path) if pointer else f"cannot be read as an image ({', '.join(FORMATS)}): {error}"
         unread = f"{path}: {why}"
         raise UserError(machine_error_message(error, path) or unread) from None
     return resize_and_crop(torch.from_numpy(picture_HWC), fit(picture_HWC.shape[:2], size), size)

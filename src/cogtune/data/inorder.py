@@ -82,17 +82,17 @@ class _Clock:
         self._start = start
         self._faulty_pts = self._faulty_dts = 0
         self._last_pts = self._last_dts = -(1 << 63)
-        self._shown: int | None = None
+        self._last_stamp: int | None = None
         self._step = 1
 
     def read(self, frame: Any) -> float:
         """Seconds from the start of the file."""
         stamp = self._guess(frame.pts, frame.dts)
         if stamp is None:
-            stamp = 0 if self._shown is None else self._shown + self._step
-        elif self._shown is not None and stamp > self._shown:
-            self._step = stamp - self._shown
-        self._shown = stamp
+            stamp = 0 if self._last_stamp is None else self._last_stamp + self._step
+        elif self._last_stamp is not None and stamp > self._last_stamp:
+            self._step = stamp - self._last_stamp
+        self._last_stamp = stamp
         return float(stamp * frame.time_base) - self._start
 
     def _guess(self, pts: int | None, dts: int | None) -> int | None:

@@ -15,7 +15,7 @@ from cogtune.data.walk import Seen, escaped, walk
 from cogtune.errors import UserError
 from cogtune.runtime.atomic import write_changed
 from cogtune.runtime.failures import machine_error_message
-from cogtune.runtime.paths import shown
+from cogtune.runtime.paths import quoted
 from cogtune.runtime.saved import how_to_repair
 from cogtune.runtime.sums import check_sums
 
@@ -103,8 +103,8 @@ def fingerprint(roots: Mapping[str, Sequence[str | os.PathLike[str]]], follow_li
 def write_manifest(path: Path, rows: Iterable[ClipRow]) -> None:
     """One JSON object a line, sorted by (split, clip); ``target`` stands only where there is one."""
     ordered = sorted(rows, key=lambda row: (row.split, row.clip))
-    told = ({name: value for name, value in asdict(row).items() if value or name != "target"} for row in ordered)
-    write_changed(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in told))
+    entries = ({name: value for name, value in asdict(row).items() if value or name != "target"} for row in ordered)
+    write_changed(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in entries))
 
 
 def read_manifest(path: Path) -> list[ClipRow]:
@@ -121,9 +121,11 @@ def read_manifest(path: Path) -> list[ClipRow]:
 def _checked(row: ClipRow) -> ClipRow:
     """The row, proved to name what a scan can have found: ids that are digests, and a clip by its whole path."""
     if not (_DIGEST(row.clip) and _DIGEST(row.caption_id)):
-        raise ValueError(f"clip and caption_id are 64 hex digits; found {shown(row.clip)} and {shown(row.caption_id)}")
+        raise ValueError(
+            f"clip and caption_id are 64 hex digits; found {quoted(row.clip)} and {quoted(row.caption_id)}"
+        )
     if not row.path.startswith("/") or "\0" in row.path or "/../" in f"{row.path}/":
-        raise ValueError(f"path is the whole path of a file; found {shown(row.path)}")
+        raise ValueError(f"path is the whole path of a file; found {quoted(row.path)}")
     return row
 
 

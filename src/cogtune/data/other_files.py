@@ -1,4 +1,4 @@
-"""Files in a data folder that are no videos: counted by kind, so that nothing is passed over without a word."""
+"""Files in a data folder that are not videos, counted by kind, so that none is ignored silently."""
 
 import shlex
 from dataclasses import dataclass, field
@@ -23,12 +23,12 @@ _ADVICE = (
 )
 _KINDS = {suffix[1:]: (suffix[1:], advice) for advice, suffixes in _ADVICE for suffix in suffixes.split()}
 LISTS = frozenset({"videos.txt", "video.txt", "prompt.txt", "prompts.txt", "captions.txt"})
-"""Of one line a clip, as the trainers of diffusers and finetrainers read them."""
+"""Names of lists with one line per clip, as the trainers of diffusers and finetrainers read them."""
 
 
 @dataclass
 class OtherFiles:
-    """What else is below one data folder. Kinds are those of the table and one for all the rest, so few lines come."""
+    """The other files in one data folder, by the kinds of the table and one kind for all others."""
 
     _seen: dict[str, tuple[int, list[str], str]] = field(default_factory=dict)
 
@@ -41,7 +41,7 @@ class OtherFiles:
         self._count("list", _LIST, path)
 
     def lines(self) -> list[tuple[str, int, str]]:
-        """(pattern of names, number of files, what is said of them) of each kind, in the order of kinds."""
+        """(pattern of names, number of files, message) of each kind, sorted by kind."""
         kinds = []
         for kind, (count, paths, advice) in sorted(self._seen.items()):
             pattern = {"list": "lists", "": "other files"}.get(kind, f"*.{kind}")

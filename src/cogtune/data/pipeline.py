@@ -1,4 +1,4 @@
-"""Work that overlaps: videos decoded ahead in threads, batches encoded on every device there is."""
+"""Parallel work: videos decoded ahead in threads, batches encoded on all devices."""
 
 import itertools
 import os
@@ -23,15 +23,15 @@ _AHEAD = 2
 def decode_ahead(
     items: Iterable[Item], work: Callable[[Item, Decoder], Result], workers: int
 ) -> Iterator[tuple[Item, Result | Exception]]:
-    """(item, ``work(item, decoder)``) in the order of ``items``; an Exception of one is its result, the others go on.
+    """(item, ``work(item, decoder)``) in the order of ``items``. If ``work`` raises, the exception is the item's result.
 
-    ``workers`` threads (no more than there are cores) run ahead of the reader, each with a decoder of its own; never
-    more than two results for a worker are in memory. Leaving the loop ends them.
+    ``workers`` threads (at most the number of cores) run ahead of the reader, each with its own decoder; at most two
+    results per worker are in memory. Leaving the loop ends the threads.
     """
     workers = max(1, min(workers, os.cpu_count() or 1))
     local, decoders = threading.local(), deque[Decoder]()
 
-    def one(item: Item) -> Result | Exception:
+    def run_item(item: Item) -> Result | Exception:
         if not hasattr(local, "decoder"):
             local.decoder = Decoder()
             decoders.append(local.decoder)
@@ -44,12 +44,12 @@ def decode_ahead(
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
     try:
         for item in itertools.islice(source, workers * _AHEAD):
-            pending.append((item, pool.submit(one, item)))
+            pending.append((item, pool.submit(run_item, item)))
         while pending:
             item, future = pending.popleft()
             result = future.result()
             for following in itertools.islice(source, 1):
-                pending.append((following, pool.submit(one, following)))
+                pending.append((following, pool.submit(run_item, following)))
             yield item, result
     finally:
         pool.shutdown(cancel_futures=True)
@@ -57,10 +57,9 @@ def decode_ahead(
             decoder.close()
 
 
-def confirmed(path: Path, work: Callable[[], Result]) -> Result:
-    """What ``work`` makes of the video at ``path``. Its VideoError counts only if it comes again after every byte of the
-    file was read: a decoder does not tell a disk that failed for a moment from a damaged file. Raises OSError where the
-    file cannot be read."""
+def retry_damaged(path: Path, work: Callable[[], Result]) -> Result:
+    """``work()`` for the video at ``path``. After a VideoError the whole file is read and ``work`` runs once more, because
+    a decoder reports a temporary disk error as a damaged file. Raises OSError if the file cannot be read."""
     try:
         return work()
     except VideoError:
@@ -68,21 +67,22 @@ def confirmed(path: Path, work: Callable[[], Result]) -> Result:
         return work()
 
 
-def on_all(batches: Iterable[Item], encoders: list[Callable[[Item], Result]]) -> Iterator[Result]:
-    """Each batch through one of ``encoders``, one thread per encoder; with one, in order and in this thread.
+def map_over_devices(batches: Iterable[Item], encoders: list[Callable[[Item], Result]]) -> Iterator[Result]:
+    """Encode each batch with one of ``encoders``, one thread per encoder; a single one runs in this thread, in order.
 
-    With several, results come as they are ready. An error of one is raised here, and the others stop after their batch.
+    With several, results are yielded when they are ready. An error of one is raised here, and the others stop after
+    their batch.
     """
     if len(encoders) == 1:
         yield from map(encoders[0], batches)
         return
-    source, taking, ended = iter(batches), threading.Lock(), threading.Event()
+    source, source_lock, ended = iter(batches), threading.Lock(), threading.Event()
     results: queue.Queue[tuple[bool, Result | BaseException | None]] = queue.Queue(len(encoders))
 
-    def put(good: bool, value: Result | BaseException | None) -> None:
+    def put(has_value: bool, value: Result | BaseException | None) -> None:
         while not ended.is_set():
             try:
-                results.put((good, value), timeout=0.1)
+                results.put((has_value, value), timeout=0.1)
                 return
             except queue.Full:
                 continue
@@ -90,7 +90,7 @@ def on_all(batches: Iterable[Item], encoders: list[Callable[[Item], Result]]) ->
     def run(encoder: Callable[[Item], Result]) -> None:
         try:
             while not ended.is_set():
-                with taking:
+                with source_lock:
                     batch = next(source, ended)
                 if batch is ended:
                     break
@@ -105,11 +105,11 @@ def on_all(batches: Iterable[Item], encoders: list[Callable[[Item], Result]]) ->
     try:
         running = len(threads)
         while running:
-            good, value = results.get()
+            has_value, value = results.get()
             if isinstance(value, BaseException):
                 raise value
-            running -= not good
-            if good:
+            running -= not has_value
+            if has_value:
                 yield value  # pyright: ignore[reportReturnType]
     finally:
         ended.set()

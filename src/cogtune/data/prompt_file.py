@@ -1,4 +1,5 @@
-"""The prompt file: one caption a line, for image-to-video `caption@@image`. No torch: the plan hashes what it names."""
+"""The prompt file: one caption per line, for image-to-video `caption@@image`. Does not import torch: `plan` hashes the
+images."""
 
 import os
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ from pathlib import Path
 from cogtune.config.errors import ConfigError
 from cogtune.errors import UserError
 from cogtune.runtime.failures import machine_error_message
-from cogtune.runtime.paths import leads_into, shown
+from cogtune.runtime.paths import leads_into, quoted
 
 SEPARATOR = "@@"
 _KEY = "args.input_file"
@@ -15,18 +16,18 @@ _KEY = "args.input_file"
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a prompt file. ``image``: the file to start from, with image-to-video."""
+    """One line of a prompt file. ``image``: the input image, for image-to-video only."""
 
     caption: str
     image: Path | None = None
 
 
 def read_prompts(path: str | Path, with_images: bool = False) -> list[Line]:
-    """The lines of a prompt file, stripped; an empty line is the empty caption, as upstream has it.
+    """The lines of a prompt file, stripped. As in upstream, an empty line is an empty caption.
 
-    ``with_images``: each line must be ``caption@@image``. An image is looked up beside the prompt file, then in the
-    working directory, which is where upstream looks, and must lie below one of the two, symbolic links followed: a
-    prompt file may come from somebody else, and what it names is shown in the report. Raises ConfigError with the line.
+    ``with_images``: each line must be ``caption@@image``. An image path is relative to the folder of the prompt file, or
+    else to the working directory (as in upstream). After resolving symbolic links it must be in one of the two, because
+    a prompt file may be from somebody else, and its images are shown in the report. Raises ConfigError with the line.
     """
     path = Path(path)
     try:
@@ -36,7 +37,7 @@ def read_prompts(path: str | Path, with_images: bool = False) -> list[Line]:
             raise UserError(fault) from None
         raise ConfigError(f"{path} cannot be read as UTF-8 text: {error}", key=_KEY) from None
     if not lines:
-        raise ConfigError(f"{path} is empty; expected one prompt a line", key=_KEY)
+        raise ConfigError(f"{path} is empty; expected one prompt per line", key=_KEY)
     if not with_images:
         return [Line(line.strip()) for line in lines]
     return [_with_image(line, path, number) for number, line in enumerate(lines, 1)]
@@ -46,7 +47,7 @@ def _with_image(line: str, path: Path, number: int) -> Line:
     caption, *images = (part.strip() for part in line.split(SEPARATOR))
     if len(images) != 1 or not images[0]:
         raise ConfigError(
-            f"{path}:{number}: {line.strip()[:60]!r}; the model starts from an image: expected caption{SEPARATOR}image",
+            f"{path}:{number}: expected caption{SEPARATOR}image for an image-to-video model; found {line.strip()[:60]!r}",
             key=_KEY,
         )
     roots = list(dict.fromkeys([path.resolve().parent, Path.cwd()]))
@@ -54,11 +55,11 @@ def _with_image(line: str, path: Path, number: int) -> Line:
         candidate = root / images[0]
         if not leads_into(candidate, roots):
             raise ConfigError(
-                f"{path}:{number}: {shown(images[0])} leads out of {' and '.join(map(str, roots))}, or round in circles; "
-                f"images of a prompt file lie below it or below the working directory",
+                f"{path}:{number}: {quoted(images[0])} is outside of {' and '.join(map(str, roots))}, or is a loop of "
+                f"symbolic links; images must be in the folder of the prompt file or in the working directory",
                 key=_KEY,
             )
         if os.path.isfile(candidate):
             return Line(caption, Path(os.path.realpath(candidate)))
-    looked = ", then ".join(str(root / images[0]) for root in roots)
-    raise ConfigError(f"{path}:{number}: no such image: {shown(images[0])}, looked for at {looked}", key=_KEY)
+    candidates = ", then ".join(str(root / images[0]) for root in roots)
+    raise ConfigError(f"{path}:{number}: no such image: {quoted(images[0])}; tried {candidates}", key=_KEY)

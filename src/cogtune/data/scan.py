@@ -11,7 +11,7 @@ from stat import S_ISREG
 
 from cogtune.data.decoder import Decoder
 from cogtune.data.listing import ClipRow, Listed, Reject, list_videos
-from cogtune.data.pipeline import confirmed, decode_ahead
+from cogtune.data.pipeline import decode_ahead, retry_damaged
 from cogtune.data.video import READER_VERSION, VideoError, VideoInfo
 from cogtune.data.walk import escaped
 from cogtune.errors import UserError
@@ -228,7 +228,7 @@ def _look(video: Listed, memo: Memo, allow_missing: bool, decoder: Decoder) -> _
         raise VideoError("not a regular file any more; it changed while the folder was read")
     # First the bytes: a disk that fails shows here, where its error is told from one of the video.
     clip = file_digest(video.path)
-    info = confirmed(video.path, lambda: decoder.probe(video.path))
+    info = retry_damaged(video.path, lambda: decoder.probe(video.path))
     after = video.path.stat()
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise VideoError("it changed while it was read; scan again when it is complete")

@@ -61,8 +61,8 @@ class Shard:
             header = safetensors_file.read(path)
         except (UserError, FileNotFoundError) as error:
             raise self.damaged(str(error).removeprefix(f"{path}: ")) from None
-        self._said = header.metadata
-        self.checked = "crc32" in self._said
+        self._metadata = header.metadata
+        self.checked = "crc32" in self._metadata
         if header.metadata.get("format") != (FORMAT if self.checked else UNCHECKED):
             self._refuse_format()
         self._sums = self._parsed("crc32") if self.checked else {}
@@ -137,7 +137,7 @@ class Shard:
 
     def _parsed(self, name: str) -> dict[str, Any]:
         try:
-            value = json.loads(self._said[name])
+            value = json.loads(self._metadata[name])
         except (KeyError, ValueError) as error:
             raise self.damaged(f"its {name} does not read: {error}") from None
         if not isinstance(value, dict) or (name == "crc32" and not all(map(_is_sums, value.values()))):
@@ -146,7 +146,7 @@ class Shard:
 
     def _refuse_format(self) -> None:
         """A version is another one only if nothing says that this is one of ours with a flipped bit."""
-        format_name = self._said.get("format", "")
+        format_name = self._metadata.get("format", "")
         if self.checked or format_name in (FORMAT, UNCHECKED) or not _ANY_FORMAT.fullmatch(format_name):
             raise self.damaged(f"its format reads {format_name!r}; expected {FORMAT!r}")
         raise UserError(

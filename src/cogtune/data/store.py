@@ -90,9 +90,9 @@ def write_shard(
     """A new shard; ``tensors`` by ``<row>/<tensor>``, ``sums`` as `shards.checksums` gives them."""
     from safetensors.torch import save_file
 
-    said = {"format": FORMAT, "meta": json.dumps(meta, allow_nan=False), "crc32": json.dumps(sums)}
+    metadata = {"format": FORMAT, "meta": json.dumps(meta, allow_nan=False), "crc32": json.dumps(sums)}
     with replacing(folder / f"{uuid.uuid4().hex}.safetensors") as temporary:
-        save_file(dict(tensors), temporary, said)
+        save_file(dict(tensors), temporary, metadata)
 
 
 class ShardReader:

@@ -115,7 +115,7 @@ def read_packets(path: Path) -> Packets:
     with opened(path) as (container, stream):
         start, base = start_of(container, stream), stream.time_base
         restarts, moved = _Restarts(), False
-        shown, hidden, unstamped, guessed, groups = list[float](), 0, 0, False, _Groups(stream)
+        stamps, hidden, unstamped, guessed, groups = list[float](), 0, 0, False, _Groups(stream)
         try:
             for joined in packets(container, stream):
                 packet, moved = joined.packet, moved or joined.moved
@@ -133,21 +133,21 @@ def read_packets(path: Path) -> Packets:
                 if packet.dts is not None:
                     restarts.see(float(packet.dts * base) - start)
                 if not _is_never_shown(stream, packet):
-                    shown.append(float(stamp * base) - start)
+                    stamps.append(float(stamp * base) - start)
         except FFmpegError as error:
             raise unreadable(path, error, "damaged or cut short: it cannot be read to its end") from None
-        shown.sort()
+        stamps.sort()
         fps = float(stream.average_rate or 0)
-        measured = (len(shown) - 1) / (shown[-1] - shown[0]) if len(shown) > 1 and shown[-1] > shown[0] else fps
+        measured = (len(stamps) - 1) / (stamps[-1] - stamps[0]) if len(stamps) > 1 and stamps[-1] > stamps[0] else fps
         if hidden or not measured / 2 < fps < measured * 2:  # H.264 in AVI may claim 600
             fps = measured
-        if unstamped and not shown:
+        if unstamped and not stamps:
             raise VideoError("its frames have no times (a raw stream); encode it again (ffmpeg -i IN -c:v libx264 OUT)")
-        if not shown or not 0 < fps < 1e4:
-            raise VideoError(f"no usable video track: {len(shown)} frames at {fps:g} fps")
+        if not stamps or not 0 < fps < 1e4:
+            raise VideoError(f"no usable video track: {len(stamps)} frames at {fps:g} fps")
         ratio = stream.sample_aspect_ratio
         aspect = f"{ratio.numerator}:{ratio.denominator}" if ratio else "1:1"
-        return Packets(shown, guessed, moved, fps, [] if hidden else groups.sections(), aspect)
+        return Packets(stamps, guessed, moved, fps, [] if hidden else groups.sections(), aspect)
 
 
 def _is_never_shown(stream: Any, packet: Any) -> bool:

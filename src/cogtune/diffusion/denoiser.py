@@ -1,4 +1,4 @@
-"""From what the network says (v) to what a sampler wants (the clean latent)."""
+"""Converts the network's v-prediction to the clean latent x_0."""
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from cogtune.errors import UserError
 
 
 class EpsWeighting:
-    """w = sigma^-2. Part of every upstream file; the video loss never evaluates it (its loss is plain v-MSE)."""
+    """w = sigma^-2. In every upstream config, but not used by the video loss, which is plain v-MSE."""
 
     def __init__(self, params: EpsWeightingParams | None = None) -> None:
         pass
@@ -30,17 +30,17 @@ class VideoScaling:
 
 
 class DiscreteDenoiser:
-    """x_0 as the network predicts it at a discrete noise level (upstream sgm…denoiser.DiscreteDenoiser).
+    """The network's prediction of x_0 at a discrete noise level (upstream sgm…denoiser.DiscreteDenoiser).
 
-    The level is snapped to the training table for the scaling, while a sampler goes on with its own value: the tables
-    of 50 and of 1000 levels differ slightly, and published results depend on it.
+    The scaling uses the nearest level of the training table, while the sampler continues with its own value. The tables
+    of 50 and of 1000 levels differ slightly, and published results depend on this.
     """
 
     def __init__(self, params: DiscreteDenoiserParams) -> None:
         if params.quantize_c_noise:
             raise UserError(
-                "denoiser_config.params.quantize_c_noise: true would look the timestep up among the noise levels and "
-                "tell the network the same timestep at every step; expected false"
+                "denoiser_config.params.quantize_c_noise: true would search the timestep among the noise levels, so that "
+                "the network gets the same timestep at every step; expected false"
             )
         self.scaling = build(params.scaling_config)
         self.alphas_N = build(params.discretization_config)(params.num_idx, flip=True)
@@ -58,9 +58,9 @@ class DiscreteDenoiser:
     ) -> Tensor:
         """Predicted clean latent (B, T, C, H, W), in x's dtype.
 
-        `concat` (B, T, C', H, W) holds the condition channels of an image-to-video model, which follow the noise
-        channels. It may have half the batch of x: a guided batch [unconditional, conditional]
-        sees the same image twice.
+        `concat` (B, T, C', H, W): condition channels of an image-to-video model, appended to the noise channels. With
+        guidance its batch may be half that of x = [unconditional, conditional]; both halves get the same image. Raises
+        UserError if its shape does not fit.
         """
         alphas_N = self.alphas_N.to(x_BTCHW.device)
         nearest_B = (alphas_N[None, :] - a_B.to(alphas_N)[:, None]).abs().argmin(1)
@@ -72,7 +72,8 @@ class DiscreteDenoiser:
 
 
 def with_condition(x_BTCHW: Tensor, concat_BTCHW: Tensor | None) -> Tensor:
-    """x with the condition channels behind its own, on axis 2; a smaller batch of conditions is repeated."""
+    """x with the condition channels appended on axis 2; a smaller batch of conditions is repeated. Raises UserError if
+    the shapes do not fit."""
     if concat_BTCHW is None:
         return x_BTCHW
     copies, rest = divmod(x_BTCHW.shape[0], concat_BTCHW.shape[0])

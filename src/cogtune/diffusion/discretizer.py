@@ -1,4 +1,4 @@
-"""Noise schedules: which signal scale a belongs to which timestep.
+"""Noise schedules: the signal scale a of each timestep.
 
 Everywhere in this package `a` = sqrt(alpha-bar), the share of the clean latent in x_t = a x_0 + s eps, and
 `s` = sqrt(1 - a^2). Upstream calls the same numbers "sigma" or "alphas_cumprod_sqrt". Tables are float64.
@@ -32,15 +32,13 @@ class ZeroSNRDDPMDiscretization:
         self._unscaled_a_N = alpha_bar_N.sqrt()
 
     def timesteps(self, n: int) -> list[int]:
-        """The n timesteps that a table of n entries stands for, ascending: "trailing" spacing, so the last is 999.
+        """The n timesteps of a table of n entries, ascending, with "trailing" spacing, so that the last is 999.
 
-        Raises: UserError when n is not in 1..num_timesteps.
+        Raises: UserError if n is not in 1..num_timesteps.
         """
         total = self.params.num_timesteps
         if not 1 <= n <= total:
-            raise UserError(
-                f"num_steps: {n} noise levels asked of a schedule of {total} timesteps; expected 1 to {total}"
-            )
+            raise UserError(f"num_steps: {n}; expected 1 to {total}, the number of timesteps of the schedule")
         if n == total:
             return list(range(total))
         return [int(t) for t in np.linspace(total - 1, 0, n, endpoint=False)[::-1]]
@@ -48,13 +46,13 @@ class ZeroSNRDDPMDiscretization:
     def __call__(self, n: int, flip: bool = False) -> Tensor:
         """n signal scales a, shape (n,), float64: from 0 (pure noise) up to almost 1, in the order of sampling.
 
-        `flip=True` gives them by ascending timestep, so that table[t] is a_t for n = num_timesteps.
-        The zero-SNR rescaling is anchored on the chosen subset, as upstream does it: the 50 values of a sampler are
-        close to, but not, entries of the 1000-entry training table (a_499: 0.492609 against 0.492300 at shift 1).
+        `flip=True` returns them by ascending timestep, so that table[t] is a_t for n = num_timesteps.
+        As in upstream, the zero-SNR rescaling uses the selected subset, so the 50 values of a sampler are close but not
+        equal to those of the 1000-entry training table (a_499: 0.492609 instead of 0.492300 at shift 1).
         """
         a_n = self._unscaled_a_N[self.timesteps(n)]
         first, last = a_n[0].clone(), a_n[-1].clone()
-        gain = first / (first - last) if n > 1 else 1.0  # one level alone is the last one: no signal
+        gain = first / (first - last) if n > 1 else 1.0  # a single level is the last one, without signal
         a_n = (a_n - last) * gain
         if self.params.post_shift:
             a_n = _shift_snr(a_n.square(), self.params.shift_scale).sqrt()

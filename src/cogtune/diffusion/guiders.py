@@ -8,15 +8,16 @@ from cogtune.errors import UserError
 
 
 class Guider(Protocol):
-    """x_0 = x_u + g (x_c - x_u); a guider says g for each step, or None for no guidance and no unconditional pass."""
+    """Returns the guidance scale g of x_0 = x_u + g (x_c - x_u) for each step; None for no guidance, without the
+    unconditional forward pass."""
 
     def scale(self, step: int, timestep: int, sampler_steps: int) -> float | None:
-        """g at `step` (0 is pure noise) of `sampler_steps`, which stands for `timestep` (999 is pure noise)."""
+        """g at `step` (0 is pure noise) of `sampler_steps`, at `timestep` (999 is pure noise)."""
         ...
 
 
 class IdentityGuider:
-    """No guidance: the network is asked once per step, with the caption."""
+    """No guidance: one forward pass per step, with the caption."""
 
     def __init__(self, params: IdentityGuiderParams | None = None) -> None:
         pass
@@ -39,13 +40,13 @@ class DynamicCFG:
     """g = 1 + scale (1 - cos(pi (k / num_steps)^exp)) / 2, between 1 and 1 + scale.
 
     `schedule: timestep` (upstream, diffusers, and all published results): k = sampler steps - timestep, which is far
-    outside 0..num_steps and makes g jump about. `schedule: step_index`: k = step, the smooth ramp that was meant.
+    outside 0..num_steps, so g varies irregularly. `schedule: step_index`: k = step, the smooth ramp that was intended.
     """
 
     def __init__(self, params: DynamicCFGParams) -> None:
         if params.schedule == "timestep" and params.exp != int(params.exp):
             raise UserError(
-                f"DynamicCFG exp: {params.exp} with schedule timestep, where k is negative; expected an integer"
+                f"DynamicCFG exp: {params.exp}; must be an integer with schedule timestep, because k is negative"
             )
         self.params = params
 

@@ -1,4 +1,4 @@
-"""The image condition of an image-to-video network, the same in training and in sampling."""
+"""The image condition of an image-to-video network, in training and in sampling."""
 
 import math
 from dataclasses import dataclass
@@ -7,33 +7,33 @@ import torch
 from torch import Tensor
 
 NOISE_LOG_MEAN, NOISE_LOG_STD = -3.0, 0.5
-"""Of the noise that training adds to the first frame: sigma is log-normal, median 0.05 of pixels in [-1, 1] (upstream)."""
+"""Noise added to the first frame in training: sigma is log-normal, median 0.05 for pixels in [-1, 1] (upstream)."""
 
 
 def noised(image: Tensor, sigma_normal: float, noise: Tensor) -> Tensor:
     """image + sigma noise in pixels of [-1, 1], sigma = exp(-3 + 0.5 sigma_normal) (upstream diffusion_video.shared_step).
 
-    ``noise``: standard normal, of the image's shape. Sampling adds none.
+    ``noise``: standard normal, of the image's shape. Sampling adds no noise.
     """
     return image + math.exp(NOISE_LOG_MEAN + NOISE_LOG_STD * sigma_normal) * noise
 
 
 @dataclass(frozen=True)
 class ImageCondition:
-    """From the latent of an image to the channels that follow those of the noise.
+    """Computes the condition channels from the latent of an image.
 
-    ``scale``: what the latent of the VAE is multiplied by (`model.image_scale_factor`). ``everywhere``: the image stands
-    beside every latent frame; otherwise beside the first one, zeros beside the others.
+    ``scale``: factor of the VAE's latent (`model.image_scale_factor`). ``everywhere``: repeat the image for every latent
+    frame; otherwise it is only in the first one, and the others are zero.
     """
 
     scale: float
     everywhere: bool = False
 
     def __call__(self, latent_BCHW: Tensor, frames: int, kept_B: Tensor | None = None) -> Tensor:
-        """(B, frames, C, H, W) from unscaled latents; all zeros for the samples where ``kept_B`` is false.
+        """(B, frames, C, H, W) from unscaled latents; zeros for samples whose ``kept_B`` is false.
 
-        ``frames`` counts the latent frames that the network sees, padding to its temporal patch included: the image is
-        beside the first of them, as in diffusers.
+        ``frames``: number of latent frames including the padding to the temporal patch; the image is in the first of
+        them, as in diffusers.
         """
         first_B1CHW = (latent_BCHW * self.scale)[:, None]
         if kept_B is not None:
@@ -45,7 +45,8 @@ class ImageCondition:
 
 
 def image_condition(takes_image: bool, scale: float | None, everywhere: bool) -> ImageCondition | None:
-    """Of a model with these keys; None for a text-to-video model. ``scale`` is set where it ``takes_image``."""
+    """The condition of a model with these keys; None for a text-to-video model. ``scale`` must be set if it
+    ``takes_image``."""
     if not takes_image:
         return None
     assert scale is not None, "model.image_scale_factor: the config check sets it"

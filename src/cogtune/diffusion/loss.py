@@ -13,8 +13,8 @@ from cogtune.errors import UserError
 class VideoDiffusionLoss:
     """v-prediction loss, in fp32.
 
-    Upstream weights the error of x_0 by 1/(1 - a^2), which is algebraically the unweighted error of v; at t = 0 that
-    weight is 1176 (shift 1), so the detour through x_0 multiplies rounding errors. Computed on v directly here.
+    Upstream weights the error of x_0 by 1/(1 - a^2), which equals the unweighted error of v. At t = 0 that weight is 1176
+    (shift 1), which amplifies rounding errors of x_0, so we compute the error of v directly.
     """
 
     def __init__(self, params: VideoDiffusionLossParams) -> None:
@@ -56,7 +56,7 @@ class VideoDiffusionLoss:
         if not level:
             return noise_BTCHW
         if offset_B is None:
-            raise UserError(f"offset_noise_level is {level}, so the loss needs offset_B: one normal number per sample")
+            raise UserError(f"offset_noise_level is {level}: the loss needs offset_B, one normal number per sample")
         return noise_BTCHW + level * offset_B.to(noise_BTCHW).view(-1, 1, 1, 1, 1)
 
     def _min_snr_weight(self, s_B: Tensor) -> Tensor:

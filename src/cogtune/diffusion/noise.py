@@ -1,7 +1,7 @@
-"""Random numbers that depend on what they are for, not on who draws them.
+"""Counter-based random numbers: every draw is keyed by (seed, purpose, step, index in the global batch).
 
-Every draw comes from a CPU generator keyed by (seed, purpose, step, index in the global batch). One rank and eight
-ranks, an interrupted run and an uninterrupted one, therefore see the same noise.
+The generator is on the CPU. So one rank draws the same noise as eight, and a resumed run the same as an uninterrupted
+one.
 """
 
 import hashlib
@@ -13,8 +13,8 @@ from torch import Tensor
 
 
 def generator(seed: int, *keys: int | str) -> torch.Generator:
-    """A fresh CPU generator for these keys; equal arguments give equal streams, different ones unrelated streams."""
-    text = json.dumps([int(seed), *keys])  # JSON keeps 1 and "1", and ("ab", "c") and ("a", "bc"), apart
+    """A new CPU generator for these keys. Equal arguments give equal streams, others independent streams."""
+    text = json.dumps([int(seed), *keys])  # JSON distinguishes 1 and "1", and ("ab", "c") and ("a", "bc")
     digest = hashlib.sha256(text.encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 

@@ -1,7 +1,7 @@
-"""From noise to a clean latent: DDIM and the two DPM-Solver++(2M) samplers of CogVideoX.
+"""Samplers of CogVideoX: DDIM and two DPM-Solver++(2M).
 
-A sampler walks n steps over signal scales a_0 = 0 < a_1 < … < a_(n-1) < a_n = 1. At step i it asks for the clean
-latent x_0 at (a_i, t_i), then moves x to a_(i+1). Coefficients are float64 Python numbers; x keeps its own dtype.
+A sampler has n steps with signal scales a_0 = 0 < a_1 < … < a_(n-1) < a_n = 1. At step i it predicts the clean latent
+x_0 at (a_i, t_i), then advances x to a_(i+1). Coefficients are float64 Python numbers; x keeps its dtype.
 Source: upstream sgm.modules.diffusionmodules.sampling; DPM-Solver++ (arXiv:2211.01095).
 """
 
@@ -21,18 +21,16 @@ Noise = Callable[[], Tensor]
 
 
 class VideoDDIMSampler:
-    """Deterministic DDIM (arXiv:2010.02502); also the loop that the other samplers share.
+    """Deterministic DDIM (arXiv:2010.02502), and the base class with the sampling loop.
 
-    A sampler of one's own overrides `advance`, and sets `needs_noise` if that draws noise (docs/plugins.md).
+    A plugin overrides `advance`, and sets `needs_noise` if that draws noise (docs/plugins.md).
     """
 
     needs_noise = False
 
     def __init__(self, params: VideoDDIMSamplerParams) -> None:
         if not params.num_steps or params.num_steps < 1:
-            raise UserError(
-                f"sampler_config.params.num_steps: {params.num_steps}; expected a whole number of at least 1"
-            )
+            raise UserError(f"sampler_config.params.num_steps: {params.num_steps}; expected an integer of at least 1")
         self.params, self.steps = params, params.num_steps
         discretization = build(params.discretization_config)
         self.timesteps: list[int] = discretization.timesteps(self.steps)[::-1]  # 999 first
@@ -55,10 +53,10 @@ class VideoDDIMSampler:
         denoise(x_BTCHW, a_B, index_B, context_BLD) -> x_0; a guided step calls it once with 2B rows, [uncond, cond].
         x_init: standard normal noise. With fixed_frames k, its first k frames are the clean prefix instead.
         cond, uncond: contexts (B, L, D); uncond is zeros for every published model.
-        noise(): the next (B, T, C, H, W) of standard normal noise. Drawn, in this order, once per step for the prefix
-        when `sdedit` is set, and once per step but the last by VPSDEDPMPP2MSampler; never otherwise.
+        noise(): the next (B, T, C, H, W) of standard normal noise. Called, in this order, once per step for the prefix
+        if `sdedit` is set, and once per step except the last by VPSDEDPMPP2MSampler.
         on_step(step, x_BTCHW): called after each step.
-        Raises: UserError when noise or the unconditional context is needed and missing.
+        Raises: UserError if noise or the unconditional context is needed but missing, or the prefix has all frames.
         """
         self._check(x_init_BTCHW, uncond, noise)
         x, previous_x0 = x_init_BTCHW, None
@@ -86,7 +84,7 @@ class VideoDDIMSampler:
             )
 
     def _with_prefix(self, x: Tensor, prefix: Tensor, a: float, noise: Noise | None) -> Tensor:
-        """x with its first frames overwritten by the prefix, noised down to signal scale a."""
+        """x with its first frames replaced by the prefix, noised to signal scale a."""
         k = prefix.shape[1]
         if k == 0:
             return x
@@ -107,9 +105,9 @@ class VideoDDIMSampler:
         return torch.add(x0_uncond, x0_cond - x0_uncond, alpha=scale)
 
     def advance(self, x: Tensor, x0: Tensor, previous_x0: Tensor | None, step: int, noise: Noise | None) -> Tensor:
-        """x at a_(step+1), from x at a_step and the network's x_0 there; ``previous_x0`` is that of the step before.
+        """x at a_(step+1), from x at a_step and the predicted x_0; ``previous_x0`` is the prediction of the previous step.
 
-        The last step is x_0 itself for every sampler: nothing is left to be noise.
+        At the last step the result is x_0 for every sampler, because a = 1.
         """
         if step == self.steps - 1:
             return x0
@@ -131,12 +129,12 @@ class VPODEDPMPP2MSampler(VideoDDIMSampler):
     def _second_order(self, x0: Tensor, previous_x0: Tensor | None, step: int) -> Tensor:
         """(1 + 1/2r) x_0 - (1/2r) x_0_previous with r = h_previous / h.
 
-        Where there is no step before, or it came from a = 0 (lambda = -inf, so 1/2r = 0), that is x_0 itself.
+        This is x_0 at the first step, and if the previous step had a = 0 (lambda = -inf, so 1/2r = 0).
         """
         if previous_x0 is None or self.alphas[step - 1] == 0.0:
             return x0
-        before, here, after = (_half_log_snr(a) for a in self.alphas[step - 1 : step + 2])
-        half_over_r = (after - here) / (2 * (here - before))
+        before, current, after = (_half_log_snr(a) for a in self.alphas[step - 1 : step + 2])
+        half_over_r = (after - current) / (2 * (current - before))
         return (1 + half_over_r) * x0 - half_over_r * previous_x0
 
 
@@ -151,7 +149,7 @@ class VPSDEDPMPP2MSampler(VPODEDPMPP2MSampler):
     def advance(self, x: Tensor, x0: Tensor, previous_x0: Tensor | None, step: int, noise: Noise | None) -> Tensor:
         if step == self.steps - 1:
             return x0
-        assert noise is not None  # _check has seen to it
+        assert noise is not None  # checked by _check
         a, a_next = self.alphas[step : step + 2]
         s_next, e = _s(a_next), _exp_minus_h(a, a_next)
         d = self._second_order(x0, previous_x0, step)

@@ -1,4 +1,4 @@
-"""Which timestep each training sample is noised to."""
+"""Selects the timestep of each training sample."""
 
 import torch
 from torch import Tensor
@@ -10,8 +10,8 @@ from cogtune.config.schema.diffusion import DiscreteSamplingParams
 class DiscreteSampling:
     """Uniform timesteps in 0..num_idx-1, independent or stratified over the global batch.
 
-    Upstream stratifies over data-parallel ranks, and only above eight of them (sgm…sigma_sampling.DiscreteSampling);
-    here the strata lie over the positions in the global batch, so that the number of ranks changes nothing.
+    Upstream stratifies over data-parallel ranks, and only for more than eight (sgm…sigma_sampling.DiscreteSampling). We
+    stratify over positions in the global batch, so that results do not depend on the number of ranks.
     """
 
     def __init__(self, params: DiscreteSamplingParams) -> None:
@@ -19,15 +19,15 @@ class DiscreteSampling:
         self.alphas_N = build(params.discretization_config)(params.num_idx, flip=True)
 
     def strata(self, global_batch: int) -> int:
-        """How many equal intervals of timesteps one global batch is spread over; 1 means independent draws.
+        """Number of equal intervals of timesteps over which a global batch is stratified; 1 means independent draws.
 
-        `group_num` intervals where they share the batch out evenly; otherwise, or when it is 0, one per sample: uneven
-        shares would favour some timesteps.
+        `group_num` if the global batch is a multiple of it. Otherwise, or if it is 0, one interval per sample, because
+        uneven groups would favour some timesteps.
         """
         if not self.params.uniform_sampling:
             return 1
-        asked = self.params.group_num
-        return asked if asked > 0 and global_batch % asked == 0 else global_batch
+        groups = self.params.group_num
+        return groups if groups > 0 and global_batch % groups == 0 else global_batch
 
     def index(self, uniform_B: Tensor, position_B: Tensor, global_batch: int) -> Tensor:
         """Timesteps, (B,) int64, from one number in [0, 1) per sample and its position in 0..global_batch-1."""

@@ -75,13 +75,13 @@ def _reason(dotted: str, old: Any, new: Any, origin: str, config: Config) -> Rea
         place = _short(config.files.get(dotted, ""))
         text = f"{dotted}: content changed ({place})" if _is_content(old) else f"{dotted}: now {place} ({origin})"
         return Reason("file", text, dotted, None if old is _ABSENT else old, new, origin)
-    words = " → ".join("(absent)" if value is _ABSENT else shown(value) for value in (old, new))
+    words = " → ".join("(absent)" if value is _ABSENT else as_text(value) for value in (old, new))
     note = "" if new is _ABSENT else f" ({origin})"
     was, now = (None if value is _ABSENT else value for value in (old, new))
     return Reason("key", f"{dotted} {words}{note}", dotted, was, now, origin)
 
 
-def shown(value: Any) -> str:
+def as_text(value: Any) -> str:
     """A value on one line, truncated if long."""
     if _is_content(value):
         return "a file"

@@ -28,7 +28,9 @@ def is_key(name: object) -> bool:
 def key_folder(parent: Path, key: object, source: object = "") -> Path:
     """``parent / key``. Raises UserError, starting with ``source``, unless ``key`` is 12 hex digits."""
     if not is_key(key):
-        raise UserError(_told(source, f"invalid key {shown(key)}; expected 12 hex digits, see `cogtune store list`"))
+        raise UserError(
+            _with_source(source, f"invalid key {quoted(key)}; expected 12 hex digits, see `cogtune store list`")
+        )
     return parent / str(key)
 
 
@@ -44,7 +46,7 @@ def check_name(name: object) -> str | None:
 def named_folder(parent: Path, name: object, source: object = "") -> Path:
     """``parent / name``, to write to, if `check_name` accepts it. Raises UserError, also if it is a link."""
     if problem := check_name(name):
-        raise UserError(_told(source, f"{shown(name)}: {problem}"))
+        raise UserError(_with_source(source, f"{quoted(name)}: {problem}"))
     folder = parent / str(name)
     if folder.is_symlink():
         raise UserError(
@@ -61,7 +63,7 @@ def inside(root: Path, name: object, source: object) -> Path:
     """
     parts = name.split("/") if isinstance(name, str) else []
     if not parts or any(part in ("", ".", "..") for part in parts) or not _is_plain(str(name)):
-        raise UserError(f"{source}: contains the path {shown(name)}; expected a plain relative path inside {root}")
+        raise UserError(f"{source}: contains the path {quoted(name)}; expected a plain relative path inside {root}")
     return root.joinpath(*parts)
 
 
@@ -110,7 +112,7 @@ def remove_own(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def shown(name: object) -> str:
+def quoted(name: object) -> str:
     """``name`` for a message: quoted, on one line, shortened."""
     text = ascii(name) if isinstance(name, str) and not _is_plain(name) else repr(name)
     return text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "…"
@@ -126,5 +128,5 @@ def _is_plain(name: str) -> bool:
     return all(ord(letter) >= 32 and ord(letter) != 127 for letter in name)
 
 
-def _told(source: object, message: str) -> str:
+def _with_source(source: object, message: str) -> str:
     return f"{source}: {message}" if str(source) else message

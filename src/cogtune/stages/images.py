@@ -14,7 +14,7 @@ from torch import Tensor
 from cogtune.config.build import build
 from cogtune.data.clips import to_unit_range
 from cogtune.data.listing import ClipRow
-from cogtune.data.pipeline import on_all
+from cogtune.data.pipeline import map_over_devices
 from cogtune.data.rows import ImageRow, clip_plans
 from cogtune.data.store import ShardReader, ShardWriter
 from cogtune.diffusion.image import noised
@@ -51,7 +51,7 @@ def _encode(job: Job[ImagesInput], rows: list[ClipRow], prepared: ShardReader) -
         ShardWriter(job.items_dir(), settings.flush_megabytes, settings.flush_seconds) as writer,
         job.progress(len(rows), "images", "clips") as bar,
     ):
-        for row, moments_KCHW in on_all(decoded(job, rows, plans), encoders):
+        for row, moments_KCHW in map_over_devices(decoded(job, rows, plans), encoders):
             check_finite(row, moments_KCHW, settings.precision)
             ImageRow(moments_KCHW).add(writer, row.clip)
             bar.advance()

@@ -13,7 +13,7 @@ from cogtune.data.listing import ClipRow, read_manifest
 from cogtune.data.store import ShardReader
 from cogtune.errors import UserError
 from cogtune.runtime.digest import data_digests
-from cogtune.runtime.paths import inside, key_folder, shown
+from cogtune.runtime.paths import inside, key_folder, quoted
 from cogtune.runtime.progress import Progress, progress
 from cogtune.work.content_hashes import Source, proven
 from cogtune.work.slices import Slice, read_slice
@@ -149,7 +149,7 @@ class Job(Generic[Input]):
 
     def _stage_folder(self, stage: str) -> Path:
         if stage not in STAGES:
-            raise UserError(f"{self._named_by}: there is no stage {shown(stage)}; run snakemake again")
+            raise UserError(f"{self._named_by}: there is no stage {quoted(stage)}; run snakemake again")
         return self.store / stage
 
     def _upstream(self, stage: str) -> UpstreamJob:

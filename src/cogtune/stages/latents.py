@@ -10,7 +10,7 @@ from cogtune.config.build import build
 from cogtune.data.clips import load_clip, to_unit_range
 from cogtune.data.decoder import Decoder
 from cogtune.data.listing import ClipRow
-from cogtune.data.pipeline import decode_ahead, in_batches, on_all
+from cogtune.data.pipeline import decode_ahead, in_batches, map_over_devices
 from cogtune.data.rows import ClipPlan, LatentRow, Rejected, clip_plans, prepared_rows
 from cogtune.data.store import ShardReader, ShardWriter
 from cogtune.data.video import VideoError
@@ -53,7 +53,7 @@ def _encode(job: Job[LatentsInput], rows: list[ClipRow], prepared: ShardReader) 
         ShardWriter(job.items_dir(), settings.flush_megabytes, settings.flush_seconds) as writer,
         job.progress(len(rows), "latents", "clips") as bar,
     ):
-        for done in on_all(batches, encoders):
+        for done in map_over_devices(batches, encoders):
             for row, moments_CTHW in done:
                 check_finite(row, moments_CTHW, settings.precision)
                 LatentRow(moments_CTHW).add(writer, row.clip)

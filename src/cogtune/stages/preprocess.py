@@ -10,7 +10,7 @@ from cogtune.data.clips import describe_clip, thumbnail
 from cogtune.data.dataset import settings_of
 from cogtune.data.decoder import Decoder
 from cogtune.data.listing import ClipRow
-from cogtune.data.pipeline import confirmed, decode_ahead
+from cogtune.data.pipeline import decode_ahead, retry_damaged
 from cogtune.data.rows import ClipPlan, Rejected, prepared_rows
 from cogtune.data.store import ShardWriter
 from cogtune.data.video import VideoError
@@ -86,7 +86,7 @@ def _make(job: Job[PreprocessInput], rows: list[ClipRow]) -> None:
     def describe(row: ClipRow, decoder: Decoder) -> tuple[ClipPlan, Tensor]:
         path = Path(row.path)
         with proven([source_of(row)]):
-            plan, pixels_FCHW = confirmed(path, lambda: describe_clip(path, clip_settings, decoder))
+            plan, pixels_FCHW = retry_damaged(path, lambda: describe_clip(path, clip_settings, decoder))
         return plan, thumbnail(pixels_FCHW)
 
     with (

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cogtune.config.build import build, params_of
-from cogtune.data.pipeline import in_batches, on_all
+from cogtune.data.pipeline import in_batches, map_over_devices
 from cogtune.data.rows import TextRow
 from cogtune.data.store import ShardWriter
 from cogtune.errors import UserError
@@ -52,7 +52,7 @@ def _encode(job: Job[TextInput], captions: dict[str, str]) -> None:
         job.progress(len(captions), "text", "captions") as bar,
     ):
         encoders = [_encoder(settings, device) for device in devices()]
-        for done in on_all(in_batches(captions.items(), settings.batch), encoders):
+        for done in map_over_devices(in_batches(captions.items(), settings.batch), encoders):
             check()  # on a CPU the weights are memory-mapped, so their file is read throughout
             for caption_id, context_LD, row in done:
                 if not torch.isfinite(context_LD).all():

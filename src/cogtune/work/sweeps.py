@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cogtune.config.errors import ConfigError
-from cogtune.runtime.paths import check_name, shown
+from cogtune.runtime.paths import check_name, quoted
 from cogtune.runtime.typed_json import is_list, is_mapping
 from cogtune.work.experiment import Experiment, parse_experiment, refuse_unknown
 
@@ -47,7 +47,7 @@ def expand_sweep(
                 f"{where}.grid: two points get the same name {member!r}; choose values with different names"
             )
         if problem := check_name(member):
-            raise ConfigError(f"{where}.grid: {shown(member)}: {problem}")
+            raise ConfigError(f"{where}.grid: {quoted(member)}: {problem}")
         points[member] = point
         members[member] = replace(start, name=member, set=(*start.set, *(_override(*item) for item in point.items())))
     return Sweep(name, points), members

@@ -11,7 +11,7 @@ from cogtune.config.errors import ConfigError, ConfigErrors, Mark
 from cogtune.config.schema.workflow import CommandLineSection, ResourcesSection, WorkflowSection
 from cogtune.config.tree import Node, from_plain
 from cogtune.config.yaml_source import load_tree
-from cogtune.runtime.paths import check_name, shown
+from cogtune.runtime.paths import check_name, quoted
 
 COMMAND_LINE = Mark("--config")
 _ONE_OFF = ("run", "base", "set")
@@ -85,13 +85,13 @@ def _folder(key: str, written: str, path: str | Path) -> Path:
     folder = os.path.expanduser(written)
     if set("{}") & set(folder) or any(ord(letter) < 32 for letter in folder) or folder.startswith("-"):
         raise ConfigError(
-            f"{path}: {key}: {shown(written)}: not a valid path for Snakemake; expected a path without '{{', '}}' and "
+            f"{path}: {key}: {quoted(written)}: not a valid path for Snakemake; expected a path without '{{', '}}' and "
             f"control characters that does not start with '-'"
         )
     existing = next(place for place in (Path(folder), *Path(folder).parents) if place.exists())
     if not existing.is_dir():
         raise ConfigError(
-            f"{path}: {key}: {shown(written)}: {existing} is not a folder; expected a folder, or a path that does not "
+            f"{path}: {key}: {quoted(written)}: {existing} is not a folder; expected a folder, or a path that does not "
             "exist yet"
         )
     return Path(folder)
@@ -103,7 +103,7 @@ def _check_names(values: Mapping[str, Any], path: str | Path) -> None:
         declared: dict[str, Any] = values[key] or {}
         for name in declared:
             if problem := check_name(name):
-                raise ConfigError(f"{path}: {key}: {shown(name)}: {problem}")
+                raise ConfigError(f"{path}: {key}: {quoted(name)}: {problem}")
 
 
 def _node(value: Any) -> Node:

@@ -50,7 +50,7 @@ def test_a_picture_that_git_lfs_did_not_fetch(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n truncated"])
 def test_what_is_no_picture(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.png").write_bytes(content)
-    with pytest.raises(UserError, match=r"a.png: cannot be read as a picture"):
+    with pytest.raises(UserError, match=r"a.png: cannot be read as an image"):
         load_image(tmp_path / "a.png", [32, 48])
 
 

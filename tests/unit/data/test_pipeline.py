@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from cogtune.data.decoder import Decoder
-from cogtune.data.pipeline import decode_ahead, in_batches, on_all
+from cogtune.data.pipeline import decode_ahead, in_batches, map_over_devices
 
 
 def test_results_come_in_order_and_errors_in_their_place() -> None:
@@ -48,7 +48,7 @@ def test_each_thread_has_its_own_decoder() -> None:
 
 
 def test_one_encoder_works_in_this_thread() -> None:
-    assert list(on_all("abc", [lambda text: (text, threading.get_ident())])) == [
+    assert list(map_over_devices("abc", [lambda text: (text, threading.get_ident())])) == [
         (x, threading.get_ident()) for x in "abc"
     ]
 
@@ -64,7 +64,9 @@ def test_several_encoders_share_the_batches() -> None:
 
         return encode
 
-    assert sorted(on_all(range(30), [encoder(0), encoder(1), encoder(2)])) == [10 * batch for batch in range(30)]
+    assert sorted(map_over_devices(range(30), [encoder(0), encoder(1), encoder(2)])) == [
+        10 * batch for batch in range(30)
+    ]
     assert used == {0, 1, 2}
 
 
@@ -83,13 +85,13 @@ def test_an_error_ends_all(where: str) -> None:
 
     before = threading.active_count()
     with pytest.raises(ValueError, match="five"):
-        list(on_all(source(), [encode, encode]))
+        list(map_over_devices(source(), [encode, encode]))
     assert threading.active_count() == before
 
 
 def test_leaving_early_ends_the_threads() -> None:
     before = threading.active_count()
-    results = on_all(range(1000), [lambda batch: batch, lambda batch: batch])
+    results = map_over_devices(range(1000), [lambda batch: batch, lambda batch: batch])
     next(results)
     results.close()  # pyright: ignore[reportAttributeAccessIssue]
     assert threading.active_count() == before

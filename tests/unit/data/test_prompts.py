@@ -41,7 +41,7 @@ def test_absolute_paths_inside_are_fine(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../secret.png", "{folder}/secret.png", "link.png", "/etc/passwd"])
 def test_nothing_leads_out(folder: Path, name: str) -> None:
-    with pytest.raises(ConfigError, match=r"args.input_file: .*prompts.txt:2: .* leads out of"):
+    with pytest.raises(ConfigError, match=r"args.input_file: .*prompts.txt:2: .* is outside of"):
         lines(folder, f"a dog@@dog.png\na secret@@{name.format(folder=folder)}\n")
 
 
@@ -52,9 +52,7 @@ def test_a_line_without_its_image(folder: Path, line: str) -> None:
 
 
 def test_an_image_that_is_not_there(folder: Path) -> None:
-    with pytest.raises(
-        ConfigError, match=r"prompts.txt:1: no such image: 'x.png', looked for at .*prompts/x.png, then"
-    ):
+    with pytest.raises(ConfigError, match=r"prompts.txt:1: no such image: 'x.png'; tried .*prompts/x.png, then"):
         lines(folder, "a dog@@x.png")
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cogtune.config.leaves import leaves_of
 from cogtune.config.merge import Config
 from cogtune.data.listing import Columns
-from cogtune.plan.why import changed_keys, changed_upstream, data_changes, differences, shown
+from cogtune.plan.why import as_text, changed_keys, changed_upstream, data_changes, differences
 from cogtune.work.load import load_config
 from cogtune.work.slices import cut
 from cogtune.work.stages import STAGES
@@ -94,7 +94,7 @@ def test_upstream_by_name() -> None:
     [(1e-5, "1e-05"), ("bf16", "bf16"), ("", '""'), (None, "null"), ([32, 48], "[32, 48]"), ("x" * 60, "x" * 39 + "…")],
 )
 def test_values_in_words(value: Any, text: str) -> None:
-    assert shown(value) == text
+    assert as_text(value) == text
 
 
 OLD = Columns(["a", "b", "c", "d"], ["1", "2", "3", "4"], ["train", "train", "train", "valid"])

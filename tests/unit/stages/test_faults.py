@@ -13,7 +13,7 @@ from cogtune.data import decoder, pipeline
 from cogtune.data.decode import VideoError
 from cogtune.data.decoder import Decoder
 from cogtune.data.images import load_image
-from cogtune.data.pipeline import confirmed
+from cogtune.data.pipeline import retry_damaged
 from cogtune.data.prompt_file import read_prompts
 from cogtune.data.store import ShardReader
 from cogtune.errors import UserError
@@ -85,7 +85,7 @@ def test_damage_is_told_after_two_tries(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"x")
     failing = Failing(lambda: 1, VideoError("damaged"), 2)
     with pytest.raises(VideoError, match="damaged"):
-        confirmed(tmp_path / "a.mp4", failing)
+        retry_damaged(tmp_path / "a.mp4", failing)
     assert failing.calls == 2
 
 
@@ -106,7 +106,7 @@ def test_a_decoder_that_does_not_start_rejects_nothing(
     """No right to run Python, no process left, a library that lacks: every clip would be called damaged."""
     with monkeypatch.context() as patch:
         patch.setattr(decoder, "_COMMAND", [command])
-        with pytest.raises(UserError, match=f"the decoder's process does not run .*{command}"):
+        with pytest.raises(UserError, match=f"the decoder process does not start .*{command}"):
             project.run("preprocess")
     assert project.run("preprocess")["rejected"] == 0
 

@@ -1,4 +1,4 @@
-"""The 3D causal VAE as one object: encode to moments, decode from latents, load upstream's checkpoint.
+"""The 3D causal VAE: encodes to moments, decodes latents, loads upstream's checkpoint.
 
 Shapes: B batch, T H W frames, height, width, C channels; latent or pixels, as the name says.
 """
@@ -18,13 +18,13 @@ from cogtune.model.vae.tiling import Tiles, in_tiles
 from cogtune.model.weights import load_weights
 
 DECODE_CHUNK = 2
-"""Latent frames decoded at a time; the first chunk takes what is left over, so 13 are 3, 2, 2, 2, 2, 2 (diffusers' way)."""
+"""Latent frames per chunk; the first chunk also takes the remainder, so 13 are 3, 2, 2, 2, 2, 2, as in diffusers."""
 
 
 class VideoAutoencoder(nn.Module):
     """3D VAE of CogVideoX (arXiv:2408.06072, section 2.1; upstream ``VideoAutoencoderInferenceWrapper``).
 
-    Frozen here: no parameter asks for a gradient unless the caller turns that on. ``params.ckpt_path`` is loaded if set.
+    Frozen: no parameter requires a gradient unless the caller changes that. ``params.ckpt_path`` is loaded if set.
     """
 
     checkpoint_prefix = "first_stage_model."
@@ -45,9 +45,10 @@ class VideoAutoencoder(nn.Module):
     def encode(self, video_BCTHW: Tensor) -> Tensor:
         """Pixels in [-1, 1], (B, 3, F, H, W), F = 4k + 1 → moments (B, 2 z, T, H/8, W/8), log-variance unclamped.
 
-        The whole clip goes in at once, as upstream does it: GroupNorm statistics span all frames.
-        ``encode_batch_frames: 8`` encodes in batches with a causal cache instead, as diffusers does (other moments from
-        17 frames on, less memory). ``encode_tile_size``: in overlapping tiles, see `tiling`. Raises ValueError for other F.
+        All frames are encoded at once, as in upstream, so GroupNorm statistics span all frames.
+        ``encode_batch_frames: 8`` encodes in batches with a causal cache instead, as diffusers does (less memory, but
+        different moments from 17 frames on). ``encode_tile_size``: in overlapping tiles, see `tiling`. Raises ValueError
+        for other F.
         """
         check_frames(video_BCTHW.shape[2])
         height, width = (size // self.stride for size in video_BCTHW.shape[3:])
@@ -59,8 +60,9 @@ class VideoAutoencoder(nn.Module):
     def decode(self, latent_BCTHW: Tensor) -> Tensor:
         """Unscaled latents (B, z, T, h, w) → pixels (B, 3, 4 (T - 1) + 1, 8 h, 8 w), roughly in [-1, 1], not clamped.
 
-        Chunk by chunk with a causal cache, so memory grows with the chunk. Equals diffusers for odd T; for even T diffusers
-        doubles the first latent as well and gives 3 frames more. ``decode_tile_size``: in overlapping tiles, see `tiling`.
+        Decodes in chunks with a causal cache, so memory depends on the chunk. Equals diffusers for odd T; for even T
+        diffusers also expands the first latent and returns 3 frames more. ``decode_tile_size``: in overlapping tiles, see
+        `tiling`.
         """
         tiles = self.decode_tiles
         if tiles is None or tiles.cover(*latent_BCTHW.shape[3:]):
@@ -68,7 +70,7 @@ class VideoAutoencoder(nn.Module):
         return self._one_by_one(lambda part: in_tiles(self._decode, part, tiles, 1, self.stride), latent_BCTHW)
 
     def decode_whole(self, latent_BCTHW: Tensor) -> Tensor:
-        """Decode in one call: for training the VAE, where statistics of short chunks would be noise."""
+        """Decode all frames at once, for training the VAE: statistics of short chunks would be noisy."""
         return self.decoder(latent_BCTHW)
 
     def _encode(self, video_BCTHW: Tensor) -> Tensor:
@@ -96,6 +98,6 @@ def _in_chunks(coder: Encoder3D | Decoder3D, x_BCTHW: Tensor, chunk: int) -> Ten
 
 
 def split_frames(frames: int, chunk: int) -> list[int]:
-    """Sizes of the chunks of ``frames``: all ``chunk`` long but the first, which takes the remainder as well."""
+    """Sizes of the chunks of ``frames``: all are ``chunk`` except the first, which also takes the remainder."""
     count = max(frames // chunk, 1)
     return [frames - chunk * (count - 1)] + [chunk] * (count - 1)

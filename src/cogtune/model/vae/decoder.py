@@ -1,4 +1,4 @@
-"""Latent to video: the 3D causal decoder (upstream vae_modules/cp_enc_dec.py, ``ContextParallelDecoder3D``).
+"""The 3D causal decoder (upstream vae_modules/cp_enc_dec.py, ``ContextParallelDecoder3D``).
 
 Shapes: B batch, T H W frames, height, width, C channels; latent or pixels, as the name says.
 """
@@ -13,9 +13,9 @@ from cogtune.model.vae.layers import CausalConv3d, Past, ResBlock, SpatialNorm3D
 
 
 class Decoder3D(nn.Module):
-    """(B, z, T, h, w) → (B, 3, F, 8h, 8w). Every norm is spatial: conditioned on the latent that is being decoded.
+    """(B, z, T, h, w) → (B, 3, F, 8h, 8w). All norms are spatial: conditioned on the latent.
 
-    ``up`` is indexed as upstream does it: ``up.{last}`` runs first. The first log2(4) = 2 levels to run double the time.
+    ``up`` is indexed as in upstream: ``up.{last}`` runs first. The first log2(4) = 2 levels that run double the time.
     """
 
     def __init__(self, params: Decoder3DParams) -> None:

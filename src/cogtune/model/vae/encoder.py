@@ -1,4 +1,4 @@
-"""Video to moments: the 3D causal encoder (upstream vae_modules/cp_enc_dec.py, ``ContextParallelEncoder3D``).
+"""The 3D causal encoder (upstream vae_modules/cp_enc_dec.py, ``ContextParallelEncoder3D``).
 
 Shapes: B batch, T H W frames, height, width, C channels; latent or pixels, as the name says.
 """
@@ -15,7 +15,7 @@ from cogtune.model.vae.layers import CausalConv3d, Downsample, Past, ResBlock, g
 class Encoder3D(nn.Module):
     """(B, 3, F, H, W) in [-1, 1] → (B, 2 z, T, H/8, W/8), T = 1 + (F - 1) / 4: mean and log-variance on the channel axis.
 
-    ``ch_mult`` has one level per entry; all but the last halve the size, the first log2(4) = 2 also the time.
+    ``ch_mult`` has one entry per level. All levels but the last halve the size; the first log2(4) = 2 also halve the time.
     """
 
     def __init__(self, params: Encoder3DParams) -> None:
@@ -52,7 +52,7 @@ class Encoder3D(nn.Module):
 
 
 def check_frames(frames: int) -> None:
-    """ValueError unless frames = 4k + 1 (pooling would drop the rest silently)."""
+    """Raise ValueError unless frames = 4k + 1 (pooling would silently drop the remainder)."""
     if frames < 1 or frames % FRAMES_PER_LATENT != 1:
         near = max(1, pixel_frames(latent_frames(frames)))
-        raise ValueError(f"{frames} frames: the 3D VAE takes 4k + 1 (1, 5, 9, …, 49); nearest below is {near}")
+        raise ValueError(f"{frames} frames; the 3D VAE needs 4k + 1 (1, 5, 9, …, 49), such as {near}")

@@ -1,7 +1,7 @@
-"""Building blocks of the 3D causal VAE: convolutions that never look ahead, norms, resolution changes.
+"""Building blocks of the 3D causal VAE: causal convolutions, norms, resampling.
 
-Shapes: B batch, C channels, T H W frames, height, width. Parameter names are upstream's (vae_modules/cp_enc_dec.py), so
-its checkpoints load as they are.
+Shapes: B batch, C channels, T H W frames, height, width. Parameter names are those of upstream
+(vae_modules/cp_enc_dec.py), so its checkpoints load unchanged.
 """
 
 from dataclasses import dataclass, field
@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 @dataclass
 class Past:
-    """What a later chunk knows of the earlier ones. ``frames`` holds the last input frames of each causal convolution, by
-    id of the module; ``first`` is true for the first chunk, whose frame 0 stands for one pixel frame instead of four."""
+    """The cache between chunks. ``frames``: the last input frames of each causal convolution, by id of the module;
+    ``first``: true for the first chunk, whose frame 0 is one pixel frame instead of four."""
 
     frames: dict[int, Tensor] = field(default_factory=dict)
     first: bool = True
@@ -24,8 +24,8 @@ class Past:
 class CausalConv3d(nn.Module):
     """3D convolution, causal in time (upstream ``ContextParallelCausalConv3d``).
 
-    The past of the first frame is the first frame itself, repeated; in space zeros pad. With ``past`` it is
-    what the previous chunk left there, so that chunks join without a seam in the convolutions.
+    In time, the first frame is repeated in front; in space, zero padding. With ``past``, the last frames of the previous
+    chunk are used instead, so that the convolutions have no seams between chunks.
     """
 
     def __init__(self, channels_in: int, channels_out: int, kernel: int) -> None:
@@ -37,34 +37,34 @@ class CausalConv3d(nn.Module):
         return self.conv(self.with_past(x_BCTHW, past)) if self.reach else self.conv(x_BCTHW)
 
     def with_past(self, x_BCTHW: Tensor, past: Past | None, activate: bool = False) -> Tensor:
-        """The input of the convolution: ``x``, through SiLU if ``activate``, behind the frames that it looks back at.
+        """The input of the convolution: past frames, then ``x``, through SiLU if ``activate``.
 
-        Apart from the convolution so that ``x`` can be freed before it runs; without gradients SiLU writes to its place
-        directly. Three tensors of a block's size are the peak then, not five (docs/cost_model.md).
+        Separate from the convolution, so that ``x`` can be freed before it runs; without gradients SiLU writes directly
+        into the result. So the peak is three tensors of a block's size instead of five (docs/cost_model.md).
         """
         before = None if past is None else past.frames.get(id(self))
         if torch.is_grad_enabled():
             x_BCTHW = F.silu(x_BCTHW) if activate else x_BCTHW
             first = x_BCTHW[:, :, :1].expand(-1, -1, self.reach, -1, -1)
-            whole_BCTHW = torch.cat([first if before is None else before, x_BCTHW], dim=2)
+            padded_BCTHW = torch.cat([first if before is None else before, x_BCTHW], dim=2)
         else:
             B, C, T, H, W = x_BCTHW.shape
-            whole_BCTHW = x_BCTHW.new_empty(B, C, self.reach + T, H, W)
-            own_BCTHW = whole_BCTHW[:, :, self.reach :]
+            padded_BCTHW = x_BCTHW.new_empty(B, C, self.reach + T, H, W)
+            own_BCTHW = padded_BCTHW[:, :, self.reach :]
             torch.ops.aten.silu.out(x_BCTHW, out=own_BCTHW) if activate else own_BCTHW.copy_(x_BCTHW)
-            whole_BCTHW[:, :, : self.reach] = own_BCTHW[:, :, :1] if before is None else before
+            padded_BCTHW[:, :, : self.reach] = own_BCTHW[:, :, :1] if before is None else before
         if past is not None:
-            past.frames[id(self)] = whole_BCTHW[:, :, -self.reach :].clone()
-        return whole_BCTHW
+            past.frames[id(self)] = padded_BCTHW[:, :, -self.reach :].clone()
+        return padded_BCTHW
 
 
 def group_norm(channels: int, groups: int) -> nn.GroupNorm:
-    """GroupNorm over (channels / groups, T, H, W): the statistics span all frames that are passed in."""
+    """GroupNorm over (channels / groups, T, H, W), with statistics over all frames of the input."""
     return nn.GroupNorm(groups, channels, eps=1e-6)
 
 
 class SpatialNorm3D(nn.Module):
-    """GroupNorm whose scale and shift come from the latent (upstream ``SpatialNorm3D``): GN(f) * conv_y(z) + conv_b(z)."""
+    """GroupNorm with scale and shift from the latent (upstream ``SpatialNorm3D``): GN(f) * conv_y(z) + conv_b(z)."""
 
     def __init__(self, channels: int, z_channels: int, groups: int) -> None:
         super().__init__()
@@ -73,15 +73,15 @@ class SpatialNorm3D(nn.Module):
         self.conv_b = CausalConv3d(z_channels, channels, 1)
 
     def forward(self, f_BCTHW: Tensor, z_BCTHW: Tensor, first: bool) -> Tensor:
-        # 1x1x1 convolutions commute with nearest resizing: running them at latent size costs 1/256 of upstream's order.
+        # 1x1x1 convolutions commute with nearest resizing; at latent size they cost 1/256 of upstream's order.
         scale, shift = (resize_latent(conv(z_BCTHW), f_BCTHW, first) for conv in (self.conv_y, self.conv_b))
         normed = self.norm_layer(f_BCTHW)
         return torch.addcmul(shift, normed, scale, out=None if torch.is_grad_enabled() else normed)
 
 
 def resize_latent(z_BCTHW: Tensor, f_BCTHW: Tensor, first: bool) -> Tensor:
-    """Nearest resize of ``z`` to the size of ``f``. In the first chunk frame 0 is resized by itself: the first latent stands
-    for one pixel frame and every other one for four."""
+    """Nearest resize of ``z`` to the size of ``f``. In the first chunk frame 0 is resized separately, because the first
+    latent is one pixel frame and every other one is four."""
     size = f_BCTHW.shape[-3:]
     if z_BCTHW.shape[-3:] == size:
         return z_BCTHW
@@ -113,7 +113,7 @@ class ResBlock(nn.Module):
     def forward(self, x_BCTHW: Tensor, z_BCTHW: Tensor | None = None, past: Past | None = None) -> Tensor:
         h = self.conv1.with_past(apply_norm(self.norm1, x_BCTHW, z_BCTHW, past), past, activate=True)
         h = self.conv1.conv(h)
-        h = apply_norm(self.norm2, h, z_BCTHW, past)  # a line of its own: what went in is free from here on
+        h = apply_norm(self.norm2, h, z_BCTHW, past)  # a separate statement, so that the input can be freed
         h = self.conv2.with_past(h, past, activate=True)
         h = self.conv2.conv(self.dropout(h))
         shortcut = x_BCTHW if self.nin_shortcut is None else self.nin_shortcut(x_BCTHW)
@@ -126,7 +126,7 @@ def apply_norm(norm: nn.Module, x_BCTHW: Tensor, z_BCTHW: Tensor | None, past: P
 
 
 class Downsample(nn.Module):
-    """Half the size in space; in time as well if ``compress_time`` (frame 0 stays alone, the rest is averaged in pairs)."""
+    """Halves height and width, and with ``compress_time`` also time (frame 0 stays, the others are averaged in pairs)."""
 
     def __init__(self, channels: int, compress_time: bool) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Twice the size in space, nearest; in time as well if ``expand_time``, except frame 0 of the first chunk."""
+    """Doubles height and width (nearest), and with ``expand_time`` also time, except for frame 0 of the first chunk."""
 
     def __init__(self, channels: int, expand_time: bool) -> None:
         super().__init__()

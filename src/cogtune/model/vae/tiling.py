@@ -1,11 +1,13 @@
-"""Big pictures in overlapping tiles: less memory, blended seams, and other numbers, since a GroupNorm sees its tile only.
+"""Encodes and decodes in overlapping tiles with blended seams. This needs less memory, but gives other values, because
+GroupNorm statistics are those of the tile.
 
-diffusers' way (AutoencoderKLCogVideoX.tiled_decode), but for where the tiles lie: all of them have the full size here,
-spread evenly, where diffusers leaves a narrow rest at the far edge. Before that edge the two are equal if tiles fit.
+As in diffusers (AutoencoderKLCogVideoX.tiled_decode), except that all tiles have the full size and are spaced evenly;
+diffusers has a narrow remainder at the far edge.
 
-What a tile's own statistics cost, measured in tests/unit/model/test_tiling.py with the demo's VAE on a pattern of 64x160,
-tiles of 64x96 with 32 pixels of overlap: decoded pixels are 35.6 dB from the untiled ones and encoded latents differ by 8 %.
-Without overlap (tiles of 64x80) it is 32.3 dB, with an edge at the border five times as high. Smaller tiles cost more.
+Error, measured in tests/unit/model/test_tiling.py with the demo's VAE on a pattern of 64x160, tiles of 64x96 with 32
+pixels of overlap: decoded pixels have a PSNR of 35.6 dB to the untiled ones, and encoded latents differ by 8 %. Without
+overlap (tiles of 64x80) it is 32.3 dB, with an edge at the seam that is five times as high. Smaller tiles have larger
+errors.
 """
 
 import itertools
@@ -20,14 +22,14 @@ from cogtune.errors import UserError
 
 @dataclass(frozen=True)
 class Tiles:
-    """``size``: (height, width) of a tile, and ``overlap`` of two, in latent positions."""
+    """``size``: (height, width) of a tile; ``overlap`` of adjacent tiles; both in latent positions."""
 
     size: tuple[int, int]
     overlap: int
 
     @classmethod
     def of_pixels(cls, size: Sequence[int], overlap: int, stride: int, key: str) -> "Tiles":
-        """From pixels; ``stride`` pixels are one latent position. Raises UserError that names ``key``."""
+        """From pixels; ``stride`` pixels are one latent position. Raises UserError for sizes that are not multiples."""
         if any(pixels % stride for pixels in (*size, overlap)) or not 0 <= overlap < min(size):
             raise UserError(
                 f"{key}_tile_size {list(size)} with {key}_tile_overlap {overlap}: expected multiples of {stride} pixels, "
@@ -36,13 +38,13 @@ class Tiles:
         return cls((size[0] // stride, size[1] // stride), overlap // stride)
 
     def cover(self, height: int, width: int) -> bool:
-        """Whether one tile is enough for that many latent positions."""
+        """Whether a single tile covers ``height`` x ``width`` latent positions."""
         return height <= self.size[0] and width <= self.size[1]
 
 
 def in_tiles(code: Callable[[Tensor], Tensor], x_BCTHW: Tensor, tiles: Tiles, cut: int, grow: int) -> Tensor:
-    """``code`` applied tile by tile, and the results joined. A latent position is ``cut`` elements of x wide and ``grow``
-    of the result: (8, 1) to encode, (1, 8) to decode. Neighbours are mixed linearly over all of their overlap."""
+    """Apply ``code`` to each tile and join the results. A latent position is ``cut`` elements of x and ``grow`` of the
+    result: (8, 1) to encode, (1, 8) to decode. Adjacent tiles are blended linearly over their whole overlap."""
     tops = starts(x_BCTHW.shape[3] // cut, tiles.size[0], tiles.overlap)
     lefts = starts(x_BCTHW.shape[4] // cut, tiles.size[1], tiles.overlap)
     height, width = tiles.size[0] * cut, tiles.size[1] * cut
@@ -65,7 +67,7 @@ def in_tiles(code: Callable[[Tensor], Tensor], x_BCTHW: Tensor, tiles: Tiles, cu
 
 
 def starts(length: int, size: int, overlap: int) -> list[int]:
-    """Where tiles of ``size`` begin that cover ``length`` and overlap by ``overlap`` or more, spread evenly."""
+    """Start positions of evenly spaced tiles of ``size`` that cover ``length`` and overlap by at least ``overlap``."""
     if length <= size:
         return [0]
     count = -(-(length - overlap) // (size - overlap))
@@ -73,17 +75,19 @@ def starts(length: int, size: int, overlap: int) -> list[int]:
 
 
 def _kept(begins: list[int], last: Tensor, dim: int, grow: int) -> list[int]:
-    """How much of each tile stands in the result: up to where the next one begins."""
-    return [after - here for here, after in itertools.pairwise(begins)] + [last.shape[dim] // grow]
+    """Length of each tile in the result: up to the start of the next tile."""
+    return [following - begin for begin, following in itertools.pairwise(begins)] + [last.shape[dim] // grow]
 
 
-def blend(before: Tensor, after: Tensor, extent: int, dim: int) -> Tensor:
-    """``after`` with its first ``extent`` elements along ``dim`` mixed with the last ones of ``before``: weight k / extent
+def blend(before: Tensor, following: Tensor, extent: int, dim: int) -> Tensor:
+    """``following`` with its first ``extent`` elements along ``dim`` mixed with the last ones of ``before``: weight k / extent
     for its own k-th element."""
     if not extent:
-        return after
-    shape = [1] * after.ndim
+        return following
+    shape = [1] * following.ndim
     shape[dim] = extent
-    weight = (torch.arange(extent, dtype=torch.float32, device=after.device) / extent).to(after.dtype).view(shape)
-    mixed = torch.lerp(before.narrow(dim, before.shape[dim] - extent, extent), after.narrow(dim, 0, extent), weight)
-    return torch.cat([mixed, after.narrow(dim, extent, after.shape[dim] - extent)], dim=dim)
+    weight = (
+        (torch.arange(extent, dtype=torch.float32, device=following.device) / extent).to(following.dtype).view(shape)
+    )
+    mixed = torch.lerp(before.narrow(dim, before.shape[dim] - extent, extent), following.narrow(dim, 0, extent), weight)
+    return torch.cat([mixed, following.narrow(dim, extent, following.shape[dim] - extent)], dim=dim)

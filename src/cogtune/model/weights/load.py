@@ -32,32 +32,32 @@ def load_weights(module: nn.Module, path: str | Path, ignore: tuple[str, ...] = 
     check_sums(Path(path))
     prefix = getattr(module, "checkpoint_prefix", "")
     header = read_header(path, component="vae" if prefix == "first_stage_model." else "transformer")
-    own = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     if kinds.roles(header) == ["lora"]:
-        _load_lora(module, own, header)
+        _load_lora(module, expected, header)
         return
-    given = kinds.component(header, prefix)
-    given = {name: source for name, source in given.items() if not name.startswith(ignore)}
+    sources = kinds.component(header, prefix)
+    sources = {name: source for name, source in sources.items() if not name.startswith(ignore)}
     computed: dict[str, Tensor] = {}
     if isinstance(module, DiffusionTransformer) and kinds.spelling(header) == "diffusers":
-        computed = {name: table for name, table in module.derived_state().items() if name not in given}
-    kept: set[str] = set()
-    if not any(map(is_adapter, given)):
-        given = fit.under_adapters(given, own)
-        kept = {name for name in own if is_adapter(name)}
-    _check(header, own, given, kept | computed.keys(), getattr(module, "params", None))
-    _fill(module, given, computed)
+        computed = {name: table for name, table in module.derived_state().items() if name not in sources}
+    optional: set[str] = set()
+    if not any(map(is_adapter, sources)):
+        sources = fit.under_adapters(sources, expected)
+        optional = {name for name in expected if is_adapter(name)}
+    _check(header, expected, sources, optional | computed.keys(), getattr(module, "params", None))
+    _fill(module, sources, computed)
 
 
-def _load_lora(module: nn.Module, own: dict[str, Shape], header: Header) -> None:
+def _load_lora(module: nn.Module, expected: dict[str, Shape], header: Header) -> None:
     lora = read_lora(header)
     layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, AdaptedLinear)}
     if not layers:
         raise UserError(f"{header.path}: is a LoRA, but the model has no adapters; add modules.lora_config to the YAML")
-    given = {our_name(*place, side): getattr(pair, side) for place, pair in lora.adapters.items() for side in "AB"}
-    adapters = {name: shape for name, shape in own.items() if is_adapter(name)}
-    _check(header, adapters, given, set())
-    _fill(module, given, {}, _strengths(lora, layers))
+    sources = {our_name(*place, side): getattr(pair, side) for place, pair in lora.adapters.items() for side in "AB"}
+    adapters = {name: shape for name, shape in expected.items() if is_adapter(name)}
+    _check(header, adapters, sources, set())
+    _fill(module, sources, {}, _strengths(lora, layers))
 
 
 def _strengths(lora: Lora, layers: dict[str, AdaptedLinear]) -> dict[str, float]:
@@ -72,30 +72,30 @@ def _strengths(lora: Lora, layers: dict[str, AdaptedLinear]) -> dict[str, float]
 
 
 def _check(
-    header: Header, own: dict[str, Shape], given: dict[str, Source], optional: set[str], params: object = None
+    header: Header, expected: dict[str, Shape], sources: dict[str, Source], optional: set[str], params: object = None
 ) -> None:
-    misfit = fit.compare(own, given, optional)
+    misfit = fit.compare(expected, sources, optional)
     misfit = replace(misfit, contradicted=fit.contradictions(params, header.config))
     if misfit:
-        raise UserError(fit.refusal(header.path, misfit, own, given))
+        raise UserError(fit.refusal(header.path, misfit, expected, sources))
 
 
 @torch.no_grad()
 def _fill(
     module: nn.Module,
-    given: dict[str, Source],
+    sources: dict[str, Source],
     computed: dict[str, Tensor],
     factors: dict[str, float] | None = None,
 ) -> None:
-    for name in [*given, *computed]:
+    for name in [*sources, *computed]:
         holder, _, key = name.rpartition(".")
         owner = module.get_submodule(holder)
         slot = getattr(owner, key)
         factor = (factors or {}).get(name, 1.0)
-        if name in given and not slot.is_meta and factor == 1.0 and slot.device.type == "cpu":
-            read_into(given[name], slot.view(given[name].shape))
+        if name in sources and not slot.is_meta and factor == 1.0 and slot.device.type == "cpu":
+            read_into(sources[name], slot.view(sources[name].shape))
             continue
-        value = (read(given[name]) if name in given else computed[name]).reshape(slot.shape)
+        value = (read(sources[name]) if name in sources else computed[name]).reshape(slot.shape)
         value = value if factor == 1.0 else value * factor
         value = value.to(slot.dtype)
         if not slot.is_meta:

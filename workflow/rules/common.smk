@@ -10,6 +10,7 @@ from cogtune.plan.requests import Requests
 from cogtune.runtime.allocation import granted_cores, granted_gpus
 from cogtune.runtime.directory import hold_directory
 from cogtune.runtime.failures import explained
+from cogtune.runtime.submitted_jobs import await_submitted_jobs
 from cogtune.work.machine_limits import refused_here, unknown_device
 from cogtune.work.stages import STAGES, SWEEP
 from cogtune.work.started import load_started, save_started
@@ -191,9 +192,20 @@ def starts_without_hook():
     return IS_MODULE or workflow.execution_settings.no_hooks
 
 
+@functools.cache
+@in_one_sentence
+def await_earlier_jobs():
+    """Before Snakemake looks for what is done: jobs of a main process that was killed run on, and hold their GPUs."""
+    starts_jobs = workflow.executor_plugin is not None and not workflow.dryrun
+    if workflow.is_main_process and starts_jobs and not workflow.local_exec:
+        hold_directory(Path(".cogtune.lock"))
+        await_submitted_jobs(Path.cwd())
+
+
 @in_one_sentence
 def upstream(wildcards):
     """Receipts of the jobs that this one stands on, as this run names them."""
+    await_earlier_jobs()
     await_scans_for(wildcards.key)
     receipts = (STARTED or WORKSPACE).upstream(job_of(wildcards))
     if workflow.dag_settings.until:
@@ -212,6 +224,7 @@ def published(name):
 
     @in_one_sentence
     def target(wildcards):
+        await_earlier_jobs()
         await_scans(name)
         return str(WORKSPACE.published(name))
 
@@ -223,6 +236,7 @@ def compared(name):
 
     @in_one_sentence
     def target(wildcards):
+        await_earlier_jobs()
         for member in WORKSPACE.sweeps[name].points:
             await_scans(member)
         return str(WORKSPACE.compared(name))

@@ -15,16 +15,18 @@ from typing import IO
 
 from cogtune.errors import UserError
 
-_HELD: list[IO[str]] = []
+_HELD: dict[Path, IO[str]] = {}
 """Open until this process ends, because closing the file releases the lock. Not inherited by child processes."""
 
 
 def hold_directory(path: Path) -> None:
-    """Lock ``path`` for the rest of this process. Raises UserError if another process holds it, or if it is not a regular
+    """Lock ``path`` for the rest of this process, once. Raises UserError if another process holds it, or if it is not a regular
     file: a link's target would be overwritten.
 
     No lock is taken on a file system without locks, or in a read-only folder.
     """
+    if path.absolute() in _HELD:
+        return
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -52,7 +54,7 @@ def hold_directory(path: Path) -> None:
         stream.truncate(0)
         stream.write(f"{os.getpid()}\n")
         stream.flush()
-    _HELD.append(stream)
+    _HELD[path.absolute()] = stream
 
 
 def _not_a_file(path: Path) -> UserError:

@@ -24,7 +24,7 @@ time.sleep(60)
 
 
 def test_a_killed_owner_frees_it_though_its_children_live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(directory, "_HELD", [])
+    monkeypatch.setattr(directory, "_HELD", {})
     path = tmp_path / ".cogtune.lock"
     owner = subprocess.Popen([sys.executable, "-c", _HOLD, path], stdout=subprocess.PIPE, text=True)
     assert owner.stdout is not None
@@ -39,7 +39,7 @@ def test_a_killed_owner_frees_it_though_its_children_live(tmp_path: Path, monkey
     finally:
         owner.kill()
         subprocess.run(["kill", str(child)], check=False)
-        for stream in directory._HELD:
+        for stream in directory._HELD.values():
             stream.close()
 
 

@@ -141,7 +141,9 @@ def main() -> None:
     ]
     for kind, name, shape, case in wanted:
         print(f"{name}: {case} …", file=sys.stderr, flush=True)
-        table.add_row(*row(name, case, measure(kind, case, shape, arguments.device, arguments.runs)))
+        cells = row(name, case, measure(kind, case, shape, arguments.device, arguments.runs))
+        print("  ".join(cells), file=sys.stderr, flush=True)  # a run that is stopped has told these
+        table.add_row(*cells)
     Console(width=150).print(table)
 
 

@@ -5,6 +5,7 @@ Write to a temporary name in the same folder, fsync, rename, fsync the folder.
 
 import json
 import os
+import stat
 import uuid
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -27,6 +28,7 @@ def replacing(path: str | os.PathLike[str], suffix: str = ".tmp") -> Generator[P
     temporary = target.with_name(f".{uuid.uuid4().hex}{suffix}")
     try:
         yield temporary
+        _follow_umask(temporary)
         sync(temporary)
         os.replace(temporary, target)
     except BaseException as error:
@@ -35,6 +37,16 @@ def replacing(path: str | os.PathLike[str], suffix: str = ".tmp") -> Generator[P
         error.add_note(f"{NOTE}{target}")
         raise
     sync(target.parent)
+
+
+def _follow_umask(path: Path) -> None:
+    """Give a new file at least the permissions that the umask allows: safetensors 0.8 creates its files for their owner
+    alone, so that no colleague could read them."""
+    umask = os.umask(0o077)  # there is no way to only read it
+    os.umask(umask)
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if (wanted := mode | (0o666 & ~umask)) != mode:
+        path.chmod(wanted)
 
 
 def write_changed(path: str | os.PathLike[str], text: str) -> None:

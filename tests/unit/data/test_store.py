@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from cogtune.data import store
 from cogtune.data.shards import FORMAT
-from cogtune.data.store import INDEX, ShardReader, ShardWriter
+from cogtune.data.store import INDEX, ShardReader, ShardWriter, write_shard
 from cogtune.errors import UserError
 
 
@@ -195,3 +195,14 @@ def test_readers_beside_two_writers_and_a_kill(tmp_path: Path) -> None:
     reader = ShardReader(tmp_path)
     assert sum(item.startswith("s") for item in reader.ids()) == 150
     assert sum(item.startswith("d") for item in reader.ids()) > last - 5
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077])
+def test_a_shard_has_the_mode_of_any_new_file(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        write_shard(tmp_path, {"row/x": torch.zeros(2)}, {"row": {}}, {})
+    finally:
+        os.umask(before)
+    (shard,) = tmp_path.glob("*.safetensors")
+    assert shard.stat().st_mode & 0o777 == 0o666 & ~umask

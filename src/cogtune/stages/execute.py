@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from cogtune.config.plugins import load_used
 from cogtune.errors import UserError
 from cogtune.runtime.atomic import write_json
 from cogtune.runtime.failures import explained, is_not_writable
+from cogtune.runtime.gpu_usage import GpuUsage, watched_gpus
 from cogtune.runtime.locks import hold_lock
 from cogtune.runtime.log import last_lines, log_to_file
 from cogtune.runtime.machines import device_names
 from cogtune.runtime.shared import let_group_write
 from cogtune.runtime.stopping import Stopped
+from cogtune.runtime.typed_json import to_json
 from cogtune.stages.job import Job
 from cogtune.stages.run_counts import RunCounts
 from cogtune.work.records import Record, read_record
@@ -28,10 +31,19 @@ from cogtune.work.stages import STAGES
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Peaks:
+    """What a run used; for the fields see `Record`."""
+
+    peak_memory_mib: float
+    peak_gpu_mib: float | None = None
+    gpu_busy: float | None = None
+
+
 def execute(job: Job[Any], receipt: Path | None) -> RunCounts:
     """Run ``job`` and write its receipt. Two jobs with one key never overlap: the second waits, then finds all rows cached.
 
-    The receipt holds stage, key, the stage's counts, and seconds.
+    The receipt holds stage, key, the stage's counts, seconds, peak memory, and how busy the GPUs were.
     """
     let_group_write(job.store)
     name = job.slice.stage
@@ -41,12 +53,15 @@ def execute(job: Job[Any], receipt: Path | None) -> RunCounts:
         started = time.monotonic()
         with job.proven():
             load_used(job.slice.config())
-        counts = _counts(run, job)
+        with watched_gpus() as gpu_usage:
+            counts = _counts(run, job)
         seconds = time.monotonic() - started
+        peaks = _peaks(gpu_usage())
         if locked:
-            _record(job, counts, seconds)
+            _record(job, counts, seconds, peaks)
     if receipt is not None:
-        write_json(receipt, {"stage": name, "key": job.key, **counts.to_json(), "seconds": round(seconds, 3)})
+        told = {**counts.to_json(), "seconds": round(seconds, 3), **to_json(peaks)}
+        write_json(receipt, {"stage": name, "key": job.key, **told})
     cached = "" if counts.made else "cached: "
     _log.info("[%s] %s%s in %.1f s", name, cached, _summary(counts), seconds)
     return counts
@@ -101,24 +116,23 @@ def execute_logged(job: Job[Any], receipt: Path | None, command: str) -> RunCoun
         raise
 
 
-def _record(job: Job[Any], counts: RunCounts, seconds: float) -> None:
+def _record(job: Job[Any], counts: RunCounts, seconds: float, peaks: Peaks) -> None:
     """Add this run to the job's record, from which `plan` estimates costs. Receipts do not serve for this: they may be
     lost and written again by a run that computed nothing. Such a run does not change the record."""
     path = job.store / "records" / f"{job.slice.stage}-{job.key}.json"
     earlier = read_record(path)
     if earlier and not counts.made:
         return
-    peak_kib = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     earlier = earlier or Record(runs=0, seconds=0.0, made=0)
-    gpu_mib = max(earlier.peak_gpu_mib or 0.0, _peak_gpu_mib())
     names = device_names()
     record = Record(
         runs=earlier.runs + 1,
         seconds=round(earlier.seconds + seconds, 3),
         stage=job.slice.stage,
         key=job.key,
-        peak_memory_mib=max(earlier.peak_memory_mib or 0.0, round(peak_kib / 1024, 1)),
-        peak_gpu_mib=gpu_mib or None,
+        peak_memory_mib=max(earlier.peak_memory_mib or 0.0, peaks.peak_memory_mib),
+        peak_gpu_mib=max(earlier.peak_gpu_mib or 0.0, peaks.peak_gpu_mib or 0.0) or None,
+        gpu_busy=_mean_busy(earlier, peaks.gpu_busy, seconds),
         # a record begun by a version without this count would give a wrong rate
         made=None if earlier.made is None else earlier.made + counts.made,
         device=names[0],
@@ -126,6 +140,24 @@ def _record(job: Job[Any], counts: RunCounts, seconds: float) -> None:
         run=job.slice.volatile,
     )
     record.write(path)
+
+
+def _mean_busy(earlier: Record, busy: float | None, seconds: float) -> float | None:
+    """The busy share over all runs, each weighted by its time; None if one of them has none."""
+    if not earlier.runs or busy is None:
+        return busy
+    if earlier.gpu_busy is None:
+        return None
+    total = earlier.seconds + seconds
+    return round((earlier.gpu_busy * earlier.seconds + busy * seconds) / total, 4) if total else busy
+
+
+def _peaks(usage: GpuUsage) -> Peaks:
+    """Memory of this process and its largest child; of a GPU what torch allocated here, or, if child processes computed
+    on it (training), what was in use on it."""
+    peak_kib = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    gpu_mib = _peak_gpu_mib() or ((usage.peak_mib or 0.0) if usage.busy else 0.0)
+    return Peaks(round(peak_kib / 1024, 1), gpu_mib or None, usage.busy)
 
 
 def _peak_gpu_mib() -> float:

@@ -27,7 +27,8 @@ class Record:
 
     ``seconds``: of all runs; ``peak_memory_mib``: of one process, ``peak_gpu_mib``: of one GPU, None without one;
     ``made``: units, None if a version that did not count them began the record; ``device``, ``devices``: name and number
-    of the devices of the last run; ``run``: what that run was told.
+    of the devices of the last run; ``run``: what that run was told; ``gpu_busy``: share of the time in which the GPUs computed,
+    0 to 1, None without one.
     """
 
     runs: int
@@ -40,6 +41,7 @@ class Record:
     device: str = ""
     devices: int = 1
     run: Volatile | None = None
+    gpu_busy: float | None = None
 
     def write(self, path: Path) -> None:
         """Write it, with a checksum."""
@@ -55,7 +57,8 @@ def read_record(path: Path) -> Record | None:
         record = from_json(Record, content)
     except (OSError, UserError, ValueError):
         return None
-    numbers = (record.runs, record.seconds, record.peak_memory_mib, record.peak_gpu_mib, record.made, record.devices)
+    sizes = (record.peak_memory_mib, record.peak_gpu_mib, record.gpu_busy)
+    numbers = (record.runs, record.seconds, *sizes, record.made, record.devices)
     if any(number is not None and number < 0 for number in numbers):
         return None
     return replace(record, run=earlier_volatile(run) if run is not None else None)

@@ -118,6 +118,16 @@ def test_the_page_says_what_was_found(report: ReportData):
     assert cells == ["1,234 MB", "0", "2.3e-06", "0.25 MB", "0", "–"]
 
 
+def test_gpus_have_columns_only_if_there_was_one(report: ReportData):
+    assert "GPU busy" not in page.render(report)
+    first, second = report.stages
+    html = page.render(replace(report, stages=[replace(first, gpu_busy=0.934, peak_gpu_mib=40321.2), second]))
+    cells = re.findall(
+        r'<td class="number">(.*?)</td>', html.partition("Peak GPU memory</th>")[2].partition("</table>")[0]
+    )
+    assert cells == ["1 min 03 s", "1", "800 MiB", "93 %", "40321 MiB", "–", "–", "–", "–", "–"]
+
+
 def test_a_page_of_prompts_without_clips(report: ReportData):
     bare = ReportData("p", {"samples.count": 2}, {}, [], [], [], DataFacts(), [], [], "", {})
     html = page.render(bare)

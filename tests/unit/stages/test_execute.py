@@ -2,12 +2,16 @@
 
 import json
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cogtune.errors import UserError
+from cogtune.runtime.gpu_usage import GpuUsage
 from cogtune.runtime.stopping import Stopped
 from cogtune.stages import execute, scan
 from cogtune.stages.job import Job
@@ -70,3 +74,35 @@ def test_a_record_of_an_earlier_version_stays_without_counts(job: Job[Any], monk
     assert found["runs"] == 3
     assert "made" not in found, "a rate would be wrong: what the first runs made is not known"
     assert found["seconds"] >= 5.0
+
+
+def test_receipt_and_record_say_what_a_run_used(job: Job[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of 0.5 busy, then one of 1.0: the record weighs them by time; the receipt is of its own run."""
+    shares = iter([0.5, 1.0])
+
+    @contextmanager
+    def watched() -> Iterator[Any]:
+        share = next(shares)
+        yield lambda: GpuUsage(share, 4000.0)
+
+    def run(job: Job[Any]) -> RunCounts:
+        time.sleep(0.02)  # records round to a millisecond
+        return RunCounts(made=1, reused=0)
+
+    monkeypatch.setattr(execute, "watched_gpus", watched)
+    monkeypatch.setattr(scan, "run", run)
+    receipt, record = job.store.parent / "receipt.json", job.store / "records" / f"scan-{job.key}.json"
+    for expected in (0.5, 1.0):
+        execute.execute(job, receipt)
+        told = json.loads(receipt.read_text())
+        assert (told["gpu_busy"], told["peak_gpu_mib"]) == (expected, 4000.0)
+        assert told["peak_memory_mib"] > 10
+    assert 0.5 < json.loads(record.read_text())["gpu_busy"] < 1.0
+
+
+def test_without_a_gpu_only_memory_is_said(job: Job[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execute, "watched_gpus", lambda: nullcontext(GpuUsage))
+    monkeypatch.setattr(scan, "run", lambda job: RunCounts(made=1, reused=0))
+    receipt = job.store.parent / "receipt.json"
+    execute.execute(job, receipt)
+    assert json.loads(receipt.read_text()).keys() == {"stage", "key", "made", "reused", "seconds", "peak_memory_mib"}

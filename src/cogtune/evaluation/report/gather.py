@@ -92,7 +92,8 @@ def stages(records: Path, upstream: Mapping[str, str]) -> list[StageFacts]:
     for stage in (name for name in STAGES if name in upstream):
         key = upstream[stage]
         if record := read_record(records / f"{stage}-{key}.json"):
-            facts.append(StageFacts(stage, key, record.seconds, record.runs, record.peak_memory_mib))
+            gpu = (record.gpu_busy, record.peak_gpu_mib)
+            facts.append(StageFacts(stage, key, record.seconds, record.runs, record.peak_memory_mib, *gpu))
         else:
             facts.append(StageFacts(stage, key, None, 0, None))
     return facts

@@ -76,13 +76,16 @@ class DataFacts:
 
 @dataclass(frozen=True)
 class StageFacts:
-    """One row of the table of stages: seconds over all runs of the job, peak memory of one process."""
+    """One row of the table of stages: seconds over all runs of the job, peak memory of one process; of GPUs the share of the
+    time in which they computed, 0 to 1, and the peak memory of one."""
 
     stage: str
     key: str
     seconds: float | None
     runs: int
     peak_memory_mib: float | None
+    gpu_busy: float | None = None
+    peak_gpu_mib: float | None = None
 
 
 @dataclass(frozen=True)

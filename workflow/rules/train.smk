@@ -32,7 +32,7 @@ rule train:
         slice=slice_file,
         run=run_file,
     shell:
-        "python -m cogtune train --slice {params.slice:q} --run {params.run:q} --receipt {output:q} --log {log:q} --plain --max-restarts {resources.max_restarts}"
+        "python -m cogtune train --slice {params.slice:q} --run {params.run:q} --receipt {output:q} --log {log:q} --plain --max-restarts {resources.max_restarts:q}"
 
 
 rule export:

@@ -52,7 +52,7 @@ def test_shapes(vae: VideoAutoencoder, frames: int, latents: int) -> None:
 
 @pytest.mark.parametrize("frames", [2, 3, 4, 6, 7, 8, 48])
 def test_other_numbers_of_frames_are_refused_with_the_nearest_one(vae: VideoAutoencoder, frames: int) -> None:
-    with pytest.raises(ValueError, match=rf"{frames} frames: .* below is {(frames - 1) // 4 * 4 + 1}"):
+    with pytest.raises(ValueError, match=rf"{frames} frames; the 3D VAE needs .* such as {(frames - 1) // 4 * 4 + 1}$"):
         vae.encode(torch.zeros(1, 3, frames, 8, 8))
 
 

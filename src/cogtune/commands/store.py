@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         raise UserError(f"store {arguments.action} takes no --repair; only store verify does")
     if arguments.key is not None and arguments.action in ("list", "gc"):
         raise UserError(f"store {arguments.action} takes no key; found {arguments.key!r}")
-    for option in ("yes", "older_than", "forget", "include_old", "verbose"):
+    for option in ("yes", "older_than", "forget", "include_old", "superseded", "verbose"):
         if (
             arguments.action != "gc"
             and getattr(arguments, option) is not None

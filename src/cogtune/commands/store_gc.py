@@ -12,10 +12,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cogtune.commands.receipts import remove_receipts
 from cogtune.errors import UserError
 from cogtune.runtime.locks import hold_lock, holder
 from cogtune.runtime.paths import check_removable, is_key, remove_folder
-from cogtune.work.needs import Needs, needs_of
+from cogtune.work.needs import Needs, Superseded, needs_of
 from cogtune.work.roots import Root, roots_of
 from cogtune.work.stages import STAGES
 
@@ -37,10 +38,12 @@ class Entry:
 @dataclass(frozen=True)
 class Policy:
     """What is kept although nobody needs it. ``age``: seconds; ``old``: whether entries that are older than the
-    registration of results folders may be removed."""
+    registration of results folders may be removed. ``superseded``: whether what only earlier configs of the results folder
+    of this command need may be removed."""
 
     age: float
     old: bool = False
+    superseded: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,12 @@ def add_options(command: argparse.ArgumentParser) -> None:
         action="store_true",
         help="gc: also remove what is older than the registration of results folders, if none of them needs it",
     )
+    command.add_argument(
+        "--superseded",
+        action="store_true",
+        help="gc: also remove what only earlier configs of --results need: not its published reports, nor a run that started "
+        "within --older-than",
+    )
     command.add_argument("-v", "--verbose", action="store_true", help="gc: print each entry, and why it is kept")
 
 
@@ -83,7 +92,7 @@ def age_of(text: str) -> float:
 def run(store: Path, results: Path, arguments: argparse.Namespace) -> int:
     """Print what is removable, and remove it with --yes; returns the exit code. Raises UserError."""
     age = _SECONDS["d"] if arguments.older_than is None else arguments.older_than
-    policy = Policy(age, arguments.include_old)
+    policy = Policy(age, arguments.include_old, arguments.superseded)
     forgotten = forgotten_roots(roots_of(store), arguments.forget or ())
     collection = collect(store, results, policy, forgotten)
     _print(collection, arguments.verbose)
@@ -123,7 +132,7 @@ def collect(store: Path, results: Path, policy: Policy, forgotten: Sequence[Root
             f"{store}: used by results folders that do not exist here:{names}\nIf they were deleted, add --forget DIR for "
             f"each. If they are on a disk that this machine does not mount, run this where it is mounted"
         )
-    needs = needs_of(store, _places(roots, results))
+    needs = _needs(store, roots, results, policy)
     since = min((root.file.stat().st_mtime for root in roots_of(store)), default=time.time())
     now = time.time()
     kept: dict[Entry, str] = {}
@@ -137,9 +146,11 @@ def collect(store: Path, results: Path, policy: Policy, forgotten: Sequence[Root
     return Collection(kept, removable, temporary)
 
 
-def _places(roots: Iterable[Root], results: Path) -> list[Path]:
-    """The results folders of all roots, and the one of this command."""
-    return list(dict.fromkeys([*(root.results for root in roots), results.resolve()]))
+def _needs(store: Path, roots: Iterable[Root], results: Path, policy: Policy) -> Needs:
+    """What the results folders of all roots need, and the one of this command."""
+    own = results.resolve()
+    superseded = Superseded(own, time.time() - policy.age) if policy.superseded else None
+    return needs_of(store, dict.fromkeys([*(root.results for root in roots), own]), superseded)
 
 
 def why_kept(store: Path, entry: Entry, needs: Needs, policy: Policy, now: float, since: float) -> str:
@@ -196,8 +207,10 @@ def remove(store: Path, results: Path, policy: Policy, collection: Collection) -
         if holder(_lock_of(store, entry.folder)):
             continue
         with hold_lock(_lock_of(store, entry.folder)):
-            needs = needs_of(store, _places(roots_of(store), results))
+            needs = _needs(store, roots_of(store), results, policy)
             if not needs.of(entry.folder) and _entry(entry.folder).changed == entry.changed:
+                if policy.superseded:  # receipts first: a kill in between must not leave one without its data
+                    yield from remove_receipts(store, entry.folder, results)
                 remove_folder(entry.folder, store)
                 yield entry.folder
     for entry in collection.temporary:

@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from cogtune.work.runs import FOLDER
 from cogtune.work.slices import read_slice
 from cogtune.work.stages import STAGES
 from cogtune.work.volatile import earlier_volatile
+
+_MARKER = re.compile(r"\.(?:published|compared)-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True)
@@ -33,13 +36,38 @@ class Needs:
         return ""
 
 
-def needs_of(store: Path, results: Iterable[Path]) -> Needs:
+@dataclass(frozen=True)
+class Superseded:
+    """Earlier configs of ``results`` count as not needed: runs that started before ``since`` (a time), of an experiment
+    whose published report is of another run."""
+
+    results: Path
+    since: float
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A run file: its experiment, and job key -> (stage, key, item key) of each upstream job."""
+
+    path: Path
+    experiment: str
+    jobs: dict[str, list[tuple[str, str, str]]]
+
+
+def needs_of(store: Path, results: Iterable[Path], superseded: Superseded | None = None) -> Needs:
     """What these results folders need. Raises UserError for a run file that is damaged, or a folder that cannot be read:
     what it needs is unknown then."""
     needs, folders = Needs(), dict(_folders_of_slices(store))
+    dropped = frozenset[str]()
     for place in results:
-        for path in _listed(place / FOLDER):
-            for key, jobs in _jobs_of(path).items():
+        runs = [_read_run(path) for path in _listed(place / FOLDER)]
+        if superseded is not None and superseded.results == place:
+            current = _current(place, runs, superseded.since)
+            dropped = frozenset(key for run in runs for key in run.jobs) - current
+        for path, wanted in ((run.path, run.jobs) for run in runs):
+            for key, jobs in wanted.items():
+                if superseded is not None and superseded.results == place and key in dropped:
+                    continue
                 for stage, job_key, items in jobs:
                     folders.setdefault(job_key, _folder(store, stage, job_key, items))
                     needs.folders.setdefault(folders[job_key], path)
@@ -51,11 +79,30 @@ def needs_of(store: Path, results: Iterable[Path]) -> Needs:
             stage, _, key = path.stem.rpartition("-")
             if stage not in STAGES or not is_key(key):
                 continue
+            if superseded is not None and superseded.results == place and key in dropped:
+                continue
             if key in folders or not STAGES[stage].items:
                 needs.folders.setdefault(folders.get(key, store / stage / key), path)
             else:
                 needs.stages.setdefault(stage, path)
     return needs
+
+
+def _current(results: Path, runs: Sequence[_Run], since: float) -> set[str]:
+    """The jobs of published reports, of runs that started after ``since``, and of experiments without a published report,
+    with all jobs upstream of them."""
+    markers = [path for folder in results.glob("*/") if not folder.is_symlink() for path in folder.glob(".*-*")]
+    published = {path.name.rpartition("-")[2]: path.parent.name for path in markers if _MARKER.fullmatch(path.name)}
+    upstream: dict[str, set[str]] = {}
+    reached = set(published)
+    for run in runs:
+        for key, jobs in run.jobs.items():
+            upstream.setdefault(key, set()).update(job for _, job, _ in jobs)
+        if run.experiment not in published.values() or run.path.stat().st_mtime >= since:
+            reached |= run.jobs.keys()
+    while more := {job for key in reached for job in upstream.get(key, ())} - reached:
+        reached |= more
+    return reached
 
 
 def _folders_of_slices(store: Path) -> Iterator[tuple[str, Path]]:
@@ -74,8 +121,8 @@ def _folder(store: Path, stage: str, key: str, items: str) -> Path:
     return store / stage / (items if stage in STAGES and STAGES[stage].items else key)
 
 
-def _jobs_of(path: Path) -> dict[str, list[tuple[str, str, str]]]:
-    """Job key -> (stage, key, item key) of each upstream job, of a run file of any version. Raises UserError."""
+def _read_run(path: Path) -> _Run:
+    """A run file of any version. Raises UserError."""
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -89,7 +136,7 @@ def _jobs_of(path: Path) -> dict[str, list[tuple[str, str, str]]]:
         if len(upstream) != len(part.get("jobs") or {}):
             raise _unreadable(path, f"the jobs of {key} are damaged")
         jobs[key] = [(job.stage, job.key, job.items) for job in upstream.values()]
-    return jobs
+    return _Run(path, str(content.get("experiment", "")), jobs)
 
 
 def _unreadable(path: Path, why: str) -> UserError:

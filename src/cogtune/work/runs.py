@@ -9,7 +9,9 @@ jobs.
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +30,14 @@ def run_path(results: Path, experiment: str, parts: Mapping[str, Volatile]) -> P
 
 
 def write_run(results: Path, experiment: str, parts: Mapping[str, Volatile]) -> Path:
-    """Write the run file, unless it exists and is intact; return its absolute path."""
+    """Write the run file, unless it exists and is intact; return its absolute path. Its time is that of the last start."""
     from cogtune.runtime.atomic import write_json
 
     content, path = _content(experiment, parts), run_path(results, experiment, parts)
     if not has_key(path, key_of(content)):
         write_json(path, content)
+    with suppress(OSError):
+        os.utime(path)
     return path
 
 

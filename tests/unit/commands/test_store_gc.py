@@ -280,3 +280,55 @@ def test_options_of_other_actions(words: list[str], message: str, capsys: pytest
 def test_ages(text: str) -> None:
     with pytest.raises(SystemExit):
         main(["store", "gc", f"--older-than={text}"])
+
+
+def superseded(shop: Shop) -> tuple[Path, list[Slice], list[Slice]]:
+    """An experiment whose report was published for one config, then for another; (results, of the first, of the last)."""
+    results = shop.results("mine")
+    latents = shop.job("latents", 0)
+    chains = []
+    for seed in (1, 2):
+        train = shop.job("train", seed, upstream=[latents])
+        report = shop.job("report", seed, upstream=[latents, train])
+        parts = [latents, train, report]
+        for part in (latents, train):
+            shop.finish(results, part)
+        run = write_run(results, "demo", {part.key: part.volatile for part in parts})
+        os.utime(run, (1e9, 1e9))
+        chains.append(parts)
+    (results / "demo").mkdir()
+    (results / f"demo/.published-{chains[1][2].key}").write_text("{}")
+    return results, *chains
+
+
+def test_earlier_configs_are_kept_unless_asked_for(shop: Shop) -> None:
+    results, first, last = superseded(shop)
+    assert shop.removable() == set()
+    words = ["store", "gc", "--older-than", "0", "--yes", "--store", str(shop.store), "--results", str(results)]
+    assert main([*words, "--superseded"]) == 0
+    assert not shop.of(first[1]).exists()
+    assert not (results / f".receipts/train-{first[1].key}.json").exists()
+    assert all(shop.of(part).exists() for part in last)
+    kept = {path.name for path in (results / ".receipts").iterdir()}
+    assert kept == {f"latents-{last[0].key}.json", f"train-{last[1].key}.json"}
+    assert (results / f"demo/.published-{last[2].key}").exists()
+
+
+def test_a_config_that_another_directory_needs_is_not_superseded(shop: Shop) -> None:
+    results, first, _ = superseded(shop)
+    shop.finish(shop.results("theirs"), first[1])
+    policy = Policy(0.0, superseded=True)
+    assert shop.of(first[1]) not in {entry.folder for entry in collect(shop.store, results, policy).removable}
+
+
+@pytest.mark.parametrize("why", ["started again", "by hand"])
+def test_a_run_in_progress_is_not_superseded(shop: Shop, why: str) -> None:
+    results, first, _ = superseded(shop)
+    parts = {part.key: part.volatile for part in first}
+    write_run(results, "demo" if why == "started again" else "by-hand", parts)
+    past = time.time() - 1000
+    for path in (shop.of(first[1]), shop.of(first[1]) / "rows"):
+        os.utime(path, (past, past))
+    os.utime(root_file(shop.store, results), (past - 1, past - 1))
+    policy = Policy(100.0, superseded=True)
+    assert collect(shop.store, results, policy).removable == []

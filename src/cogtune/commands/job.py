@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cogtune.errors import UserError
 from cogtune.runtime import slurm
+from cogtune.runtime.locks import HeldError
 from cogtune.runtime.log import append_note, log_to_file
 from cogtune.runtime.stopping import Stopped, ignore_sigterm, stop_on_sigterm
 from cogtune.work.slices import Slice, read_slice
@@ -22,13 +23,16 @@ _log = logging.getLogger(__name__)
 
 def run_job(arguments: argparse.Namespace, overrides: Sequence[str], prepare: Prepare) -> int:
     """Run the job of ``--slice``, or the one that ``prepare`` returns; return the exit code. Raises UserError, and Stopped
-    after SIGTERM: under Slurm the job has requeued itself then, if Slurm takes its machine."""
+    after SIGTERM: under Slurm the job has requeued itself then, if Slurm takes its machine. Under Slurm it also requeues
+    itself, and raises Stopped, if a live process holds the lock of its work."""
     with stop_on_sigterm():
         try:
             return _run(arguments, overrides, prepare)
         except Stopped as stopped:
             _requeue(stopped, arguments.max_restarts, arguments.log)
             raise
+        except HeldError as held:
+            raise _requeue_behind(held, arguments.log) from None
 
 
 def _run(arguments: argparse.Namespace, overrides: Sequence[str], prepare: Prepare) -> int:
@@ -47,6 +51,20 @@ def _run(arguments: argparse.Namespace, overrides: Sequence[str], prepare: Prepa
     command = "cogtune " + shlex.join(word for word in sys.argv[1:] if word != "--plain")
     execute_logged(Job(part, store, arguments.log, arguments.plain), receipt, command)
     return 0
+
+
+def _requeue_behind(held: HeldError, log: Path | None) -> BaseException:
+    """Let this job wait in the queue for the one that does its work, without GPUs; returns what ends this start."""
+    if held.slurm_job is None or held.slurm_job == slurm.job_id():
+        return UserError(
+            f"{held}. It does the same work, and this Slurm job would hold its GPUs idle; run again when it has ended"
+        )
+    ignore_sigterm()
+    with log_to_file(log) if log else nullcontext():
+        _log.warning("%s and does the same work: this job is requeued, and starts again when that one has ended", held)
+    if (problem := slurm.requeue_behind(held.slurm_job)) is not None:
+        return UserError(f"{held}, and does the same work. {problem}; run again when it has ended")
+    return Stopped()
 
 
 def _requeue(stopped: Stopped, limit: int, log: Path | None) -> None:

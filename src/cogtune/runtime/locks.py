@@ -11,6 +11,7 @@ file systems of clusters often do not support.
 import errno
 import json
 import logging
+import math
 import os
 import re
 import socket
@@ -60,17 +61,28 @@ class _Claim:
     stamp: int
 
 
+class HeldError(UserError):
+    """A live process holds the lock, and this one may not wait. ``slurm_job``: the Slurm job of the owner, if it is one."""
+
+    def __init__(self, message: str, slurm_job: str | None) -> None:
+        super().__init__(message)
+        self.slurm_job = slurm_job
+
+
 @contextmanager
-def hold_lock(path: str | os.PathLike[str], timing: Timing = _DEFAULT) -> Generator[None, None, None]:
+def hold_lock(
+    path: str | os.PathLike[str], timing: Timing = _DEFAULT, patience: float = math.inf
+) -> Generator[None, None, None]:
     """Hold the lock ``path`` inside the block; while another live process holds it, wait and log its name.
 
     An owner is dead when its process is gone (same host: pid and start time are compared) or, on another host, when
     its heartbeat did not move for ``timing.stale`` seconds of this process's own clock, so clocks need not agree.
     Not re-entrant. Should another host take the lock over because this process did not run for that long, this process
-    exits immediately with exit code 1: two writers never overlap. Raises UserError if ``path`` is a link or a file.
+    exits immediately with exit code 1: two writers never overlap. Raises UserError if ``path`` is a link or a file, and
+    HeldError after ``patience`` seconds if the owner sent a heartbeat meanwhile.
     """
     folder = Path(path)
-    claim = _acquire(folder, timing)
+    claim = _acquire(folder, timing, patience)
     ended = threading.Event()
     beating = threading.Thread(target=_beat, args=(claim, ended, timing), name="lock-heartbeat", daemon=True)
     beating.start()
@@ -92,16 +104,18 @@ def holder(path: Path, silent: float = 3600.0) -> str:
     return "" if _is_dead(newest.owner, silence, Timing(stale=silent, unnamed=silent)) else _name(newest)
 
 
-def _acquire(folder: Path, timing: Timing) -> _Claim:
+def _acquire(folder: Path, timing: Timing, patience: float) -> _Claim:
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise UserError(f"{folder}: expected a folder (a lock), found a link or a file; remove it")
     folder.mkdir(parents=True, exist_ok=True)
     started = seen_at = time.monotonic()
     seen: _Claim | None = None
     say_at = started
+    alive = False
     while True:
         newest, now = _newest(folder), time.monotonic()
         if newest != seen:
+            alive = newest is not None and seen is not None and newest.number == seen.number
             seen, seen_at = newest, now
         if newest is None or newest.owner.get("released") or _is_dead(newest.owner, now - seen_at, timing):
             claim = _take(folder, newest)
@@ -109,6 +123,8 @@ def _acquire(folder: Path, timing: Timing) -> _Claim:
                 return claim
             time.sleep(_POLL_SECONDS)  # on NFS a listing may be old for a minute: do not ask the server all the time
             continue
+        if alive and now - started > patience:
+            raise HeldError(f"{_name(newest)} holds the lock of {folder.stem}", newest.owner.get("slurm_job"))
         if now >= say_at:
             say_at = now + timing.say
             _log.info("waiting for %s, which holds the lock of %s (%.0f s)", _name(newest), folder.stem, now - started)
@@ -118,7 +134,7 @@ def _acquire(folder: Path, timing: Timing) -> _Claim:
 def _take(folder: Path, before: _Claim | None) -> _Claim | None:
     """Create the claim after ``before``; None if another waiter was faster."""
     number = before.number + 1 if before else 1
-    path, owner = folder / f"{number}.json", _this_process()
+    path, owner = folder / f"{number}.json", _this_process() | _slurm_job()
     try:
         _create(path, json.dumps(owner))
     except FileExistsError:
@@ -235,12 +251,19 @@ def _is_dead(owner: dict[str, Any], silence: float, timing: Timing) -> bool:
 
 
 def _name(claim: _Claim) -> str:
-    return f"process {claim.owner.get('pid', '?')} on {claim.owner.get('host', '?')}"
+    job = f" (Slurm job {claim.owner['slurm_job']})" if claim.owner.get("slurm_job") else ""
+    return f"process {claim.owner.get('pid', '?')} on {claim.owner.get('host', '?')}{job}"
 
 
 def _this_process() -> dict[str, Any]:
     pid = os.getpid()
     return {"host": socket.gethostname(), "machine": _machine(), "pid": pid, "start": _start_time(pid)}
+
+
+def _slurm_job() -> dict[str, str]:
+    """The Slurm job of this process, for those that wait for it; empty outside Slurm."""
+    job = os.environ.get("SLURM_JOB_ID")
+    return {"slurm_job": job} if job else {}
 
 
 def _machine() -> str:

@@ -9,6 +9,7 @@ the time limit (`--signal`) and `scancel` all send it. The state tells them apar
 import os
 import re
 import subprocess
+import time
 from dataclasses import dataclass
 
 from cogtune.errors import UserError
@@ -17,6 +18,8 @@ MAX_RESTARTS = 100
 """Default limit of restarts of a job, counted by Slurm: one that is pre-empted before its first step every time ends too."""
 _SECONDS = 30.0
 """Limit for one Slurm command. A busy controller answers after some seconds; the grace time is often 30 to 60 s."""
+_LINK_SECONDS = 5.0
+"""Limit for linking a requeued job to another one. Slurm kills its processes after KillWait, 30 s by default."""
 _FIELD = re.compile(r"(?:^|\s)(\w+)=(\S*)")
 
 
@@ -116,6 +119,23 @@ def requeue_if_taken(progress: bool, limit: int) -> str | None:
         if done.returncode:
             return f"Slurm job {job.id} could not be requeued ({_last_line(done.stderr)}). The same command resumes it"
     return decision.reason
+
+
+def requeue_behind(owner: str) -> str | None:
+    """Free this job's allocation until Slurm job ``owner``, which does the same work, has ended; returns why not, None if
+    done. The caller ignores SIGTERM: Slurm sends it after the first command, and the second must still run."""
+    job = job_id()
+    if job is None:
+        return "this process is not in a Slurm job"
+    done = _run("scontrol", "requeue", job)
+    if done.returncode:
+        return f"Slurm job {job} could not be requeued ({_last_line(done.stderr)})"
+    deadline = time.monotonic() + _LINK_SECONDS
+    while _run("scontrol", "update", f"JobId={job}", f"Dependency=afterany:{owner}").returncode:
+        if time.monotonic() > deadline:  # it starts again when Slurm likes, and looks again
+            return None
+        time.sleep(0.2)
+    return None
 
 
 def out_of_memory(job: str) -> bool | None:

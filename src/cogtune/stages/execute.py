@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import math
 import os
 import resource
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 
 from cogtune.config.plugins import load_used
 from cogtune.errors import UserError
+from cogtune.runtime import slurm
 from cogtune.runtime.atomic import write_json
 from cogtune.runtime.failures import explained, is_not_writable
 from cogtune.runtime.gpu_usage import GpuUsage, watched_gpus
@@ -29,6 +31,9 @@ from cogtune.work.records import Record, read_record
 from cogtune.work.stages import STAGES
 
 _log = logging.getLogger(__name__)
+
+_PATIENCE_SECONDS = 30.0
+"""How long a Slurm job waits for a lock with a live owner: the owner may be about to end."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +90,13 @@ def _counts(run: Callable[[Job[Any]], RunCounts], job: Job[Any]) -> RunCounts:
 def _lock(path: Path, folder: Path) -> Iterator[bool]:
     """Hold the lock of ``folder``. Yields False if neither lock nor folder is writable: complete results need no lock.
 
+    A Slurm job does not wait long for a live owner, which would hold GPUs idle: HeldError.
     If the folder is writable and the lock is not (permissions of a shared store may differ between folders), the error
     is raised: two writers would not see each other.
     """
     with ExitStack() as stack:
         try:
-            stack.enter_context(hold_lock(path))
+            stack.enter_context(hold_lock(path, patience=_PATIENCE_SECONDS if slurm.job_id() else math.inf))
         except OSError as error:
             nearest = next(place for place in (folder, *folder.parents) if place.exists())
             if not is_not_writable(error) or os.access(nearest, os.W_OK):

@@ -19,7 +19,7 @@ import pytest
 from cogtune.errors import UserError
 from cogtune.runtime import locks
 from cogtune.runtime.atomic import write_json
-from cogtune.runtime.locks import Timing, hold_lock
+from cogtune.runtime.locks import HeldError, Timing, hold_lock
 
 pytestmark = pytest.mark.heavy
 
@@ -293,6 +293,31 @@ def test_an_owner_that_was_taken_over_from_ends(tmp_path: Path) -> None:
     assert owner.wait(5) == 1
     assert owner.stderr is not None
     assert "process" in owner.stderr.read()
+
+
+def test_the_impatient_leave_a_live_owner_and_name_its_slurm_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    owner = holder(tmp_path / "key.lock", 60)
+    try:
+        began = time.monotonic()
+        with (
+            pytest.raises(HeldError, match=r"process \d+ on .* \(Slurm job 17\) holds the lock of key") as refused,
+            hold_lock(tmp_path / "key.lock", patience=1.0),
+        ):
+            pytest.fail("it was held")
+        assert refused.value.slurm_job == "17"
+        assert time.monotonic() - began >= 1.0
+    finally:
+        owner.kill()
+
+
+def test_the_impatient_wait_for_a_silent_owner(tmp_path: Path) -> None:
+    """It may be dead: of another host that is known only after its heartbeat is missing for long."""
+    foreign(tmp_path / "key.lock", 1)
+    with hold_lock(tmp_path / "key.lock", Timing(stale=1.0), patience=0.2):
+        pass
 
 
 def test_a_sleeper_steps_back_behind_a_later_owner(tmp_path: Path) -> None:

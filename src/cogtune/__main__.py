@@ -43,14 +43,14 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _unknown_words(unknown: Sequence[str], words: Sequence[str]) -> str:
     """The usage error for unknown arguments. SAT's flags must follow `--`, unlike in upstream's scripts."""
-    given = shlex.join(unknown)
+    unknown_text = shlex.join(unknown)
     known = shlex.join(word for word in words if word not in unknown)
     name = unknown[0].removeprefix("--").partition("=")[0].replace("-", "_")
     if unknown == ["--debug"]:
         return f"put --debug before the command: cogtune --debug {known}"
     if unknown[0].startswith("--") and name in ArgsSection.__dataclass_fields__.keys() - {"base"}:
-        return f"{given}: put config values after `--`: cogtune {known} -- {given}"
-    return f"unrecognized arguments: {given}"
+        return f"{unknown_text}: put config values after `--`: cogtune {known} -- {unknown_text}"
+    return f"unrecognized arguments: {unknown_text}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -54,14 +54,14 @@ class Misfit:
         return "\n".join(_listed(title, names, limit) for title, names in lists.items() if names)
 
 
-def compare(expected: Mapping[str, Shape], given: Mapping[str, Source], optional: Iterable[str] = ()) -> Misfit:
+def compare(expected: Mapping[str, Shape], sources: Mapping[str, Source], optional: Iterable[str] = ()) -> Misfit:
     """``expected``: name -> shape of every weight; ``optional``: names that may be missing."""
-    missing = [name for name in expected if name not in given and name not in set(optional)]
-    unexpected = [name for name in given if name not in expected]
+    missing = [name for name in expected if name not in sources and name not in set(optional)]
+    unexpected = [name for name in sources if name not in expected]
     reshaped = [
-        f"{name}: {given[name].shape} in the file, expected {shape}"
+        f"{name}: {sources[name].shape} in the file, expected {shape}"
         for name, shape in expected.items()
-        if name in given and not same_shape(name, given[name].shape, shape)
+        if name in sources and not same_shape(name, sources[name].shape, shape)
     ]
     return Misfit(missing, unexpected, reshaped)
 
@@ -80,11 +80,11 @@ def contradictions(params: Any, config: Mapping[str, Any] | None) -> list[str]:
     ]
 
 
-def same_shape(name: str, given: Shape, expected: Shape) -> bool:
+def same_shape(name: str, shape: Shape, expected: Shape) -> bool:
     """Whether shapes are equal, or differ only because 1.0 checkpoints store a convolution instead of a matrix."""
-    if name.endswith("patch_embed.proj.weight") and len(given) == 4:
-        given = (given[0], math.prod(given[1:]))
-    return given == expected
+    if name.endswith("patch_embed.proj.weight") and len(shape) == 4:
+        shape = (shape[0], math.prod(shape[1:]))
+    return shape == expected
 
 
 def under_adapters(tensors: Mapping[str, Source], own: Iterable[str]) -> dict[str, Source]:
@@ -113,18 +113,18 @@ def fit(node: dict[str, Any], header: Header) -> Misfit | None:
     if role not in roles:
         contents = f"{' and '.join(kinds.WORDS[each] for each in roles)} weights" if roles else "unknown tensors"
         raise UserError(f"{header.path}: contains {contents}; expected {kinds.WORDS[role]} weights")
-    given = kinds.component(header, PREFIXES[role])
+    sources = kinds.component(header, PREFIXES[role])
     optional: set[str] = set()
     if role == "network":
         if kinds.spelling(header) == "diffusers":
             optional |= derived_names(node)
-        if not any(map(is_adapter, given)):
-            given = under_adapters(given, expected)
+        if not any(map(is_adapter, sources)):
+            sources = under_adapters(sources, expected)
             optional |= {name for name in expected if is_adapter(name)}
     else:
         ignored = tuple(params_of(node).ignore_keys)
-        given = {name: tensor for name, tensor in given.items() if not name.startswith(ignored)}
-    misfit = compare(expected, given, optional)
+        sources = {name: tensor for name, tensor in sources.items() if not name.startswith(ignored)}
+    misfit = compare(expected, sources, optional)
     return replace(misfit, contradicted=contradictions(params_of(node), header.config))
 
 
@@ -138,16 +138,16 @@ def adapters_of(header: Header) -> dict[str, Source]:
 
 
 def _fit_lora(expected: dict[str, Shape], header: Header) -> Misfit:
-    given = adapters_of(header)
+    sources = adapters_of(header)
     expected_pairs = {name: shape for name, shape in expected.items() if is_adapter(name)}
     if not expected_pairs:
         raise UserError(f"{header.path}: is a LoRA, but the model has no adapters; add modules.lora_config to the YAML")
-    return compare(expected_pairs, given)
+    return compare(expected_pairs, sources)
 
 
-def refusal(path: str | Path, misfit: Misfit, expected: Mapping[str, Shape], given: Mapping[str, Source]) -> str:
+def refusal(path: str | Path, misfit: Misfit, expected: Mapping[str, Shape], sources: Mapping[str, Source]) -> str:
     """The error message for weights that do not fit."""
-    named, words = advice(path, misfit, expected, given)
+    named, words = advice(path, misfit, expected, sources)
     return (
         f"{path}: these weights do not fit the configured model.{named}\n{misfit.listed()}\n"
         f"{words}. For the full list, run\n  cogtune weights inspect {path} --full --base YOUR.yaml"
@@ -155,17 +155,21 @@ def refusal(path: str | Path, misfit: Misfit, expected: Mapping[str, Shape], giv
 
 
 def advice(
-    path: str | Path, misfit: Misfit, expected: Mapping[str, Shape], given: Mapping[str, Source]
+    path: str | Path, misfit: Misfit, expected: Mapping[str, Shape], sources: Mapping[str, Source]
 ) -> tuple[str, str]:
     """(the families, or ""; what to do) for weights that do not fit."""
-    if ranks := _other_rank(misfit, expected, given):
-        theirs, ours = ranks
-        return "", f"The LoRA has rank {theirs}, the YAML r: {ours}. Set modules.lora_config.params.r: {theirs}"
+    if ranks := _other_rank(misfit, expected, sources):
+        file_rank, yaml_rank = ranks
+        message = (
+            f"The LoRA has rank {file_rank}, the YAML r: {yaml_rank}. Set modules.lora_config.params.r: {file_rank}"
+        )
+        return "", message
     words, named = "Use weights that fit this config", ""
     if "mixins.patch_embed.proj.weight" in expected:
-        ours, theirs = kinds.family(expected), kinds.family({name: tensor.shape for name, tensor in given.items()})
-        if ours != theirs and "custom" not in (ours, theirs):
-            named = f" The weights are {theirs}, the YAML describes {ours}."
+        expected_family = kinds.family(expected)
+        file_family = kinds.family({name: tensor.shape for name, tensor in sources.items()})
+        if expected_family != file_family and "custom" not in (expected_family, file_family):
+            named = f" The weights are {file_family}, the YAML describes {expected_family}."
         words = f"Use the YAML of the weights' family ({', '.join(kinds.FAMILIES)}), or other weights"
     if any(map(is_adapter, misfit.unexpected)):
         words = (
@@ -175,15 +179,15 @@ def advice(
     return named, words
 
 
-def _other_rank(misfit: Misfit, expected: Mapping[str, Shape], given: Mapping[str, Source]) -> tuple[int, int] | None:
+def _other_rank(misfit: Misfit, expected: Mapping[str, Shape], sources: Mapping[str, Source]) -> tuple[int, int] | None:
     """(rank in the file, rank in the YAML) if the adapters' rank is the only difference."""
     if misfit.missing or misfit.unexpected or misfit.contradicted:
         return None
-    differ = [name for name, shape in expected.items() if name in given and given[name].shape != shape]
+    differ = [name for name, shape in expected.items() if name in sources and sources[name].shape != shape]
     sides = {name: 0 if "matrix_A" in name else 1 for name in differ if is_adapter(name)}
-    file_ranks = {given[name].shape[side] for name, side in sides.items()}
+    file_ranks = {sources[name].shape[side] for name, side in sides.items()}
     yaml_ranks = {expected[name][side] for name, side in sides.items()}
-    widths = all(given[name].shape[1 - side] == expected[name][1 - side] for name, side in sides.items())
+    widths = all(sources[name].shape[1 - side] == expected[name][1 - side] for name, side in sides.items())
     if not widths or len(sides) != len(misfit.reshaped) or len(file_ranks) != 1 or len(yaml_ranks) != 1:
         return None
     return file_ranks.pop(), yaml_ranks.pop()

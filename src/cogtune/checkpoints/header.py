@@ -38,7 +38,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class Joined:
-    """A tensor joined from several. ``how``:
+    """A tensor joined from several. ``join``:
 
     ``rows``, ``columns``  concatenated along axis 0, axis 1
     ``thirds``             each part holds q, k, v; all q first, then all k, then all v (tensor-parallel ranks)
@@ -47,7 +47,7 @@ class Joined:
     ``flat``               one part, a convolution's kernel, as a matrix
     """
 
-    how: str
+    join: str
     parts: "tuple[Source, ...]"
 
     @property
@@ -57,9 +57,9 @@ class Joined:
     @property
     def shape(self) -> tuple[int, ...]:
         first = self.parts[0].shape
-        if self.how == "flat":
+        if self.join == "flat":
             return (first[0], math.prod(first[1:]))
-        axis = 1 if self.how == "columns" else 0
+        axis = 1 if self.join == "columns" else 0
         total = sum(part.shape[axis] for part in self.parts)
         return (*first[:axis], total, *first[axis + 1 :])
 

@@ -66,8 +66,8 @@ def component(header: Header, prefix: str) -> dict[str, Source]:
 
 def spelling(header: Header) -> str:
     """The naming scheme of the tensors: SAT or diffusers."""
-    theirs = ("transformer_blocks.", "encoder.down_blocks.", "decoder.up_blocks.")
-    return "diffusers" if any(name.startswith(theirs) for name in header.tensors) else "SAT"
+    diffusers_prefixes = ("transformer_blocks.", "encoder.down_blocks.", "decoder.up_blocks.")
+    return "diffusers" if any(name.startswith(diffusers_prefixes) for name in header.tensors) else "SAT"
 
 
 def sizes(shapes: Mapping[str, Shape]) -> dict[str, Any]:

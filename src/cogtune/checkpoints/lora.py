@@ -24,7 +24,7 @@ COMFY = {"to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "attn_out"}
 METADATA_KEY = "lora_adapter_metadata"
 """Key of a safetensors header under which diffusers (0.35 and later) keeps rank and alpha, as JSON."""
 
-_BY_COMFY = {theirs: ours for ours, theirs in COMFY.items()}
+_BY_COMFY = {comfy_name: ours for ours, comfy_name in COMFY.items()}
 _LAYER, _PROJECTION = r"transformer_blocks[._](\d+)[._]attn1[._]", r"(to_[qkv]|to_out[._]0)"
 _MODULES = {
     "SAT": re.compile(r"(?:model\.diffusion_model\.)?transformer\.layers\.(\d+)\.attention\.(query_key_value|dense)"),

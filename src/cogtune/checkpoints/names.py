@@ -43,17 +43,17 @@ _JOINED = {
         "branches", tuple(f"transformer_blocks.{{}}.norm{branch}.linear" for branch in (1, 2)),
     ),
 }  # fmt: skip
-_TO_DIFFUSERS = {ours: ("same", (theirs,)) for ours, theirs in _RENAMED.items()} | _JOINED
-_FROM_DIFFUSERS = {theirs: ours for ours, (_, all_theirs) in _TO_DIFFUSERS.items() for theirs in all_theirs}
+_TO_DIFFUSERS = {ours: ("same", (renamed,)) for ours, renamed in _RENAMED.items()} | _JOINED
+_FROM_DIFFUSERS = {part: ours for ours, (_, parts) in _TO_DIFFUSERS.items() for part in parts}
 _LAYER = re.compile(r"(?<=layers\.)\d+|(?<=blocks\.)\d+|(?<=_list\.)\d+|(?<=modulations\.)\d+")
 
 
 @dataclass(frozen=True)
 class Foreign:
-    """One of our tensors in diffusers: its names there, and ``how`` to join them (see `header.Joined`; ``same``: renamed
-    only)."""
+    """One of our tensors in diffusers: its names there, and how they are joined (see `header.Joined`; ``same``:
+    renamed only)."""
 
-    how: str
+    join: str
     names: tuple[str, ...]
 
 
@@ -64,26 +64,26 @@ def in_diffusers(name: str) -> Foreign | None:
     module, layer, kind = _split(name)
     if module not in _TO_DIFFUSERS:
         return None
-    how, theirs = _TO_DIFFUSERS[module]
+    join, parts = _TO_DIFFUSERS[module]
     if name == "mixins.patch_embed.proj.weight":
-        how = "flat"
-    return Foreign(how, tuple(f"{each.replace('{}', layer)}.{kind}" for each in theirs))
+        join = "flat"
+    return Foreign(join, tuple(f"{part.replace('{}', layer)}.{kind}" for part in parts))
 
 
-def our_name(theirs: str) -> str:
+def our_name(diffusers_name: str) -> str:
     """Our name of a diffusers transformer tensor, or of the tensor that it is part of; unknown names are returned as they are."""
-    if theirs == LEARNED:
+    if diffusers_name == LEARNED:
         return POSITIONS
-    module, layer, kind = _split(theirs)
+    module, layer, kind = _split(diffusers_name)
     module_name = _FROM_DIFFUSERS.get(module)
-    return theirs if module_name is None else f"{module_name.replace('{}', layer)}.{kind}"
+    return diffusers_name if module_name is None else f"{module_name.replace('{}', layer)}.{kind}"
 
 
 def from_diffusers(tensors: Mapping[str, Source]) -> dict[str, Source]:
     """A transformer with our names. Raises UserError if only some of the parts of a tensor exist."""
     out: dict[str, Source] = {}
-    for theirs, tensor in tensors.items():
-        ours = our_name(theirs)
+    for diffusers_name, tensor in tensors.items():
+        ours = our_name(diffusers_name)
         if ours in out:
             continue
         foreign = in_diffusers(ours)
@@ -94,7 +94,7 @@ def from_diffusers(tensors: Mapping[str, Source]) -> dict[str, Source]:
         if missing:
             raise UserError(f"the diffusers weights are incomplete: {missing[0]} is missing")
         parts = tuple(tensors[part] for part in foreign.names)
-        out[ours] = parts[0] if foreign.how == "same" else Joined(foreign.how, parts)
+        out[ours] = parts[0] if foreign.join == "same" else Joined(foreign.join, parts)
     return out
 
 

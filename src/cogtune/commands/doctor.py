@@ -39,11 +39,11 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Print each check; return 1 if one failed. Raises UserError for wrong usage."""
     if overrides:
         raise UserError(f"doctor takes no overrides; found {' '.join(overrides)} after `--`")
-    asked = profile.read_profile(arguments.profile) if arguments.profile else None
+    selected = profile.read_profile(arguments.profile) if arguments.profile else None
     values = workflow_values(arguments.workflow if arguments.workflow.exists() else None, {})
     store, ranks = arguments.store or values.store_dir, arguments.ranks or values.ranks
     done = list[Check]()
-    for check in all_checks(asked, store, ranks):
+    for check in all_checks(selected, store, ranks):
         done.append(check)
         if not arguments.json:
             print(as_text(check), flush=True)
@@ -56,9 +56,9 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     return int(failed > 0)
 
 
-def all_checks(asked: profile.Profile | None, store: Path, ranks: int) -> Iterator[Check]:
+def all_checks(selected: profile.Profile | None, store: Path, ranks: int) -> Iterator[Check]:
     """Every check, the fast ones of a topic first. A check that breaks is a FAIL, and does not stop the others."""
-    on_slurm = asked is not None and asked.executor == "slurm"
+    on_slurm = selected is not None and selected.executor == "slurm"
     extra = "slurm" if on_slurm else ""
     yield from _guarded("software", lambda: software.software_checks(extra))
     facts = devices.read_torch()
@@ -66,22 +66,25 @@ def all_checks(asked: profile.Profile | None, store: Path, ranks: int) -> Iterat
     if not isinstance(facts, str):
         yield from _guarded("ranks", lambda: [all_reduce_check(ranks, len(facts["devices"]))])
     yield from _guarded("store", lambda: disk.disk_checks(store))
-    yield from _guarded("slurm", lambda: _slurm_checks(asked, on_slurm))
+    yield from _guarded("slurm", lambda: _slurm_checks(selected, on_slurm))
 
 
-def _slurm_checks(asked: profile.Profile | None, on_slurm: bool) -> Iterator[Check]:
+def _slurm_checks(selected: profile.Profile | None, on_slurm: bool) -> Iterator[Check]:
     cluster = slurm.read_slurm()
     yield from slurm.slurm_checks(cluster, wanted=on_slurm)
-    if asked is not None and not on_slurm:
+    if selected is not None and not on_slurm:
         yield Check(
-            "profile", "executor", "OK", f"{asked.path}: jobs run by the executor {asked.executor!r}, not by Slurm"
+            "profile",
+            "executor",
+            "OK",
+            f"{selected.path}: jobs run by the executor {selected.executor!r}, not by Slurm",
         )
     if isinstance(cluster, str):
         return
-    status, no_account = (asked.status_command, asked.no_account) if asked else ("", False)
+    status, no_account = (selected.status_command, selected.no_account) if selected else ("", False)
     yield slurm.accounting_check(cluster, status, no_account, on_slurm)
-    if asked is not None and on_slurm:
-        yield from profile.profile_checks(asked, cluster, profile.rules_of(Path("workflow")))
+    if selected is not None and on_slurm:
+        yield from profile.profile_checks(selected, cluster, profile.rules_of(Path("workflow")))
 
 
 def _guarded(topic: str, checks: Callable[[], Iterable[Check]]) -> Iterator[Check]:

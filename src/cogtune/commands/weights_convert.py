@@ -147,8 +147,8 @@ def _misfit(header: Header, node: dict[str, Any]) -> fit.Misfit:
 
 def _under_adapters(header: Header) -> dict[str, Source]:
     """The network's tensors without adapters, by their names in a network without adapters."""
-    given = kinds.component(header, _PREFIX)
-    return {name.replace(".original.", "."): tensor for name, tensor in given.items() if not is_adapter(name)}
+    tensors = kinds.component(header, _PREFIX)
+    return {name.replace(".original.", "."): tensor for name, tensor in tensors.items() if not is_adapter(name)}
 
 
 def _yaml_alpha(node: Mapping[str, Any] | None) -> float:

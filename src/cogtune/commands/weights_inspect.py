@@ -61,11 +61,11 @@ def _advice(path: Path, headers: Sequence[Header], model: Mapping[str, Any]) -> 
         try:
             misfit, inside = fit.fit(node, header), kinds.roles(header)
             expected = shapes_of(node) or {}
-            given = fit.adapters_of(header) if inside == ["lora"] else kinds.component(header, PREFIXES["network"])
+            sources = fit.adapters_of(header) if inside == ["lora"] else kinds.component(header, PREFIXES["network"])
         except UserError:
             continue  # not a network, or the error is already in the verdict
         if misfit:
-            return " ".join(fit.advice(path, misfit, expected, given)).strip()
+            return " ".join(fit.advice(path, misfit, expected, sources)).strip()
     return ""
 
 

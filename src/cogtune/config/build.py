@@ -25,12 +25,12 @@ def params_of(node: dict[str, Any]) -> Any:
     if not isinstance(node, dict) or not isinstance(node.get("target"), str):
         raise ConfigError(f"expected a mapping with `target` and `params`; found {short_repr(node)}")
     entry = find(node["target"])
-    given = node.get("params") or {}
+    plain_params = node.get("params") or {}
     checker = Checker()
-    values = checker.section(from_plain(given), entry.schema, entry.name)
+    values = checker.section(from_plain(plain_params), entry.schema, entry.name)
     if checker.errors:
         raise ConfigErrors(checker.errors)
-    return instance(entry.schema, values, given)
+    return instance(entry.schema, values, plain_params)
 
 
 def section_of(schema: type[Section], section: dict[str, Any], key: str) -> Section:
@@ -42,17 +42,17 @@ def section_of(schema: type[Section], section: dict[str, Any], key: str) -> Sect
     return instance(schema, values, section)
 
 
-def instance(schema: type, values: dict[str, Any], given: dict[str, Any] | None = None) -> Any:
+def instance(schema: type, values: dict[str, Any], plain_params: dict[str, Any] | None = None) -> Any:
     """A schema dataclass of canonical values; nested sections become dataclasses, components stay dicts.
 
-    Keys that have no effect are not in ``values``; they are taken from ``given``.
+    Keys that have no effect are not in ``values``; they are taken from ``plain_params``.
     """
-    merged = {name: value for name, value in (given or {}).items() if name in fields_of(schema)} | values
+    merged = {name: value for name, value in (plain_params or {}).items() if name in fields_of(schema)} | values
     arguments = {}
     for name, value in merged.items():
         kinds = [kind for kind in members(fields_of(schema)[name].type) if is_dataclass(kind)]
         if kinds and isinstance(value, dict):
-            inner = (given or {}).get(name)
+            inner = (plain_params or {}).get(name)
             value = instance(typing.cast(type, kinds[0]), value, inner if isinstance(inner, dict) else None)
         arguments[name] = value
     return schema(**arguments)

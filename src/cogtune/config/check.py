@@ -43,7 +43,7 @@ class Checker:
     origin: dict[str, str] = field(default_factory=dict)
     files: list[FileKey] = field(default_factory=list)
     ignored: dict[str, list[str]] = field(default_factory=dict)
-    """Reason -> paths of the keys that were given and have no effect."""
+    """Reason -> paths of the keys that are set and have no effect."""
     unsupported: list[str] = field(default_factory=list)
     """Requests that cogtune does not carry out, one sentence each."""
 
@@ -52,14 +52,14 @@ class Checker:
         if node is not None and not node.is_map:
             self._error(node, path, f"expected a mapping; found {short_repr(node.plain())}")
             return {}
-        given: dict[str, Node] = {} if node is None else node.value
+        children: dict[str, Node] = {} if node is None else node.value
         known = fields_of(schema)
-        suggested = self._unknown(given, set(known), path, REFUSED if schema is DeepSpeedSection else {})
+        suggested = self._unknown(children, set(known), path, REFUSED if schema is DeepSpeedSection else {})
         values = {}
         for name, declared in known.items():
             key_path = f"{path}.{name}" if path else name
-            if name in given:
-                value = self._given(given[name], declared, key_path)
+            if name in children:
+                value = self._key_value(children[name], declared, key_path)
             elif declared.required:
                 if name not in suggested:
                     self._error(node, key_path, f"missing; {declared.key.doc}")
@@ -70,7 +70,7 @@ class Checker:
                 continue
             values[name] = value
         if schema is Optimizer:
-            self._optimizer(given, values, path)
+            self._optimizer(children, values, path)
         return values
 
     def component(self, node: Node, role: str, path: str) -> dict[str, Any] | None:
@@ -107,7 +107,7 @@ class Checker:
             canonical |= self.section(Node(own, node.mark), extra, path) if own.keys() <= beside.keys() else {}
         return canonical
 
-    def _given(self, node: Node, declared: Field, path: str) -> Any:
+    def _key_value(self, node: Node, declared: Field, path: str) -> Any:
         key = declared.key
         try:
             value = self._value(node, declared.type, key, path)
@@ -218,9 +218,9 @@ class Checker:
                 return value
         raise Mismatch(f"expected {describe(kind)}; found {short_repr(node.value)}")
 
-    def _optimizer(self, given: dict[str, Node], values: dict[str, Any], path: str) -> None:
+    def _optimizer(self, children: dict[str, Node], values: dict[str, Any], path: str) -> None:
         """`{type, params}`: as a component, but spelled `type`."""
-        kind = given.get("type", from_plain("AdamW"))
+        kind = children.get("type", from_plain("AdamW"))
         named, entry = values.get("type"), None
         try:
             entry = registry.find(named, "optimizer") if isinstance(named, str) else None
@@ -230,12 +230,12 @@ class Checker:
             values.pop("type", None)  # later checks must not look up a type that has no class
             return
         values["type"] = entry.name
-        values["params"] = self.section(given.get("params", Node({}, kind.mark)), entry.schema, f"{path}.params")
+        values["params"] = self.section(children.get("params", Node({}, kind.mark)), entry.schema, f"{path}.params")
 
-    def _unknown(self, given: dict[str, Node], known: set[str], path: str, refused: dict[str, str]) -> set[str]:
+    def _unknown(self, children: dict[str, Node], known: set[str], path: str, refused: dict[str, str]) -> set[str]:
         """Errors for keys that the schema does not have; returns the names that were suggested instead."""
         suggested: set[str] = set()
-        for name, child in given.items():
+        for name, child in children.items():
             key_path = f"{path}.{name}" if path else name
             if name in known:
                 continue

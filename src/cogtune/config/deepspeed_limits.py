@@ -165,8 +165,8 @@ def refused(section: Section) -> Iterator[tuple[str, str]]:
 def idle(section: Section) -> Iterator[str]:
     """One line for each group of keys that are set and have no effect in this section."""
     stage, zero = stage_of(section), section.get("zero_optimization") or {}
-    given = [name for name in zero if name not in _NOT_OF_A_STAGE]
-    if keys := [name for name in given if stage == 0 or (stage < 3 and name in ZERO_3_KEYS)]:
+    zero_keys = [name for name in zero if name not in _NOT_OF_A_STAGE]
+    if keys := [name for name in zero_keys if stage == 0 or (stage < 3 and name in ZERO_3_KEYS)]:
         yield f"deepspeed.zero_optimization: ignored at stage {stage}: {', '.join(keys)}"
     entry = find(value_of(section, "optimizer.type") or "AdamW", "optimizer")
     if isinstance(entry, PluginEntry) and "weight_decay" not in fields_of(entry.schema):

@@ -73,8 +73,8 @@ def check_bounds(value: Any, key: Key) -> None:
             continue
         if key.choices and not isinstance(value, list) and value not in key.choices:
             # YAML's null reaches a key of type string as text.
-            told = "null" if value == "null" else f"{short_repr(value)}{nearest_hint(value, key.choices)}"
-            raise Mismatch(f"expected {one_of(key.choices)}; found {told}")
+            value_text = "null" if value == "null" else f"{short_repr(value)}{nearest_hint(value, key.choices)}"
+            raise Mismatch(f"expected {one_of(key.choices)}; found {value_text}")
         if key.choices and isinstance(value, list) and item not in key.choices:
             raise Mismatch(f"expected a list of {', '.join(map(str, key.choices))}; found {short_repr(item)}")
         if isinstance(item, int | float) and not isinstance(item, bool) and key.range and item not in key.range:

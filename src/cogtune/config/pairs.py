@@ -10,7 +10,7 @@ from cogtune.config.overrides import COMMAND_LINE
 from cogtune.config.tree import Node
 
 
-def given(root: Node, key: str) -> bool:
+def is_set(root: Node, key: str) -> bool:
     """Whether the key is set to a value other than null."""
     node = lookup(root, tuple(key.split(".")))
     return node is not None and node.value is not None
@@ -81,11 +81,11 @@ class Pairs:
         sections = [lookup(self.root, (key.split(".")[0],)) for key in (strong, weak)]
         if any(node is not None and not node.is_map for node in sections) or self.refuse_both(weak, strong):
             return []
-        decided_by_weak = self.only_typed(weak, strong) or not given(self.root, strong)
+        decided_by_weak = self.only_typed(weak, strong) or not is_set(self.root, strong)
         source, target = (weak, strong) if decided_by_weak else (strong, weak)
         value = self.get(source)
         if value is None or not isinstance(self.get(target.rpartition(".")[0]), dict):
             return []
-        overruled = given(self.root, target) and self.get(target) != value and not self.typed(source)
+        overruled = is_set(self.root, target) and self.get(target) != value and not self.typed(source)
         self.follow(target, value, source)
         return [f"{target}: ignored: {source} decides"] if overruled else []

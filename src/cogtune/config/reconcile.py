@@ -10,7 +10,7 @@ from typing import Any
 from cogtune.config.check import Checker, FileKey
 from cogtune.config.geometry import pixel_frames
 from cogtune.config.interpolate import lookup
-from cogtune.config.pairs import Pairs, get_at, given
+from cogtune.config.pairs import Pairs, get_at, is_set
 from cogtune.config.tree import Node, from_plain
 
 _ITERATIONS = 10_000
@@ -49,7 +49,7 @@ def reconcile(values: dict[str, Any], root: Node, checker: Checker) -> list[str]
 def _precision(pairs: Pairs) -> list[str]:
     """bf16 and fp16: if the deepspeed section sets either, it decides both."""
     names = ("bf16", "fp16")
-    strong = any(given(pairs.root, f"deepspeed.{name}.enabled") for name in names)
+    strong = any(is_set(pairs.root, f"deepspeed.{name}.enabled") for name in names)
     notices = []
     for name in names:
         switch, flag = f"deepspeed.{name}.enabled", f"args.{name}"
@@ -61,7 +61,7 @@ def _precision(pairs: Pairs) -> list[str]:
             if pairs.typed(flag):
                 pairs.checker.origin[switch] = flag
             continue
-        if given(pairs.root, flag) and args.get(name) != section.get("enabled") and not pairs.typed(switch):
+        if is_set(pairs.root, flag) and args.get(name) != section.get("enabled") and not pairs.typed(switch):
             notices.append(f"{flag}: ignored: in training {switch} decides")
         args[name] = section.get("enabled", False)
         pairs.checker.origin[flag] = switch
@@ -80,7 +80,7 @@ def _accumulation(pairs: Pairs) -> None:
     """The global batch size determines accumulation; a number given on the command line must not be ignored silently."""
     key, total = "deepspeed.gradient_accumulation_steps", "args.global_batch_size"
     typed = key if pairs.typed(key) else "args.gradient_accumulation_steps"
-    if pairs.only_typed(typed, total) and given(pairs.root, total):
+    if pairs.only_typed(typed, total) and is_set(pairs.root, total):
         pairs.refuse(typed, f"{pairs.get(typed)} is ignored when {total} is set ({pairs.get(total)}); set that to null")
 
 
@@ -97,7 +97,7 @@ _TRAINING_KEYS = (
 def _sampling(pairs: Pairs) -> list[str]:
     """With mode inference nothing is trained: training-only keys are optional, and ignored with one notice."""
     args, checker = pairs.values["args"], pairs.checker
-    unread = [key for key in _TRAINING_KEYS if given(pairs.root, key)]
+    unread = [key for key in _TRAINING_KEYS if is_set(pairs.root, key)]
     checker.files = [
         file for file in checker.files if not file.path.startswith(("args.train_data.", "args.valid_data."))
     ]
@@ -143,7 +143,7 @@ def _beside_data(pairs: Pairs, sizes: dict[str, Any]) -> list[str]:
     inference = pairs.values["args"].get("mode") == "inference"
     for name, ours in _SAMPLE_KEYS.items():
         key, target = f"args.{name}", f"data.params.{ours}"
-        if not given(pairs.root, key):
+        if not is_set(pairs.root, key):
             continue
         if not pairs.typed(key):
             idle.append(key)
@@ -171,7 +171,7 @@ def _activations(pairs: Pairs) -> list[str]:
             return []
     weak = inner if strong == key else key
     pairs.follow(weak, pairs.get(strong), strong)
-    overruled = decided and given(pairs.root, weak)
+    overruled = decided and is_set(pairs.root, weak)
     return [f"{weak}: ignored: {strong} names a policy"] if overruled else []
 
 
@@ -198,7 +198,7 @@ def _lora_mode(pairs: Pairs) -> list[str]:
     if pairs.typed(key) and pairs.typed(prefixes):
         pairs.refuse(prefixes, f"{pairs.get(prefixes)}, but {key} is true, which means [all]; set only one")
         return []
-    overruled = given(pairs.root, prefixes) and not pairs.typed(key)
+    overruled = is_set(pairs.root, prefixes) and not pairs.typed(key)
     pairs.follow(prefixes, ["all"], key)
     return [f"{prefixes}: ignored: {key} decides"] if overruled else []
 
@@ -218,14 +218,14 @@ def _images(values: dict[str, Any], root: Node, origin: dict[str, str]) -> list[
         for key in _IMAGE_KEYS:
             section, name = key.split(".")
             values.get(section, {}).pop(name, None)
-        idle = [key for key in _IMAGE_KEYS if given(root, key)]
+        idle = [key for key in _IMAGE_KEYS if is_set(root, key)]
         return [f"{', '.join(idle)}: ignored: noised_image_input is false"] if idle else []
     if model.get("image_scale_factor", 0) is None:
         scale = model.get("scale_factor") or 1.0
         inverted = get_at(values, "model.network_config.params.ofs_embed_dim") is not None
         model["image_scale_factor"] = 1 / scale if inverted else scale
         origin["model.image_scale_factor"] = "model.scale_factor"
-    if values["args"].get("input_type") == "txt" and not given(root, "args.image2video"):
+    if values["args"].get("input_type") == "txt" and not is_set(root, "args.image2video"):
         values["args"]["image2video"] = True
         origin["args.image2video"] = "model.noised_image_input"
     return []
@@ -238,8 +238,8 @@ def _prompts(values: dict[str, Any], root: Node, checker: Checker) -> list[str]:
         values["args"]["input_file"] = None
         checker.files = [key for key in checker.files if key.path != path]
         reason = "it is used only with args.input_type: txt"
-        return [f"{path}: ignored: {reason}"] if given(root, path) else []
-    if not given(root, path):
+        return [f"{path}: ignored: {reason}"] if is_set(root, path) else []
+    if not is_set(root, path):
         # Report a missing default file at input_type, the key that requires it.
         checker.files.append(FileKey(path, values["args"]["input_file"], kind))
     return []

@@ -167,8 +167,8 @@ _UPSTREAM = ("sgm", "sat", "torch", "vae_modules", "dit_video_concat", "data_vid
 
 def refuse_plugin(target: str, role: str) -> None:
     """Raise ConfigError, with the reason, if ``target`` is neither ours nor upstream's and no plugin can fill ``role``."""
-    theirs = target in _by_name() or target.partition(".")[0] in _UPSTREAM
-    if role in NOT_PLUGGED and (plugins.is_listed(target) or not theirs):
+    is_built_in = target in _by_name() or target.partition(".")[0] in _UPSTREAM
+    if role in NOT_PLUGGED and (plugins.is_listed(target) or not is_built_in):
         raise ConfigError(f"target {target!r}: a plugin cannot be the {role}: {NOT_PLUGGED[role]}")
 
 

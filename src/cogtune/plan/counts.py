@@ -95,9 +95,9 @@ class Counts:
         folder = self.folder(part)
         missing = wanted - self._rows(folder)
         coming = self._coming.setdefault(folder, set())
-        mine = missing - coming
-        coming |= mine
-        return mine, len(missing) - len(mine)
+        own = missing - coming
+        coming |= own
+        return own, len(missing) - len(own)
 
     def rows(self, part: Slice, parts: Parts) -> tuple[int, int, int]:
         """For a stage with one row per clip or caption (after preprocess, per accepted clip). For other stages only that they
@@ -122,8 +122,10 @@ class Counts:
 
     def steps(self, part: Slice, parts: Parts) -> tuple[int, int, int]:
         """Steps of a training."""
-        given = read_input(TrainInput, part.config())
-        total = total_steps(given.steps, given.epochs, self._pairs(parts) if given.epochs else 0, given.global_batch)
+        settings = read_input(TrainInput, part.config())
+        total = total_steps(
+            settings.steps, settings.epochs, self._pairs(parts) if settings.epochs else 0, settings.global_batch
+        )
         step, finished = self.train_state(part)
         return (0 if finished else total - step), total, 0
 
@@ -139,17 +141,17 @@ class Counts:
 
     def videos(self, part: Slice, parts: Parts) -> tuple[int, int, int]:
         """Videos of a sampling: each prompt in each variant."""
-        given = read_input(SampleInput, part.config())
-        count = self._prompts(given, parts)
-        total = count * len(variants(given.controls, given.guided, count))
+        settings = read_input(SampleInput, part.config())
+        count = self._prompts(settings, parts)
+        total = count * len(variants(settings.controls, settings.guided, count))
         return total - len(self._rows(self.folder(part))), total, 0
 
-    def _prompts(self, given: SampleInput, parts: Parts) -> int:
+    def _prompts(self, settings: SampleInput, parts: Parts) -> int:
         """The number of sampled captions: distinct training pairs, or lines of the prompt file. Raises ConfigError."""
-        if given.input_type == "txt":
-            return len(read_prompts(given.input_file or ""))
+        if settings.input_type == "txt":
+            return len(read_prompts(settings.input_file or ""))
         pairs = self._pairs(parts)
-        return pairs if given.count is None else min(given.count, pairs)
+        return pairs if settings.count is None else min(settings.count, pairs)
 
     def evaluated(self, part: Slice, parts: Parts) -> tuple[int, int, int]:
         """Clips of an evaluation: each accepted clip."""

@@ -47,12 +47,12 @@ class History:
 
     def nearest(self, part: Slice) -> list[str]:
         """Keys of finished jobs of this stage, sorted by the number of differing values, then newest first."""
-        mine = dict(leaves_of(part.identity))
+        values = dict(leaves_of(part.identity))
         far = []
         for key in self.ran(part.stage):
             if identity := self.slice_file(key):
                 other = dict(leaves_of(identity))
-                differing = sum(mine.get(path) != other.get(path) for path in mine | other)
+                differing = sum(values.get(path) != other.get(path) for path in values | other)
                 far.append((differing, -(self.store / "slices" / f"{key}.json").stat().st_mtime, key))
         return [key for _, _, key in sorted(far)]
 

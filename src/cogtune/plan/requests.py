@@ -100,7 +100,7 @@ class Requests:
         )
 
     def _default(self, stage: str, ranks: int) -> Request:
-        given = self._workspace.resources
+        resources = self._workspace.resources
         cost = cost_of(STAGES[stage]) if stage in STAGES else StageCost  # a sweep is not in the table
-        gpu = (ranks if cost.on_all_ranks else given.gpu) if cost.gpu and self.machine.device.gpu else 0
-        return Request(given.mem_mb, given.runtime, given.disk_mb, gpu)
+        gpu = (ranks if cost.on_all_ranks else resources.gpu) if cost.gpu and self.machine.device.gpu else 0
+        return Request(resources.mem_mb, resources.runtime, resources.disk_mb, gpu)

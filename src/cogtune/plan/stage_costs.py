@@ -177,25 +177,25 @@ class TrainCost(StageCost):
         return units * step
 
     def device_bytes(self, ranks: int) -> float:
-        given, costs = self.costs.train, self.costs
-        micro = plan_batches(given.micro_batch, given.global_batch, ranks).micro
+        settings, costs = self.costs.train, self.costs
+        micro = plan_batches(settings.micro_batch, settings.global_batch, ranks).micro
         kept = activations(costs.network, costs.grid, micro, self.width(), costs.network.checkpointing)
         return memory(costs.network, costs.deepspeed, ranks).device + kept.peak
 
     def host_bytes(self, ranks: int) -> float:
         """Every rank builds the network on the CPU: in fp32 if its weights are random or an experiment's, else in the compute
         precision; plus the share of offload."""
-        given, network = self.costs.train, self.costs.network
-        width = self.width() if isinstance(given.load, str) else FP32
+        settings, network = self.costs.train, self.costs.network
+        width = self.width() if isinstance(settings.load, str) else FP32
         return ranks * max(float(network.count) * width, memory(network, self.costs.deepspeed, ranks).host)
 
     def disk_bytes(self, units: int) -> float:
         """The kept checkpoints, one more during writing, and the final weights with their average."""
         if not units:
             return 0.0
-        given, trained = self.costs.train, self.costs.network.trained_count
+        settings, trained = self.costs.train, self.costs.network.trained_count
         checkpoint = trained * (self.width() + FP32 * (1 + optimizer_states(self.costs.deepspeed)))
-        kept = min(given.keep_checkpoints, -(-units // given.save_interval))
+        kept = min(settings.keep_checkpoints, -(-units // settings.save_interval))
         return float((kept + 1) * checkpoint + trained * FP32 * (1 + keeps_average(self.costs.deepspeed)))
 
     def measured_rate(self, history: History, key: str, record: Record, machine: Machine, ranks: int) -> float | None:
@@ -264,10 +264,10 @@ class SampleCost(StageCost):
         return 2 if self._input.bf16 or self._input.fp16 else FP32
 
     def work(self, units: float) -> float:
-        given, costs = self._input, self.costs
-        require_ours(given.sampler, "sampler")  # each evaluates the network once a step
-        sampler: VideoDDIMSamplerParams = params_of(given.sampler)
-        passes = (given.steps or sampler.num_steps) * (1 + self._guided)
+        settings, costs = self._input, self.costs
+        require_ours(settings.sampler, "sampler")  # each evaluates the network once a step
+        sampler: VideoDDIMSamplerParams = params_of(settings.sampler)
+        passes = (settings.steps or sampler.num_steps) * (1 + self._guided)
         return units * (passes * costs.network.flops(costs.grid) + costs.vae.decode_flops(*costs.clip))
 
     def device_bytes(self, ranks: int) -> float:

@@ -130,8 +130,8 @@ class Surveyor:
         return Step(stage, part.key, state, work, why, estimate, warnings, notes)
 
     def _batch(self, name: str, part: Slice) -> str:
-        given, ranks = read_input(TrainInput, part.config()), self.workspace.experiments[name].ranks
-        batches = plan_batches(given.micro_batch, given.global_batch, ranks)
+        settings, ranks = read_input(TrainInput, part.config()), self.workspace.experiments[name].ranks
+        batches = plan_batches(settings.micro_batch, settings.global_batch, ranks)
         return f"{batches} ({self.workspace.resolver(name).batch_from})"
 
     def _lost(self, part: Slice) -> list[str]:
@@ -233,8 +233,8 @@ class Surveyor:
 
 def _same_rows(before: Mapping[str, Any], part: Slice) -> bool:
     """Whether two jobs share a folder of rows, i.e. only their data set differs."""
-    mine, other = ({k: v for k, v in one.items() if k != "data"} for one in (part.identity, before))
-    return STAGES[part.stage].items and mine == other
+    current, other = ({k: v for k, v in one.items() if k != "data"} for one in (part.identity, before))
+    return STAGES[part.stage].items and current == other
 
 
 def _upstream(names: list[str], steps: Mapping[str, Step]) -> Reason:

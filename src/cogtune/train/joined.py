@@ -45,8 +45,10 @@ class World:
         try:
             rank, ranks, local_rank, port = (int(values[i] or "") for i in (0, 1, 2, 4))
         except ValueError:
-            given = ", ".join(f"{name}={value}" for name, value in zip(names, values, strict=True))
-            raise UserError(f"expected numbers in RANK, WORLD_SIZE, LOCAL_RANK, MASTER_PORT; found {given}") from None
+            settings = ", ".join(f"{name}={value}" for name, value in zip(names, values, strict=True))
+            raise UserError(
+                f"expected numbers in RANK, WORLD_SIZE, LOCAL_RANK, MASTER_PORT; found {settings}"
+            ) from None
         hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "")
         return cls(rank, ranks, local_rank, values[3] or "", port, hosted, attempt)

@@ -19,8 +19,8 @@ _ADVICE = f"set {INTERFACE} to the network interface that the machines share (se
 
 def own_address() -> str:
     """A name or address of this machine that resolves here: Slurm's name of a node need not. Raises UserError."""
-    if given := os.environ.get(MASTER):
-        return given
+    if address := os.environ.get(MASTER):
+        return address
     if interface := os.environ.get(INTERFACE):
         return _address_of(interface)
     for name in (os.environ.get("SLURMD_NODENAME"), socket.gethostname(), socket.getfqdn()):

@@ -78,13 +78,13 @@ class Rank:
         use_interface()
         if step := os.environ.get("SLURM_STEP_ID"):
             self.channel.say_step(step)
-        given = self.channel.plan()
-        if given is None:
+        rank_plan = self.channel.plan()
+        if rank_plan is None:
             return True
         from cogtune.train.session import train
 
         report = self.channel.reporter() if self.number == 0 else reporter()
-        return train(given, report, self.stop, ranks.of_ranks())
+        return train(rank_plan, report, self.stop, ranks.of_ranks())
 
     def fail(self, error: BaseException) -> NoReturn:
         """Write ``error`` for the starting process, print it, and end."""

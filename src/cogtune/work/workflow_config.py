@@ -49,17 +49,17 @@ def workflow_values(path: str | Path | None, command_line: Mapping[str, Any]) ->
     checker = Checker()
     values = checker.section(load_tree(path) if path else Node({}, COMMAND_LINE), WorkflowSection, "")
     typed = {str(name): _node(value) for name, value in command_line.items()}
-    given = checker.section(Node(typed, COMMAND_LINE), CommandLineSection, "")
-    if not checker.errors and given["run"] is None and (stray := [name for name in ("base", "set") if name in typed]):
+    options = checker.section(Node(typed, COMMAND_LINE), CommandLineSection, "")
+    if not checker.errors and options["run"] is None and (stray := [name for name in ("base", "set") if name in typed]):
         message = 'needs a name for the one-off experiment: run=NAME base="a.yaml b.yaml" set="key=value"'
         checker.errors.append(ConfigError(message, key=stray[0], mark=COMMAND_LINE))
-    if not checker.errors and given["run"] is not None and not _words(given["base"]):
-        message = f'{given["run"]!r} needs config files: run={given["run"]} base="a.yaml b.yaml"'
+    if not checker.errors and options["run"] is not None and not _words(options["base"]):
+        message = f'{options["run"]!r} needs config files: run={options["run"]} base="a.yaml b.yaml"'
         checker.errors.append(ConfigError(message, key="run", mark=COMMAND_LINE))
     if checker.errors:
         raise ConfigErrors(checker.errors)
     _check_names(values, path or "--config")
-    own = {name: value for name, value in given.items() if name in typed or name in _ONE_OFF}
+    own = {name: value for name, value in options.items() if name in typed or name in _ONE_OFF}
     merged: dict[str, Any] = values | own
     return WorkflowValues(
         store_dir=_folder("store_dir", merged["store_dir"], path or "--config"),
@@ -74,8 +74,8 @@ def workflow_values(path: str | Path | None, command_line: Mapping[str, Any]) ->
         resources=ResourcesSection(**merged["resources"]),
         demo_data=merged["demo_data"],
         run=merged["run"],
-        base=tuple(_words(given["base"])),
-        set=tuple(_words(given["set"])),
+        base=tuple(_words(options["base"])),
+        set=tuple(_words(options["set"])),
     )
 
 

@@ -218,7 +218,7 @@ class Basic3DPositionEmbeddingParams(PositionParams):
     def interpolation(self, network: Factors) -> Factors:
         """What positions are divided by: the module's own factors, else the network's."""
         own = (self.time_interpolation, self.height_interpolation, self.width_interpolation)
-        t, h, w = (theirs if mine is None else mine for mine, theirs in zip(own, network, strict=True))
+        t, h, w = (shared if factor is None else factor for factor, shared in zip(own, network, strict=True))
         return t, h, w
 
     def size_problems(self, hidden_size: int, head_size: int) -> Iterator[tuple[str, str]]:

@@ -35,7 +35,7 @@ def to_diffusers(state: Mapping[str, Tensor], params: DiffusionTransformerParams
         foreign = in_diffusers(name)
         if foreign is None:
             raise UserError(f"{name}: unknown weight, diffusers' transformer has no counterpart")
-        out |= zip(foreign.names, split(foreign.how, tensor, len(foreign.names)), strict=True)
+        out |= zip(foreign.names, split(foreign.join, tensor, len(foreign.names)), strict=True)
     o, p, q = patch_of(params)
     if o == 1:
         out["patch_embed.proj.weight"] = out["patch_embed.proj.weight"].reshape(-1, params.in_channels, p, q)
@@ -49,7 +49,7 @@ def from_diffusers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         ours = our_name(name)
         foreign = in_diffusers(ours)
         if foreign is not None and ours not in out:
-            out[ours] = JOIN[foreign.how]([state[part] for part in foreign.names])
+            out[ours] = JOIN[foreign.join]([state[part] for part in foreign.names])
     return out
 
 

@@ -37,11 +37,11 @@ def read_into(source: Source, out: Tensor) -> None:
             flat = torch.empty(source.nbytes // SIZES[source.dtype], dtype=DTYPES[source.dtype])
             _read_bytes(source, flat)
             out.copy_(flat.as_strided(source.shape, source.strides) if source.strides else flat.view(source.shape))
-    elif source.how == "rows":
+    elif source.join == "rows":
         for part, rows in zip(source.parts, out.split([part.shape[0] for part in source.parts]), strict=True):
             read_into(part, rows)
     else:
-        out.copy_(JOIN[source.how]([read(part) for part in source.parts]))
+        out.copy_(JOIN[source.join]([read(part) for part in source.parts]))
 
 
 def read_all(sources: Mapping[str, Source]) -> dict[str, Tensor]:
@@ -92,11 +92,11 @@ JOIN: dict[str, Callable[[Sequence[Tensor]], Tensor]] = {
 """How to join parts to one tensor: see `header.Joined`."""
 
 
-def split(how: str, tensor: Tensor, parts: int) -> list[Tensor]:
+def split(join: str, tensor: Tensor, parts: int) -> list[Tensor]:
     """The inverse of JOIN for what diffusers splits: `same`, `rows`, `branches`."""
-    if how == "rows":
+    if join == "rows":
         return list(tensor.chunk(parts))
-    if how == "branches":
+    if join == "branches":
         video_or_text_by_branch = tensor.unflatten(0, (2, parts, 3, -1))
         return [video_or_text_by_branch[:, branch].flatten(0, 2) for branch in range(parts)]
     return [tensor]

@@ -63,8 +63,8 @@ def _blocks(network: Network, grid: Grid, batch: int, width: int) -> Iterator[_B
     for i in range(network.layers):
         at = f"{NETWORK_PREFIX}transformer.layers.{i}."
         modulated = embedding or f"{NETWORK_PREFIX}mixins.adaln_layer.adaLN_modulations.{i}.1.weight" in trained
-        mine = any(name.startswith(at) for name in trained)
-        reached = reached or mine or modulated
+        trained_here = any(name.startswith(at) for name in trained)
+        reached = reached or trained_here or modulated
         yield _block(network, grid, batch, width, trained, modulated, i) if reached else _UNREACHED
 
 

@@ -79,13 +79,13 @@ class Costs:
 
     @cached_property
     def network(self) -> Network:
-        given = self.input(_NetworkInput)
-        node = given.network
+        settings = self.input(_NetworkInput)
+        node = settings.network
         require_ours(node, "network")
         for name, role in _MODULES.items():
             if part := node["params"]["modules"].get(name):
                 require_ours(part, role)
-        return Network(node, given.frozen_prefixes)
+        return Network(node, settings.frozen_prefixes)
 
     @cached_property
     def vae(self) -> Autoencoder:
@@ -114,9 +114,9 @@ class Costs:
     @property
     def clip(self) -> tuple[int, int, int]:
         """(frames, height, width) of a clip in pixels, with 4k + 1 frames."""
-        given = self.input(PreprocessInput)
-        height, width = given.video_size
-        return pixel_frames(latent_frames(given.max_num_frames)), height, width
+        settings = self.input(PreprocessInput)
+        height, width = settings.video_size
+        return pixel_frames(latent_frames(settings.max_num_frames)), height, width
 
     def tile(self, coder: str) -> tuple[int, int, int]:
         """(frames, height, width) of the VAE's tiles, or of the whole clip. ``coder``: encode, decode."""

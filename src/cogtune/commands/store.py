@@ -16,42 +16,65 @@ from cogtune.work.records import read_record
 from cogtune.work.stages import STAGES
 from cogtune.work.workflow_config import workflow_values
 
+_EXAMPLES = """examples:
+  cogtune store list                              all folders, with sizes
+  cogtune store drop 0123456789ab                 remove a folder and the receipts that depend on it
+  cogtune store verify --repair                   check every file, and remove what is damaged
+  cogtune store gc                                what no results folder needs; removes nothing without --yes
+`cogtune store ACTION --help` describes each."""
+_LIST = """examples:
+  cogtune store list
+  cogtune store list --store /shared/store"""
+_DROP = """examples:
+  cogtune store drop 0123456789ab
+  cogtune store drop 0123456789ab --results /home/me/run/results
+The next `snakemake` computes the folder again, and reuses everything else."""
+_VERIFY = """examples:
+  cogtune store verify                            the whole store
+  cogtune store verify 0123456789ab               one folder or job
+  cogtune store verify --repair                   also remove what is damaged, and the receipts that depend on it
+Exit code 1 if damage is left."""
+_GC = """examples:
+  cogtune store gc                                print the size of what is removable, and remove nothing
+  cogtune store gc -v                             also each entry, and why it is kept
+  cogtune store gc --older-than 2w --yes          remove what nobody needs and nobody changed for two weeks"""
+_RAW = argparse.RawDescriptionHelpFormatter
+
 
 def add_to(commands: Subcommands) -> None:
-    """The subcommand."""
-    store = commands.add_parser(
-        "store", help="list the store, remove a key, verify checksums, remove what nobody needs"
-    )
-    store.add_argument("action", choices=["list", "drop", "verify", "gc"])
-    store.add_argument("key", nargs="?", help="12 hex digits, the folder's name (verify: default all)")
-    store.add_argument("--repair", action="store_true", help="verify: remove damaged data; the next run recomputes it")
-    store_gc.add_options(store)
-    store.add_argument("--store", type=Path, metavar="DIR", help="default: store_dir of --workflow")
-    store.add_argument(
+    """The subcommand and its actions."""
+    text = "list the store, remove a key, verify checksums, remove what nobody needs"
+    store = commands.add_parser("store", help=text, description=text, epilog=_EXAMPLES, formatter_class=_RAW)
+    store.set_defaults(run_command=run)
+    actions = store.add_subparsers(dest="action", required=True, metavar="ACTION")
+    _add_action(actions, "list", "list the folders of the store with their sizes", _LIST)
+    text = "remove the folder of a key and the receipts that depend on it, so that the next run computes it again"
+    drop = _add_action(actions, "drop", text, _DROP)
+    drop.add_argument("key", help="12 hex digits: the name of the folder")
+    verify = _add_action(actions, "verify", "verify the checksums of the files and rows of the store", _VERIFY)
+    verify.add_argument("key", nargs="?", help="12 hex digits: the name of a folder or of a job (default: all)")
+    verify.add_argument("--repair", action="store_true", help="remove damaged data; the next run recomputes it")
+    text = "remove what no results folder that uses the store needs; without --yes, only print it"
+    store_gc.add_options(_add_action(actions, "gc", text, _GC))
+
+
+def _add_action(actions: Subcommands, name: str, text: str, examples: str) -> argparse.ArgumentParser:
+    action = actions.add_parser(name, help=text, description=text, epilog=examples, formatter_class=_RAW)
+    action.add_argument("--store", type=Path, metavar="DIR", help="default: store_dir of --workflow")
+    action.add_argument(
         "--results",
         type=Path,
         metavar="DIR",
-        help="results folder with the receipts to remove (default: results_dir of --workflow)",
+        help="results folder with the receipts (default: results_dir of --workflow)",
     )
-    add_workflow(store, "store_dir, results_dir")
-    store.set_defaults(run_command=run)
+    add_workflow(action, "store_dir, results_dir")
+    return action
 
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     """`cogtune store list`, `drop KEY`, `verify` and `gc`; returns the exit code. Raises UserError."""
     if overrides:
         raise UserError(f"store takes no overrides; found {' '.join(overrides)} after `--`")
-    if arguments.repair and arguments.action != "verify":
-        raise UserError(f"store {arguments.action} takes no --repair; only store verify does")
-    if arguments.key is not None and arguments.action in ("list", "gc"):
-        raise UserError(f"store {arguments.action} takes no key; found {arguments.key!r}")
-    for option in ("yes", "older_than", "forget", "include_old", "superseded", "verbose"):
-        if (
-            arguments.action != "gc"
-            and getattr(arguments, option) is not None
-            and getattr(arguments, option) is not False
-        ):
-            raise UserError(f"store {arguments.action} takes no --{option.replace('_', '-')}; only store gc does")
     store, results = _places(arguments)
     if arguments.action == "verify":
         from cogtune.commands import store_verify
@@ -64,8 +87,6 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     if arguments.action == "list":
         _print_table(store)
         return 0
-    if not arguments.key:
-        raise UserError("store drop needs a key: 12 hex digits, see `cogtune store list`")
     for path in drop(store, arguments.key, results):
         print(f"removed {path}")
     return 0

@@ -57,28 +57,29 @@ class Collection:
 
 def add_options(command: argparse.ArgumentParser) -> None:
     """The options of gc."""
-    command.add_argument("--yes", action="store_true", help="gc: remove; without it, only print what would be removed")
+    command.add_argument("--yes", action="store_true", help="remove; without it, only print what would be removed")
     command.add_argument(
         "--older-than",
         type=age_of,
         metavar="AGE",
-        help="gc: keep what changed within this time: 12h, 1d, 2w (default: 1d)",
+        default="1d",
+        help="keep what changed within this time: 12h, 1d, 2w (default: 1d)",
     )
     command.add_argument(
-        "--forget", action="append", metavar="DIR", help="gc: a results folder that was deleted; repeat for several"
+        "--forget", action="append", metavar="DIR", help="a results folder that was deleted; repeat for several"
     )
     command.add_argument(
         "--include-old",
         action="store_true",
-        help="gc: also remove what is older than the registration of results folders, if none of them needs it",
+        help="also remove what is older than the registration of results folders, if none of them needs it",
     )
     command.add_argument(
         "--superseded",
         action="store_true",
-        help="gc: also remove what only earlier configs of --results need: not its published reports, nor a run that started "
+        help="also remove what only earlier configs of --results need: not its published reports, nor a run that started "
         "within --older-than",
     )
-    command.add_argument("-v", "--verbose", action="store_true", help="gc: print each entry, and why it is kept")
+    command.add_argument("-v", "--verbose", action="store_true", help="print each entry, and why it is kept")
 
 
 def age_of(text: str) -> float:
@@ -91,8 +92,7 @@ def age_of(text: str) -> float:
 
 def run(store: Path, results: Path, arguments: argparse.Namespace) -> int:
     """Print what is removable, and remove it with --yes; returns the exit code. Raises UserError."""
-    age = _SECONDS["d"] if arguments.older_than is None else arguments.older_than
-    policy = Policy(age, arguments.include_old, arguments.superseded)
+    policy = Policy(arguments.older_than, arguments.include_old, arguments.superseded)
     forgotten = forgotten_roots(roots_of(store), arguments.forget or ())
     collection = collect(store, results, policy, forgotten)
     _print(collection, arguments.verbose)

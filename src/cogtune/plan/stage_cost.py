@@ -74,3 +74,8 @@ class StageCost:
     def own_rate(self, history: History, part: Slice) -> float | None:
         """Seconds per unit of the run to resume, if recorded."""
         return None
+
+
+def width_of(precision: str) -> int:
+    """Bytes of a number: ``fp32``, ``bf16`` or ``fp16``."""
+    return FP32 if precision == "fp32" else 2

@@ -1,25 +1,24 @@
-"""Amount and cost of the work of each stage: one class per stage, named by ``cost`` in the table (work/stages.py).
+"""Amount and cost of the work of the stages from train to report, and the cost class of each stage.
 
-A stage that names none is a `StageCost`: its units are counted as for any stage with rows, and its cost is unknown.
+One class per stage, named by ``cost`` in the table (work/stages.py). A stage that names none is a `StageCost`: its units
+are counted as for any stage with rows, and its cost is unknown.
 """
 
-import math
-
 from cogtune.config.build import params_of
-from cogtune.config.geometry import latent_size
 from cogtune.config.schema.args import WHOLE_FORMATS
 from cogtune.config.schema.diffusion import VideoDDIMSamplerParams
+from cogtune.plan.cache_costs import ImagesCost, LatentsCost, PreprocessCost, ScanCost, TextCost
 from cogtune.plan.cost.activations import activations
 from cogtune.plan.cost.training import element_bytes, keeps_average, memory, optimizer_states
 from cogtune.plan.cost.work import require_ours
 from cogtune.plan.counts import Counts, Parts
 from cogtune.plan.history import History
-from cogtune.plan.stage_cost import FP32, StageCost
+from cogtune.plan.stage_cost import FP32, StageCost, width_of
 from cogtune.runtime.machines import Machine
 from cogtune.runtime.typed_json import from_json
 from cogtune.work import training_log
 from cogtune.work.batches import plan_batches
-from cogtune.work.inputs import EvaluateInput, ExportInput, ImagesInput, LatentsInput, SampleInput, TextInput
+from cogtune.work.inputs import EvaluateInput, ExportInput, SampleInput
 from cogtune.work.records import Record
 from cogtune.work.results import TrainSummary
 from cogtune.work.slices import Slice
@@ -28,26 +27,10 @@ from cogtune.work.training_log import StepRow
 from cogtune.work.variants import variants
 
 _LOG_ROWS = 200
-_DECODED_PIXELS = 60e6
-"""Source pixels decoded and resized per second and core."""
 _WEIGHTS_PER_SECOND = 0.5e9
 """Bytes of weights that an export reads, converts and compares per second."""
-_THUMBNAIL = 20_000
 _INFERENCE_UNITS = 12
 """Tensors of (batch, tokens, D) in one block at the same time, without backward pass: MLP's 4 + 4, h, its norm, branch."""
-
-
-class ScanCost(StageCost):
-    """Used only for a scan that is in the store but has no receipt in this results folder."""
-
-    startup = 2.0
-
-    @staticmethod
-    def left(counts: Counts, part: Slice, parts: Parts) -> tuple[int, int, int]:
-        return 0, len(counts.columns(parts).clips), 0
-
-    def work(self, units: float) -> float:
-        return 0.0
 
 
 class ReportCost(StageCost):
@@ -57,104 +40,6 @@ class ReportCost(StageCost):
 
     def work(self, units: float) -> float:
         return 0.0
-
-
-class PreprocessCost(StageCost):
-    """Decoding, at a fixed rate."""
-
-    startup = 1.0
-
-    def work(self, units: float) -> float:
-        return units * self.costs.pixels
-
-    def rate(self, machine: Machine, devices: int, ranks: int) -> float:
-        return _DECODED_PIXELS
-
-    def disk_bytes(self, units: int) -> float:
-        return float(units * _THUMBNAIL)
-
-
-class LatentsCost(StageCost):
-    """The VAE's encoder over whole clips."""
-
-    startup, gpu, cpu = 3.0, 0.30, 0.30
-    on_all_devices = True
-    to_save_memory = (
-        "encode_tile_size (or encode_batch_frames: 8) of first_stage_config and args.encode_batch: 1 save memory"
-    )
-
-    @property
-    def _input(self) -> LatentsInput:
-        return self.costs.input(LatentsInput)
-
-    def width(self) -> int:
-        return _width(self._input.precision)
-
-    def work(self, units: float) -> float:
-        return units * self.costs.vae.encode_flops(*self.costs.clip)
-
-    def device_bytes(self, ranks: int) -> float:
-        batch = self._input.batch
-        return self.costs.vae.encode_bytes(*self.costs.tile("encode"), batch, self.width())
-
-    def disk_bytes(self, units: int) -> float:
-        return float(units * 2 * self.costs.vae.channels * self.costs.latents * self.width())
-
-
-class ImagesCost(StageCost):
-    """The VAE's encoder over noised copies of each first frame."""
-
-    startup, gpu, cpu = 3.0, 0.30, 0.30
-    on_all_devices = True
-    to_save_memory = "encode_tile_size of first_stage_config saves memory"
-
-    @property
-    def _copies(self) -> int:
-        return self._input.draws or 1  # 0 draws: the frame itself
-
-    @property
-    def _input(self) -> ImagesInput:
-        return self.costs.input(ImagesInput)
-
-    def width(self) -> int:
-        return _width(self._input.precision)
-
-    def work(self, units: float) -> float:
-        return units * self._copies * self.costs.vae.encode_flops(1, *self.costs.clip[1:])
-
-    def device_bytes(self, ranks: int) -> float:
-        _, height, width = self.costs.tile("encode")
-        return self.costs.vae.encode_bytes(1, height, width, self._copies, self.width())
-
-    def disk_bytes(self, units: int) -> float:
-        _, height, width = self.costs.clip
-        numbers = 2 * self.costs.vae.channels * math.prod(latent_size(1, height, width))
-        return float(units * self._copies * numbers * self.width())
-
-
-class TextCost(StageCost):
-    """T5's encoder."""
-
-    startup, gpu, cpu = 5.0, 0.40, 0.50
-    on_all_devices = True
-    to_save_memory = "a smaller args.text_batch or args.encoder_precision: bf16 save memory"
-
-    @property
-    def _input(self) -> TextInput:
-        return self.costs.input(TextInput)
-
-    def width(self) -> int:
-        return _width(self._input.precision)
-
-    def work(self, units: float) -> float:
-        return units * self.costs.text.flops(self.costs.tokens_of_text)
-
-    def device_bytes(self, ranks: int) -> float:
-        batch = self._input.batch
-        return self.costs.text.bytes(self.costs.tokens_of_text, batch, self.width())
-
-    def disk_bytes(self, units: int) -> float:
-        return float(units * self.costs.tokens_of_text * self.costs.text.width * self.width())
 
 
 class TrainCost(StageCost):
@@ -271,7 +156,7 @@ class SampleCost(StageCost):
         return units * (passes * costs.network.flops(costs.grid) + costs.vae.decode_flops(*costs.clip))
 
     def device_bytes(self, ranks: int) -> float:
-        costs, vae_width = self.costs, _width(self._input.encoder_precision)
+        costs, vae_width = self.costs, width_of(self._input.encoder_precision)
         batch = self._input.batch * (2 if self._guided else 1)
         unit = batch * costs.grid.tokens * costs.network.width * self.width()
         vae = costs.vae.parameters * vae_width
@@ -302,7 +187,7 @@ class EvaluateCost(StageCost):
         return self.costs.input(EvaluateInput)
 
     def width(self) -> int:
-        return _width(self._input.precision)
+        return width_of(self._input.precision)
 
     def work(self, units: float) -> float:
         return units * self.costs.vae.decode_flops(*self.costs.clip)
@@ -311,11 +196,23 @@ class EvaluateCost(StageCost):
         return self.costs.decoding_bytes(self.width())
 
 
-def _width(precision: str) -> int:
-    """Bytes of a number."""
-    return FP32 if precision == "fp32" else 2
+COSTS: dict[str, type[StageCost]] = {
+    cost.__name__: cost
+    for cost in (
+        ScanCost,
+        PreprocessCost,
+        LatentsCost,
+        ImagesCost,
+        TextCost,
+        TrainCost,
+        ExportCost,
+        SampleCost,
+        EvaluateCost,
+        ReportCost,
+    )
+}
 
 
 def cost_of(stage: Stage) -> type[StageCost]:
     """The cost class of a row of the table."""
-    return globals()[stage.cost] if stage.cost else StageCost
+    return COSTS[stage.cost] if stage.cost else StageCost

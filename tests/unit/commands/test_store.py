@@ -109,15 +109,43 @@ def test_every_stage_is_looked_at(project: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["store", "list", "0123456789ab"], "store list takes no key"),
-        (["store", "list", "--repair"], "store list takes no --repair"),
-        (["store", "drop", "0123456789ab", "--repair"], "store drop takes no --repair"),
         (["store", "list", "--", "args.seed=1"], "store takes no overrides"),
         (["config", "explain", "lr", "--", "args.lr=1"], "config explain takes no overrides"),
     ],
 )
-def test_an_argument_that_an_action_does_not_use_is_an_error(
+def test_overrides_that_an_action_does_not_use_are_an_error(
     words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words) == 1
     assert message in capsys.readouterr().err
+
+
+OPTIONS = {
+    "list": [],
+    "drop": [],
+    "verify": ["--repair"],
+    "gc": ["--yes", "--older-than=0", "--forget=x", "--superseded", "-v"],
+}
+
+
+@pytest.mark.parametrize("action", OPTIONS)
+def test_each_action_has_its_own_help_and_options(action: str, capsys: pytest.CaptureFixture[str]) -> None:
+    key = ["0123456789ab"] if action == "drop" else []
+    others = [
+        ["--yes"],
+        ["--repair"],
+        ["--older-than=0"],
+        ["--forget=x"],
+        *([["0123456789ab"]] if action != "verify" else []),
+    ]
+    for words in (words for words in others if words[0] not in OPTIONS[action]):
+        with pytest.raises(SystemExit) as ended:
+            main(["store", action, *key, *words])
+        assert ended.value.code == 2
+        assert words[0] in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        main(["store", action, "--help"])
+    assert ended.value.code == 0
+    printed = capsys.readouterr().out
+    assert f"examples:\n  cogtune store {action}" in printed
+    assert all(option.split("=")[0] in printed for option in OPTIONS[action])

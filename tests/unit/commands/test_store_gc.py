@@ -262,20 +262,6 @@ def test_reasons_are_printed(shop: Shop, capsys: pytest.CaptureFixture[str]) -> 
     assert f"kept {shop.of(young)}: changed 0.0 hours ago (--older-than)" in printed
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["list", "--yes"], "store list takes no --yes"),
-        (["drop", "0123456789ab", "--forget", "x"], "store drop takes no --forget"),
-        (["verify", "--older-than", "0"], "store verify takes no --older-than"),
-        (["gc", "0123456789ab"], "store gc takes no key"),
-    ],
-)
-def test_options_of_other_actions(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["store", *words]) == 1
-    assert message in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("text", ["1", "1y", "-1d", "d", ""])
 def test_ages(text: str) -> None:
     with pytest.raises(SystemExit):

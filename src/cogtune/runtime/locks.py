@@ -14,7 +14,6 @@ import logging
 import math
 import os
 import re
-import socket
 import threading
 import time
 import uuid
@@ -23,10 +22,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
-from typing import Any, cast
+from typing import Any
 
 from cogtune.errors import UserError
 from cogtune.runtime.atomic import write_json
+from cogtune.runtime.owners import Timing, is_dead, name_of, owner_of, slurm_job, this_process
 
 _log = logging.getLogger(__name__)
 
@@ -34,17 +34,6 @@ _POLL_SECONDS = 0.2
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
 _LONGEST_CLAIM = 1 << 16
 """Maximum bytes of a claim that are read; claims of cogtune have 200."""
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Seconds between heartbeats of an owner; without heartbeat, until an owner on another host counts as dead, and until
-    a claim without owner does; between log lines of a waiter."""
-
-    heartbeat: float = 10.0
-    stale: float = 60.0
-    unnamed: float = 2.0
-    say: float = 10.0
 
 
 _DEFAULT = Timing()
@@ -101,7 +90,7 @@ def holder(path: Path, silent: float = 3600.0) -> str:
     if newest is None or newest.owner.get("released"):
         return ""
     silence = time.time() - newest.stamp / 1e9
-    return "" if _is_dead(newest.owner, silence, Timing(stale=silent, unnamed=silent)) else _name(newest)
+    return "" if is_dead(newest.owner, silence, Timing(stale=silent, unnamed=silent)) else _name(newest)
 
 
 def _acquire(folder: Path, timing: Timing, patience: float) -> _Claim:
@@ -117,7 +106,7 @@ def _acquire(folder: Path, timing: Timing, patience: float) -> _Claim:
         if newest != seen:
             alive = newest is not None and seen is not None and newest.number == seen.number
             seen, seen_at = newest, now
-        if newest is None or newest.owner.get("released") or _is_dead(newest.owner, now - seen_at, timing):
+        if newest is None or newest.owner.get("released") or is_dead(newest.owner, now - seen_at, timing):
             claim = _take(folder, newest)
             if claim is not None:
                 return claim
@@ -134,7 +123,7 @@ def _acquire(folder: Path, timing: Timing, patience: float) -> _Claim:
 def _take(folder: Path, before: _Claim | None) -> _Claim | None:
     """Create the claim after ``before``; None if another waiter was faster."""
     number = before.number + 1 if before else 1
-    path, owner = folder / f"{number}.json", _this_process() | _slurm_job()
+    path, owner = folder / f"{number}.json", this_process() | slurm_job()
     try:
         _create(path, json.dumps(owner))
     except FileExistsError:
@@ -206,7 +195,7 @@ def _newest(folder: Path) -> _Claim | None:
         stamp, text = _read(path)
     except FileNotFoundError:
         return _newest(folder)
-    return _Claim(max(numbers), path, _owner(text), stamp)
+    return _Claim(max(numbers), path, owner_of(text), stamp)
 
 
 def _read(path: Path) -> tuple[int, str]:
@@ -226,73 +215,5 @@ def _read(path: Path) -> tuple[int, str]:
     return status.st_mtime_ns, text
 
 
-def _owner(text: str) -> dict[str, Any]:
-    """The content of a claim; empty if invalid."""
-    try:
-        owner: Any = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    if not isinstance(owner, dict):
-        return {}
-    owner = cast(dict[str, Any], owner)
-    named = isinstance(owner.get("pid"), int) and isinstance(owner.get("machine"), str) and "start" in owner
-    return owner if named or owner.get("released") is True else {}
-
-
-def _is_dead(owner: dict[str, Any], silence: float, timing: Timing) -> bool:
-    """Whether an owner without heartbeat for ``silence`` seconds is dead."""
-    if not owner:
-        return silence > timing.unnamed
-    if owner["machine"] == _machine():
-        start = _start_time(owner["pid"])
-        if start is None or owner["start"] is not None:
-            return start is None or start != owner["start"]
-    return silence > timing.stale  # also if the owner's start time is unknown, because pids are reused
-
-
 def _name(claim: _Claim) -> str:
-    job = f" (Slurm job {claim.owner['slurm_job']})" if claim.owner.get("slurm_job") else ""
-    return f"process {claim.owner.get('pid', '?')} on {claim.owner.get('host', '?')}{job}"
-
-
-def _this_process() -> dict[str, Any]:
-    pid = os.getpid()
-    return {"host": socket.gethostname(), "machine": _machine(), "pid": pid, "start": _start_time(pid)}
-
-
-def _slurm_job() -> dict[str, str]:
-    """The Slurm job of this process, for those that wait for it; empty outside Slurm."""
-    job = os.environ.get("SLURM_JOB_ID")
-    return {"slurm_job": job} if job else {}
-
-
-def _machine() -> str:
-    """Identifies where a pid is valid: host, boot, pid namespace."""
-    boot = namespace = ""
-    with suppress(OSError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    with suppress(OSError):
-        namespace = os.readlink("/proc/self/ns/pid")
-    return f"{socket.gethostname()} {boot} {namespace}"
-
-
-def _start_time(pid: int) -> str | None:
-    """Start time of a process, in kernel units; None if it has ended, or is a zombie."""
-    if not Path("/proc/self/stat").exists():
-        return _answers(pid)
-    try:
-        # The name in parentheses may hold spaces and parentheses itself; state is field 3, start time field 22.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] in "ZX" else fields[19]
-
-
-def _answers(pid: int) -> str | None:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:
-        pass
-    return "alive"
+    return name_of(claim.owner)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from cogtune.errors import UserError
-from cogtune.runtime import locks
+from cogtune.runtime import locks, owners
 from cogtune.runtime.atomic import write_json
 from cogtune.runtime.locks import HeldError, Timing, hold_lock
 
@@ -107,7 +107,7 @@ def test_takes_over_from_a_killed_owner(tmp_path: Path, caplog: pytest.LogCaptur
 
 
 def test_a_reused_pid_is_not_the_owner(tmp_path: Path) -> None:
-    other = locks._this_process() | {"start": "1"}
+    other = owners.this_process() | {"start": "1"}
     write_json(tmp_path / "key.lock/1.json", other)
     with hold_lock(tmp_path / "key.lock"):
         pass
@@ -169,7 +169,7 @@ def test_a_claim_that_names_nobody_is_taken_over_after_a_moment(tmp_path: Path, 
 def odd(kind: str, path: Path) -> None:
     """What is not a claim of ours, at the place of one."""
     outside = path.parent.parent / "outside"
-    outside.write_text(json.dumps(locks._this_process()))
+    outside.write_text(json.dumps(owners.this_process()))
     make: dict[str, Callable[[], object]] = {
         "a folder": path.mkdir,
         "a link": lambda: path.symlink_to(outside),
@@ -203,7 +203,7 @@ def test_what_is_no_file_is_no_claim(tmp_path: Path, kind: str) -> None:
 def test_other_names_are_no_claims(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "key.lock"
     folder.mkdir()
-    (folder / name).write_text(json.dumps(locks._this_process()))
+    (folder / name).write_text(json.dumps(owners.this_process()))
     with hold_lock(folder):
         assert (folder / "1.json").exists()
 
@@ -229,14 +229,14 @@ def dead_process() -> int:
 
 @pytest.mark.parametrize("start", [None, "1", 1, "", []])
 def test_a_dead_owner_is_dead_whatever_its_claim_says_of_its_start(tmp_path: Path, start: Any) -> None:
-    write_json(tmp_path / "key.lock/1.json", locks._this_process() | {"pid": dead_process(), "start": start})
+    write_json(tmp_path / "key.lock/1.json", owners.this_process() | {"pid": dead_process(), "start": start})
     began = time.monotonic()
     with hold_lock(tmp_path / "key.lock"):
         assert time.monotonic() - began < 10
 
 
 def test_a_living_owner_of_unknown_start_is_believed_while_its_heart_beats(tmp_path: Path) -> None:
-    write_json(tmp_path / "key.lock/1.json", locks._this_process() | {"start": None})
+    write_json(tmp_path / "key.lock/1.json", owners.this_process() | {"start": None})
     began = time.monotonic()
     with hold_lock(tmp_path / "key.lock", Timing(stale=0.7)):
         assert 0.6 < time.monotonic() - began < 10
@@ -326,7 +326,7 @@ def test_a_sleeper_steps_back_behind_a_later_owner(tmp_path: Path) -> None:
     write_json(folder / "1.json", {"released": True})
     before = locks._newest(folder)
     (folder / "1.json").unlink()
-    write_json(folder / "5.json", locks._this_process())
+    write_json(folder / "5.json", owners.this_process())
     assert locks._take(folder, before) is None
     assert sorted(path.name for path in folder.iterdir()) == ["5.json"]
     assert not json.loads((folder / "5.json").read_text()).get("released")

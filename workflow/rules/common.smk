@@ -12,6 +12,7 @@ from cogtune.runtime.directory import hold_directory
 from cogtune.runtime.failures import explained
 from cogtune.runtime.submitted_jobs import await_submitted_jobs
 from cogtune.work.machine_limits import refused_here, unknown_device
+from cogtune.work.parts import Part, check_scatter, read_part
 from cogtune.work.stages import STAGES, SWEEP
 from cogtune.work.started import load_started, save_started
 from cogtune.work.workspace import Workspace
@@ -84,6 +85,11 @@ else:
     STARTED, WORKSPACE = started_workspace()
 REQUESTS = Requests(WORKSPACE)
 STORE, RESULTS = str(WORKSPACE.store), str(WORKSPACE.results)
+# Not the scattergather directive: its names would be shared with a project that uses this workflow as a module, where
+# `sample` may be another process, and Snakemake ignores a --set-scatter of an unknown name.
+SCATTER = workflow.resource_settings.overwrite_scatter
+if not IS_MODULE:
+    in_one_sentence(check_scatter)("--set-scatter", SCATTER)
 
 
 # Before the first job, not for a dry run, nor on a cluster's nodes. Of several onstart sections Snakemake runs the last only.
@@ -106,11 +112,27 @@ onstart:
 wildcard_constraints:
     key="[0-9a-f]{12}",
     experiment="[A-Za-z0-9_.-]+",
+    part="[1-9][0-9]*-of-[1-9][0-9]*",
 
 
 def receipt(stage):
     """The declared output of a stage's jobs."""
     return f"{RESULTS}/.receipts/{stage}-{{key}}.json"
+
+
+def part_receipt(stage):
+    """The declared output of the parts of a stage's jobs. The stage's own job removes it when all rows are made."""
+    return f"{RESULTS}/.receipts/parts/{stage}-{{key}}.{{part}}.json"
+
+
+def part_log_file(stage):
+    """One log per part."""
+    return f"{RESULTS}/.logs/parts/{stage}-{{key}}.{{part}}.log"
+
+
+def part_benchmark_file(stage):
+    """The same as for a job (see `benchmark_file`)."""
+    return f"{RESULTS}/.benchmarks/parts/{stage}-{{key}}.{{part}}.tsv"
 
 
 def log_file(stage):
@@ -142,18 +164,83 @@ def all_cores(wildcards):
     return workflow.resource_settings.cores or WORKSPACE.resources.threads
 
 
+def parts_of(wildcards, stage):
+    """Into how many parts a job is cut: as `--set-scatter STAGE=N` says, and no more than rows are missing. 1: it is not."""
+    return REQUESTS.parts(wildcards.key, stage, SCATTER.get(stage, 1))
+
+
+def part_receipts(stage):
+    """Receipts of the parts of a job; none if it is not cut."""
+
+    @in_one_sentence
+    def receipts(wildcards):
+        # A process that runs a single job is started when its parts are done.
+        if stage not in SCATTER or not workflow.is_main_process:
+            return []
+        await_scans_for(wildcards.key)
+        count = parts_of(wildcards, stage)
+        parts = [Part(number, count) for number in range(1, count + 1)]
+        return [
+            part_receipt(stage).format(key=wildcards.key, part=part)
+            for part in (parts if count > 1 else [])
+        ]
+
+    return receipts
+
+
+def gather_cores(stage):
+    """Threads of a job that may be cut into parts: one if parts do its work."""
+
+    @in_one_sentence
+    def threads(wildcards):
+        is_cut = (
+            workflow.is_main_process
+            and stage in SCATTER
+            and parts_of(wildcards, stage) > 1
+        )
+        return 1 if is_cut else all_cores(wildcards)
+
+    return threads
+
+
+def part_cores(wildcards):
+    """Threads of a part: on one machine, the parts share its cores."""
+    cores = all_cores(wildcards)
+    if workflow.is_main_process and workflow.local_exec:
+        return max(1, cores // read_part(wildcards.part).count)
+    return cores
+
+
 def needs(name, stage):
     """A resource of a job, from the plan's estimate; more for each further attempt (`snakemake --retries`)."""
+
+    def request(wildcards):
+        if stage in SCATTER and parts_of(wildcards, stage) > 1:
+            return REQUESTS.of_gather(stage)
+        return REQUESTS.of(wildcards.key, stage)
+
+    return resource(name, request)
+
+
+def part_needs(name, stage):
+    """A resource of one part of a job."""
+
+    def request(wildcards):
+        return REQUESTS.of(wildcards.key, stage, read_part(wildcards.part).count)
+
+    return resource(name, request)
+
+
+def resource(name, request):
+    """The function that Snakemake asks for a resource; `request(wildcards)` estimates it."""
 
     @in_one_sentence
     def amount(wildcards, attempt):
         # A process that runs a single job was given its resources by the scheduler; it estimates nothing.
         if not workflow.is_main_process:
             return granted_gpus() if name == "gpu" else 0
-        request = REQUESTS.of(wildcards.key, stage)
-        return getattr(request, name) * (
-            attempt if name in ("mem_mb", "runtime") else 1
-        )
+        given = request(wildcards)
+        return getattr(given, name) * (attempt if name in ("mem_mb", "runtime") else 1)
 
     return amount
 
@@ -244,8 +331,10 @@ def compared(name):
     return target
 
 
+PART_RULES = {f"{name}_part" for name, stage in STAGES.items() if stage.parts}
 STAGE_RULES = {
-    workflow.modifier.modify_rulename(name) for name in (*STAGES, SWEEP.name)
+    workflow.modifier.modify_rulename(name)
+    for name in (*STAGES, *PART_RULES, SWEEP.name)
 }
 
 
@@ -282,11 +371,11 @@ def refuse_until(name):
     the stage before it runs anything, finds none, and would end without a word."""
     until = workflow.dag_settings.until
     if not clips_are_made(WORKSPACE):
-        first, stages = "demo_clips", set(STAGES)
+        first, stages = "demo_clips", set(STAGES) | PART_RULES
     elif all(path.exists() for path in WORKSPACE.scan_receipts(name)):
         return
     else:
-        first, stages = "scan", set(STAGES) - {"scan"}
+        first, stages = "scan", set(STAGES) - {"scan"} | PART_RULES
     if named := sorted(stages.intersection(until)):
         raise UserError(
             f"--until {' '.join(named)}: the jobs of {name} are known only after {first}, which is not done; run "

@@ -37,6 +37,7 @@ rule preprocess:
     """
     input:
         ancient(upstream),
+        ancient(part_receipts("preprocess")),
     output:
         receipt("preprocess"),
     log:
@@ -45,7 +46,7 @@ rule preprocess:
         benchmark_file("preprocess")
     conda:
         "../../environment.yml"
-    threads: all_cores
+    threads: gather_cores("preprocess")
     resources:
         mem_mb=needs("mem_mb", "preprocess"),
         runtime=needs("runtime", "preprocess"),
@@ -55,3 +56,31 @@ rule preprocess:
         run=run_file,
     shell:
         "python -m cogtune preprocess --slice {params.slice:q} --run {params.run:q} --receipt {output:q} --log {log:q} --plain"
+
+
+rule preprocess_part:
+    """
+    One part of the clips of a preprocess job, where `--set-scatter preprocess=N` cuts it; on its share of the cores.
+
+    Input: as for preprocess. Output: its rows; the receipt says that they are in the store.
+    """
+    input:
+        ancient(upstream),
+    output:
+        part_receipt("preprocess"),
+    log:
+        part_log_file("preprocess"),
+    benchmark:
+        part_benchmark_file("preprocess")
+    conda:
+        "../../environment.yml"
+    threads: part_cores
+    resources:
+        mem_mb=part_needs("mem_mb", "preprocess"),
+        runtime=part_needs("runtime", "preprocess"),
+        disk_mb=part_needs("disk_mb", "preprocess"),
+    params:
+        slice=slice_file,
+        run=run_file,
+    shell:
+        "python -m cogtune preprocess --slice {params.slice:q} --run {params.run:q} --receipt {output:q} --log {log:q} --plain --part {wildcards.part}"

@@ -10,6 +10,7 @@ rule latents:
     """
     input:
         ancient(upstream),
+        ancient(part_receipts("latents")),
     output:
         receipt("latents"),
     log:
@@ -18,7 +19,7 @@ rule latents:
         benchmark_file("latents")
     conda:
         "../../environment.yml"
-    threads: all_cores
+    threads: gather_cores("latents")
     resources:
         mem_mb=needs("mem_mb", "latents"),
         runtime=needs("runtime", "latents"),
@@ -31,6 +32,35 @@ rule latents:
         "python -m cogtune latents --slice {params.slice:q} --run {params.run:q} --receipt {output:q} --log {log:q} --plain"
 
 
+rule latents_part:
+    """
+    One part of the clips of a latents job, where `--set-scatter latents=N` cuts it; on one device.
+
+    Input: as for latents. Output: its rows; the receipt says that they are in the store.
+    """
+    input:
+        ancient(upstream),
+    output:
+        part_receipt("latents"),
+    log:
+        part_log_file("latents"),
+    benchmark:
+        part_benchmark_file("latents")
+    conda:
+        "../../environment.yml"
+    threads: part_cores
+    resources:
+        mem_mb=part_needs("mem_mb", "latents"),
+        runtime=part_needs("runtime", "latents"),
+        disk_mb=part_needs("disk_mb", "latents"),
+        gpu=part_needs("gpu", "latents"),
+    params:
+        slice=slice_file,
+        run=run_file,
+    shell:
+        "python -m cogtune latents --slice {params.slice:q} --run {params.run:q} --receipt {output:q} --log {log:q} --plain --part {wildcards.part}"
+
+
 rule images:
     """
     Image to video only: noised encodings of each clip's first frame.
@@ -40,6 +70,7 @@ rule images:
     """
     input:
         ancient(upstream),
+        ancient(part_receipts("images")),
     output:
         receipt("images"),
     log:
@@ -48,7 +79,7 @@ rule images:
         benchmark_file("images")
     conda:
         "../../environment.yml"
-    threads: all_cores
+    threads: gather_cores("images")
     resources:
         mem_mb=needs("mem_mb", "images"),
         runtime=needs("runtime", "images"),
@@ -61,6 +92,35 @@ rule images:
         "python -m cogtune images --slice {params.slice:q} --run {params.run:q} --receipt {output:q} --log {log:q} --plain"
 
 
+rule images_part:
+    """
+    One part of the clips of a images job, where `--set-scatter images=N` cuts it; on one device.
+
+    Input: as for images. Output: its rows; the receipt says that they are in the store.
+    """
+    input:
+        ancient(upstream),
+    output:
+        part_receipt("images"),
+    log:
+        part_log_file("images"),
+    benchmark:
+        part_benchmark_file("images")
+    conda:
+        "../../environment.yml"
+    threads: part_cores
+    resources:
+        mem_mb=part_needs("mem_mb", "images"),
+        runtime=part_needs("runtime", "images"),
+        disk_mb=part_needs("disk_mb", "images"),
+        gpu=part_needs("gpu", "images"),
+    params:
+        slice=slice_file,
+        run=run_file,
+    shell:
+        "python -m cogtune images --slice {params.slice:q} --run {params.run:q} --receipt {output:q} --log {log:q} --plain --part {wildcards.part}"
+
+
 rule text:
     """
     The T5 encoder's states of each caption.
@@ -70,6 +130,7 @@ rule text:
     """
     input:
         ancient(upstream),
+        ancient(part_receipts("text")),
     output:
         receipt("text"),
     log:
@@ -78,7 +139,7 @@ rule text:
         benchmark_file("text")
     conda:
         "../../environment.yml"
-    threads: all_cores
+    threads: gather_cores("text")
     resources:
         mem_mb=needs("mem_mb", "text"),
         runtime=needs("runtime", "text"),
@@ -89,3 +150,32 @@ rule text:
         run=run_file,
     shell:
         "python -m cogtune text --slice {params.slice:q} --run {params.run:q} --receipt {output:q} --log {log:q} --plain"
+
+
+rule text_part:
+    """
+    One part of the captions of a text job, where `--set-scatter text=N` cuts it; on one device.
+
+    Input: as for text. Output: its rows; the receipt says that they are in the store.
+    """
+    input:
+        ancient(upstream),
+    output:
+        part_receipt("text"),
+    log:
+        part_log_file("text"),
+    benchmark:
+        part_benchmark_file("text")
+    conda:
+        "../../environment.yml"
+    threads: part_cores
+    resources:
+        mem_mb=part_needs("mem_mb", "text"),
+        runtime=part_needs("runtime", "text"),
+        disk_mb=part_needs("disk_mb", "text"),
+        gpu=part_needs("gpu", "text"),
+    params:
+        slice=slice_file,
+        run=run_file,
+    shell:
+        "python -m cogtune text --slice {params.slice:q} --run {params.run:q} --receipt {output:q} --log {log:q} --plain --part {wildcards.part}"

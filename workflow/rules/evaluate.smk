@@ -10,6 +10,7 @@ rule sample:
     """
     input:
         ancient(upstream),
+        ancient(part_receipts("sample")),
     output:
         receipt("sample"),
     log:
@@ -18,7 +19,7 @@ rule sample:
         benchmark_file("sample")
     conda:
         "../../environment.yml"
-    threads: all_cores
+    threads: gather_cores("sample")
     resources:
         mem_mb=needs("mem_mb", "sample"),
         runtime=needs("runtime", "sample"),
@@ -31,6 +32,35 @@ rule sample:
         "python -m cogtune sample --slice {params.slice:q} --run {params.run:q} --receipt {output:q} --log {log:q} --plain"
 
 
+rule sample_part:
+    """
+    One part of the videos of a sample job, where `--set-scatter sample=N` cuts it; on one device.
+
+    Input: as for sample. Output: its rows; the receipt says that they are in the store.
+    """
+    input:
+        ancient(upstream),
+    output:
+        part_receipt("sample"),
+    log:
+        part_log_file("sample"),
+    benchmark:
+        part_benchmark_file("sample")
+    conda:
+        "../../environment.yml"
+    threads: part_cores
+    resources:
+        mem_mb=part_needs("mem_mb", "sample"),
+        runtime=part_needs("runtime", "sample"),
+        disk_mb=part_needs("disk_mb", "sample"),
+        gpu=part_needs("gpu", "sample"),
+    params:
+        slice=slice_file,
+        run=run_file,
+    shell:
+        "python -m cogtune sample --slice {params.slice:q} --run {params.run:q} --receipt {output:q} --log {log:q} --plain --part {wildcards.part}"
+
+
 rule evaluate:
     """
     The metrics: VAE reconstruction, samples against their clips, retrieval and its controls.
@@ -40,6 +70,7 @@ rule evaluate:
     """
     input:
         ancient(upstream),
+        ancient(part_receipts("evaluate")),
     output:
         receipt("evaluate"),
     log:
@@ -48,7 +79,7 @@ rule evaluate:
         benchmark_file("evaluate")
     conda:
         "../../environment.yml"
-    threads: all_cores
+    threads: gather_cores("evaluate")
     resources:
         mem_mb=needs("mem_mb", "evaluate"),
         runtime=needs("runtime", "evaluate"),
@@ -59,3 +90,32 @@ rule evaluate:
         run=run_file,
     shell:
         "python -m cogtune evaluate --slice {params.slice:q} --run {params.run:q} --receipt {output:q} --log {log:q} --plain"
+
+
+rule evaluate_part:
+    """
+    One part of the clips of a evaluate job, where `--set-scatter evaluate=N` cuts it; on one device.
+
+    Input: as for evaluate. Output: its rows; the receipt says that they are in the store.
+    """
+    input:
+        ancient(upstream),
+    output:
+        part_receipt("evaluate"),
+    log:
+        part_log_file("evaluate"),
+    benchmark:
+        part_benchmark_file("evaluate")
+    conda:
+        "../../environment.yml"
+    threads: part_cores
+    resources:
+        mem_mb=part_needs("mem_mb", "evaluate"),
+        runtime=part_needs("runtime", "evaluate"),
+        disk_mb=part_needs("disk_mb", "evaluate"),
+        gpu=part_needs("gpu", "evaluate"),
+    params:
+        slice=slice_file,
+        run=run_file,
+    shell:
+        "python -m cogtune evaluate --slice {params.slice:q} --run {params.run:q} --receipt {output:q} --log {log:q} --plain --part {wildcards.part}"

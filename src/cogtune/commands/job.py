@@ -48,8 +48,9 @@ def _run(arguments: argparse.Namespace, overrides: Sequence[str], prepare: Prepa
         part, receipt, store = prepare(arguments, overrides)
     if part.stage != arguments.command:
         raise UserError(f"{arguments.slice}: is a slice of stage {part.stage!r}; expected {arguments.command!r}")
+    cut = arguments.part if "part" in arguments else None
     command = "cogtune " + shlex.join(word for word in sys.argv[1:] if word != "--plain")
-    execute_logged(Job(part, store, arguments.log, arguments.plain), receipt, command)
+    execute_logged(Job(part, store, arguments.log, arguments.plain, cut), receipt, command)
     return 0
 
 

@@ -4,7 +4,9 @@ import argparse
 from pathlib import Path
 
 from cogtune.config.schema.common import RANKS
+from cogtune.errors import UserError
 from cogtune.runtime.slurm import MAX_RESTARTS
+from cogtune.work.parts import Part, read_part
 
 Subcommands = argparse._SubParsersAction
 
@@ -44,6 +46,24 @@ def add_job(command: argparse.ArgumentParser, source: argparse._MutuallyExclusiv
         help=f"Slurm: a stopped job requeues itself at most N times (default: {MAX_RESTARTS})",
     )
     add_workflow(command, "store, results, other experiments")
+
+
+def add_part(command: argparse.ArgumentParser, example: str) -> None:
+    """Add ``--part``. ``example``: the rest of a command line."""
+    command.add_argument(
+        "--part",
+        type=_part,
+        metavar="I-of-N",
+        help=f"make only this part of the rows, on one device: run all N parts, on any machines that share the store and "
+        f"at the same time, then this command without --part (example: {example} --part 2-of-8)",
+    )
+
+
+def _part(text: str) -> Part:
+    try:
+        return read_part(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _ranks(text: str) -> int:

@@ -5,25 +5,28 @@ import json
 import logging
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
 from cogtune.commands import stage
 from cogtune.commands.options import Subcommands, add_ranks, add_workflow
-from cogtune.commands.plan_table import distinct, draw
+from cogtune.commands.plan_table import distinct, draw, job_count
+from cogtune.config.errors import ConfigError
 from cogtune.errors import UserError
 from cogtune.plan.counts import Counts
 from cogtune.plan.estimate import estimator_of
 from cogtune.plan.history import History
 from cogtune.plan.survey import Survey, Surveyor
 from cogtune.runtime.machines import Machine, machine_of
+from cogtune.work.parts import check_scatter
 from cogtune.work.workspace import Workspace
 
 _log = logging.getLogger(__name__)
 
 WIDTH = 100
+_LONGEST_COUNT = 9
 
 
 def add_to(commands: Subcommands) -> None:
@@ -42,6 +45,15 @@ def add_to(commands: Subcommands) -> None:
         "--device", metavar="NAME", help="estimate for this GPU (H100, A100, 4090, …) instead of this machine"
     )
     add_ranks(plan)
+    plan.add_argument(
+        "--parts",
+        nargs="+",
+        type=_parts,
+        default=[],
+        metavar="STAGE=N",
+        help="plan for jobs that are cut into at most N parts of one device each, as by snakemake --set-scatter "
+        "(example: --parts latents=8 sample=8)",
+    )
     plan.add_argument("--name", default="by-hand", help="experiment name for --base (default: by-hand)")
     plan.add_argument("--plain", action="store_true", help="print progress as lines")
     plan.set_defaults(run_command=run)
@@ -61,6 +73,16 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     return show(arguments, workspace, lambda space, name: stage.scan_first(space, name, arguments.plain))
 
 
+def _parts(text: str) -> tuple[str, int]:
+    stage, _, count = text.partition("=")
+    number = int(count) if count.isascii() and count.isdecimal() and len(count) < _LONGEST_COUNT else 0
+    try:
+        check_scatter("--parts", {stage: number})
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("--parts ")) from None
+    return stage, number
+
+
 def make_demo_data(workspace: Workspace) -> None:
     """Create the demo data if ``demo_data`` is set, as the Snakefile does: planning needs the clips."""
     if workspace.demo_data and subprocess.run([sys.executable, "demo/make_data.py"], stdout=sys.stderr).returncode:
@@ -75,7 +97,7 @@ def show(arguments: argparse.Namespace, workspace: Workspace, scan: Callable[[Wo
     """
     names = chosen(workspace, arguments.experiments)
     machine = machine_of(arguments.device, max(workspace.experiments[name].ranks for name in names))
-    surveys, failed = survey_all(workspace, names, machine, scan)
+    surveys, failed = survey_all(workspace, names, machine, scan, dict(arguments.parts))
     if arguments.format == "json":
         print(json.dumps(as_dict(surveys, machine, failed), indent=2, ensure_ascii=False))
     else:
@@ -99,11 +121,15 @@ def _waiting(text: str) -> AbstractContextManager[object]:
 
 
 def survey_all(
-    workspace: Workspace, names: Iterable[str], machine: Machine, scan: Callable[[Workspace, str], None]
+    workspace: Workspace,
+    names: Iterable[str],
+    machine: Machine,
+    scan: Callable[[Workspace, str], None],
+    parts: Mapping[str, int] | None = None,
 ) -> tuple[list[Survey], dict[str, UserError]]:
     """Surveys, each after the experiments that it starts from; and the errors, by experiment."""
     history = History(workspace.store, workspace.results)
-    surveyor = Surveyor(workspace, history, Counts(history))
+    surveyor = Surveyor(workspace, history, Counts(history), parts or {})
     workspace.writes.held = True
     requested, surveys = list(names), dict[str, Survey]()
     failed: dict[str, UserError] = {}
@@ -139,8 +165,8 @@ def as_dict(surveys: Sequence[Survey], machine: Machine, failed: dict[str, UserE
     return {
         "experiments": [survey.to_dict() for survey in surveys],
         "total": {
-            "jobs": len(steps),
-            "seconds": sum(one.seconds or 0.0 for one in known),
+            "jobs": job_count(steps),
+            "seconds": sum(one.parts * (one.seconds or 0.0) for one in known),
             "disk": sum(one.disk for one in known),
             "memory": max((one.memory for one in known), default=0.0),
             "devices": max((one.devices for one in known), default=0),

@@ -127,12 +127,12 @@ def _draw_total(surveys: Sequence[Survey], machine: Machine, console: "Console")
         console.print("nothing to do", highlight=False)
         return
     known = [step.estimate for step in steps if step.estimate]
-    seconds = sum(estimate.seconds or 0.0 for estimate in known)
+    seconds = sum(estimate.parts * (estimate.seconds or 0.0) for estimate in known)
     unknown = sum(estimate.seconds is None for estimate in known)
     peak = max((estimate.memory for estimate in known), default=0.0)
     host = max((estimate.host for estimate in known), default=0.0)
     words = [
-        f"{len(steps)} jobs",
+        f"{job_count(steps)} jobs",
         f"{duration(seconds)} if run serially",
         f"{size(sum(e.disk for e in known))} of disk",
     ]
@@ -152,6 +152,12 @@ def _why_unknown(estimates: Sequence[Estimate], device: str) -> str:
     if any(estimate.basis == "unknown" for estimate in estimates):
         return "their stage, or a plugin, has no cost model"
     return f"no performance data for {device}; use --device to pick a similar GPU"
+
+
+def job_count(steps: Iterable[Step]) -> int:
+    """The number of jobs: one a step, and its parts."""
+    parts = [step.estimate.parts if step.estimate else 1 for step in steps]
+    return len(parts) + sum(count for count in parts if count > 1)
 
 
 def distinct(surveys: Iterable[Survey]) -> list[Step]:

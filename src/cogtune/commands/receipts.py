@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cogtune.errors import UserError
 from cogtune.runtime.paths import is_key
+from cogtune.work.parts import PARTS
 from cogtune.work.records import read_object
 from cogtune.work.runs import known_parts
 from cogtune.work.slices import Slice, read_slice
@@ -84,7 +85,11 @@ def _links(store: Path, results: Path) -> Iterator[tuple[str, set[str]]]:
 
 
 def _receipts(results: Path, key: str) -> list[Path]:
-    receipts = [*(results / ".receipts").glob(f"*-{key}.json"), *results.glob(f"*/.published-{key}")]
+    receipts = [
+        *(results / ".receipts").glob(f"*-{key}.json"),
+        *(results / ".receipts" / PARTS).glob(f"*-{key}.*.json"),
+    ]
+    receipts += [*results.glob(f"*/.published-{key}")]
     return sorted(path for path in receipts if not path.parent.is_symlink())
 
 

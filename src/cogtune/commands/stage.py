@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cogtune.commands.job import run_job
-from cogtune.commands.options import Subcommands, add_job, add_ranks
+from cogtune.commands.options import Subcommands, add_job, add_part, add_ranks
 from cogtune.config.errors import ConfigError
 from cogtune.errors import UserError
 from cogtune.runtime.paths import check_name, quoted
@@ -37,6 +37,8 @@ def add_to(commands: Subcommands) -> None:
             "--name", default="by-hand", help="experiment name; results go to results/<name> (default: by-hand)"
         )
         add_ranks(command)
+        if stage.parts:
+            add_part(command, f"cogtune {name} --base config/tiny/demo.yaml")
         command.set_defaults(run_command=run)
 
 
@@ -119,4 +121,5 @@ def _receipt(arguments: argparse.Namespace, place: RunPaths, part: Slice) -> Pat
         return arguments.receipt
     if part.stage == "report":
         return place.results / place.experiment / f".published-{part.key}"
-    return place.receipt(part)
+    receipt = place.receipt(part)
+    return arguments.part.receipt(receipt) if STAGES[part.stage].parts and arguments.part else receipt

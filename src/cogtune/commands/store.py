@@ -9,8 +9,8 @@ from cogtune.commands import store_gc
 from cogtune.commands.options import Subcommands, add_workflow
 from cogtune.commands.receipts import jobs_in, remove_receipts
 from cogtune.errors import UserError
-from cogtune.runtime.locks import hold_lock
 from cogtune.runtime.paths import check_removable, key_folder, remove_folder
+from cogtune.runtime.reservations import hold_alone
 from cogtune.runtime.shared import let_group_write
 from cogtune.work.records import read_record
 from cogtune.work.stages import STAGES
@@ -119,7 +119,7 @@ def drop(store: Path, key: str, results: Path) -> list[Path]:
     removed: list[Path] = []
     for folder in folders:
         stage = folder.parent.name
-        with hold_lock(store / "locks" / f"{stage}-{key}.lock"):
+        with hold_alone(store / "locks" / f"{stage}-{key}.lock"):
             remove_folder(folder, store)
         for name in jobs_in(store, folder, results):
             (store / "records" / f"{stage}-{name}.json").unlink(missing_ok=True)

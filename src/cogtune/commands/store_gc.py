@@ -14,8 +14,8 @@ from pathlib import Path
 
 from cogtune.commands.receipts import remove_receipts
 from cogtune.errors import UserError
-from cogtune.runtime.locks import hold_lock, holder
 from cogtune.runtime.paths import check_removable, is_key, remove_folder
+from cogtune.runtime.reservations import hold_alone, user_of
 from cogtune.work.needs import Needs, Superseded, needs_of
 from cogtune.work.roots import Root, roots_of
 from cogtune.work.stages import STAGES
@@ -158,7 +158,7 @@ def why_kept(store: Path, entry: Entry, needs: Needs, policy: Policy, now: float
     folder = entry.folder
     if reason := needs.of(folder):
         return reason
-    if owner := holder(_lock_of(store, folder)):
+    if owner := user_of(_lock_of(store, folder)):
         return f"{owner} is working in it"
     if now - entry.changed < policy.age:
         return f"changed {(now - entry.changed) / 3600:.1f} hours ago (--older-than)"
@@ -204,9 +204,9 @@ def temporaries(store: Path) -> Iterator[Entry]:
 def remove(store: Path, results: Path, policy: Policy, collection: Collection) -> Iterator[Path]:
     """Remove what is still removable, each under its lock: a run may have started since. Yields what was removed."""
     for entry in collection.removable:
-        if holder(_lock_of(store, entry.folder)):
+        if user_of(_lock_of(store, entry.folder)):
             continue
-        with hold_lock(_lock_of(store, entry.folder)):
+        with hold_alone(_lock_of(store, entry.folder)):
             needs = _needs(store, roots_of(store), results, policy)
             if not needs.of(entry.folder) and _entry(entry.folder).changed == entry.changed:
                 if policy.superseded:  # receipts first: a kill in between must not leave one without its data

@@ -13,9 +13,9 @@ from cogtune.commands.store_checks import Check, Damage, folder_checks, store_ch
 from cogtune.data.shards import Shard
 from cogtune.data.store import shard_paths
 from cogtune.errors import UserError
-from cogtune.runtime.locks import hold_lock
 from cogtune.runtime.paths import is_key, key_folder
 from cogtune.runtime.progress import progress
+from cogtune.runtime.reservations import hold_alone
 from cogtune.work.stages import STAGES
 
 _LOCKS = "locks"
@@ -68,7 +68,7 @@ def _repair(store: Path, folder: Path, damages: Iterable[Damage], results: Path)
         for damage in damages:
             damage.take_out()
         return
-    with hold_lock(store / "locks" / f"{folder.parent.name}-{folder.name}.lock"):
+    with hold_alone(store / "locks" / f"{folder.parent.name}-{folder.name}.lock"):
         # Receipts first: a kill in between then leaves detectable damage, never missing data with a valid receipt.
         for path in remove_receipts(store, folder, results) if any(damage.rerun for damage in damages) else ():
             print(f"removed {path}")

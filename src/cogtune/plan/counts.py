@@ -36,6 +36,10 @@ class Work:
         """Units in the store."""
         return self.total - self.todo - self.shared
 
+    def parts(self, most: int) -> int:
+        """Into how many parts the job is cut: none of ``most`` is without a row to make when the job is planned."""
+        return max(1, min(most, self.todo + self.shared))
+
     @property
     def begun(self) -> bool:
         """Whether some but not all units exist: from an interrupted run, or from other jobs that share the folder."""

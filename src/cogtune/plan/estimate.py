@@ -1,6 +1,7 @@
 """Seconds, memory and disk of a stage: modelled from its arithmetic, and corrected by what earlier runs really took."""
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from cogtune.work.slices import Slice
 from cogtune.work.stages import STAGES
 from cogtune.work.workspace import Workspace
 
-_FOUND_DONE_SECONDS = 4.0
+FOUND_DONE_SECONDS = 4.0
 """Of a job that starts, finds its work done, and writes its receipt."""
 PROCESS_BYTES = 0.6e9
 """Of a Python process with PyTorch and DeepSpeed imported, before it does anything."""
@@ -27,7 +28,8 @@ class Estimate:
     """``seconds`` None: unknown device, or a component without cost model (``basis`` "unknown"). ``disk``: bytes added to
     the store. ``memory``: bytes at the peak on each of ``devices`` devices, 0 if the job needs none.
     ``host``: CPU memory of all processes, libraries left out. ``basis``: "measured" if it scales an earlier run of this
-    stage on such a device, else "modelled".
+    stage on such a device, else "modelled". ``parts``: jobs that share the work; then ``seconds``, ``memory`` and ``host``
+    are those of one of them, and ``devices`` and ``disk`` of all.
     """
 
     seconds: float | None
@@ -36,6 +38,7 @@ class Estimate:
     devices: int
     basis: str
     host: float = 0.0
+    parts: int = 1
 
 
 def estimator_of(workspace: Workspace, name: str, machine: Machine, history: History) -> "Estimator":
@@ -66,12 +69,27 @@ class Estimator:
     def of(self, part: Slice, work: Work) -> Estimate:
         """Estimate the remaining work of a job."""
         if not work.todo:
-            return Estimate(_FOUND_DONE_SECONDS, 0.0, 0.0, 0, "modelled")
+            return Estimate(FOUND_DONE_SECONDS, 0.0, 0.0, 0, "modelled")
         cost = cost_of(STAGES[part.stage])(self._costs)
         try:
             return self._corrected(self._modelled(cost, work), cost, part, work)
         except Unmodelled:
             return Estimate(None, 0.0, 0.0, 0, "unknown")
+
+    def of_part(self, part: Slice, work: Work, parts: int) -> Estimate:
+        """Estimate the largest of ``parts`` jobs that share the remaining work, with one device each."""
+        one = copy(self)
+        one._machine = replace(self._machine, count=1)
+        return one.of(part, replace(work, todo=-(-work.todo // parts)))
+
+    def of_parts(self, part: Slice, work: Work, parts: int) -> Estimate:
+        """Estimate all of them. 1: the job is not cut."""
+        whole = self.of(part, work)
+        if parts == 1 or not work.todo:
+            return whole
+        return replace(
+            self.of_part(part, work, parts), disk=whole.disk, devices=parts * bool(whole.devices), parts=parts
+        )
 
     def _modelled(self, cost: StageCost, work: Work) -> Estimate:
         devices, memory = self._devices(cost, work), self._device_bytes(cost, self._ranks)

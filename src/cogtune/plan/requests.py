@@ -5,12 +5,12 @@ Memory and time get a margin, because a killed job costs more than a request tha
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from cogtune.errors import UserError
-from cogtune.plan.counts import Counts
-from cogtune.plan.estimate import PROCESS_BYTES, Estimate, estimator_of
+from cogtune.plan.counts import Counts, Work
+from cogtune.plan.estimate import FOUND_DONE_SECONDS, PROCESS_BYTES, Estimate, estimator_of
 from cogtune.plan.history import History
 from cogtune.plan.stage_costs import StageCost, cost_of
 from cogtune.runtime.machines import Machine, machine_of
@@ -40,7 +40,7 @@ class Requests:
         self._workspace = workspace
         self._history = History(workspace.store, workspace.results)
         self._counts = Counts(self._history, remember=False)
-        self._known: dict[str, Request] = {}
+        self._known: dict[tuple[str, int], Request] = {}
 
     @cached_property
     def machine(self) -> Machine:
@@ -48,15 +48,38 @@ class Requests:
         ranks = max(experiment.ranks for experiment in self._workspace.experiments.values())
         return machine_of(self._workspace.device, ranks)
 
-    def of(self, key: str, stage: str) -> Request:
+    def of(self, key: str, stage: str, parts: int = 1) -> Request:
         """The request of a job, constant for this process once the job is known. Before the scans, and for scans themselves,
-        it is the default."""
-        if key not in self._known:
+        it is the default. ``parts``: of one of so many jobs that share the rows (see `parts`)."""
+        if (key, parts) not in self._known:
             name = self._owner(key, stage)
             if name is None:
                 return self._default(stage, 1)
-            self._known[key] = self._estimated(name, self._workspace.job(key))
-        return self._known[key]
+            self._known[key, parts] = self._estimated(name, self._workspace.job(key), parts)
+        return self._known[key, parts]
+
+    def parts(self, key: str, stage: str, most: int) -> int:
+        """Into how many parts a job is cut, at most ``most``; constant for this process once the job is known."""
+        name = self._owner(key, stage) if most > 1 else None
+        if name is None:
+            return 1
+        try:
+            return self._work(name, self._workspace.job(key)).parts(most)
+        except UserError:  # damage in the store: the job itself reports it with advice
+            return 1
+
+    def of_gather(self, stage: str) -> Request:
+        """The request of a job that finds its rows made by parts, and needs no device: files of samples are written, so
+        its time is not estimated."""
+        default = self._default(stage, 1)
+        done = Estimate(FOUND_DONE_SECONDS, 0.0, 0.0, 0, "modelled")
+        found = self._with_margin(done, 1, default, modelled=True)
+        return replace(found, runtime=default.runtime, gpu=0)
+
+    def _work(self, name: str, part: Slice) -> Work:
+        """Including rows that another job of this run may make: the job that starts first makes them."""
+        work = self._counts.left(part, self._workspace.slices(name), cost_of(STAGES[part.stage]).left)
+        return replace(work, todo=work.todo + work.shared, shared=0)
 
     def _owner(self, key: str, stage: str) -> str | None:
         """The first experiment that has the job; None for a scan, a sweep, or an unknown job."""
@@ -68,14 +91,17 @@ class Requests:
                 return name
         return None
 
-    def _estimated(self, name: str, part: Slice) -> Request:
+    def _estimated(self, name: str, part: Slice, count: int) -> Request:
         default = self._default(part.stage, self._workspace.experiments[name].ranks)
+        if count > 1:
+            default = replace(default, gpu=min(1, default.gpu))
         if part.stage == "report":
             return default
-        parts, cost = self._workspace.slices(name), cost_of(STAGES[part.stage])
+        cost = cost_of(STAGES[part.stage])
         try:
-            work = self._counts.left(part, parts, cost.left)
-            estimate = estimator_of(self._workspace, name, self.machine, self._history).of(part, work)
+            work = self._work(name, part)
+            estimator = estimator_of(self._workspace, name, self.machine, self._history)
+            estimate = estimator.of(part, work) if count == 1 else estimator.of_part(part, work, count)
         except UserError:  # damage in the store: the job itself reports it with advice
             return default
         if estimate.basis == "unknown":

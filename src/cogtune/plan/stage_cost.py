@@ -63,7 +63,7 @@ class StageCost:
         """Seconds per unit of work in the earlier run ``key`` (whose costs these are), without start-up, scaled to
         ``machine``.."""
         startup = min(self.startup * record.runs, 0.8 * record.seconds)
-        scale = record.devices / machine.count if self.on_all_devices else 1.0
+        scale = record.mean_devices / machine.count if self.on_all_devices else 1.0
         work = self.work(record.made or 0)
         return scale * (record.seconds - startup) / work if work else None
 

@@ -82,6 +82,8 @@ class Surveyor:
     workspace: Workspace
     history: History
     counts: Counts
+    parts: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Into how many parts, at most, the jobs of a stage are cut."""
     _told: dict[tuple[str, str], str] = field(default_factory=dict)
     """(stage, key) of a job -> the first surveyed experiment that has it."""
     _compared_data: dict[tuple[str, str, str], list[Reason]] = field(default_factory=dict)
@@ -122,8 +124,11 @@ class Surveyor:
             )
         work = self.counts.left(part, parts, cost_of(STAGES[stage]).left)
         state, why = self._explained(part, work, name, config, steps)
-        estimate = estimator.of(part, work)
+        estimate = estimator.of_parts(part, work, work.parts(self.parts.get(stage, 1)))
         notes = [self._batch(name, part)] if stage == "train" and work.todo else []
+        if estimate.parts > 1:
+            most = -(-work.todo // estimate.parts)
+            notes.append(f"{stage}: {estimate.parts} parts of at most {most:,} {work.unit}; time if all run at once")
         warnings = estimator.warnings(stage, estimate)
         if stage == "train":
             warnings += cannot_train_on(config.values, estimator.device)

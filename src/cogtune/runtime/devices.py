@@ -21,8 +21,11 @@ def gpu_uuid(index: int) -> str:
     return str(torch.cuda.get_device_properties(index).uuid)
 
 
-def devices() -> list[torch.device]:
-    """All CUDA devices visible to this process (see CUDA_VISIBLE_DEVICES), or the CPU."""
+def devices(number: int | None = None) -> list[torch.device]:
+    """All CUDA devices visible to this process (see CUDA_VISIBLE_DEVICES), or the CPU. ``number``: only this one, see
+    `device_for`."""
+    if number is not None:
+        return [device_for(number)]
     return [torch.device("cuda", index) for index in range(visible_gpus())] or [torch.device("cpu")]
 
 

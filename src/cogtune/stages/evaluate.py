@@ -1,6 +1,7 @@
 """Stage `evaluate`: compares samples and reconstructions with the clips, and writes metrics.json."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from cogtune.config.build import build
 from cogtune.data.clips import load_clip
 from cogtune.data.decoder import Decoder
 from cogtune.data.listing import ClipRow
+from cogtune.data.pipeline import in_batches
 from cogtune.data.rows import ClipPlan, EvaluationRow, LatentRow, SampleRow, clip_plan
 from cogtune.data.store import ShardReader, ShardWriter
 from cogtune.data.video import VideoError
@@ -22,12 +24,14 @@ from cogtune.evaluation.sample_figures import METRICS_FILE, PER_SAMPLE, Sample
 from cogtune.runtime.atomic import write_changed
 from cogtune.runtime.devices import device_for, dtype_of, set_threads
 from cogtune.runtime.failures import machine_error_message
+from cogtune.runtime.locks import hold_lock
 from cogtune.runtime.sums import write_sums
 from cogtune.sampling.generate import decode
 from cogtune.sampling.prompts import ID_DIGITS
 from cogtune.sampling.video import write_mp4
-from cogtune.stages.job import Job, missing_ids
+from cogtune.stages.job import Job
 from cogtune.stages.latents import accepted
+from cogtune.stages.make_rows import make_rows
 from cogtune.stages.preprocess import source_of
 from cogtune.stages.run_counts import RunCounts
 from cogtune.stages.sample import sample_ids
@@ -52,7 +56,7 @@ class EvaluateCounts(RunCounts):
         return content | content.pop("main_metrics")
 
 
-def run(job: Job[EvaluateInput]) -> EvaluateCounts:
+def run(job: Job[EvaluateInput]) -> RunCounts:
     """Measure each clip, store the results as rows, then summarise them.
 
     Writes metrics.json and per_sample.json (equal input gives equal bytes), and an mp4 file of each clip with samples.
@@ -62,9 +66,11 @@ def run(job: Job[EvaluateInput]) -> EvaluateCounts:
     folder = job.job_dir()
     clips = _clips(job)
     samples = read_samples(job.rows("sample"), sample_ids(job.upstream_job("sample", SampleInput)))
-    missing = set(missing_ids(clips, job.rows().ids()))
-    if missing:
-        _measure(job, list(clips.values()), missing, samples)
+    rows = list(clips.values())
+    units = list(in_batches(list(clips), _BATCH))
+    counts = make_rows(job, units, lambda missing: _measure(job, rows, set(missing), samples))
+    if job.part:
+        return counts
     measured = dict(EvaluationRow.read_all(job.rows(), clips))
     figures = per_sample(samples, measured)
     metrics = flat_metrics(figures, measured, {clip: row.split for clip, row in clips.items()}) | _losses(job)
@@ -72,7 +78,7 @@ def run(job: Job[EvaluateInput]) -> EvaluateCounts:
     write_changed(folder / METRICS_FILE, to_json(metrics))
     write_sums(folder, [folder / PER_SAMPLE, folder / METRICS_FILE])
     main = {metric.key(): metrics[metric.key()] for metric in (RETRIEVAL, PSNR) if metric.key() in metrics}
-    return EvaluateCounts(made=len(missing), reused=len(clips) - len(missing), main_metrics=main)
+    return EvaluateCounts(made=counts.made, reused=counts.reused, main_metrics=main)
 
 
 def _clips(job: Job[EvaluateInput]) -> dict[str, ClipRow]:
@@ -109,7 +115,8 @@ def _measure(job: Job[EvaluateInput], rows: list[ClipRow], missing: set[str], sa
             if row.clip in sampled:
                 view = folder / CLIPS / f"{row.clip[:ID_DIGITS]}.mp4"
                 write_mp4(view, pixels_FCHW.permute(0, 2, 3, 1).numpy(), settings.fps)
-                write_sums(folder, [view])  # before its row, which marks the clip as done
+                with hold_lock(job.lock_path.with_suffix(".sums.lock")) if job.part else nullcontext():
+                    write_sums(folder, [view])  # before its row, which marks the clip as done
             evaluated.add(writer, row.clip)
             bar.advance(1)
 
@@ -119,7 +126,7 @@ def _reconstructions(
 ) -> Iterator[tuple[ClipRow, Tensor, Tensor]]:
     """(clip, its pixels, the VAE's decoding of its cached posterior mean), both uint8 (F, 3, H, W)."""
     prepared, latents = job.rows("preprocess"), job.rows("latents")
-    device, dtype = device_for(), dtype_of(job.input.precision)
+    device, dtype = device_for(job.one_device or 0), dtype_of(job.input.precision)
     with job.proven("model.first_stage_config"):
         vae = build(job.input.vae).to(device, dtype)
     size = job.input.video_size

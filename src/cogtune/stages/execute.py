@@ -8,7 +8,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,8 @@ from cogtune.runtime.stopping import Stopped
 from cogtune.runtime.typed_json import to_json
 from cogtune.stages.job import Job
 from cogtune.stages.run_counts import RunCounts
+from cogtune.work.parts import part_receipts
 from cogtune.work.records import Record, read_record
-from cogtune.work.stages import STAGES
 
 _log = logging.getLogger(__name__)
 
@@ -48,27 +48,32 @@ class Peaks:
 def execute(job: Job[Any], receipt: Path | None) -> RunCounts:
     """Run ``job`` and write its receipt. Two jobs with one key never overlap: the second waits, then finds all rows cached.
 
-    The receipt holds stage, key, the stage's counts, seconds, peak memory, and how busy the GPUs were.
+    Parts of a job run side by side; each reserves the rows that it makes. The receipt holds stage, key, the part if the
+    job is one, the stage's counts, seconds without the time that it waited for other jobs, peak memory, and how busy
+    the GPUs were.
     """
     let_group_write(job.store)
     name = job.slice.stage
     run: Callable[[Job[Any]], RunCounts] = importlib.import_module(f"cogtune.stages.{name}").run
-    folder = job.items_dir() if name in STAGES and STAGES[name].items else job.job_dir()
-    with _lock(job.store / "locks" / f"{name}-{folder.name}.lock", folder) as locked:
+    with nullcontext(True) if job.part else _lock(job.lock_path, job.folder) as locked:
         started = time.monotonic()
         with job.proven():
             load_used(job.slice.config())
         with watched_gpus() as gpu_usage:
             counts = _counts(run, job)
-        seconds = time.monotonic() - started
+        seconds = time.monotonic() - started - sum(job.waits)
         peaks = _peaks(gpu_usage())
-        if locked:
+        if locked and (counts.made or not job.part):
             _record(job, counts, seconds, peaks)
     if receipt is not None:
-        told = {**counts.to_json(), "seconds": round(seconds, 3), **to_json(peaks)}
+        part = {"part": str(job.part)} if job.part else {}
+        told = {**part, **counts.to_json(), "seconds": round(seconds, 3), **to_json(peaks)}
         write_json(receipt, {"stage": name, "key": job.key, **told})
+        for path in [] if job.part else part_receipts(receipt):
+            path.unlink(missing_ok=True)  # if rows are lost later, nothing says that the parts are done
     cached = "" if counts.made else "cached: "
-    _log.info("[%s] %s%s in %.1f s", name, cached, _summary(counts), seconds)
+    label = f"{name} {job.part}" if job.part else name
+    _log.info("[%s] %s%s in %.1f s", label, cached, _summary(counts), seconds)
     return counts
 
 
@@ -125,12 +130,18 @@ def execute_logged(job: Job[Any], receipt: Path | None, command: str) -> RunCoun
 def _record(job: Job[Any], counts: RunCounts, seconds: float, peaks: Peaks) -> None:
     """Add this run to the job's record, from which `plan` estimates costs. Receipts do not serve for this: they may be
     lost and written again by a run that computed nothing. Such a run does not change the record."""
+    with hold_lock(job.store / "locks" / f"{job.slice.stage}-{job.key}.record.lock"):
+        _add_to_record(job, counts, seconds, peaks)
+
+
+def _add_to_record(job: Job[Any], counts: RunCounts, seconds: float, peaks: Peaks) -> None:
     path = job.store / "records" / f"{job.slice.stage}-{job.key}.json"
     earlier = read_record(path)
     if earlier and not counts.made:
         return
     earlier = earlier or Record(runs=0, seconds=0.0, made=0)
     names = device_names()
+    devices = 1 if job.part else len(names)
     record = Record(
         runs=earlier.runs + 1,
         seconds=round(earlier.seconds + seconds, 3),
@@ -142,7 +153,8 @@ def _record(job: Job[Any], counts: RunCounts, seconds: float, peaks: Peaks) -> N
         # a record begun by a version without this count would give a wrong rate
         made=None if earlier.made is None else earlier.made + counts.made,
         device=names[0],
-        devices=len(names),
+        devices=devices,
+        device_seconds=round(earlier.all_device_seconds + seconds * devices, 3),
         run=job.slice.volatile,
     )
     record.write(path)

@@ -20,25 +20,28 @@ from cogtune.data.store import ShardReader, ShardWriter
 from cogtune.diffusion.image import noised
 from cogtune.diffusion.noise import generator
 from cogtune.runtime.devices import devices, dtype_of, set_threads
-from cogtune.stages.job import Job, missing_ids
+from cogtune.stages.job import Job
 from cogtune.stages.latents import accepted, check_finite, decoded
+from cogtune.stages.make_rows import make_rows
 from cogtune.stages.preprocess import clips_of
-from cogtune.stages.run_counts import EncodedCounts
+from cogtune.stages.run_counts import EncodedCounts, RunCounts
 from cogtune.work.inputs import ImagesInput
 
 _PURPOSE = "noised_image"
 
 
-def run(job: Job[ImagesInput]) -> EncodedCounts:
+def run(job: Job[ImagesInput]) -> RunCounts:
     """One row per clip accepted by preprocess: ``moments`` (K, 2C, h, w), mean and log-variance of K noised copies of
     its first frame; with `args.image_noise_draws: 0`, of one copy without noise.
     """
     clips, prepared = clips_of(job.manifest()), job.rows("preprocess")
     usable = accepted(clips, prepared)
-    missing = missing_ids(usable, job.rows().ids())
-    if missing:
-        _encode(job, [clips[clip] for clip in missing], prepared)
-    return EncodedCounts(made=len(missing), reused=len(usable) - len(missing), skipped=len(clips) - len(usable))
+    counts = make_rows(
+        job, [[clip] for clip in usable], lambda missing: _encode(job, [clips[clip] for clip in missing], prepared)
+    )
+    if job.part:
+        return counts
+    return EncodedCounts(made=counts.made, reused=counts.reused, skipped=len(clips) - len(usable))
 
 
 def _encode(job: Job[ImagesInput], rows: list[ClipRow], prepared: ShardReader) -> None:
@@ -46,7 +49,7 @@ def _encode(job: Job[ImagesInput], rows: list[ClipRow], prepared: ShardReader) -
     set_threads(job.ranks * settings.threads)
     plans = {clip: plan.first_frame() for clip, plan in clip_plans(prepared, (row.clip for row in rows)).items()}
     with job.proven("model.first_stage_config"):
-        encoders = [_encoder(settings, device) for device in devices()]
+        encoders = [_encoder(settings, device) for device in devices(job.one_device)]
     with (
         ShardWriter(job.items_dir(), settings.flush_megabytes, settings.flush_seconds) as writer,
         job.progress(len(rows), "images", "clips") as bar,

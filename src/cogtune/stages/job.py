@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -16,6 +16,7 @@ from cogtune.runtime.digest import data_digests
 from cogtune.runtime.paths import inside, key_folder, quoted
 from cogtune.runtime.progress import Progress, progress
 from cogtune.work.content_hashes import Source, proven
+from cogtune.work.parts import Part
 from cogtune.work.slices import Slice, read_slice
 from cogtune.work.stage_input import read_input
 from cogtune.work.stages import STAGES, row_of
@@ -33,6 +34,10 @@ class Job(Generic[Input]):
     store: Path
     log_path: Path | None = None
     plain: bool = True
+    part: Part | None = None
+    """The part of its rows that this run makes; None: all."""
+    waits: list[float] = field(default_factory=list[float], compare=False, repr=False)
+    """Seconds that it waited for rows of other jobs, which are not its own cost."""
 
     def __post_init__(self) -> None:
         allow_plugins(self.slice.volatile.plugins)
@@ -62,6 +67,27 @@ class Job(Generic[Input]):
         """Job keys by stage name. ``load`` is the train job whose result this job starts from."""
         return {name: job.key for name, job in self.slice.volatile.jobs.items()}
 
+    @property
+    def folder(self) -> Path:
+        """The folder that this job writes to."""
+        stage = self.slice.stage
+        return self.items_dir() if stage in STAGES and STAGES[stage].items else self.job_dir()
+
+    @property
+    def lock_path(self) -> Path:
+        """The lock of `folder`."""
+        return self.store / "locks" / f"{self.slice.stage}-{self.folder.name}.lock"
+
+    @property
+    def one_device(self) -> int | None:
+        """The number of the device of a part, which uses one: parts on one machine use its devices in turn."""
+        return self.part.number - 1 if self.part else None
+
+    def note_wait(self, seconds: float) -> float:
+        """Add to `waits`; returns ``seconds``."""
+        self.waits.append(seconds)
+        return seconds
+
     def job_dir(self, stage: str | None = None) -> Path:
         """The result folder of this job, or of its upstream job ``stage``."""
         if stage is None:
@@ -80,7 +106,7 @@ class Job(Generic[Input]):
         """The rows of this job, or of its upstream job ``stage``. Reading a missing row raises UserError with the
         command that computes it."""
         if stage is None:
-            return ShardReader(self.items_dir() if STAGES[self.slice.stage].items else self.job_dir())
+            return ShardReader(self.folder)
         job = self._upstream(stage)
         folder = self.items_dir(stage) if STAGES[job.stage].items else self.job_dir(stage)
         slice_file, run = self.store / "slices" / f"{job.key}.json", self._run_of(job)
@@ -140,7 +166,7 @@ class Job(Generic[Input]):
 
     def progress(self, total: int, label: str, unit: str = "items") -> AbstractContextManager[Progress]:
         """A progress bar with rate and ETA."""
-        return progress(total, label, unit, plain=self.plain)
+        return progress(total, f"{label} {self.part}" if self.part else label, unit, plain=self.plain)
 
     @property
     def _named_by(self) -> Path | str:

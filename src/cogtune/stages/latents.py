@@ -16,29 +16,28 @@ from cogtune.data.store import ShardReader, ShardWriter
 from cogtune.data.video import VideoError
 from cogtune.errors import UserError
 from cogtune.runtime.devices import devices, dtype_of, set_threads
-from cogtune.stages.job import Job, missing_ids
+from cogtune.stages.job import Job
+from cogtune.stages.make_rows import make_rows
 from cogtune.stages.preprocess import clips_of, source_of, unreachable
-from cogtune.stages.run_counts import EncodedCounts
+from cogtune.stages.run_counts import EncodedCounts, RunCounts
 from cogtune.work.content_hashes import proven
 from cogtune.work.inputs import EncodingInput, LatentsInput
 
 Batch = list[tuple[ClipRow, Tensor]]
 
 
-def run(job: Job[LatentsInput]) -> EncodedCounts:
+def run(job: Job[LatentsInput]) -> RunCounts:
     """One row per clip accepted by preprocess: ``moments`` (2C, T, h, w), the encoder's mean and log-variance, from which
     training samples a new latent each time. Raises UserError for a clip that cannot be read or encoded.
     """
     clips, prepared = clips_of(job.manifest()), job.rows("preprocess")
     usable = accepted(clips, prepared)
-    missing = missing_ids(usable, job.rows().ids())
-    if missing:
-        _encode(job, [clips[clip] for clip in missing], prepared)
-    return EncodedCounts(
-        made=len(missing),
-        reused=len(usable) - len(missing),
-        skipped=len(clips) - len(usable),
+    counts = make_rows(
+        job, [[clip] for clip in usable], lambda missing: _encode(job, [clips[clip] for clip in missing], prepared)
     )
+    if job.part:
+        return counts
+    return EncodedCounts(made=counts.made, reused=counts.reused, skipped=len(clips) - len(usable))
 
 
 def _encode(job: Job[LatentsInput], rows: list[ClipRow], prepared: ShardReader) -> None:
@@ -46,7 +45,7 @@ def _encode(job: Job[LatentsInput], rows: list[ClipRow], prepared: ShardReader) 
     # This stage is a single process, so it uses the threads of all training ranks.
     set_threads(job.ranks * settings.threads)
     with job.proven("model.first_stage_config"):
-        encoders = [_encoder(settings, device) for device in devices()]
+        encoders = [_encoder(settings, device) for device in devices(job.one_device)]
     plans = clip_plans(prepared, (row.clip for row in rows))
     batches = in_batches(decoded(job, rows, plans), settings.batch)
     with (

@@ -17,7 +17,8 @@ from cogtune.data.video import VideoError
 from cogtune.errors import UserError
 from cogtune.runtime.devices import set_threads
 from cogtune.runtime.failures import machine_error_message
-from cogtune.stages.job import Job, missing_ids
+from cogtune.stages.job import Job
+from cogtune.stages.make_rows import make_rows
 from cogtune.stages.run_counts import RunCounts
 from cogtune.work.content_hashes import Source, proven
 from cogtune.work.inputs import PreprocessInput
@@ -34,7 +35,7 @@ class PreprocessCounts(RunCounts):
     effective_fps_most: float
 
 
-def run(job: Job[PreprocessInput]) -> PreprocessCounts:
+def run(job: Job[PreprocessInput]) -> RunCounts:
     """One row per clip of the manifest: its ClipPlan, or Rejected.
 
     A clip that fails to decode gets a Rejected row, so it is not decoded again. Raises UserError for a file that cannot
@@ -43,9 +44,9 @@ def run(job: Job[PreprocessInput]) -> PreprocessCounts:
     # Clips are resized in parallel, one per thread; more threads per clip would only compete for the cores.
     set_threads(1)
     clips = clips_of(job.manifest())
-    missing = missing_ids(clips, job.rows().ids())
-    if missing:
-        _make(job, [clips[clip] for clip in missing])
+    counts = make_rows(job, [[clip] for clip in clips], lambda missing: _make(job, [clips[clip] for clip in missing]))
+    if job.part:
+        return counts
     rejected, rates = dict[str, str](), list[float]()
     for clip, prepared in prepared_rows(job.rows(), clips):
         if isinstance(prepared, Rejected):
@@ -56,8 +57,8 @@ def run(job: Job[PreprocessInput]) -> PreprocessCounts:
         reasons = "\n".join(f"  {clips[clip].path}: {why}" for clip, why in sorted(rejected.items())[:_MAX_LISTED])
         raise UserError(f"all clips were rejected with these data.params; first reasons:\n{reasons}")
     return PreprocessCounts(
-        made=len(missing),
-        reused=len(clips) - len(missing),
+        made=counts.made,
+        reused=counts.reused,
         rejected=len(rejected),
         effective_fps_least=min(rates),
         effective_fps_most=max(rates),

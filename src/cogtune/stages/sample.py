@@ -28,6 +28,7 @@ from cogtune.sampling.generate import Generator, encode_image, samplers
 from cogtune.sampling.prompts import Prompt, context_id, item_id, prompt_batches, select_prompts
 from cogtune.sampling.video import write_mp4, write_png
 from cogtune.stages.job import Job
+from cogtune.stages.make_rows import make_rows
 from cogtune.stages.run_counts import RunCounts
 from cogtune.stages.sampled_models import SampledModels
 from cogtune.work.content_hashes import Source, proven
@@ -49,7 +50,7 @@ class SampleCounts(RunCounts):
     variants: list[str]
 
 
-def run(job: Job[SampleInput]) -> SampleCounts:
+def run(job: Job[SampleInput]) -> RunCounts:
     """Generate the samples that the store lacks: shards for the evaluation, mp4 files for viewing.
 
     Finished batches are stored, so a kill loses at most one flush. Raises UserError for invalid settings.
@@ -58,15 +59,16 @@ def run(job: Job[SampleInput]) -> SampleCounts:
     set_threads(job.ranks * job.input.threads)
     prompts, sampled = prompts_and_variants(job)
     ids = sample_ids(job)
-    missing = ids - job.rows().ids()
-    if missing:
-        _SampleRun(job, prompts, sampled, missing).make()
+    units = [[item_id(prompts[i], v) for i in batch] for v, batch in _batches(job, prompts, sampled)]
+    counts = make_rows(job, units, lambda missing: _SampleRun(job, prompts, sampled, set(missing)).make())
+    if job.part:
+        return counts  # views and their checksums are written by one job, for all parts
     _write_views(folder, ids, job.input.fps)
     if SampledModels(job).takes_images:
         _write_images(folder, ids)
     return SampleCounts(
-        made=len(missing),
-        reused=len(ids) - len(missing),
+        made=counts.made,
+        reused=counts.reused,
         variants=[variant.name for variant in sampled],
     )
 
@@ -85,6 +87,15 @@ def prompts_and_variants(job: Job[SampleInput]) -> tuple[list[Prompt], list[Vari
     return prompts, variants(settings.controls, settings.guided, len(prompts))
 
 
+def _batches(job: Job[SampleInput], prompts: list[Prompt], sampled: list[Variant]) -> list[tuple[Variant, list[int]]]:
+    """(variant, indices of prompts) of each batch: all of the tuned model first, so that few parts load two models.
+
+    The composition of a batch does not depend on which samples exist.
+    """
+    by_weights = sorted(sampled, key=lambda variant: variant.weights, reverse=True)
+    return [(variant, batch) for variant in by_weights for batch in prompt_batches(prompts, job.input.batch)]
+
+
 class _SampleRun:
     """The models and inputs that are loaded once for all variants."""
 
@@ -92,25 +103,24 @@ class _SampleRun:
         self, job: Job[SampleInput], prompts: list[Prompt], variants: list[Variant], missing: set[str]
     ) -> None:
         self.job, self.prompts, self.missing = job, prompts, missing
-        self.variants = sorted(variants, key=lambda variant: variant.weights, reverse=True)  # tuned first
+        self.pending = [(v, batch) for v, batch in _batches(job, prompts, variants) if self._lacks(v, batch)]
         self.settings, self.models = job.input, SampledModels(job)
         self.samplers = samplers(self.settings.sampler, self.settings.steps)
         self.contexts = _contexts(job, prompts)
-        self.images = _images(job, prompts) if self.models.takes_images else {}
+        used = sorted({i for _, batch in self.pending for i in batch})
+        self.images = _images(job, [prompts[i] for i in used]) if self.models.takes_images else {}
         self.latents: dict[str, Tensor] = {}
 
     def make(self) -> None:
-        """Sample variant by variant, in batches whose composition does not depend on which samples exist."""
+        """Sample variant by variant, each model once."""
         self.latents = {
             name: encode_image(self.models.vae, pixels_CHW, self.settings.seed, name)
             for name, pixels_CHW in self.images.items()
         }
-        batches = list(prompt_batches(self.prompts, self.settings.batch))
         steps = self.samplers[True].params.num_steps
-        pending = [(v, batch) for v in self.variants for batch in batches if self._lacks(v, batch)]
-        total = steps * sum(len(batch) for _, batch in pending)
+        total = steps * sum(len(batch) for _, batch in self.pending)
         with self._writer() as writer, self.job.progress(total, "sample", "steps") as bar:
-            for weights, group in groupby(pending, key=lambda pair: pair[0].weights):
+            for weights, group in groupby(self.pending, key=lambda pair: pair[0].weights):
                 generator = self.models.generator(weights)
                 for variant, batch in group:
                     self._batch(generator, variant, batch, writer, bar)

@@ -26,7 +26,7 @@ class SampledModels:
     def __init__(self, job: Job[SampleInput]) -> None:
         self.job, self.settings = job, job.input
         self.trained = _trained(job)
-        self.device = device_for()
+        self.device = device_for(job.one_device or 0)
 
     @property
     def takes_images(self) -> bool:

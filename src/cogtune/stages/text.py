@@ -12,7 +12,8 @@ from cogtune.data.rows import TextRow
 from cogtune.data.store import ShardWriter
 from cogtune.errors import UserError
 from cogtune.runtime.devices import devices, dtype_of, set_threads
-from cogtune.stages.job import Job, missing_ids
+from cogtune.stages.job import Job
+from cogtune.stages.make_rows import make_rows
 from cogtune.stages.run_counts import RunCounts
 from cogtune.work.inputs import TextInput
 
@@ -27,18 +28,22 @@ class TextCounts(RunCounts):
     truncated: int
 
 
-def run(job: Job[TextInput]) -> TextCounts:
+def run(job: Job[TextInput]) -> RunCounts:
     """One row per caption: ``context`` (L, D) and its number of tokens. A caption with more than L tokens was truncated.
 
     Raises UserError if a context is not finite.
     """
     captions = {row.caption_id: row.caption for row in sorted(job.manifest(), key=lambda row: row.caption_id)}
-    missing = missing_ids(captions, job.rows().ids())
-    if missing:
-        _encode(job, {caption_id: captions[caption_id] for caption_id in missing})
+    counts = make_rows(
+        job,
+        [[caption_id] for caption_id in captions],
+        lambda missing: _encode(job, {caption_id: captions[caption_id] for caption_id in missing}),
+    )
+    if job.part:
+        return counts
     return TextCounts(
-        made=len(missing),
-        reused=len(captions) - len(missing),
+        made=counts.made,
+        reused=counts.reused,
         truncated=sum(row.truncated for _, row in TextRow.read_all(job.rows(), captions)),
     )
 
@@ -51,7 +56,7 @@ def _encode(job: Job[TextInput], captions: dict[str, str]) -> None:
         ShardWriter(job.items_dir(), settings.flush_megabytes, settings.flush_seconds) as writer,
         job.progress(len(captions), "text", "captions") as bar,
     ):
-        encoders = [_encoder(settings, device) for device in devices()]
+        encoders = [_encoder(settings, device) for device in devices(job.one_device)]
         for done in map_over_devices(in_batches(captions.items(), settings.batch), encoders):
             check()  # on a CPU the weights are memory-mapped, so their file is read throughout
             for caption_id, context_LD, row in done:

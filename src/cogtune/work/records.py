@@ -25,10 +25,11 @@ class Receipt:
 class Record:
     """All runs of one job together: what they took and made, and on what.
 
-    ``seconds``: of all runs; ``peak_memory_mib``: of one process, ``peak_gpu_mib``: of one GPU, None without one;
-    ``made``: units, None if a version that did not count them began the record; ``device``, ``devices``: name and number
-    of the devices of the last run; ``run``: what that run was told; ``gpu_busy``: share of the time in which the GPUs computed,
-    0 to 1, None without one.
+    ``seconds``: of all runs, and of all parts of a job; ``peak_memory_mib``: of one process, ``peak_gpu_mib``: of one GPU,
+    None without one; ``made``: units, None if a version that did not count them began the record; ``device``, ``devices``:
+    name and number of the devices of the last run; ``run``: what that run was told; ``device_seconds``: the seconds of each
+    run times its devices, None if an earlier version wrote the record; ``gpu_busy``: share of
+    the time in which the GPUs computed, 0 to 1, None without one.
     """
 
     runs: int
@@ -42,6 +43,17 @@ class Record:
     devices: int = 1
     run: Volatile | None = None
     gpu_busy: float | None = None
+    device_seconds: float | None = None
+
+    @property
+    def all_device_seconds(self) -> float:
+        """`device_seconds`; for a record of an earlier version, as if all runs had the devices of the last."""
+        return self.seconds * self.devices if self.device_seconds is None else self.device_seconds
+
+    @property
+    def mean_devices(self) -> float:
+        """Devices of a run, on average over the time."""
+        return self.all_device_seconds / self.seconds if self.seconds else float(self.devices)
 
     def write(self, path: Path) -> None:
         """Write it, with a checksum."""
@@ -57,7 +69,7 @@ def read_record(path: Path) -> Record | None:
         record = from_json(Record, content)
     except (OSError, UserError, ValueError):
         return None
-    sizes = (record.peak_memory_mib, record.peak_gpu_mib, record.gpu_busy)
+    sizes = (record.peak_memory_mib, record.peak_gpu_mib, record.gpu_busy, record.device_seconds)
     numbers = (record.runs, record.seconds, *sizes, record.made, record.devices)
     if any(number is not None and number < 0 for number in numbers):
         return None

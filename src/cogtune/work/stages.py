@@ -37,7 +37,7 @@ class Stage:
     *item key*, which excludes the data set. ``data``: the digest that the job depends on: one of
     `digest.data_digests`, or ``formats`` of export. ``version``: raised whenever the stage would write different
     results for the same slice. ``when``: a key that switches the stage on; if it is false, the stage does not exist, and
-    downstream stages run without it.
+    downstream stages run without it. ``parts``: whether several jobs can make its rows, each a part of them.
     """
 
     name: str
@@ -50,6 +50,7 @@ class Stage:
     items: bool = False
     data: str | None = None
     when: str | None = None
+    parts: bool = False
 
     @cached_property
     def keys(self) -> tuple[str, ...]:
@@ -82,6 +83,7 @@ STAGES: dict[str, Stage] = {
             cost="PreprocessCost",
             items=True,
             data="clips",
+            parts=True,
         ),
         Stage(
             "latents",
@@ -93,6 +95,7 @@ STAGES: dict[str, Stage] = {
             upstream=("preprocess",),
             items=True,
             data="clips",
+            parts=True,
         ),
         # A stage of its own, so that a text-to-video and an image-to-video config share the moments of their clips.
         Stage(
@@ -106,6 +109,7 @@ STAGES: dict[str, Stage] = {
             items=True,
             data="clips",
             when="model.noised_image_input",
+            parts=True,
         ),
         Stage(
             "text",
@@ -116,6 +120,7 @@ STAGES: dict[str, Stage] = {
             cost="TextCost",
             items=True,
             data="captions",
+            parts=True,
         ),
         Stage(
             "train",
@@ -149,6 +154,7 @@ STAGES: dict[str, Stage] = {
             cost="SampleCost",
             upstream=("export", "text", "images"),
             data="train",
+            parts=True,
         ),
         Stage(
             "evaluate",
@@ -159,6 +165,7 @@ STAGES: dict[str, Stage] = {
             cost="EvaluateCost",
             upstream=("sample", "preprocess", "latents"),
             data="pairs",
+            parts=True,
         ),
         Stage(
             "report",

@@ -157,7 +157,7 @@ def test_several_devices_encode_the_same(project: Caching, made: Caching, monkey
     cpu = torch.device("cpu")
     for stage, module in (("latents", latents), ("text", text)):
         shutil.rmtree(project.job(stage).items_dir())
-        monkeypatch.setattr(module, "devices", lambda: [cpu, cpu])
+        monkeypatch.setattr(module, "devices", lambda number: [cpu, cpu])
         assert project.run(stage)["made"] == 3
         found, expected = ShardReader(project.job(stage).items_dir()), ShardReader(made.job(stage).items_dir())
         for item in expected.ids():

@@ -140,6 +140,7 @@ def test_prompts_of_a_file_use_the_cache_where_they_can(finished: Finished, tmp_
         finished.root, "args.input_type=txt", f"args.input_file={prompts}", "args.sampling_controls=[base]"
     )
     counts = sample.run(other.job("sample"))
+    assert isinstance(counts, sample.SampleCounts)
     assert (counts.made, counts.variants) == (2, ["tuned", "base"])
     reader = ShardReader(other.job("sample").job_dir())
     assert reader.ids() == {"prompt-00000.tuned", "prompt-00000.base"}

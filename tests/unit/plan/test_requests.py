@@ -1,9 +1,12 @@
 """What jobs ask of a scheduler: the plan's estimate with a margin, or what the workflow config says."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from cogtune.commands.plan import survey_all
+from cogtune.commands.plan_table import job_count
 from cogtune.config.errors import ConfigError
 from cogtune.config.schema.workflow import ResourcesSection
 from cogtune.plan.requests import Request, Requests
@@ -96,3 +99,48 @@ def test_a_device_that_is_not_known_is_refused(world: World, tmp_path: Path) -> 
     world.workflow.write_text(world.workflow.read_text() + "device: Voodoo2\n")
     with pytest.raises(ConfigError, match="device: unknown GPU 'Voodoo2'; expected one of B200"):
         world.open()
+
+
+def test_a_part_asks_for_its_share_on_one_device(world: World) -> None:
+    workspace = opened(world, "device: H100\n")
+    asked, parts = Requests(workspace), workspace.slices("tiny")
+    for stage in ("latents", "text", "sample", "evaluate"):
+        key = parts[stage].key
+        count = asked.parts(key, stage, 2)
+        assert count == 2
+        whole, one = asked.of(key, stage), asked.of(key, stage, count)
+        assert one.gpu == 1
+        assert one.runtime <= whole.runtime
+        assert one.mem_mb <= whole.mem_mb
+        assert one.disk_mb <= whole.disk_mb
+        gather = asked.of_gather(stage)
+        assert (gather.gpu, gather.disk_mb, gather.runtime) == (0, 0, DEFAULT.runtime)
+        assert gather.mem_mb < 2000
+    assert asked.parts(parts["latents"].key, "latents", 1) == 1
+    assert asked.parts("0" * 12, "latents", 8) == 1, "before the scan"
+
+
+def test_no_part_is_without_a_missing_row(world: World) -> None:
+    workspace = opened(world)
+    part = workspace.slices("tiny")["latents"]
+    total = world.steps()["latents"].work.todo
+    assert Requests(workspace).parts(part.key, "latents", 100) == total > 1
+    parts = world.run()
+    assert Requests(world.open()).parts(parts["latents"].key, "latents", 100) == 1
+
+
+def test_a_plan_says_into_how_many_parts_a_job_is_cut(world: World) -> None:
+    workspace = world.open()
+    surveys, _ = survey_all(workspace, ["tiny"], GPU, world.scan, {"latents": 2, "text": 1})
+    steps = {step.stage: step for step in surveys[0].steps}
+    cut, whole = steps["latents"].estimate, world.steps(machine=replace(GPU, count=1))["latents"].estimate
+    assert cut is not None
+    assert whole is not None
+    assert (cut.parts, cut.devices, cut.disk) == (2, 2, whole.disk)
+    assert cut.seconds is not None
+    assert whole.seconds is not None
+    assert cut.seconds < whole.seconds
+    most = -(-steps["latents"].work.todo // 2)
+    assert steps["latents"].notes == [f"latents: 2 parts of at most {most} clips; time if all run at once"]
+    assert steps["text"].notes == []
+    assert job_count(list(steps.values())) == len(steps) + 2

@@ -66,10 +66,10 @@ def all_checks(selected: profile.Profile | None, store: Path, ranks: int) -> Ite
     if not isinstance(facts, str):
         yield from _guarded("ranks", lambda: [all_reduce_check(ranks, len(facts["devices"]))])
     yield from _guarded("store", lambda: disk.disk_checks(store))
-    yield from _guarded("slurm", lambda: _slurm_checks(selected, on_slurm))
+    yield from _guarded("slurm", lambda: _slurm_checks(selected, on_slurm, ranks))
 
 
-def _slurm_checks(selected: profile.Profile | None, on_slurm: bool) -> Iterator[Check]:
+def _slurm_checks(selected: profile.Profile | None, on_slurm: bool, ranks: int) -> Iterator[Check]:
     cluster = slurm.read_slurm()
     yield from slurm.slurm_checks(cluster, wanted=on_slurm)
     if selected is not None and not on_slurm:
@@ -84,7 +84,7 @@ def _slurm_checks(selected: profile.Profile | None, on_slurm: bool) -> Iterator[
     status, no_account = (selected.status_command, selected.no_account) if selected else ("", False)
     yield slurm.accounting_check(cluster, status, no_account, on_slurm)
     if selected is not None and on_slurm:
-        yield from profile.profile_checks(selected, cluster, profile.rules_of(Path("workflow")))
+        yield from profile.profile_checks(selected, cluster, profile.rules_of(Path("workflow")), ranks)
 
 
 def _guarded(topic: str, checks: Callable[[], Iterable[Check]]) -> Iterator[Check]:

@@ -21,13 +21,15 @@ _MEGABYTES = {"": 1e-6, "k": 1e-3, "m": 1.0, "g": 1e3, "t": 1e6}
 
 @dataclass(frozen=True)
 class Profile:
-    """A profile. ``resources``: of each rule that it names, over its defaults, and of `OTHERS`."""
+    """A profile. ``resources``: of each rule that it names, over its defaults, and of `OTHERS`; ``ranks``: of its
+    `config`, None if it does not set them."""
 
     path: Path
     executor: str
     status_command: str
     no_account: bool
     resources: dict[str, dict[str, Any]]
+    ranks: int | None = None
 
 
 def read_profile(path: Path) -> Profile:
@@ -54,6 +56,7 @@ def read_profile(path: Path) -> Profile:
         str(values.get("slurm-status-command", "")),
         bool(values.get("slurm-no-account", False)),
         {OTHERS: defaults} | {rule: defaults | body for rule, body in rules.items()},
+        integer_of(_pairs(values.get("config"), file, "config").get("ranks")),
     )
 
 
@@ -98,15 +101,34 @@ def _nested(value: Any, file: Path, key: str) -> Iterator[tuple[str, dict[str, A
         yield rule, {resource: item}
 
 
-def rules_of(workflow: Path) -> frozenset[str]:
-    """The names of the rules in the files of a workflow; empty if there are no files."""
-    texts = [path.read_text(errors="replace") for path in sorted(workflow.glob("rules/*.smk"))]
-    return frozenset(name for text in texts for name in re.findall(r"(?m)^(?:rule|checkpoint) (\w+):", text))
+def rules_of(workflow: Path) -> dict[str, bool]:
+    """The rules in the files of a workflow, and whether each requests a GPU; empty if there are no files."""
+    rules: dict[str, bool] = {}
+    for path in sorted(workflow.glob("rules/*.smk")):
+        _, *parts = re.split(r"(?m)^(?:rule|checkpoint) (\w+):", path.read_text(errors="replace"))
+        for name, body in zip(parts[::2], parts[1::2], strict=True):
+            rules[name] = re.search(r"(?m)^\s+gpu=", body) is not None
+    return rules
 
 
-def profile_checks(profile: Profile, slurm: Slurm, rules: frozenset[str]) -> Iterator[Check]:
-    """One line for each rule that the profile names, and one for all others. ``rules``: all rules of the workflow."""
-    for rule, wanted in profile.resources.items():
+def profile_checks(
+    profile: Profile, slurm: Slurm, rules: Mapping[str, bool], ranks: int, gpus: int = 1
+) -> Iterator[Check]:
+    """One line for each rule that the profile names or that requests a GPU, and one for all others. ``rules``: all rules of
+    the workflow, and whether they request GPUs: training ``ranks``, the others ``gpus``, where the profile does not say."""
+    ranks, defaults = profile.ranks or ranks, profile.resources[OTHERS]
+    named = profile.resources | {
+        rule: defaults for rule, on_gpu in rules.items() if on_gpu and rule not in profile.resources
+    }
+    for rule, body in named.items():
+        wanted = body
+        if rules.get(rule) and not {"gpu", "gres"} & body.keys():
+            wanted = body | {"gpu": ranks if rule == "train" else gpus}
+        tasks = integer_of(wanted.get("tasks"))
+        if rule == "train" and tasks is not None and tasks != ranks:
+            text = f"tasks is {tasks}, but training has {ranks} ranks; each task is one rank"
+            yield Check(_TOPIC, rule, "FAIL", text, f"set `tasks: {ranks}` for train, or `ranks={tasks}` in config")
+            continue
         if rule != OTHERS and rules and rule not in rules:
             text = f"{profile.path} sets resources of a rule that does not exist; snakemake ignores them"
             yield Check(_TOPIC, rule, "FAIL", text, f"use one of {', '.join(sorted(rules))}")

@@ -5,7 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from cogtune.doctor.profile import OTHERS, Profile, megabytes_of, minutes_of, profile_checks, read_profile, rule_check
+from cogtune.doctor.profile import (
+    OTHERS,
+    Profile,
+    megabytes_of,
+    minutes_of,
+    profile_checks,
+    read_profile,
+    rule_check,
+    rules_of,
+)
 from cogtune.doctor.slurm import (
     Slurm,
     accounting_check,
@@ -153,6 +162,34 @@ def test_a_slurm_that_does_not_answer(install: Install) -> None:
     assert reason == "slurm_load_ctl_conf error: Unable to contact slurm controller"
 
 
+@pytest.mark.parametrize(
+    ("body", "ranks", "level", "words"),
+    [
+        ({}, 8, "OK", "gpu=8"),
+        ({}, 9, "FAIL", "9 GPUs a node"),
+        ({"gres": "gpu:4"}, 9, "OK", "gres=gpu:4"),
+        ({"nodes": 2, "tasks": 16, "gpu": 0, "gres": "gpu:8"}, 16, "OK", "tasks=16"),
+        ({"nodes": 2, "tasks": 8, "gpu": 0, "gres": "gpu:8"}, 16, "FAIL", "tasks is 8, but training has 16 ranks"),
+    ],
+)
+def test_what_a_rule_requests_itself_is_checked_too(
+    slurm: Slurm, body: dict[str, object], ranks: int, level: str, words: str
+) -> None:
+    """Training asks for one GPU a rank, other GPU stages for one; a profile may name other numbers."""
+    defaults = {"slurm_partition": "gpu"}
+    profile = Profile(Path("config.yaml"), "slurm", "", False, {OTHERS: defaults, "train": defaults | body}, ranks)
+    rules = {"train": True, "text": True, "scan": False}
+    checks = {check.name: check for check in profile_checks(profile, slurm, rules, 1)}
+    assert checks.keys() == {OTHERS, "train", "text"}
+    assert (checks["train"].level, words in checks["train"].text) == (level, True), checks["train"]
+    assert (checks["text"].level, "gpu=1" in checks["text"].text) == ("OK", True)
+
+
+def test_rules_of_this_workflow() -> None:
+    rules = rules_of(REPO / "workflow")
+    assert (rules["train"], rules["latents"], rules["scan"], rules["report"]) == (True, True, False, False)
+
+
 PROFILES = {
     "mappings": """
 executor: slurm
@@ -188,7 +225,7 @@ def test_both_forms_of_a_profile(tmp_path: Path, form: str) -> None:
 
 def test_a_rule_that_does_not_exist(slurm: Slurm) -> None:
     profile = Profile(Path("config.yaml"), "slurm", "squeue", True, {OTHERS: {}, "trian": {}, "train": {}})
-    levels = {check.name: check.level for check in profile_checks(profile, slurm, frozenset({"train", "text"}))}
+    levels = {check.name: check.level for check in profile_checks(profile, slurm, {"train": False, "text": False}, 1)}
     assert levels == {OTHERS: "OK", "trian": "FAIL", "train": "OK"}
 
 

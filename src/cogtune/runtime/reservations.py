@@ -8,6 +8,7 @@ other.
 """
 
 import logging
+import math
 import os
 import threading
 import time
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from cogtune.runtime.atomic import write_json
-from cogtune.runtime.locks import hold_lock, holder
+from cogtune.runtime.locks import HeldError, hold_lock, holder
 from cogtune.runtime.owners import Timing, is_dead, name_of, owner_of, slurm_job, this_process
 
 _log = logging.getLogger(__name__)
@@ -43,12 +44,14 @@ def user_of(lock: Path) -> str:
 
 @dataclass(frozen=True)
 class _Reservation:
-    """``stamp`` changes with each heartbeat; ``since``: when this process first saw that stamp, on its own clock."""
+    """``stamp`` changes with each heartbeat; ``since``: when this process first saw that stamp, on its own clock;
+    ``beats``: heartbeats that it saw."""
 
     owner: dict[str, Any]
     rows: frozenset[str]
     stamp: int
     since: float
+    beats: int = 0
 
     @property
     def name(self) -> str:
@@ -58,8 +61,9 @@ class _Reservation:
 class Reservations:
     """The reservations of rows in one folder, as this process sees them. ``lock``: the lock of the folder."""
 
-    def __init__(self, lock: Path, timing: Timing = _DEFAULT) -> None:
-        self._lock, self._timing = lock, timing
+    def __init__(self, lock: Path, timing: Timing = _DEFAULT, patience: float = math.inf) -> None:
+        """``patience``: seconds that this process waits for an owner that sends heartbeats, as for a lock."""
+        self._lock, self._timing, self._patience = lock, timing, patience
         self._folder = lock.with_suffix(".reserved")
         self._known: dict[Path, _Reservation] = {}
 
@@ -68,9 +72,9 @@ class Reservations:
         """Reserve the rows that ``choose`` returns, given those that other live processes have reserved.
 
         ``choose`` runs under the lock of the folder. If another host takes this process for dead, it exits immediately
-        with exit code 1, as for a lock.
+        with exit code 1, as for a lock. Raises HeldError if the lock is not free within ``patience``.
         """
-        with hold_lock(self._lock, self._timing):
+        with hold_lock(self._lock, self._timing, self._patience):
             rows = choose(frozenset[str]().union(*(one.rows for one in self._live(remove_dead=True).values())))
             path = self._write(rows) if rows else None
         if path is None:
@@ -93,7 +97,8 @@ class Reservations:
     def wait(self, rows: Collection[str] | None = None) -> float:
         """Wait until no other live process has reserved one of ``rows`` (None: any row); returns the seconds.
 
-        Call it without a reservation. Under the lock of the folder, no process can reserve rows meanwhile.
+        Call it without a reservation. Under the lock of the folder, no process can reserve rows meanwhile. Raises
+        HeldError after ``patience`` seconds if one of the owners sent a heartbeat meanwhile.
         """
         started = say_at = time.monotonic()
         waited = False
@@ -103,6 +108,10 @@ class Reservations:
                 count = sum(len(one.rows if rows is None else one.rows.intersection(rows)) for one in blocking)
                 names = ", ".join(sorted({one.name for one in blocking}))
                 _log.info("waiting for %s to make %d rows of %s (%.0f s)", names, count, self._lock.stem, now - started)
+            alive = next((one for one in blocking if one.beats), None)
+            if alive is not None and now - started > self._patience:
+                held = f"{alive.name} makes rows of {self._lock.stem}"
+                raise HeldError(held, alive.owner.get("slurm_job"))
             waited = True
             time.sleep(_POLL_SECONDS)
         return time.monotonic() - started if waited else 0.0
@@ -136,7 +145,7 @@ def _look(path: Path, known: _Reservation | None) -> _Reservation | None:
         return None
     since = time.monotonic()
     if known is not None:  # the content of a reservation never changes
-        return _Reservation(known.owner, known.rows, stamp, since)
+        return _Reservation(known.owner, known.rows, stamp, since, known.beats + 1)
     owner = owner_of(text)
     rows: Any = owner.pop("rows", None)
     if "pid" not in owner or not isinstance(rows, list):

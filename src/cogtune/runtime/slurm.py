@@ -6,6 +6,7 @@ the time limit (`--signal`) and `scancel` all send it. The state tells them apar
 `scancel`.
 """
 
+import math
 import os
 import re
 import subprocess
@@ -18,6 +19,8 @@ MAX_RESTARTS = 100
 """Default limit of restarts of a job, counted by Slurm: one that is pre-empted before its first step every time ends too."""
 _SECONDS = 30.0
 """Limit for one Slurm command. A busy controller answers after some seconds; the grace time is often 30 to 60 s."""
+_PATIENCE_SECONDS = 30.0
+"""How long a Slurm job waits for a live owner of a lock or of rows: the owner may be about to end."""
 _LINK_SECONDS = 5.0
 """Limit for linking a requeued job to another one. Slurm kills its processes after KillWait, 30 s by default."""
 _FIELD = re.compile(r"(?:^|\s)(\w+)=(\S*)")
@@ -119,6 +122,11 @@ def requeue_if_taken(progress: bool, limit: int) -> str | None:
         if done.returncode:
             return f"Slurm job {job.id} could not be requeued ({_last_line(done.stderr)}). The same command resumes it"
     return decision.reason
+
+
+def patience() -> float:
+    """Seconds that this process waits for another one that does its work: a Slurm job would hold its GPUs idle."""
+    return _PATIENCE_SECONDS if job_id() else math.inf
 
 
 def requeue_behind(owner: str) -> str | None:

@@ -2,7 +2,6 @@
 
 import importlib
 import logging
-import math
 import os
 import resource
 import sys
@@ -31,9 +30,6 @@ from cogtune.work.parts import part_receipts
 from cogtune.work.records import Record, read_record
 
 _log = logging.getLogger(__name__)
-
-_PATIENCE_SECONDS = 30.0
-"""How long a Slurm job waits for a lock with a live owner: the owner may be about to end."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +97,7 @@ def _lock(path: Path, folder: Path) -> Iterator[bool]:
     """
     with ExitStack() as stack:
         try:
-            stack.enter_context(hold_lock(path, patience=_PATIENCE_SECONDS if slurm.job_id() else math.inf))
+            stack.enter_context(hold_lock(path, patience=slurm.patience()))
         except OSError as error:
             nearest = next(place for place in (folder, *folder.parents) if place.exists())
             if not is_not_writable(error) or os.access(nearest, os.W_OK):

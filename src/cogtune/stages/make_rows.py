@@ -13,6 +13,7 @@ from typing import Any
 
 from cogtune.runtime.atomic import write_json
 from cogtune.runtime.reservations import Reservations
+from cogtune.runtime.slurm import patience
 from cogtune.stages.job import Job, missing_ids
 from cogtune.stages.run_counts import RunCounts
 from cogtune.work.parts import Part
@@ -31,7 +32,7 @@ def make_rows(job: Job[Any], units: Sequence[Unit], make: Callable[[list[str]], 
         return _make_part(job, job.part, units, make)
     rows = [row for unit in units for row in unit]
     missing = missing_ids(rows, job.rows().ids())
-    if missing and job.note_wait(Reservations(job.lock_path).wait(missing)):
+    if missing and job.note_wait(Reservations(job.lock_path, patience=patience()).wait(missing)):
         missing = missing_ids(rows, job.rows().ids())
     if missing:
         make(missing)
@@ -42,7 +43,7 @@ def make_rows(job: Job[Any], units: Sequence[Unit], make: Callable[[list[str]], 
 
 
 def _make_part(job: Job[Any], part: Part, units: Sequence[Unit], make: Callable[[list[str]], None]) -> RunCounts:
-    reservations, made = Reservations(job.lock_path), 0
+    reservations, made = Reservations(job.lock_path, patience=patience()), 0
     present = job.rows().ids()
     share = list(part.of(units)) if all(row in present for unit in units for row in unit) else None
     while share is None or any(row not in present for unit in share for row in unit):

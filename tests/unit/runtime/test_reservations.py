@@ -15,7 +15,7 @@ import pytest
 
 from cogtune.runtime import owners
 from cogtune.runtime.atomic import write_json
-from cogtune.runtime.locks import hold_lock
+from cogtune.runtime.locks import HeldError, hold_lock
 from cogtune.runtime.owners import Timing
 from cogtune.runtime.reservations import Reservations
 
@@ -88,6 +88,26 @@ def test_waiting_ends_with_the_reservation_and_says_for_whom(tmp_path: Path, cap
     assert process.wait(10) == 0
     assert f"waiting for process {process.pid} on" in caplog.text
     assert "to make 1 rows of latents-key" in caplog.text
+
+
+def test_the_impatient_leave_a_live_owner_and_name_its_slurm_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    lock = tmp_path / "latents-key.lock"
+    process, _ = holder(lock, 60, "a")
+    impatient = Reservations(lock, QUICK, patience=0.5)
+    try:
+        with pytest.raises(
+            HeldError, match=rf"process {process.pid} .*\(Slurm job 77\) makes rows of latents-key"
+        ) as held:
+            impatient.wait("a")
+        assert held.value.slurm_job == "77"
+        assert impatient.wait("b") == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert impatient.wait("a") == 0
 
 
 def test_an_owner_on_another_host_is_dead_after_silence(tmp_path: Path) -> None:

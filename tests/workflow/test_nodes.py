@@ -1,12 +1,14 @@
 """Training over several machines gives the bytes of one machine: by torchrun over two loopback addresses, and by srun, for
 which a program with srun's variables and messages stands in (tests/slurm has the real one)."""
 
+import base64
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,21 +111,30 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def torchrun(training: Training, machines: list[list[str]]) -> tuple[list[int], str]:
-    """Exit codes of torchrun on each of ``machines``, which are its options, and what it said."""
+def launch(
+    training: Training, launcher: str, machines: list[list[str]], values: Mapping[str, str]
+) -> tuple[list[int], str]:
+    """Exit codes of a launcher's module on each of ``machines``, which are its options, and what it said."""
     training.folder.mkdir(exist_ok=True)
     plan = training.folder.parent / f"{training.folder.name}.json"
     plan.write_text(json.dumps(training.plan()))
-    script = ["--no-python", sys.executable, "-c", JOINED]
-    script += [str(plan), str(training.ranks), str(training.folder / "ranks.log")]
-    values, pipe = environment() | {"CUDA_VISIBLE_DEVICES": "", "GLOO_SOCKET_IFNAME": "lo"}, subprocess.PIPE
+    script = training.folder / "joined.py"
+    script.write_text(f"#!{sys.executable}\n{JOINED}")
+    script.chmod(0o755)
+    words = [str(script), str(plan), str(training.ranks), str(training.folder / "ranks.log")]
+    settings = environment() | {"CUDA_VISIBLE_DEVICES": "", "GLOO_SOCKET_IFNAME": "lo"} | values
+    pipe = subprocess.PIPE
     started = [
         subprocess.Popen(
-            [sys.executable, "-m", "torch.distributed.run", *options, *script],
-            env=values, cwd=REPO, stdout=pipe, stderr=pipe, text=True,
+            [sys.executable, "-m", launcher, *options, *words],
+            env=settings,
+            cwd=REPO,
+            stdout=pipe,
+            stderr=pipe,
+            text=True,
         )
         for options in machines
-    ]  # fmt: skip
+    ]
     try:
         said = "".join(process.communicate(timeout=240)[1] for process in started)
     finally:
@@ -132,10 +143,26 @@ def torchrun(training: Training, machines: list[list[str]]) -> tuple[list[int], 
     return [process.returncode for process in started], said
 
 
+def torchrun(training: Training, machines: list[list[str]]) -> tuple[list[int], str]:
+    return launch(training, "torch.distributed.run", [[*options, "--no-python"] for options in machines], {})
+
+
 def test_torchrun_over_two_addresses_gives_the_same_bytes(on_one_machine: Training, caches: Path) -> None:
     training = Training(caches / "torchrun", changes=FEW)
     meet = ["--nnodes=2", "--nproc-per-node=1", "--master-addr=127.0.0.1", f"--master-port={free_port()}"]
     codes, said = torchrun(training, [[*meet, f"--node-rank={n}", f"--local-addr=127.0.0.{n + 1}"] for n in range(2)])
+    assert codes == [0, 0], said
+    assert training.rows() == on_one_machine.rows()
+    assert training.result() == on_one_machine.result()
+
+
+def test_deepspeeds_launcher_gives_the_same_bytes(on_one_machine: Training, caches: Path) -> None:
+    """Its part on each of two machines, as `deepspeed --hostfile` starts it by ssh. It hosts no store: the first rank does."""
+    hosts = base64.urlsafe_b64encode(json.dumps({"127.0.0.1": [0], "127.0.0.2": [0]}).encode()).decode()
+    meet = [f"--world_info={hosts}", "--master_addr=127.0.0.1", f"--master_port={free_port()}"]
+    machines = [[*meet, f"--node_rank={n}", "--no_local_rank", "--no_python"] for n in range(2)]
+    training = Training(caches / "deepspeed", changes=FEW)
+    codes, said = launch(training, "deepspeed.launcher.launch", machines, {"DS_ACCELERATOR": "cpu"})
     assert codes == [0, 0], said
     assert training.rows() == on_one_machine.rows()
     assert training.result() == on_one_machine.result()

@@ -15,7 +15,7 @@ default-resources: {{slurm_partition: main, runtime: 60, mem_mb: 4000}}
 set-resources:
   train: {{nodes: 2, tasks: 4, mpi: srun, gres: "'gpu:2'"}}
   text: {{gres: "'gpu:3'"}}
-  sample: {{mem_mb: 10001}}
+  sample: {{mem_mb: 9000000}}
   evaluate: {{slurm_partition: no_such}}
 """
 

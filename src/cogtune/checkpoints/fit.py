@@ -131,8 +131,8 @@ def fit(node: dict[str, Any], header: Header) -> Misfit | None:
 def adapters_of(header: Header) -> dict[str, Source]:
     """The matrices of a LoRA in our names. Raises UserError as `lora.read_lora`."""
     return {
-        our_name(*place, side): getattr(adapter, side)
-        for place, adapter in read_lora(header).adapters.items()
+        our_name(*target, side): getattr(adapter, side)
+        for target, adapter in read_lora(header).adapters.items()
         for side in ("A", "B")
     }
 

@@ -105,16 +105,16 @@ def read_lora(header: Header) -> Lora:
     alphas: dict[tuple[int, str], float] = {}
     forms: set[str] = set()
     for name, tensor in header.tensors.items():
-        form, place, side = _parse(name, header)
+        form, target, side = _parse(name, header)
         forms.add(form)
         if side == _ALPHA:
-            alphas[place] = _number(tensor, name)
+            alphas[target] = _number(tensor, name)
         else:
-            sides.setdefault(place, {})[side] = tensor
+            sides.setdefault(target, {})[side] = tensor
     if len(forms) > 1:
         raise UserError(f"{header.path}: mixes the naming schemes of {' and '.join(sorted(forms))}; expected only one")
     form = forms.pop()
-    adapters = {place: _adapter(header, place, pair, alphas, metadata, form) for place, pair in sides.items()}
+    adapters = {target: _adapter(header, target, pair, alphas, metadata, form) for target, pair in sides.items()}
     return Lora(
         form, dict(sorted(adapters.items(), key=lambda item: (item[0][0], list(PROJECTIONS).index(item[0][1]))))
     )
@@ -122,20 +122,20 @@ def read_lora(header: Header) -> Lora:
 
 def _adapter(
     header: Header,
-    place: tuple[int, str],
+    target: tuple[int, str],
     pair: dict[str, Source],
     alphas: dict[tuple[int, str], float],
     metadata: _Metadata,
     form: str,
 ) -> Adapter:
-    where = f"layer {place[0]}, {place[1]}"
+    where = f"layer {target[0]}, {target[1]}"
     if pair.keys() != {"A", "B"}:
         raise UserError(f"{header.path}: {where}: incomplete pair, only matrix {', '.join(pair)}")
     A, B = pair["A"], pair["B"]
     if len(A.shape) != 2 or len(B.shape) != 2 or A.shape[0] != B.shape[1]:
         raise UserError(f"{header.path}: {where}: shapes {A.shape} and {B.shape} do not match")
-    if place in alphas:
-        return Adapter(A, B, alphas[place] / A.shape[0])
+    if target in alphas:
+        return Adapter(A, B, alphas[target] / A.shape[0])
     return Adapter(A, B, _scale(header, where, A.shape[0], metadata, form))
 
 

@@ -9,7 +9,7 @@ from cogtune.data.container import is_whole
 from cogtune.data.listing import read_manifest
 from cogtune.data.scan import Memo
 from cogtune.data.shards import Shard
-from cogtune.data.store import INDEX, damaged_rows, reads_index, row_ids, shard_paths, take_out
+from cogtune.data.store import INDEX, damaged_rows, has_valid_index, remove_rows, row_ids, shard_paths
 from cogtune.errors import UserError
 from cogtune.evaluation.sample_figures import read_metrics, read_per_sample
 from cogtune.runtime.digest import DIGESTS
@@ -33,8 +33,8 @@ _OWN = {
     "sample": ("videos/*.mp4", "images/*.png"),
     "evaluate": ("clips/*.mp4", "metrics.json", "per_sample.json"),
 }
-"""The files that a stage must list in its SHA256SUMS. For other stages only the listed files are checked. Other files in an
-export's folder belong to the user."""
+"""The files that a stage must list in its SHA256SUMS. For other stages only the listed files are checked. Other files
+in an export's folder belong to the user."""
 _REPAIRED = "`cogtune store verify --repair` removes it"
 
 
@@ -44,8 +44,8 @@ def _nothing() -> None:
 
 @dataclass(frozen=True)
 class Damage:
-    """A problem and its repair. ``rerun``: whether jobs must run again. ``note``: reported, but not counted as damage: it
-    affects no result, or the next run recreates it anyway."""
+    """A problem and its repair. ``rerun``: whether jobs must run again. ``note``: reported, but not counted as damage:
+    it affects no result, or the next run recreates it anyway."""
 
     message: str
     take_out: Callable[[], object] = _nothing
@@ -148,7 +148,7 @@ def _memo(path: Path) -> Iterator[Damage]:
 
 
 def _index(folder: Path) -> Iterator[Damage]:
-    if not reads_index(folder):
+    if not has_valid_index(folder):
         path = folder / INDEX
         what = "invalid, or from an earlier version; it is rebuilt from the shards"
         yield Damage(f"{path}: {what}", partial(path.unlink, missing_ok=True), False, True)
@@ -162,7 +162,7 @@ def _shard(path: Path) -> Iterator[Damage]:
         return
     if rows:
         some = "" if len(rows) == 1 else f" and {len(rows) - 1} more rows"
-        yield Damage(f"{why}{some}", partial(take_out, path, rows))
+        yield Damage(f"{why}{some}", partial(remove_rows, path, rows))
     elif why:
         yield Damage(why, path.unlink)
 
@@ -242,7 +242,7 @@ def _forget_clip(folder: Path, view: Path) -> None:
     """Remove the view and the clip's evaluation, which writes the view."""
     for path in shard_paths(folder):
         if gone := [row for row in Shard(path).rows() if row.startswith(view.stem)]:
-            take_out(path, gone)
+            remove_rows(path, gone)
     remove_own(view)
 
 

@@ -1,7 +1,7 @@
 """`cogtune store gc`: remove what no results folder that uses the store needs.
 
-Nothing is removed that a receipt or a run of a registered results folder needs, that a live process holds the lock of, that
-is younger than a limit, or that is older than the registration of results folders.
+Nothing is removed that a receipt or a run of a registered results folder needs, that a live process holds the lock of,
+that is younger than a limit, or that is older than the registration of results folders.
 """
 
 import argparse
@@ -38,8 +38,8 @@ class Entry:
 @dataclass(frozen=True)
 class Policy:
     """What is kept although nobody needs it. ``age``: seconds; ``old``: whether entries that are older than the
-    registration of results folders may be removed. ``superseded``: whether what only earlier configs of the results folder
-    of this command need may be removed."""
+    registration of results folders may be removed. ``superseded``: whether what only earlier configs of the results
+    folder of this command need may be removed."""
 
     age: float
     old: bool = False
@@ -123,8 +123,8 @@ def forgotten_roots(roots: Iterable[Root], named: Sequence[str]) -> list[Root]:
 
 
 def collect(store: Path, results: Path, policy: Policy, forgotten: Sequence[Root] = ()) -> Collection:
-    """What of the store is kept and why, and what is removable. Removes nothing. Raises UserError if a registered results
-    folder does not exist, as it may be on a disk that is not mounted."""
+    """What of the store is kept and why, and what is removable. Removes nothing. Raises UserError if a registered
+    results folder does not exist, as it may be on a disk that is not mounted."""
     roots = [root for root in roots_of(store) if root not in forgotten]
     if gone := [root for root in roots if not _exists(root)]:
         names = "".join(f"\n  {root.results} (user {root.user})" for root in gone)
@@ -223,7 +223,7 @@ def _lock_of(store: Path, folder: Path) -> Path:
 
 
 def _exists(root: Root) -> bool:
-    """Whether a results folder exists. Raises UserError if that cannot be said."""
+    """Whether a results folder exists. Raises UserError if this cannot be determined."""
     try:
         root.results.stat()
     except (FileNotFoundError, NotADirectoryError):

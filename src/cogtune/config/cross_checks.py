@@ -254,7 +254,7 @@ def _prefix(at: Values) -> Iterator[Problem]:
 
 
 def _exports(at: Values) -> Iterator[Problem]:
-    """Told here rather than after the training."""
+    """Reported before the training, not after it."""
     formats = [name for name in at["args.export_formats"] if name not in SAT_FORMATS]
     if formats and at["args.mode"] != "inference" and (why := diffusers_refusal(network(at))):
         yield (

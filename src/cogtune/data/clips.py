@@ -1,7 +1,7 @@
-"""From a video file to the pixels of a clip: which frames, and how they are resized and cropped.
+"""Load the pixels of a clip from a video file: select frames, resize and crop them.
 
-What `plan_frames` and `fit` decide is written into the clip's row, so that `load_clip` gives the same pixels whenever
-they are needed again; decoded frames are never stored.
+The results of `plan_frames` and `fit` are stored in the clip's row, so that `load_clip` returns the same pixels later;
+decoded frames are not stored.
 """
 
 import bisect
@@ -22,10 +22,10 @@ from cogtune.data.video import TimesError, VideoError
 def plan_frames(
     times: Sequence[float], fps: float, target_fps: float, frames: int, skip: float, selection: str = "timestamp"
 ) -> FramePlan:
-    """Choose ``frames`` frames at ``target_fps`` from a video whose frames are shown at ``times`` (seconds, rising).
+    """Select ``frames`` frames at ``target_fps`` from a video whose frames are shown at ``times`` (seconds, ascending).
 
-    ``fps``: the video's average. ``skip``: source frames left out at either end. ``selection``: "timestamp", or "stride"
-    for upstream's arithmetic. Raises VideoError when the video cannot give such a clip.
+    ``fps``: the video's average rate. ``skip``: source frames to skip at either end. ``selection``: "timestamp", or
+    "stride" for upstream's arithmetic. Raises VideoError if the video is too short or too slow.
     """
     if selection == "stride":
         selected = _stride(len(times), fps, target_fps, frames, skip)
@@ -46,8 +46,8 @@ def plan_frames(
 def _by_timestamp(times: Sequence[float], target_fps: float, frames: int, skip: int) -> list[int]:
     """The frames shown nearest to 0, 1/fps, 2/fps, … after the first usable one.
 
-    A clip that is too short is refused rather than padded: a repeated last frame would teach the model to freeze.
-    Frames before time zero are not used: an edit list hides them from every player, they belong to the shot before.
+    A video that is too short is refused, not padded, because a model would learn to freeze from repeated last frames.
+    Frames before time zero are not used: players hide them because of an edit list.
     """
     first_usable = max(bisect.bisect_left(times, -1e-3), skip)
     last = len(times) - 1 - skip
@@ -55,7 +55,7 @@ def _by_timestamp(times: Sequence[float], target_fps: float, frames: int, skip: 
         raise VideoError(f"too short: {len(times)} frames, of which {skip} are skipped at either end")
     usable = times[first_usable : last + 1]
     needed = (frames - 1) / target_fps
-    # Half a source frame of tolerance: a clip cut to exactly the asked length must pass, whatever its time stamps round to.
+    # Tolerance of half a source frame: a video cut to exactly the required length must pass despite rounded time stamps.
     half = 0.5 * (usable[-1] - usable[0]) / max(1, len(usable) - 1)
     if usable[-1] - usable[0] + half + 1e-6 < needed:
         raise VideoError(
@@ -65,19 +65,20 @@ def _by_timestamp(times: Sequence[float], target_fps: float, frames: int, skip: 
     return [first_usable + _nearest(usable, usable[0] + step / target_fps) for step in range(frames)]
 
 
-def _nearest(times: Sequence[float], moment: float) -> int:
-    """Index of the entry nearest to ``moment``; of two equally near ones, within a microsecond, the earlier."""
-    after = min(bisect.bisect_left(times, moment), len(times) - 1)
+def _nearest(times: Sequence[float], seconds: float) -> int:
+    """Index of the time nearest to ``seconds``; the earlier one of two that are equally near (within a microsecond)."""
+    after = min(bisect.bisect_left(times, seconds), len(times) - 1)
     before = max(after - 1, 0)
-    return before if moment - times[before] <= times[after] - moment + 1e-6 else after
+    return before if seconds - times[before] <= times[after] - seconds + 1e-6 else after
 
 
 def _stride(count: int, fps: float, target_fps: float, frames: int, skip: float) -> list[int]:
-    """data_video.SFTDataset's choice, at most ``frames`` indices.
+    """The selection of data_video.SFTDataset, at most ``frames`` indices.
 
-    The step is a whole number of source frames, so 30 fps asked to be 8 become 10. A video that is too short to give the
-    asked rate gives what it has, evenly spread, and one with fewer frames than the clip gives them all but for a
-    remainder (4k + 1). Where upstream crashes: a source slower than asked is refused, indices behind the end are dropped.
+    The step is an integer number of source frames, so 30 fps with a target of 8 becomes 10. From a video that is too
+    short for the target rate, frames are selected at equal distances; from one with fewer frames than the clip, the
+    largest 4k + 1 of them. Where upstream crashes, a source slower than the target is refused, and indices past the end
+    are dropped.
     """
     start = int(skip)
     if count / fps * target_fps > frames:
@@ -101,7 +102,8 @@ def _stride(count: int, fps: float, target_fps: float, frames: int, skip: float)
 
 
 def fit(source_size: Sequence[int], clip_size: Sequence[int]) -> Fit:
-    """How a source of (height, width) is made to cover ``clip_size`` (height, width): one side fits, the other is cut."""
+    """The resize and crop of a source (height, width) to ``clip_size`` (height, width): one side fits, the other is
+    cropped."""
     (height, width), (tall, wide) = source_size, clip_size
     wider = width * tall > wide * height
     resize = [tall, width * tall // height] if wider else [height * wide // width, wide]
@@ -109,10 +111,10 @@ def fit(source_size: Sequence[int], clip_size: Sequence[int]) -> Fit:
 
 
 def resize_and_crop(frame_HWC: Tensor, scale_and_crop: Fit, clip_size: Sequence[int]) -> Tensor:
-    """uint8 (H, W, 3) to uint8 (3, *clip_size): bicubic with antialiasing in float32, then the crop.
+    """uint8 (H, W, 3) to uint8 (3, *clip_size): bicubic with antialiasing in float32, then crop.
 
-    As upstream's torchvision call computes it, to the bit. Integer arithmetic is five times as fast and up to 3 of 255
-    off. Frame by frame in planar layout takes half the time of 16 frames at once, and gives the same bits.
+    Bit-identical to upstream's torchvision call. Integer arithmetic would be five times as fast, with errors of up to 3
+    of 255. One planar frame at a time takes half the time of 16 frames at once, with identical results.
     """
     frame_CHW = frame_HWC.permute(2, 0, 1)
     if list(frame_CHW.shape[1:]) != scale_and_crop.resize:
@@ -128,7 +130,7 @@ def resize_and_crop(frame_HWC: Tensor, scale_and_crop: Fit, clip_size: Sequence[
 
 @dataclass(frozen=True)
 class ClipSettings:
-    """The keys of `data.params` that decide what a clip's pixels are, under their names there."""
+    """The keys of `data.params` that determine the pixels of a clip."""
 
     video_size: list[int]
     fps: float
@@ -162,21 +164,21 @@ def _described(video: Opened, settings: ClipSettings, decoder: Decoder) -> tuple
 
 
 def load_clip(path: str | Path, plan: ClipPlan, video_size: Sequence[int], decoder: Decoder | None = None) -> Tensor:
-    """The pixels of a clip as its row in the preprocess store says: uint8 (F, 3, H, W).
+    """The pixels of a clip according to its row of preprocess: uint8 (F, 3, H, W).
 
-    Give a ``decoder`` to load many: starting one takes 0.2 s. Raises VideoError, also where a frame is not shown at the
-    time that the row says; OSError.
+    Pass a ``decoder`` to load several clips: starting one takes 0.2 s. Raises OSError, and VideoError, also for a frame
+    that is not shown at the time in the row.
     """
     if decoder is None:
-        with Decoder() as own:
-            return load_clip(path, plan, video_size, own)
+        with Decoder() as temporary_decoder:
+            return load_clip(path, plan, video_size, temporary_decoder)
     decoder.open(Path(path))
     times = dict(zip(plan.indices, plan.timestamps, strict=True))
     return _pixels(plan.indices, plan, video_size, decoder, list(times.values()))
 
 
 def to_unit_range(pixels: Tensor) -> Tensor:
-    """uint8 to [-1, 1] in float32, as upstream: (x - 127.5) / 127.5."""
+    """Convert uint8 to float32 in [-1, 1], as upstream: (x - 127.5) / 127.5."""
     return (pixels.float() - 127.5) / 127.5
 
 
@@ -196,7 +198,7 @@ def _pixels(
 
 
 def thumbnail(pixels_FCHW: Tensor, long_side: int = 128) -> Tensor:
-    """The first frame, small: uint8 (h, w, 3)."""
+    """The first frame, reduced to ``long_side`` pixels: uint8 (h, w, 3)."""
     height, width = pixels_FCHW.shape[2:]
     shrink = min(1.0, long_side / max(height, width))
     size = [max(1, math.floor(height * shrink)), max(1, math.floor(width * shrink))]

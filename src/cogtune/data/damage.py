@@ -1,30 +1,31 @@
-"""Which frames stand on data that the decoder complained of.
+"""Determine which frames depend on damaged packets.
 
-A decoder conceals what it cannot read and goes on; every frame that is predicted from the concealed one is wrong too.
-Packets are numbered in the order of decoding, and prediction only reaches back in that order, up to a clean start: a key
-frame that is one whole intra picture. (Intra refresh marks key frames that are not: they repair the picture bit by bit.)
+A decoder conceals damage and continues; all frames predicted from a concealed one are wrong too. Packets are numbered
+in decoding order. A frame only depends on earlier packets, back to a clean start: a key frame that is a complete intra
+picture. (Key frames of intra refresh are not complete: they repair the picture in parts.)
 """
 
 
 class Damage:
-    """Told of errors and of frames as they come, it tells which frames are hit."""
+    """Collects errors, and decides for each shown frame whether it is affected."""
 
     def __init__(self) -> None:
         self._errors: set[int] = set()
-        self._presented: set[int] = set()
+        self._shown: set[int] = set()
 
-    def error(self, number: int) -> None:
-        """The decoder complained while it was given packet ``number``."""
+    def add_error(self, number: int) -> None:
+        """Record that the decoder reported an error for packet ``number``."""
         self._errors.add(number)
 
-    def shows(self, number: int, clean_start: bool) -> bool:
-        """Whether the frame of packet ``number``, the next one shown, is hit. ``clean_start``: it is an intra key frame.
+    def affects(self, number: int, clean_start: bool) -> bool:
+        """Whether damage affects the frame of packet ``number``, the next one shown. ``clean_start``: it is an intra
+        key frame.
 
-        What was shown before a clean start and decoded behind it ("leading pictures" of an open GOP) may refer to both
-        sides, and nothing that is shown later refers to it; so its errors end with it.
+        Frames shown before a clean start and decoded after it ("leading pictures" of an open GOP) may depend on packets
+        before and after it. No later frame depends on them, so their errors end with them.
         """
         if clean_start and number not in self._errors:
-            self._errors = {error for error in self._errors if error > number and error not in self._presented}
-            self._presented = {number_shown for number_shown in self._presented if number_shown > number}
-        self._presented.add(number)
+            self._errors = {error for error in self._errors if error > number and error not in self._shown}
+            self._shown = {shown for shown in self._shown if shown > number}
+        self._shown.add(number)
         return any(error <= number for error in self._errors)

@@ -1,10 +1,10 @@
-"""Opening and decoding videos: the module that child processes of `decoder.Decoder` run.
+"""Open and decode videos: the module that child processes of `decoder.Decoder` run.
 
-A decoder may abort the whole process on a damaged file, so nothing else should call this. No torch here: a child starts
-in 0.2 s.
+A decoder may abort the whole process on a damaged file, so no other code should call this. It does not import torch, so
+that a child starts in 0.2 s.
 
-A file that cannot be used raises `VideoError` with a reason for people; an OSError (file gone, disk away) passes
-through, since it says nothing about the video.
+An unusable file raises `VideoError` with the reason; an OSError (missing file, failed disk) is passed on, because it is
+not a fault of the video.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ import numpy as np
 from cogtune.data import seeking
 from cogtune.data.container import declared
 from cogtune.data.inorder import ShownFrame, shown_frames
-from cogtune.data.picture import Painter
+from cogtune.data.picture import FrameConverter
 from cogtune.data.streams import read_packets
 from cogtune.data.video import TimesError, VideoError, VideoInfo
 from cogtune.runtime import git_lfs
@@ -32,29 +32,30 @@ from cogtune.runtime import git_lfs
 _SAME_SECONDS = 1e-5
 _BATCH = 16
 _SPARE_BYTES = 128 << 20
-"""What a decoder of 4K video needs for its frames of reference. A process that cannot have it blames no file."""
+"""What a decoder of 4K video needs for its reference frames. If it is not available, the error is out of memory."""
 
 
 class Video:
-    """An opened video. ``times``: when each frame is shown, in seconds, as its packets say, or after ``decode_all`` as
-    its decoder says. ``size``: (height, width) as shown. ``reader``: which one gave the latest frames, "pyav" or "decord"."""
+    """An opened video. ``times``: seconds at which each frame is shown, from the packets, or from the decoder with
+    ``decode_all``. ``size``: (height, width) after rotation. ``reader``: "pyav" or "decord", which read the latest
+    frames."""
 
     def __init__(self, path: Path, decode_all: bool = False) -> None:
         _check_file(path)
         self._path, self._packets = path, read_packets(path)
         self.fps, self.reader = self._packets.fps, "pyav"
         self.sample_aspect = self._packets.sample_aspect
-        self._cursor, self._painter = _Cursor(path), Painter()
+        self._cursor, self._converter = _Cursor(path), FrameConverter()
         first = self._cursor.at(0)
         if first is None:
             raise VideoError("damaged: its frames cannot be decoded")
-        height, width, _ = self._painter.paint(first.frame).shape
+        height, width, _ = self._converter.to_rgb(first.frame).shape
         self.size = (height, width)
         self.times = self._packets.times
-        late = first.time - self.times[0]
+        offset = first.time - self.times[0]
         if self._packets.guessed:
-            self.times = [time + late for time in self.times]
-        self._decoded = decode_all or self._packets.moved or (abs(late) > _SAME_SECONDS and not self._packets.guessed)
+            self.times = [time + offset for time in self.times]
+        self._decoded = decode_all or self._packets.moved or (abs(offset) > _SAME_SECONDS and not self._packets.guessed)
         if self._decoded:
             self.times = [frame.time for frame in shown_frames(path)]
             if any(after < before for before, after in itertools.pairwise(self.times)):
@@ -64,54 +65,54 @@ class Video:
         return len(self.times)
 
     def frames(self, indices: Sequence[int]) -> np.ndarray:
-        """`each`, as one array: uint8 (N, H, W, 3), RGB."""
+        """The frames of `each` as one array: uint8 (N, H, W, 3), RGB."""
         return np.stack(list(self.each(indices)))
 
     def each(self, indices: Sequence[int], times: Sequence[float] | None = None) -> Iterator[np.ndarray]:
-        """The frames ``indices`` (each 0 … len - 1), one after the other: uint8 (H, W, 3), RGB.
+        """Yield the frames ``indices`` (each 0 … len - 1): uint8 (H, W, 3), RGB.
 
-        Raises VideoError for one that is hit by damage, or that is not shown when ``times`` say. Without them, TimesError
-        for one that is not shown when the packets say.
+        Raises VideoError for a damaged frame, or one that is not shown at its time in ``times``; without ``times``,
+        TimesError for a frame that is not shown at the time in its packet.
         """
         if times is None:
             if any(not 0 <= index < len(self) for index in indices):
                 raise VideoError(f"it has {len(self)} frames; frames {min(indices)} to {max(indices)} are needed")
-            times, differs = [self.times[index] for index in indices], VideoError if self._decoded else TimesError
+            times, error_type = [self.times[index] for index in indices], VideoError if self._decoded else TimesError
         else:
-            differs = VideoError
-        self.reader, given = "decord", 0
+            error_type = VideoError
+        self.reader, done = "decord", 0
         for frames in self._by_seeking(indices):
             yield from frames
-            given += len(frames)
-        if given == len(indices):
+            done += len(frames)
+        if done == len(indices):
             return
         self.reader = "pyav"
-        for index, time in zip(indices[given:], times[given:], strict=True):
+        for index, time in zip(indices[done:], times[done:], strict=True):
             shown_frame = self._cursor.at(index)
             if shown_frame is None or abs(shown_frame.time - time) > _SAME_SECONDS:
-                raise differs(f"frame {index} is not shown at {time:.3f} s: the file is damaged, or was replaced")
+                raise error_type(f"frame {index} is not shown at {time:.3f} s: the file is damaged, or was replaced")
             yield self._picture(index, shown_frame)
 
     def info(self) -> VideoInfo:
-        """What it is. Raises VideoError."""
+        """The properties of the video. Raises VideoError."""
         height, width = self.size
         seconds = self.times[-1] - max(0.0, self.times[0]) + 1 / self.fps
         return VideoInfo(len(self), round(self.fps, 4), width, height, round(seconds, 4), self.sample_aspect)
 
     def _picture(self, index: int, shown_frame: ShownFrame) -> np.ndarray:
-        if shown_frame.hit:
+        if shown_frame.damaged:
             raise VideoError(
                 f"damaged: the clip uses frame {index} ({shown_frame.time:.2f} s), but bytes are missing that this frame needs, or "
                 f"the decoder cannot read them"
             )
-        picture = self._painter.paint(shown_frame.frame)
+        picture = self._converter.to_rgb(shown_frame.frame)
         if picture.shape[:2] != self.size:
             raise VideoError(f"the picture changes size at {shown_frame.time:.2f} s; cut the video there")
         return picture
 
     def _by_seeking(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
-        """By decord, where it is right and leaves out half of the work; ends early where it complains."""
-        sections = [] if self._decoded or self._painter.turned else self._packets.sections
+        """Read with decord if it is exact and skips at least half of the frames; end early if it reports an error."""
+        sections = [] if self._decoded or self._converter.rotated else self._packets.sections
         if list(indices) != sorted(indices) or not _mostly_skipped(sections, indices):
             return
         reader = seeking.opened(self._path, self.times, self.size[1])
@@ -125,44 +126,44 @@ class Video:
 
 
 class _Cursor:
-    """The frame at an index, decoded in order; going back starts again from the first packet."""
+    """The frame at an index. Frames are decoded in order; a lower index starts again from the first packet."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._restart()
 
     def _restart(self) -> None:
-        self._frames, self._place = shown_frames(self._path), -1
+        self._frames, self._position = shown_frames(self._path), -1
         self._current: ShownFrame | None = None
 
     def at(self, index: int) -> ShownFrame | None:
-        """None behind the last frame."""
-        if index < self._place:
+        """The frame; None after the last one."""
+        if index < self._position:
             self._restart()
-        while self._place < index:
+        while self._position < index:
             self._current = next(self._frames, None)
             if self._current is None:
                 self._restart()
                 return None
-            self._place += 1
+            self._position += 1
         return self._current
 
 
 def _mostly_skipped(sections: Sequence[int], indices: Sequence[int]) -> bool:
-    """Whether at least half of the frames up to the last of ``indices`` are in sections of which none is wanted."""
+    """Whether at least half of the frames up to the last of ``indices`` are in sections without a wanted frame."""
     if not sections:
         return False
-    places = [np.searchsorted(sections, index, "right") - 1 for index in (*indices, indices[-1])]
-    wanted = {int(place) for place in places}
+    section_of = [np.searchsorted(sections, index, "right") - 1 for index in (*indices, indices[-1])]
+    wanted = {int(section) for section in section_of}
     ends = [*sections[1:], indices[-1] + 1]
-    decoded = sum(min(ends[place], indices[-1] + 1) - sections[place] for place in wanted)
+    decoded = sum(min(ends[section], indices[-1] + 1) - sections[section] for section in wanted)
     return 2 * decoded <= indices[-1] + 1
 
 
 def probe(path: Path) -> VideoInfo:
-    """What is in ``path``, held against what its container declares. Raises VideoError.
+    """The properties of ``path``, checked against its container's declarations. Raises VideoError.
 
-    Only the first frame is decoded; that the chosen ones decode is for preprocess to prove.
+    Only the first frame is decoded; preprocess decodes the selected ones.
     """
     return Video(path).info()
 
@@ -181,8 +182,8 @@ def _check_file(path: Path) -> None:
 
 
 def serve(requests: BinaryIO, replies: BinaryIO) -> None:
-    """Answer requests, one JSON line each, until there are no more. A reply is a JSON line; to "frames" it is a line
-    before the bytes of each frame, and one more at the end."""
+    """Answer requests, one JSON line each, until the end of the stream. A reply is a JSON line; the reply to "frames"
+    is a line before the bytes of each frame, and a last line."""
     video: Video | None = None
 
     def send(reply: dict[str, Any], frame: np.ndarray | None = None) -> None:
@@ -200,24 +201,24 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
                 video = Video(Path(request["path"]), request["decode_all"])
                 send({"times": video.times, "fps": video.fps, "size": video.size, "sample_aspect": video.sample_aspect})
             else:
-                assert video is not None, "frames are asked for before a video is opened"
+                assert video is not None, "a video must be opened before frames are requested"
                 for frame in video.each(request["indices"], request["times"]):
                     send({"shape": frame.shape}, frame)
                 send({"reader": video.reader})
         except TimesError as error:
             send({"times_differ": str(error)})
         except VideoError as error:
-            # Without memory, ffmpeg's decoders call good packets invalid.
+            # Out of memory, ffmpeg's decoders report valid packets as invalid.
             send({"refused": str(error)} if _has_memory() else _no_memory(request))
         except MemoryError:
-            video = None  # gives back what it holds
+            video = None  # frees its memory
             send(_no_memory(request))
         except OSError as error:
             send({"os_error": [error.errno, error.strerror, request.get("path")]})
 
 
 def _has_memory() -> bool:
-    """Whether this process can have some more."""
+    """Whether this process can allocate `_SPARE_BYTES`."""
     try:
         mmap.mmap(-1, _SPARE_BYTES).close()
     except OSError:
@@ -230,7 +231,7 @@ def _no_memory(request: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    # Replies have the pipe to themselves; whatever a library prints goes where this process's errors go.
+    # Only replies go to the pipe; the output of libraries goes to standard error.
     channel = os.fdopen(os.dup(1), "wb", buffering=1 << 20)
     os.dup2(2, 1)
     with contextlib.suppress(BrokenPipeError):

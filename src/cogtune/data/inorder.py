@@ -1,7 +1,7 @@
-"""Decoding with PyAV from the first packet on, in order: right for every stream that ffmpeg decodes, without a proof.
+"""Decode with PyAV in order from the first packet: correct for every stream that ffmpeg decodes.
 
-Open GOPs, B frames and intra refresh make it a matter of the codec what a decoder shows after a seek; a clip comes from
-the first seconds of its video, so decoding in order costs little.
+With open GOPs, B frames and intra refresh, the frames after a seek depend on the codec. Clips are taken from the first
+seconds of a video, so decoding in order costs little.
 """
 
 import errno
@@ -22,61 +22,61 @@ from cogtune.data.streams import opened, start_of, unreadable
 from cogtune.runtime.failures import is_environment_error
 
 _HARMLESS = ("mmco: unref short failure",)
-"""Said of sound H.264: a frame that nothing needs any more is to be forgotten, and was cut off in front of an open GOP."""
+"""Reported for valid H.264 that was cut before an open GOP: an unused frame to be released is missing."""
 
 
 @dataclass(frozen=True)
 class ShownFrame:
-    """A frame as the decoder gives it, shown at ``time`` (seconds); ``hit``: it stands on damaged data."""
+    """A decoded frame, shown at ``time`` (seconds). ``damaged``: it depends on damaged data."""
 
     frame: Any
     time: float
-    hit: bool
+    damaged: bool
 
 
 def shown_frames(path: Path) -> Iterator[ShownFrame]:
-    """Every frame that ffmpeg shows, in order. Damaged packets give no error, but frames that are hit. Raises
+    """All frames that ffmpeg shows, in order. Damaged packets do not raise; their frames are marked as damaged. Raises
     VideoError, OSError."""
     with opened(path) as (container, stream):
         stream.codec_context.copy_opaque = True
         clock, damage = _Clock(start_of(container, stream)), Damage()
-        source, excused = packets(container, stream), set[int]()
+        source, not_corrupt = packets(container, stream), set[int]()
         try:
             for number in itertools.count():
-                # One thread decodes, so what is said meanwhile is said of this packet.
-                with av.logging.Capture() as complaints:
+                # Decoding uses one thread, so captured messages are about this packet.
+                with av.logging.Capture() as messages:
                     joined = next(source, None)
                     frames = _decoded(joined.packet, number) if joined is not None else None
                 if joined is None:
                     return
                 if joined.packet.is_corrupt and not joined.corrupt:
-                    excused.add(number)
-                if frames is None or joined.corrupt or any(text.strip() not in _HARMLESS for _, _, text in complaints):
-                    damage.error(number)
+                    not_corrupt.add(number)
+                if frames is None or joined.corrupt or any(text.strip() not in _HARMLESS for _, _, text in messages):
+                    damage.add_error(number)
                 for frame in frames or ():
-                    given = frame.opaque if frame.opaque is not None else number
-                    if frame.is_corrupt and given not in excused:
-                        damage.error(given)
+                    packet_number = frame.opaque if frame.opaque is not None else number
+                    if frame.is_corrupt and packet_number not in not_corrupt:
+                        damage.add_error(packet_number)
                     clean = bool(frame.key_frame) and frame.pict_type == PictureType.I
-                    yield ShownFrame(frame, clock.read(frame), damage.shows(given, clean))
+                    yield ShownFrame(frame, clock.read(frame), damage.affects(packet_number, clean))
         except FFmpegError as error:
             raise unreadable(path, error, "damaged or cut short: it cannot be read to its end") from None
 
 
 def _decoded(packet: Any, number: int) -> list[Any] | None:
-    """The frames that come out when packet ``number`` goes in; None if it cannot be decoded."""
+    """The frames that the decoder returns for packet ``number``; None if it cannot be decoded."""
     packet.opaque = number
     try:
         return packet.decode()
     except FFmpegError as error:
         if is_environment_error(error) and getattr(error, "errno", 0) != errno.EIO:
-            raise  # memory, open files: the packet is as good as any
+            raise  # out of memory or open files: not a fault of the packet
         return None
 
 
 class _Clock:
-    """When frames are shown, as libavcodec guesses it (`best_effort_timestamp`) and ffmpeg's command line fills in: AVI
-    and damaged files leave out or repeat presentation times, and the decoding time is then the better one."""
+    """Computes when frames are shown, like libavcodec (`best_effort_timestamp`) and ffmpeg's command line: if
+    presentation times are missing or repeated, as in AVI and damaged files, decoding times are used."""
 
     def __init__(self, start: float) -> None:
         self._start = start

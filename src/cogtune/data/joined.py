@@ -1,9 +1,9 @@
-"""Packets of a video on one clock, where the file's own clock starts again: parts of MPEG-TS that were joined, a recording
-that was interrupted.
+"""Put the packets of a video on one clock if the clock of the file restarts, as in concatenated MPEG-TS or interrupted
+recordings.
 
-The rule is that of ffmpeg's command line (`ts_discontinuity_detect`): the packet behind a jump takes the time at which the
-one in front of it ends, and what follows is moved by the same span. It holds for formats whose clock may jump by their
-standard (MPEG-TS, MPEG-PS, Ogg); in others a jump is a defect.
+The rule is that of ffmpeg's command line (`ts_discontinuity_detect`): the packet after a jump starts when the packet
+before it ends, and all later packets are moved by the same offset. This applies to formats whose standard allows jumps
+(MPEG-TS, MPEG-PS, Ogg); in others a jump is an error.
 """
 
 import itertools
@@ -20,14 +20,14 @@ JUMP_SECONDS = 10
 _BACK_SECONDS = Fraction(1, 10)
 """A larger step backwards is a jump too."""
 _AHEAD = 3
-"""Packets in front of a join that the demuxer may call corrupt although nothing is missing: the counter of MPEG-TS packets
-jumps there, and a parser passes the news on a frame or two early. If something is missing, the decoder says so."""
+"""Packets before a join that the demuxer may mark as corrupt although no data is missing: the counter of MPEG-TS
+packets jumps there, and a parser sets the mark one or two frames early. If data is missing, the decoder reports it."""
 
 
 @dataclass(frozen=True)
 class Joined:
-    """A packet whose times are on the clock of the first one. ``moved``: they were not. ``corrupt``: the demuxer says that
-    bytes are missing."""
+    """A packet with times on the clock of the first packet. ``moved``: its times were changed. ``corrupt``: the demuxer
+    reports missing bytes."""
 
     packet: Any
     moved: bool
@@ -35,7 +35,7 @@ class Joined:
 
 
 def packets(container: Any, stream: Any) -> Iterator[Joined]:
-    """The packets of ``stream`` in order, the empty one at the end too."""
+    """The packets of ``stream`` in order, including the empty one at the end."""
     jumps = bool(container.format.flags & Flags.ts_discont.value)
     clock, waiting = _Clock(stream), deque[tuple[Any, bool, bool]]()
     for packet in itertools.chain(container.demux(stream), [None]):
@@ -47,7 +47,7 @@ def packets(container: Any, stream: Any) -> Iterator[Joined]:
 
 
 class _Clock:
-    """All in units of the stream's time base."""
+    """The offset of the current packet. All values are in units of the stream's time base."""
 
     def __init__(self, stream: Any) -> None:
         unit = Fraction(stream.time_base)
@@ -59,12 +59,12 @@ class _Clock:
 
     @property
     def moved(self) -> bool:
-        """Whether packets are moved from here on."""
+        """Whether the following packets are moved."""
         return self._offset != 0
 
     def move(self, packet: Any) -> bool:
-        """Put ``packet`` on the first packet's clock. Whether another part can begin with it: the file's clock jumps there, or
-        it is a key frame that follows without a gap."""
+        """Put ``packet`` on the first packet's clock. Returns whether another part may begin with it: the file's clock
+        jumps, or it is a key frame that follows without a gap."""
         duration = packet.duration or self._frame
         if packet.dts is None:
             self._add(packet, self._offset)

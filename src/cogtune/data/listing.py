@@ -1,4 +1,5 @@
-"""What is in the data folders, and the manifest that scan makes of it. No torch: the Snakefile asks at parse time."""
+"""List data folders, and read and write the manifest of scan. Does not import torch: the Snakefile uses it at
+parsing."""
 
 import hashlib
 import json
@@ -11,7 +12,7 @@ from json.encoder import encode_basestring as _quoted
 from pathlib import Path
 from typing import NamedTuple
 
-from cogtune.data.walk import Seen, escaped, walk
+from cogtune.data.walk import WalkEntry, escaped, walk
 from cogtune.errors import UserError
 from cogtune.runtime.atomic import write_changed
 from cogtune.runtime.failures import machine_error_message
@@ -28,9 +29,9 @@ _CLIP, _CAPTION_ID, _DIGITS = b'{"clip": "', b'"caption_id": "', 64
 class ClipRow:
     """One accepted (clip, caption) pair.
 
-    ``clip``: sha256 of the file's content, 64 hex digits. ``name``: relative to its root, with slashes. ``split``:
-    "train" or "valid". ``caption_id``: sha256 of the caption in UTF-8. ``fps``: the average. Sizes are in pixels.
-    ``target``: the real path, where ``path`` leads through a symbolic link.
+    ``clip``: sha256 of the file's content, 64 hex digits. ``name``: path relative to its root, with slashes. ``split``:
+    "train" or "valid". ``caption_id``: sha256 of the caption in UTF-8. ``fps``: average rate. Sizes are in
+    pixels. ``target``: the real path if ``path`` contains a symbolic link.
     """
 
     clip: str
@@ -48,8 +49,8 @@ class ClipRow:
 
 @dataclass(frozen=True)
 class Reject:
-    """A file that is not used. ``name``: relative to its root. ``files``: where it sums up files of another kind, how
-    many they are; else 0."""
+    """A file that is not used. ``name``: path relative to its root. ``files``: number of files if it is a summary of
+    other files, else 0."""
 
     name: str
     path: str
@@ -60,8 +61,8 @@ class Reject:
 
 @dataclass(frozen=True)
 class Listed:
-    """One candidate below a data folder. ``refused`` says why it is not even opened. ``target``: the real path, where a
-    link leads to it. ``files``: of a line that sums up files of another kind, how many they are; else 0."""
+    """One video of a data folder, or a summary of other files. ``refused``: why it is not opened. ``target``: the real
+    path if it is reached through a link. ``files``: number of files in a summary, else 0."""
 
     name: str
     path: Path
@@ -72,27 +73,27 @@ class Listed:
 
 
 def list_videos(root: Path, follow_links: bool = True) -> Iterator[Listed]:
-    """Every video below ``root``, in a fixed order, and a line for each kind of other files; see `walk`."""
-    for seen in walk(root, follow_links):
-        label = None if seen.label is None else Path(seen.label)
-        yield Listed(seen.name, Path(seen.path), label, seen.refused, escaped(seen.target or ""), seen.files)
+    """All videos below ``root``, in a fixed order, and a summary for each kind of other files; see `walk`."""
+    for entry in walk(root, follow_links):
+        label = None if entry.label is None else Path(entry.label)
+        yield Listed(entry.name, Path(entry.path), label, entry.refused, escaped(entry.target or ""), entry.files)
 
 
 def fingerprint(roots: Mapping[str, Sequence[str | os.PathLike[str]]], follow_links: bool = True) -> str:
-    """A digest that changes when a scan of ``roots`` (split -> folders) could find something else.
+    """A digest that changes if a scan of ``roots`` (split -> folders) could give another result.
 
-    It covers the folders' own paths, relative path, size and mtime in ns of every video and caption, where links lead,
-    and the numbers of other files by kind; no file is opened. What a scan writes is keyed by content, so a `touch` goes
-    no further than one scan. It is `runtime.digest.digest` of
-    [[split, folder, [[name, refused, stamp, stamp, target], …]], …], hashed piece by piece: a million clips would take
-    half a minute and a gigabyte as one value. Raises UserError for a folder that cannot be listed.
+    It covers the paths of the folders, the relative path, size and mtime in ns of every video and caption, the targets
+    of links, and the number of other files of each kind; no file is opened. The result of a scan is keyed by content,
+    so a `touch` only repeats the scan. The value is `runtime.digest.digest` of
+    [[split, folder, [[name, refused, stamp, stamp, target], …]], …], hashed incrementally: as one value, a million
+    clips would need half a minute and a gigabyte. Raises UserError for a folder that cannot be listed.
     """
     state, comma = hashlib.sha256(b"["), b""
     for split, folders in sorted(roots.items()):
         for root in folders:
             state.update(comma + f"[{_quoted(split)},{_quoted(escaped(os.path.realpath(root)))},[".encode())
             comma, rows = b",", 0
-            for chunk in _batched((_stamps(seen) for seen in walk(Path(root), follow_links)), _ROWS_AT_ONCE):
+            for chunk in _batched((_stamps(entry) for entry in walk(Path(root), follow_links)), _ROWS_AT_ONCE):
                 state.update(("," * bool(rows) + ",".join(chunk)).encode())
                 rows += len(chunk)
             state.update(b"]]")
@@ -101,14 +102,14 @@ def fingerprint(roots: Mapping[str, Sequence[str | os.PathLike[str]]], follow_li
 
 
 def write_manifest(path: Path, rows: Iterable[ClipRow]) -> None:
-    """One JSON object a line, sorted by (split, clip); ``target`` stands only where there is one."""
+    """Write one JSON object per line, sorted by (split, clip). An empty ``target`` is omitted."""
     ordered = sorted(rows, key=lambda row: (row.split, row.clip))
     entries = ({name: value for name, value in asdict(row).items() if value or name != "target"} for row in ordered)
     write_changed(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in entries))
 
 
 def read_manifest(path: Path) -> list[ClipRow]:
-    """The rows that `write_manifest` wrote. Raises UserError if there are none to read."""
+    """The rows that `write_manifest` wrote. Raises UserError if it is missing or invalid."""
     try:
         check_sums(path)
         return [_checked(ClipRow(**json.loads(line))) for line in path.read_text("utf-8").split("\n") if line]
@@ -119,13 +120,13 @@ def read_manifest(path: Path) -> list[ClipRow]:
 
 
 def _checked(row: ClipRow) -> ClipRow:
-    """The row, proved to name what a scan can have found: ids that are digests, and a clip by its whole path."""
+    """The row, if scan can have written it: ids are digests, and the path is absolute. Raises ValueError otherwise."""
     if not (_DIGEST(row.clip) and _DIGEST(row.caption_id)):
         raise ValueError(
-            f"clip and caption_id are 64 hex digits; found {quoted(row.clip)} and {quoted(row.caption_id)}"
+            f"clip and caption_id: expected 64 hex digits; found {quoted(row.clip)} and {quoted(row.caption_id)}"
         )
     if not row.path.startswith("/") or "\0" in row.path or "/../" in f"{row.path}/":
-        raise ValueError(f"path is the whole path of a file; found {quoted(row.path)}")
+        raise ValueError(f"expected an absolute path of a file; found {quoted(row.path)}")
     return row
 
 
@@ -138,22 +139,20 @@ class Columns(NamedTuple):
 
 
 def read_columns(path: Path) -> Columns:
-    """What `write_manifest` wrote, three columns of it, at a microsecond a row; parsing each row takes seven.
-
-    Raises UserError as `read_manifest` does.
-    """
+    """Three columns of a manifest: 1 microsecond per row, where parsing takes 7. Raises UserError as
+    `read_manifest`."""
     columns = Columns([], [], [])
     try:
         check_sums(path)
         with path.open("rb") as lines:
             for line in lines:
-                # Keys stand in the order of ClipRow, and a quotation mark inside a value is escaped.
+                # Keys are in the order of ClipRow, and quotation marks in values are escaped.
                 caption = line.rindex(_CAPTION_ID) + len(_CAPTION_ID)
                 columns.clips.append(line[len(_CLIP) : len(_CLIP) + _DIGITS].decode())
                 columns.captions.append(line[caption : caption + _DIGITS].decode())
                 columns.splits.append("train" if b'"split": "train"' in line else "valid")
                 if not line.startswith(_CLIP):
-                    raise ValueError("a row that does not begin with its clip")
+                    raise ValueError("a row does not begin with its clip")
     except FileNotFoundError:
         raise UserError(f"{path}: no manifest; {how_to_repair(path.parent)}") from None
     except ValueError as error:
@@ -167,9 +166,9 @@ def _batched(rows: Iterable[str], size: int) -> Iterator[list[str]]:
         yield batch
 
 
-def _stamps(video: Seen) -> str:
+def _stamps(video: WalkEntry) -> str:
     """[name, refused, stamp of the video, stamp of its caption, target of a link] as canonical JSON."""
-    if video.refused is not None:  # what a scan says of it is this text, and it opens nothing
+    if video.refused is not None:  # scan only reports this text and does not open the file
         return f"[{_quoted(video.name)},{_quoted(video.refused)},null,null,null]"
     label = video.label_status
     caption = _stamp(video.label) if label is None else f"[{label.st_size},{label.st_mtime_ns}]"

@@ -1,7 +1,7 @@
-"""A decoded frame as people see it: rotated and mirrored as its display matrix says, in RGB.
+"""Convert decoded frames to RGB, rotated and mirrored according to their display matrix.
 
-ffmpeg's own filters do both, with the arguments that its command line gives them (`configure_input_video_filter`), so
-the bytes are ffmpeg's, 10 bit and full range included.
+Uses ffmpeg's filters with the arguments of its command line (`configure_input_video_filter`), so the bytes are equal to
+ffmpeg's, 10 bit and full range included.
 """
 
 import math
@@ -17,9 +17,9 @@ from cogtune.data.video import VideoError
 Filter = tuple[str, str]
 
 
-def upright(matrix: tuple[int, ...]) -> list[Filter]:
+def rotation_filters(matrix: tuple[int, ...]) -> list[Filter]:
     """The filters that ffmpeg applies for a display matrix (9 numbers, 16.16 fixed point). Raises VideoError for an
-    angle that is no quarter turn."""
+    angle that is not a multiple of 90 degrees."""
     a, b, _, c, d, *_ = matrix
     across, down = math.hypot(a, c), math.hypot(b, d)
     if not across or not down:
@@ -36,23 +36,23 @@ def upright(matrix: tuple[int, ...]) -> list[Filter]:
     return [("vflip", "")] if d < 0 else []
 
 
-class Painter:
-    """Turns decoded frames into RGB. One graph of filters serves as long as the frames are of one kind."""
+class FrameConverter:
+    """Converts decoded frames to RGB. The filter graph is reused while the frames have the same properties."""
 
     def __init__(self) -> None:
-        self._kind: tuple[Any, ...] | None = None
+        self._properties: tuple[Any, ...] | None = None
         self._graph: Any = None
-        self.turned = False
-        """Whether the latest frame had to be turned or mirrored."""
+        self.rotated = False
+        """Whether the latest frame was rotated or mirrored."""
 
-    def paint(self, frame: Any) -> np.ndarray:
+    def to_rgb(self, frame: Any) -> np.ndarray:
         """uint8 (H, W, 3). Raises VideoError."""
         data = frame.side_data.get(Type.DISPLAYMATRIX)
         matrix = struct.unpack("=9i", bytes(data)[:36]) if data is not None else ()
-        kind = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range, matrix)
-        if kind != self._kind:
-            filters = upright(matrix) if matrix else []
-            self._graph, self._kind, self.turned = _graph(frame, filters), kind, bool(filters)
+        properties = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range, matrix)
+        if properties != self._properties:
+            filters = rotation_filters(matrix) if matrix else []
+            self._graph, self._properties, self.rotated = _graph(frame, filters), properties, bool(filters)
         self._graph.push(frame)
         return self._graph.pull().to_ndarray()
 

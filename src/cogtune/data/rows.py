@@ -1,11 +1,11 @@
-"""The rows of the store, typed: what each stage writes about a clip, a caption or a sample, and what others read of it.
+"""Typed rows of the store: what each stage stores for a clip, a caption or a sample.
 
-The keys of the store's JSON and the names of its tensors stand in this file only. The format must stay as it is, or the
-stage's version in `work/stages.py` must rise. ``add`` writes a row, ``read`` reads it; what is not as declared raises
-DamagedError, as a flipped bit does.
+Only this file knows the keys of the store's JSON and the names of its tensors. A change of the format needs a higher
+version of the stage in `work/stages.py`. ``add`` writes a row, ``read`` reads it; both invalid and damaged rows raise
+DamagedError.
 
-Shapes: C channels, D width of T5, F frames, H height, K draws, L tokens, T latent frames, W width. Plans and reports
-read rows too, so nothing here imports torch before a tensor is needed.
+Shapes: C channels, D width of T5, F frames, H height, K draws, L tokens, T latent frames, W width. Plans and
+reports read rows too, so torch is not imported before a tensor is needed.
 """
 
 from collections.abc import Iterable, Iterator
@@ -24,7 +24,7 @@ _MOMENTS, _CONTEXT, _VIDEO, _IMAGE = "moments", "context", "video", "image"
 
 @dataclass(frozen=True)
 class Pair:
-    """A clip and its caption, both by the sha256 of their content, which names their rows."""
+    """A clip and its caption: the sha256 of each one's content, which is the name of its row."""
 
     clip: str
     caption_id: str
@@ -32,11 +32,11 @@ class Pair:
 
 @dataclass(frozen=True)
 class FramePlan:
-    """Which frames of a video make a clip: exactly as many as were asked for, in order.
+    """The frames of a video that make up a clip, in order.
 
-    ``timestamps``: seconds, when the source shows them. ``effective_fps``: at which rate motion is seen in the clip, over
-    the frames that are not padding. ``repeated``: frames equal to the one before, as the source is slower than the clip.
-    ``padded``: copies of the last frame at the end, as the source is too short (stride only).
+    ``timestamps``: seconds at which the source shows them. ``effective_fps``: rate of the motion in the clip, without
+    padding. ``repeated``: number of frames equal to the previous one, because the source is slower than the clip.
+    ``padded``: copies of the last frame at the end, because the source is too short (stride only).
     """
 
     indices: list[int]
@@ -48,7 +48,8 @@ class FramePlan:
 
 @dataclass(frozen=True)
 class Fit:
-    """``resize``: (height, width) that cover the clip with the source's aspect; ``crop``: (top, left) of the centre."""
+    """``resize``: (height, width) that covers the clip, with the source's aspect; ``crop``: (top, left) of the centred
+    crop."""
 
     resize: list[int]
     crop: list[int]
@@ -56,8 +57,8 @@ class Fit:
 
 @dataclass(frozen=True)
 class SourceVideo:
-    """The video that a clip is cut from. ``fps``: the average; sizes in pixels; ``sample_aspect``: width to height of a
-    pixel, which rows of version 0.1 do not have."""
+    """The source video of a clip. ``fps``: average rate; sizes in pixels; ``sample_aspect``: width to height of a
+    pixel, missing in rows of version 0.1."""
 
     frames: int
     fps: float
@@ -68,9 +69,9 @@ class SourceVideo:
 
 @dataclass(frozen=True)
 class ClipPlan(Fit, FramePlan):
-    """Row of `preprocess` for a clip that can be used: all that `clips.load_clip` needs to give the same pixels again.
+    """Row of `preprocess` for a usable clip: all that `clips.load_clip` needs to load the same pixels.
 
-    ``reader``: "pyav" or "decord", which decoded it; rows of version 0.1 do not have it.
+    ``reader``: "pyav" or "decord", which decoded it; missing in rows of version 0.1.
     """
 
     source: SourceVideo
@@ -82,17 +83,17 @@ class ClipPlan(Fit, FramePlan):
         return len(self.indices) - self.padded
 
     def first_frame(self) -> "ClipPlan":
-        """The plan of the clip that is the first frame alone."""
+        """The plan of a clip of the first frame only."""
         return replace(self, indices=self.indices[:1], timestamps=self.timestamps[:1])
 
     def add(self, writer: ShardWriter, clip: str, thumbnail_HWC: "Tensor") -> None:
-        """Write the row, with a small uint8 picture of the first frame."""
+        """Write the row, with a uint8 thumbnail of the first frame."""
         writer.add(clip, {"thumbnail": thumbnail_HWC}, to_json(self))
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """Row of `preprocess` for a clip that cannot be used."""
+    """Row of `preprocess` for an unusable clip."""
 
     reason: str
 
@@ -102,7 +103,7 @@ class Rejected:
 
 
 def prepared_rows(preprocess: ShardReader, clips: Iterable[str]) -> Iterator[tuple[str, ClipPlan | Rejected]]:
-    """(clip, its row of `preprocess`), shard by shard. Raises UserError for a row that is not there."""
+    """(clip, its row of `preprocess`), shard by shard. Raises UserError for a missing row."""
     return preprocess.rows(clips, _prepared)
 
 
@@ -126,8 +127,8 @@ def _prepared(meta: dict[str, Any]) -> ClipPlan | Rejected:
 
 @dataclass(frozen=True)
 class LatentRow:
-    """Row of `latents`. ``moments``: (2C, T, h, w) in the encoder's precision: mean and log-variance as the VAE gave them,
-    unscaled, unclamped."""
+    """Row of `latents`. ``moments``: (2C, T, h, w) in the encoder's precision: mean and log-variance of the VAE,
+    unscaled and unclamped."""
 
     moments_CTHW: "Tensor"
 
@@ -143,7 +144,7 @@ class LatentRow:
 
 @dataclass(frozen=True)
 class ImageRow:
-    """Row of `images`. ``moments``: (K, 2C, h, w): those of K noised copies of the clip's first frame."""
+    """Row of `images`. ``moments``: (K, 2C, h, w): of K noised copies of the clip's first frame."""
 
     moments_KCHW: "Tensor"
 
@@ -159,7 +160,7 @@ class ImageRow:
 
 @dataclass(frozen=True)
 class TextRow:
-    """Row of `text`, but for its tensor. ``truncated``: the caption has more tokens than the context is long."""
+    """Row of `text` without its tensor. ``truncated``: the caption has more tokens than the context."""
 
     tokens: int
     truncated: bool
@@ -181,8 +182,8 @@ class TextRow:
 
 @dataclass(frozen=True)
 class SampleRow:
-    """Row of `sample`, but for its tensors. ``prompt``: its id. ``caption``: the prompt's text. ``clip``: None for a
-    prompt of the user's own. ``context``: id of the caption that the network was shown, None for no caption."""
+    """Row of `sample` without its tensors. ``prompt``: its id. ``caption``: the prompt's text. ``clip``: None for a
+    prompt of the user. ``context``: id of the caption that the network used, None for no caption."""
 
     prompt: str
     variant: str
@@ -191,8 +192,8 @@ class SampleRow:
     context: str | None
 
     def add(self, writer: ShardWriter, item: str, video_FCHW: "Tensor", image_CHW: "Tensor | None" = None) -> None:
-        """Write the row. ``video``: uint8 (F, 3, H, W); ``image``: uint8 (3, H, W), what an image-to-video sample
-        started from."""
+        """Write the row. ``video``: uint8 (F, 3, H, W); ``image``: uint8 (3, H, W), the input image of an
+        image-to-video sample."""
         image = {} if image_CHW is None else {_IMAGE: image_CHW}
         writer.add(item, {_VIDEO: video_FCHW, **image}, to_json(self))
 
@@ -214,11 +215,10 @@ class SampleRow:
 
 @dataclass(frozen=True)
 class EvaluationRow:
-    """Row of `evaluate`: what one look at a clip's pixels gives.
+    """Row of `evaluate`: figures computed from a clip's pixels.
 
-    ``vae_psnr_db``: of the clip's reconstruction. ``distances``: sum of squared pixel differences to every sample, by the
-    sample's name; training clips only. ``own``: the figures of the samples that were made for this clip, by the sample's
-    name and the metric's.
+    ``vae_psnr_db``: of the clip's reconstruction. ``distances``: sum of squared pixel differences to every sample, by
+    sample name; training clips only. ``own``: figures of the samples of this clip's prompt, by sample name and metric.
     """
 
     vae_psnr_db: float

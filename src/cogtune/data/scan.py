@@ -1,4 +1,4 @@
-"""From data folders to accepted (clip, caption) pairs and rejects with reasons."""
+"""Scan data folders: accept (clip, caption) pairs, reject other videos with a reason."""
 
 import hashlib
 import os
@@ -30,9 +30,9 @@ class CaptionError(Exception):
 
 @dataclass
 class ScanResult:
-    """What a scan found. ``others``: one line for each kind of files that are no videos; they are no rejects.
-    ``probed``: files that were opened and can be used, ``known``: those that the memo knew. ``sample_aspects``: of the clips' pixels, as
-    `VideoInfo` has them, counted."""
+    """The result of a scan. ``others``: a summary for each kind of files that are not videos; they do not count as
+    rejects. ``several_lines``: captions of more than one line. ``probed``: usable files that were opened; ``known``:
+    files taken from the memo. ``sample_aspects``: number of clips by `VideoInfo.sample_aspect`."""
 
     rows: list[ClipRow] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
@@ -44,10 +44,10 @@ class ScanResult:
 
 
 class Memo:
-    """What is known of files, by path, size and mtime, so that only new ones are read: one JSON line with a checksum for
-    each. A wrong clip or rate would go into the manifest, and a scan that is made again would take it from here again.
+    """Cached results of `probe` by path, size and mtime, so that only new files are read. One JSON line per file, with
+    a checksum, because a wrong clip or rate would go into the manifest of every later scan.
 
-    Lines are only ever added, whole, so any number of scans may share the file and any of them may be killed.
+    Whole lines are appended and never changed, so several scans may share the file, and any of them may be killed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -60,7 +60,7 @@ class Memo:
         except OSError as error:
             raise _memo_error(path, error) from None
         for line in lines:
-            # Cut short, damaged or of another version: the file is read again.
+            # If the line is truncated, damaged or of another version, the video is read again.
             with suppress(ValueError, KeyError, TypeError):
                 entry = read_line(line)
                 if entry["reader"] != READER_VERSION:
@@ -70,20 +70,21 @@ class Memo:
 
     @staticmethod
     def damaged_lines(path: Path) -> int:
-        """How many lines are not what was written: damaged, or cut short as a scan was killed."""
-        return sum(not _reads(line) for line in _lines(path))
+        """The number of lines that are damaged, or truncated because a scan was killed."""
+        return sum(not _is_valid(line) for line in _lines(path))
 
     @staticmethod
     def mend(path: Path) -> None:
-        """Keep the lines that read. What a scan adds meanwhile may be lost, and is then read again."""
-        write_text(path, "".join(f"{line}\n" for line in _lines(path) if _reads(line)))
+        """Remove invalid lines. Lines that a scan adds at the same time may be lost; their videos are then read
+        again."""
+        write_text(path, "".join(f"{line}\n" for line in _lines(path) if _is_valid(line)))
 
     def get(self, path: Path, status: os.stat_result) -> tuple[str, VideoInfo] | None:
-        """(sha256 of the content, what the video is) of a file that was seen before with this size and mtime."""
+        """(sha256 of the content, info) of a file that was read before with this size and mtime, else None."""
         return self._known.get((str(path), status.st_size, status.st_mtime_ns))
 
     def put(self, path: Path, status: os.stat_result, clip: str, video: VideoInfo) -> None:
-        """Remember a file. Raises UserError when the memo cannot be written: that says nothing of the file."""
+        """Add a file. Raises UserError if the memo cannot be written, which is not a fault of the video."""
         self._known[str(path), status.st_size, status.st_mtime_ns] = clip, video
         entry = {"path": str(path), "size": status.st_size, "mtime": status.st_mtime_ns, "clip": clip}
         entry["reader"] = READER_VERSION
@@ -99,7 +100,7 @@ def _lines(memo: Path) -> list[str]:
     return [line for line in memo.read_text(encoding="utf-8", errors="replace").split("\n") if line]
 
 
-def _reads(line: str) -> bool:
+def _is_valid(line: str) -> bool:
     try:
         read_line(line)
     except (ValueError, RecursionError):
@@ -120,12 +121,12 @@ def scan(
     on_start: Callable[[int], object] = lambda total: None,
     on_file: Callable[[], object] = lambda: None,
 ) -> ScanResult:
-    """Look at every video below ``roots`` (split -> folders).
+    """Check every video below ``roots`` (split -> folders).
 
-    A pair is accepted once in a split: a file of equal content is a duplicate of the first, in order of folders and
-    names, real files before those behind links. The same clip may stand in both splits, as in upstream's own example.
-    ``on_start`` is told how many files there are, ``on_file`` after each. Raises UserError when the machine fails: only
-    a fault of the file's own rejects it.
+    A clip is accepted once per split; files of equal content are rejected as duplicates of the first one, in order of
+    folders and names, real files before linked ones. A clip may be in both splits, as in upstream's example.
+    ``on_start`` gets the number of files; ``on_file`` is called after each. Raises UserError for a failure of the
+    machine, because only a fault of the file itself rejects it.
     """
     listed = [
         (split, video)
@@ -138,10 +139,10 @@ def scan(
     videos = sorted((item for item in listed if not item[1].files), key=lambda item: bool(item[1].target))
     on_start(len(videos))
 
-    def look(item: tuple[str, Listed], decoder: Decoder) -> _Looked:
-        return _look(item[1], memo, allow_missing_caption, decoder)
+    def scan_item(item: tuple[str, Listed], decoder: Decoder) -> _ScannedFile:
+        return _scan_file(item[1], memo, allow_missing_caption, decoder)
 
-    for (split, video), result in decode_ahead(videos, look, workers):
+    for (split, video), result in decode_ahead(videos, scan_item, workers):
         on_file()
         if isinstance(result, Exception):
             scanned.rejects.append(_reject(split, video, _reason(video.path, result)))
@@ -160,10 +161,10 @@ def scan(
 
 
 def read_caption(label: Path | None, allow_missing: bool = False) -> str:
-    """The caption in ``label``: all of the file, every run of white space (line ends too) as one space.
+    """The caption in ``label``: the whole file, with each run of white space (line ends included) as one space.
 
-    Upstream takes the first line and drops the rest without a word. Raises CaptionError when there is none, unless
-    ``allow_missing``: then "" is the caption. Raises OSError when the file cannot be read.
+    Upstream silently ignores all lines but the first. Raises CaptionError if there is no caption; with
+    ``allow_missing`` the caption is "". Raises OSError if the file cannot be read.
     """
     return _caption(_text_of(label), label, allow_missing)
 
@@ -172,17 +173,17 @@ def _caption(text: str | None, label: Path | None, allow_missing: bool) -> str:
     caption = " ".join((text or "").split())
     if any(letter.isprintable() and letter != " " for letter in caption):
         return caption
-    if not allow_missing:  # spaces of no width, marks of direction and the like are nothing to train on
+    if not allow_missing:  # zero-width spaces, direction marks and the like are not a caption
         raise CaptionError(f"no caption: {label} {'does not exist' if text is None else 'is empty'}")
     return ""
 
 
 def _text_of(label: Path | None) -> str | None:
-    """The text of a caption's file; None if there is none."""
+    """The text of a caption file; None if the file does not exist."""
     if label is None:
         return None
     try:
-        # A FIFO that nobody writes to would hold the scan for good.
+        # Without O_NONBLOCK, opening a FIFO without a writer would block the scan forever.
         descriptor = os.open(label, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -204,8 +205,8 @@ def _text_of(label: Path | None) -> str | None:
 
 
 @dataclass(frozen=True)
-class _Looked:
-    """``clip``: hash of the content. ``new``: the file was read."""
+class _ScannedFile:
+    """``clip``: sha256 of the content. ``new``: the file was read, not taken from the memo."""
 
     clip: str
     video: VideoInfo
@@ -214,7 +215,7 @@ class _Looked:
     new: bool
 
 
-def _look(video: Listed, memo: Memo, allow_missing: bool, decoder: Decoder) -> _Looked:
+def _scan_file(video: Listed, memo: Memo, allow_missing: bool, decoder: Decoder) -> _ScannedFile:
     if video.refused is not None:
         raise VideoError(video.refused)
     text = _text_of(video.label)
@@ -223,24 +224,24 @@ def _look(video: Listed, memo: Memo, allow_missing: bool, decoder: Decoder) -> _
     before = video.path.stat()
     known = memo.get(video.path, before)
     if known is not None:
-        return _Looked(*known, caption, several, False)
+        return _ScannedFile(*known, caption, several, False)
     if not S_ISREG(before.st_mode):
         raise VideoError("not a regular file any more; it changed while the folder was read")
-    # First the bytes: a disk that fails shows here, where its error is told from one of the video.
+    # Read the bytes first: here a disk error can be distinguished from a damaged video.
     clip = file_digest(video.path)
     info = retry_damaged(video.path, lambda: decoder.probe(video.path))
     after = video.path.stat()
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise VideoError("it changed while it was read; scan again when it is complete")
     memo.put(video.path, after, clip, info)
-    return _Looked(clip, info, caption, several, True)
+    return _ScannedFile(clip, info, caption, several, True)
 
 
-def _row(split: str, video: Listed, looked: _Looked) -> ClipRow:
-    caption_id, info = hashlib.sha256(looked.caption.encode()).hexdigest(), looked.video
+def _row(split: str, video: Listed, scanned: _ScannedFile) -> ClipRow:
+    caption_id, info = hashlib.sha256(scanned.caption.encode()).hexdigest(), scanned.video
     size = (info.frames, info.fps, info.width, info.height)
     path = str(video.path.absolute())
-    return ClipRow(looked.clip, path, video.name, split, looked.caption, caption_id, *size, video.target)
+    return ClipRow(scanned.clip, path, video.name, split, scanned.caption, caption_id, *size, video.target)
 
 
 def _reject(split: str, video: Listed, reason: str, files: int = 0) -> Reject:
@@ -248,7 +249,7 @@ def _reject(split: str, video: Listed, reason: str, files: int = 0) -> Reject:
 
 
 def _reason(path: Path, error: Exception) -> str:
-    """Why a file is rejected. Raises what is not the file's own fault."""
+    """Why a file is rejected. Raises errors that are not a fault of the file."""
     if fault := machine_error_message(error, path):
         raise UserError(fault) from error
     if isinstance(error, VideoError | CaptionError):

@@ -1,10 +1,10 @@
-"""One shard: a safetensors file of rows, each with its checksums. No pickle, and no torch to look at it.
+"""The shard format: a safetensors file of rows with checksums. Uses no pickle; meta can be read without torch.
 
-Tensors are named ``<row>/<tensor>``. The metadata holds ``format`` and two JSON objects with one entry for each row:
-``meta``, what was said of it, and ``crc32``, two checksums: of what the row says it is (its name, the names, types and
-shapes of its tensors, its meta), and of the bytes of its tensors in the order of their names. The first is checked
-when a row's meta is read, the second as well when its tensors are. So a flipped bit anywhere is found, whichever part
-of the file it hits, and the rows that it does not hit can be told from the one that it does.
+Tensors are named ``<row>/<tensor>``. The metadata has ``format`` and two JSON objects with one entry per row: ``meta``
+is the JSON that the stage stored, ``crc32`` has two checksums. The first covers the description (the row's name, the
+names, types and shapes of its tensors, its meta), the second the bytes of its tensors in the order of their names. The
+first is verified when a row's meta is read, both when its tensors are read. So a flipped bit anywhere in the file is
+detected, and undamaged rows remain usable.
 """
 
 import json
@@ -20,12 +20,12 @@ from cogtune.checkpoints.header import Stored
 from cogtune.errors import UserError
 from cogtune.runtime.saved import DamagedError, how_to_repair
 
-if TYPE_CHECKING:  # torch takes seconds to import, and what was said of rows can be read without it
+if TYPE_CHECKING:  # torch takes seconds to import, and meta can be read without it
     from torch import Tensor
 
 FORMAT = "cogtune-shard-2"
 UNCHECKED = "cogtune-shard-1"
-"""Written by versions that kept no checksums."""
+"""The format without checksums, written by earlier versions."""
 _ANY_FORMAT = re.compile(r"cogtune-shard-[0-9]+")
 _BLOCK = 1 << 20
 _TYPES = {
@@ -36,7 +36,7 @@ _TYPES = {
 
 
 def checksums(row: str, tensors: Mapping[str, "Tensor"], meta: Mapping[str, Any]) -> tuple[int, int]:
-    """The two checksums of a row. ``tensors``: contiguous, on the CPU. ``meta`` must fit into JSON."""
+    """The two checksums of a row. ``tensors``: contiguous, on the CPU. ``meta`` must be serializable as JSON."""
     import torch
 
     named = sorted(tensors.items())
@@ -44,7 +44,7 @@ def checksums(row: str, tensors: Mapping[str, "Tensor"], meta: Mapping[str, Any]
     content = 0
     for _, tensor in named:
         content = zlib.crc32(tensor.detach().reshape(-1).view(torch.uint8).numpy().data, content)
-    # Through JSON once, so that it is the same for what is read back: a tuple is a list there, a key is a text.
+    # Converted to JSON and back, so that it is equal to what is read later: tuples become lists, keys become strings.
     return _described(row, shapes, json.loads(json.dumps(meta, allow_nan=False))), content
 
 
@@ -53,7 +53,7 @@ def _described(row: str, shapes: list[tuple[str, str, list[int]]], meta: Mapping
 
 
 class Shard:
-    """A shard's rows. Raises DamagedError for a file that is not whole, UserError for one of another version."""
+    """The rows of a shard. Raises DamagedError for a damaged file, UserError for another format version."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -70,7 +70,7 @@ class Shard:
         for key, stored in header.tensors.items():
             row, _, name = key.partition("/")
             if row not in self._tensors or not isinstance(stored, Stored):
-                raise self.damaged(f"it has a tensor {key!r} of no row")
+                raise self.damaged(f"the tensor {key!r} belongs to no row")
             self._tensors[row][name] = stored
 
     def __len__(self) -> int:
@@ -81,10 +81,10 @@ class Shard:
 
     @cached_property
     def meta(self) -> dict[str, dict[str, Any]]:
-        """What was said of each row, not checked yet."""
+        """The meta of each row, not verified."""
         meta = self._parsed("meta")
         if (self.checked and meta.keys() != self._sums.keys()) or not all(isinstance(m, dict) for m in meta.values()):
-            raise self.damaged("what it says of its rows does not go with their checksums")
+            raise self.damaged("meta and checksums are of different rows")
         return meta
 
     def rows(self) -> list[str]:
@@ -92,9 +92,9 @@ class Shard:
         return sorted(self.meta)
 
     def check(self, row: str, content: bool = True) -> None:
-        """Hold a row against its checksums; ``content`` False: only what it says it is. Raises DamagedError, OSError.
+        """Verify the checksums of a row; without ``content``, only of its description. Raises DamagedError, OSError.
 
-        A shard without checksums passes.
+        Rows of a shard without checksums always pass.
         """
         if not self.checked:
             return
@@ -102,20 +102,20 @@ class Shard:
         shapes = [(name, stored.dtype, list(stored.shape)) for name, stored in tensors]
         sums = self._sums[row]
         if _described(row, shapes, self.meta[row]) != sums[0]:
-            raise self.damaged("what is said of it differs from its checksum", row)
+            raise self.damaged("its description differs from its checksum", row)
         if content and self._content(stored for _, stored in tensors) != sums[1]:
             raise self.damaged("its tensors differ from their checksum", row)
 
     def sums(self, row: str) -> tuple[int, int]:
-        """The checksums that stand beside a row, or those that it would have."""
+        """The stored checksums of a row; computed if the shard has none."""
         return tuple(self._sums[row]) if self.checked else checksums(row, self.tensors(row), self.meta[row])
 
     def tensors(self, row: str) -> dict[str, "Tensor"]:
-        """The tensors of a row, not checked. They look into the file: copy before changing one."""
+        """The tensors of a row, not verified, memory mapped: copy before changing one."""
         return {name: self._file.get_tensor(f"{row}/{name}") for name in self._tensors[row]}
 
     def damaged(self, why: str, row: str | None = None) -> DamagedError:
-        """The error that says so, and how to go on."""
+        """The error for a damaged row, or a damaged file, with advice."""
         what = f"the row {row} is damaged" if row else "the file is damaged"
         return DamagedError(f"{self.path}: {what} ({why}); {how_to_repair(self.path.parent)}")
 
@@ -139,19 +139,20 @@ class Shard:
         try:
             value = json.loads(self._metadata[name])
         except (KeyError, ValueError) as error:
-            raise self.damaged(f"its {name} does not read: {error}") from None
+            raise self.damaged(f"its {name} is invalid: {error}") from None
         if not isinstance(value, dict) or (name == "crc32" and not all(map(_is_sums, value.values()))):
-            raise self.damaged(f"its {name} does not read")
+            raise self.damaged(f"its {name} is invalid")
         return value
 
     def _refuse_format(self) -> None:
-        """A version is another one only if nothing says that this is one of ours with a flipped bit."""
+        """Raise UserError for another version's format, DamagedError if it may be a known format with a flipped bit."""
         format_name = self._metadata.get("format", "")
         if self.checked or format_name in (FORMAT, UNCHECKED) or not _ANY_FORMAT.fullmatch(format_name):
-            raise self.damaged(f"its format reads {format_name!r}; expected {FORMAT!r}")
+            raise self.damaged(f"its format is {format_name!r}; expected {FORMAT!r}")
         raise UserError(
-            f"{self.path}: format {format_name!r}, this version reads {FORMAT!r} and {UNCHECKED!r}; another version of cogtune "
-            f"wrote it: use that one. If there was none, the file is damaged: {how_to_repair(self.path.parent)}"
+            f"{self.path}: format {format_name!r}, this version reads {FORMAT!r} and {UNCHECKED!r}; another version of "
+            f"cogtune wrote it: use that version. If you used no other version, the file is damaged: "
+            f"{how_to_repair(self.path.parent)}"
         )
 
 

@@ -1,7 +1,7 @@
-"""Rows of an item stage: immutable shards (`shards.py`) with unique names, and what reads their union.
+"""Read and write the rows of a stage: immutable shards (`shards.py`) with unique names.
 
-A shard appears whole (temporary name, fsync, rename) or not at all, so a reader may come while a writer works, and a
-killed writer loses what it had not flushed and nothing else.
+Shards are written atomically (temporary name, fsync, rename), so they can be read during writing, and a killed writer
+only loses rows that were not flushed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cogtune.runtime.atomic import replacing, sync, write_text
 from cogtune.runtime.saved import DamagedError
 from cogtune.runtime.sums import say_unchecked
 
-if TYPE_CHECKING:  # torch takes seconds to import, and what was said of rows can be read without it
+if TYPE_CHECKING:  # torch takes seconds to import, and meta can be read without it
     from torch import Tensor
 
 Row = TypeVar("Row")
@@ -32,27 +32,27 @@ INDEX = "index.json"
 _INDEX = '{"format": "cogtune-index-2", "crc32": %d, "shards": '
 _INDEX_HEAD = re.compile(re.escape(_INDEX).replace("%d", "([0-9]+)"))
 _OPEN_ROWS = 20_000
-"""Rows whose names, places and meta a reader keeps at hand: 1 to 3 kB each. In shards, what is quick would depend on their size:
-20,000 rows in 100 shards took 24.6 s with room for 64 shards, each opened once for every row."""
+"""Rows whose names, offsets and meta a reader caches: 1 to 3 kB each. A limit in shards would depend on their size:
+with 64 shards, reading 20,000 rows of 100 shards took 24.6 s, because shards were opened again for every row."""
 _ABANDONED_SECONDS = 3600.0
 
 
 class ShardWriter:
     """Collects rows and writes a shard after ``flush_megabytes`` or ``flush_seconds``, whichever comes first.
 
-    Use it as a context manager: what is complete is written at the end, also when an error ends the block.
+    Use it as a context manager: the rows are written at the end of the block, also after an error.
     """
 
     def __init__(self, folder: Path, flush_megabytes: float = 256, flush_seconds: float = 30.0) -> None:
         self._folder = Path(folder)
-        self._most_bytes, self._most_seconds = flush_megabytes * 1e6, flush_seconds
+        self._max_bytes, self._max_seconds = flush_megabytes * 1e6, flush_seconds
         self._tensors: dict[str, Tensor] = {}
         self._meta: dict[str, Mapping[str, Any]] = {}
         self._sums: dict[str, tuple[int, int]] = {}
         self._bytes = 0
         self._flushed_at = time.monotonic()
         self._folder.mkdir(parents=True, exist_ok=True)
-        _sweep(self._folder)
+        _remove_abandoned(self._folder)
 
     def __enter__(self) -> ShardWriter:
         return self
@@ -61,20 +61,20 @@ class ShardWriter:
         self.flush()
 
     def add(self, item_id: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None) -> None:
-        """Add one row. ``meta`` must fit into JSON. Raises ValueError for a row that this writer holds already."""
+        """Add one row. ``meta`` must be serializable as JSON. Raises ValueError for a row that was added before."""
         if item_id in self._meta or "/" in item_id:
             raise ValueError(f"row {item_id!r}: added twice, or a name with a slash")
-        # A copy of its own: safetensors refuses tensors that share memory, and a view would keep its whole batch alive.
-        own = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-        self._sums[item_id] = checksums(item_id, own, meta or {})
+        # Copied, because safetensors refuses tensors that share memory, and a view would keep its whole batch in memory.
+        copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+        self._sums[item_id] = checksums(item_id, copies, meta or {})
         self._meta[item_id] = dict(meta or {})
-        self._tensors |= {f"{item_id}/{name}": tensor for name, tensor in own.items()}
-        self._bytes += sum(tensor.nbytes for tensor in own.values())
-        if self._bytes >= self._most_bytes or time.monotonic() - self._flushed_at >= self._most_seconds:
+        self._tensors |= {f"{item_id}/{name}": tensor for name, tensor in copies.items()}
+        self._bytes += sum(tensor.nbytes for tensor in copies.values())
+        if self._bytes >= self._max_bytes or time.monotonic() - self._flushed_at >= self._max_seconds:
             self.flush()
 
     def flush(self) -> None:
-        """Write what was added since the last flush, if anything."""
+        """Write the rows that were added since the last flush."""
         if self._meta:
             write_shard(self._folder, self._tensors, self._meta, self._sums)
         self._tensors, self._meta, self._sums, self._bytes = {}, {}, {}, 0
@@ -87,7 +87,7 @@ def write_shard(
     meta: Mapping[str, Mapping[str, Any]],
     sums: Mapping[str, tuple[int, int]],
 ) -> None:
-    """A new shard; ``tensors`` by ``<row>/<tensor>``, ``sums`` as `shards.checksums` gives them."""
+    """Write a new shard. ``tensors``: by ``<row>/<tensor>``; ``sums``: by row, from `shards.checksums`."""
     from safetensors.torch import save_file
 
     metadata = {"format": FORMAT, "meta": json.dumps(meta, allow_nan=False), "crc32": json.dumps(sums)}
@@ -96,16 +96,16 @@ def write_shard(
 
 
 class ShardReader:
-    """The rows of a folder, as they were when the reader was made; values are read when asked for, memory mapped.
+    """The rows of a folder at the time of construction. Values are memory mapped, and read on access.
 
-    Every row is held against its checksum when it is first read. Which row is in which shard is cached in
-    ``index.json``; only shards that it does not know yet are opened. ``how_made``: what to do about a row that is not
-    there, for the error. Raises DamagedError for a damaged shard or row, UserError for a shard of another format
-    version, or a row that is not there. An absent folder has no rows.
+    The checksum of each row is verified at its first access. The shard of each row is cached in ``index.json``; only
+    shards that are not in it are opened. ``advice``: what to do about a missing row, for the error message. Raises
+    DamagedError for a damaged shard or row, UserError for a shard of another format version, or a missing row. A
+    missing folder has no rows.
     """
 
-    def __init__(self, folder: Path, how_made: str = "run the stage that makes it again") -> None:
-        self._folder, self._how_made = Path(folder), how_made
+    def __init__(self, folder: Path, advice: str = "run the stage that makes it again") -> None:
+        self._folder, self._advice = Path(folder), advice
         self._open: OrderedDict[str, Shard] = OrderedDict()
         self._open_rows = 0
         self._checked: set[str] = set()
@@ -125,13 +125,13 @@ class ShardReader:
         return set(self._shard_of)
 
     def require(self, item_ids: Iterable[str]) -> None:
-        """Raise UserError, with what to do, unless there is a row for each."""
-        if absent := sorted(set(item_ids) - self._shard_of.keys()):
-            some = f"no row {absent[0]}" + (f" (nor {len(absent) - 1} more)" if len(absent) > 1 else "")
-            raise UserError(f"{self._folder}: {some}; {self._how_made}")
+        """Raise UserError with advice if a row is missing."""
+        if missing := sorted(set(item_ids) - self._shard_of.keys()):
+            names = f"no row {missing[0]}" + (f" (and {len(missing) - 1} more)" if len(missing) > 1 else "")
+            raise UserError(f"{self._folder}: {names}; {self._advice}")
 
     def tensors(self, item_id: str) -> dict[str, Tensor]:
-        """The tensors of a row. They look into the file: copy before changing one."""
+        """The tensors of a row, memory mapped: copy before changing one."""
         shard = self._shard(item_id)
         if item_id not in self._checked:
             shard.check(item_id)
@@ -139,37 +139,37 @@ class ShardReader:
         return shard.tensors(item_id)
 
     def meta(self, item_id: str) -> dict[str, Any]:
-        """What was said of the row. Does not import torch."""
+        """The meta of a row. Does not import torch."""
         shard = self._shard(item_id)
         if item_id not in self._checked:
             shard.check(item_id, content=False)
         return shard.meta[item_id]
 
     def metas(self, item_ids: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """(row, what was said of it) of many rows, shard by shard: each is opened once."""
+        """(row, meta) of many rows, sorted by shard, so that each shard is opened once."""
         wanted = list(dict.fromkeys(item_ids))
         self.require(wanted)
         for item_id in sorted(wanted, key=self._shard_of.__getitem__):
             yield item_id, self.meta(item_id)
 
     def row(self, item_id: str, parse: Callable[[dict[str, Any]], Row]) -> Row:
-        """What ``parse`` makes of a row's meta. Its ValueError says that the row is not as it was declared; it is raised
-        as DamagedError. `rows.py` has the types."""
+        """The parsed meta of a row. If ``parse`` raises ValueError, the row is invalid: raises DamagedError. The types
+        are in `rows.py`."""
         return self._parsed(item_id, self.meta(item_id), parse)
 
     def rows(self, item_ids: Iterable[str], parse: Callable[[dict[str, Any]], Row]) -> Iterator[tuple[str, Row]]:
-        """(name, what ``parse`` makes of its meta) of many rows, shard by shard: each is opened once."""
+        """(row, parsed meta) of many rows, sorted by shard, so that each shard is opened once."""
         for item_id, meta in self.metas(item_ids):
             yield item_id, self._parsed(item_id, meta, parse)
 
     def tensor(self, item_id: str, name: str, dimensions: int) -> Tensor:
-        """One tensor of a row, of so many dimensions. It looks into the file: copy before changing it. Raises
-        DamagedError if the row has no such tensor."""
+        """One tensor of a row, memory mapped: copy before changing it. Raises DamagedError if it is missing or has
+        other ``dimensions``."""
         tensor = self.tensors(item_id).get(name)
         if tensor is None or tensor.ndim != dimensions:
-            given = "none" if tensor is None else f"{tensor.ndim}"
+            actual = "none" if tensor is None else f"{tensor.ndim}"
             raise self._shard(item_id).damaged(
-                f"expected a tensor {name!r} of {dimensions} dimensions, found {given}", item_id
+                f"expected a tensor {name!r} of {dimensions} dimensions, found {actual}", item_id
             )
         return tensor
 
@@ -188,7 +188,7 @@ class ShardReader:
         shard = self._open[name] = Shard(self._folder / name)
         self._open_rows += len(shard)
         if item_id not in shard:
-            raise shard.damaged("it lacks a row that it had")
+            raise shard.damaged("a row is missing")
         if not shard.checked:
             say_unchecked(self._folder)
         while self._open_rows > _OPEN_ROWS and len(self._open) > 1:
@@ -197,28 +197,28 @@ class ShardReader:
 
 
 def damaged_rows(path: Path) -> tuple[list[str], str]:
-    """(rows, what is wrong) of a shard: the rows that differ from their checksums; all of it, as an empty list and a
-    message, if the shard itself does not read. ([], "") for a good one."""
+    """(damaged rows, reason) of a shard. An empty list with a reason: the whole shard is damaged. ([], ""): it is
+    valid."""
     try:
         shard = Shard(path)
         rows = shard.rows()
     except DamagedError as error:
         return [], str(error).split(";")[0]
-    damaged, why = [], ""
+    damaged, reason = [], ""
     for row in rows:
         try:
             shard.check(row)
         except DamagedError as error:
             damaged.append(row)
-            why = why or str(error).split(";")[0]
-    return damaged, why
+            reason = reason or str(error).split(";")[0]
+    return damaged, reason
 
 
-def take_out(path: Path, rows: Iterable[str]) -> None:
-    """Put all rows of a shard but these into a new one, and remove it. Hold the folder's lock. A kill leaves both
-    files, and of a row that is in two the readers take one."""
-    shard, gone = Shard(path), set(rows)
-    kept = [row for row in shard.rows() if row not in gone]
+def remove_rows(path: Path, rows: Iterable[str]) -> None:
+    """Copy all rows of a shard except ``rows`` into a new shard, and remove the old one. The caller must hold the
+    folder's lock. If the process is killed, both may exist; readers use one copy of each row."""
+    shard, removed = Shard(path), set(rows)
+    kept = [row for row in shard.rows() if row not in removed]
     if kept:
         tensors = {f"{row}/{name}": tensor for row in kept for name, tensor in shard.tensors(row).items()}
         write_shard(
@@ -229,8 +229,8 @@ def take_out(path: Path, rows: Iterable[str]) -> None:
 
 
 def row_ids(folder: Path, remember: bool = True) -> set[str]:
-    """The names of all rows of a folder: `ShardReader.ids` without the reader, for a million of them. ``remember``: write
-    the index of what was read beside the shards."""
+    """The names of all rows of a folder, like `ShardReader.ids`, but fast for a million rows. ``remember``: update the
+    index file."""
     return {item for items in _index(folder, remember).values() for item in items}
 
 
@@ -239,8 +239,8 @@ def shard_paths(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.safetensors") if not path.name.startswith("."))
 
 
-def reads_index(folder: Path) -> bool:
-    """Whether ``index.json``, if it is there, is what this version wrote; else readers look into the shards again."""
+def has_valid_index(folder: Path) -> bool:
+    """Whether ``index.json`` is valid, or not needed; if it is invalid, readers open all shards."""
     return bool(_cached_index(folder)) or not (folder / INDEX).exists() or not shard_paths(folder)
 
 
@@ -252,14 +252,14 @@ def _index(folder: Path, remember: bool = True) -> dict[str, list[str]]:
         known = {name: known[name] if name in known else Shard(folder / name).rows() for name in names}
         if remember:
             body = json.dumps(known) + "}\n"
-            # A store that belongs to somebody else may be read-only; then each reader looks for itself.
+            # The store of another user may be read-only; then every reader opens the shards.
             with suppress(OSError):
                 write_text(folder / INDEX, _INDEX % zlib.crc32(body.encode()) + body)
     return {name: known[name] for name in names}
 
 
 def _cached_index(folder: Path) -> dict[str, list[str]]:
-    """What index.json says; nothing if it is not there, of another version, or not what was written."""
+    """The content of index.json; empty if it is missing, damaged or of another version."""
     try:
         text = (folder / INDEX).read_text()
     except (OSError, ValueError):
@@ -270,8 +270,8 @@ def _cached_index(folder: Path) -> dict[str, list[str]]:
     return json.loads(text)["shards"]
 
 
-def _sweep(folder: Path) -> None:
-    """Remove what killed writers left behind; an hour old, as no flush of a living one takes so long."""
+def _remove_abandoned(folder: Path) -> None:
+    """Remove temporary files of killed writers: those older than an hour, which is longer than any flush."""
     for path in folder.glob(".*.tmp"):
         with suppress(FileNotFoundError):
             if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:

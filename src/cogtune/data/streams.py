@@ -1,7 +1,7 @@
-"""A video file as PyAV sees it before anything is decoded: which stream, and when its packets say that frames are shown.
+"""Read the packets of a video with PyAV, without decoding: select the stream, and compute when frames are shown.
 
-The rules are those of ffmpeg's command line: the largest picture that is no cover, times from the start of the file,
-frames that an edit list hides do not count.
+The rules are those of ffmpeg's command line: the largest stream that is not a cover picture, times relative to the
+start of the file, frames hidden by an edit list do not count.
 """
 
 import errno
@@ -23,7 +23,7 @@ from cogtune.data.joined import packets
 from cogtune.data.video import VideoError
 from cogtune.runtime.failures import is_environment_error
 
-# Errors are for `inorder` to capture, each one; nobody prints them.
+# `inorder` captures each error; none is printed.
 av.logging.set_level(av.logging.ERROR)
 av.logging.set_skip_repeated(False)
 logging.getLogger("libav").addHandler(logging.NullHandler())
@@ -31,14 +31,14 @@ logging.getLogger("libav").addHandler(logging.NullHandler())
 
 @dataclass(frozen=True)
 class Packets:
-    """What the packets of a video say, in the order of decoding where nothing else is said.
+    """What the packets of a video contain.
 
-    ``times``: seconds at which frames are shown, rising, without those that are hidden; ``guessed``: from decoding times,
-    as AVI has no others, so that all may be off by the same span. ``fps``: average rate.
-    ``moved``: the clock starts again, and packets behind that were moved; at the joint only the decoder knows which frame is
-    shown when.
-    ``sections``: at which shown frame each section starts that can be decoded by itself; empty unless that is certain
-    of every key frame. ``sample_aspect``: width to height of a pixel, "1:1" if not said.
+    ``times``: seconds at which frames are shown, ascending, without hidden frames. ``guessed``: they are decoding
+    times, because AVI has no others, and may all be off by the same offset. ``fps``: average rate.
+    ``moved``: the clock restarts, and later packets were moved; near the restart only the decoder knows when a frame is
+    shown.
+    ``sections``: index of the first shown frame of each section that can be decoded on its own; empty unless this is
+    certain for every key frame. ``sample_aspect``: width to height of a pixel, "1:1" if unknown.
     """
 
     times: list[float]
@@ -53,23 +53,23 @@ class Packets:
 def opened(path: Path) -> Iterator[tuple[Any, Any]]:
     """(container, stream) of the video in ``path``. Raises VideoError, OSError."""
     try:
-        # "file:" keeps a colon in a name from being taken for a protocol.
+        # Without "file:", a name with a colon would be read as a protocol.
         container = av.open(f"file:{path}", metadata_errors="replace")
     except FFmpegError as error:
         raise unreadable(path, error, "not a video that can be opened, or its header is damaged") from None
     with container:
-        container.flags &= ~ContainerFlags.gen_pts.value  # PyAV makes up what ffmpeg's command line leaves out
+        container.flags &= ~ContainerFlags.gen_pts.value  # PyAV generates times that ffmpeg's command line does not
         stream = _best(container)
         if stream.codec_context is None:
             raise VideoError(
                 "its codec is not supported by this reader; encode it again (ffmpeg -i IN -c:v libx264 OUT)"
             )
-        stream.codec_context.thread_count = 1  # clips are decoded side by side, which scales better
+        stream.codec_context.thread_count = 1  # clips are decoded in parallel, which scales better
         yield container, stream
 
 
 def _best(container: Any) -> Any:
-    """The stream that ffmpeg's command line takes."""
+    """The stream that ffmpeg's command line selects."""
 
     def score(stream: Any) -> int:
         if stream.disposition & Disposition.attached_pic:
@@ -87,16 +87,16 @@ def _best(container: Any) -> Any:
 
 
 def start_of(container: Any, stream: Any) -> float:
-    """Seconds at which ffmpeg's clock starts: the earliest stream of the file; in MPEG-TS, of those that are used."""
+    """Seconds at which ffmpeg's clock starts: the start of the earliest stream; in MPEG-TS, of the selected stream."""
     if container.format.name == "mpegts" and stream.start_time is not None:
         return float(stream.start_time * stream.time_base)
     return (container.start_time or 0) / av.time_base
 
 
 def unreadable(path: Path, error: Exception, reason: str) -> Exception:
-    """What an error of ffmpeg says of ``path``: an OSError if the machine is at fault, else a VideoError.
+    """The exception for an error of ffmpeg in ``path``: an OSError for a failure of the machine, else a VideoError.
 
-    ffmpeg has "Input/output error" for damage too, so the file itself is asked.
+    ffmpeg reports "Input/output error" for damaged files too, so the file is read to distinguish the two.
     """
     if isinstance(error, MemoryError) or (is_environment_error(error) and getattr(error, "errno", 0) != errno.EIO):
         return error
@@ -111,10 +111,10 @@ def unreadable(path: Path, error: Exception, reason: str) -> Exception:
 
 
 def read_packets(path: Path) -> Packets:
-    """Walk through the packets of ``path``; nothing is decoded. Raises VideoError, OSError."""
+    """Read all packets of ``path`` without decoding. Raises VideoError, OSError."""
     with opened(path) as (container, stream):
         start, base = start_of(container, stream), stream.time_base
-        restarts, moved = _Restarts(), False
+        restarts, moved = _RestartCheck(), False
         stamps, hidden, unstamped, guessed, groups = list[float](), 0, 0, False, _Groups(stream)
         try:
             for joined in packets(container, stream):
@@ -126,12 +126,12 @@ def read_packets(path: Path) -> Packets:
                     unstamped += 1
                     continue
                 guessed = guessed or packet.pts is None
-                groups.see(packet)
-                if packet.is_discard:  # each part of an edit list begins at a key frame, with times of its own
+                groups.add(packet)
+                if packet.is_discard:  # each part of an edit list begins at a key frame and has its own times
                     hidden += 1
                     continue
                 if packet.dts is not None:
-                    restarts.see(float(packet.dts * base) - start)
+                    restarts.add(float(packet.dts * base) - start)
                 if not _is_never_shown(stream, packet):
                     stamps.append(float(stamp * base) - start)
         except FFmpegError as error:
@@ -151,29 +151,30 @@ def read_packets(path: Path) -> Packets:
 
 
 def _is_never_shown(stream: Any, packet: Any) -> bool:
-    """VP8 keeps references that are never shown ("alt-ref") in packets of their own: a bit of the header says so."""
+    """Whether the packet is a reference frame of VP8 that is never shown ("alt-ref"), according to a bit of its
+    header."""
     return stream.codec_context.name == "vp8" and not memoryview(packet)[0] >> 4 & 1
 
 
-class _Restarts:
-    """Raises VideoError where the clock starts again in a format in which it must not: players then disagree about which
-    frame follows which."""
+class _RestartCheck:
+    """Raises VideoError if the clock restarts in a format that does not allow it: players then show frames in different
+    orders."""
 
     def __init__(self) -> None:
         self._last = -math.inf
 
-    def see(self, moment: float) -> None:
-        if moment - self._last < -0.5:
+    def add(self, seconds: float) -> None:
+        if seconds - self._last < -0.5:
             raise VideoError(
-                f"its time stamps run backwards, from {self._last:.2f} s to {moment:.2f} s; "
+                f"its time stamps run backwards, from {self._last:.2f} s to {seconds:.2f} s; "
                 f"encode it again (ffmpeg -i IN -c:v libx264 OUT)"
             )
-        self._last = max(self._last, moment)
+        self._last = max(self._last, seconds)
 
 
 class _Groups:
-    """Finds the sections of an H.264 stream in mp4 whose every key frame is an IDR picture: nothing behind one is
-    predicted from, or shown before, what is in front of it. Of other streams it says nothing."""
+    """The sections of an H.264 stream in mp4 if every key frame is an IDR picture: later frames do not depend on
+    earlier ones, and are shown after them. Other streams have no sections."""
 
     def __init__(self, stream: Any) -> None:
         context = stream.codec_context
@@ -183,7 +184,7 @@ class _Groups:
         self._starts: list[tuple[int, int]] = []
         self._count, self._latest = 0, -math.inf
 
-    def see(self, packet: Any) -> None:
+    def add(self, packet: Any) -> None:
         if not self.certain:
             return
         stamp = packet.pts
@@ -199,12 +200,12 @@ class _Groups:
             self._count += 1
 
     def _is_idr(self, content: bytes) -> bool:
-        place = 0
-        while place + self._prefix < len(content):
-            kind = content[place + self._prefix] & 31
+        position = 0
+        while position + self._prefix < len(content):
+            kind = content[position + self._prefix] & 31
             if kind in (1, 2, 5):  # the first slice
                 return kind == 5
-            place += self._prefix + int.from_bytes(content[place : place + self._prefix], "big")
+            position += self._prefix + int.from_bytes(content[position : position + self._prefix], "big")
         return False
 
     def sections(self) -> list[int]:

@@ -1,23 +1,23 @@
-"""What is said of a video file, in whatever process: no decoder is imported here."""
+"""Types for the properties and errors of a video file. Imports no decoder, so that every process can use it."""
 
 from dataclasses import dataclass
 
 READER_VERSION = 2
-"""Raised when the readers say something else of the same file: what scan remembers of files is then read again."""
+"""Increase it if the readers return something else for the same file: scan then reads all files again."""
 
 
 class VideoError(Exception):
-    """This file cannot be used; the message says why."""
+    """The file is unusable; the message is the reason."""
 
 
 class TimesError(VideoError):
-    """Frames are not shown when the packets say; all of the video has to be decoded to know."""
+    """Frames are not shown at the times in the packets; the whole video must be decoded to determine the times."""
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """``frames`` that can be read, average ``fps``, size in pixels as shown (rotation applied), ``seconds`` of play.
-    ``sample_aspect``: width to height of a pixel, which is ignored (as upstream does); "1:1" for nearly all."""
+    """Number of readable ``frames``, average ``fps``, size in pixels after rotation, duration in ``seconds``.
+    ``sample_aspect``: width to height of a pixel, usually "1:1"; ignored, as in upstream."""
 
     frames: int
     fps: float

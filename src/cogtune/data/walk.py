@@ -1,7 +1,7 @@
-"""Walks a data folder: its videos, where their captions are, and what is refused. Nothing is opened.
+"""List the videos of a data folder, their caption files, and the files that are refused. No file is opened.
 
-The folder is a stranger's: names that are not UTF-8, links that lead in circles, FIFOs and sockets are refused one by
-one, and each real folder is walked at most once for itself and once behind links, so a walk ends.
+The content of the folder is not trusted: names that are not UTF-8, circular links, FIFOs and sockets are refused one by
+one. Each real folder is listed at most once directly and once through links, so the walk ends.
 """
 
 import os
@@ -17,7 +17,7 @@ from cogtune.errors import UserError
 from cogtune.runtime.failures import machine_error_message
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"})
-"""Compared in lower case. Upstream reads ``.mp4`` in lower case only and passes over the rest without a word."""
+"""Compared in lower case. Upstream reads only ``.mp4`` in lower case and silently ignores the others."""
 _SUFFIXES = frozenset(suffix[1:] for suffix in VIDEO_SUFFIXES)
 _SPECIAL = {
     stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
@@ -26,11 +26,12 @@ _SPECIAL = {
 _NOT_FOLLOWED = "data.params.follow_links: true would follow it"
 
 
-class Seen(NamedTuple):
-    """A video as strings; a million of them pass here.
+class WalkEntry(NamedTuple):
+    """A video, or a summary of other files of one kind. Plain strings, because there may be a million.
 
-    ``label_status``: of the caption's own entry, where it is a regular file. ``target``: the real path, where the video
-    is reached through a link. ``files``: of a line that sums up files of another kind, how many they are.
+    ``label``: path of the caption file. ``refused``: why the file is not used. ``label_status``: status of the caption
+    file if it is a regular file. ``target``: the real path if the video is reached through a link. ``files``: number of
+    files in a summary, else 0.
     """
 
     name: str
@@ -43,9 +44,10 @@ class Seen(NamedTuple):
 
 
 def label_of(path: Path, root: Path) -> Path:
-    """Where the caption of a video is: `.txt` for the suffix, and ``labels`` for the last folder named ``videos``.
+    """The path of a video's caption: the suffix becomes `.txt`, and the last folder named ``videos`` becomes
+    ``labels``.
 
-    Folders above ``root`` are never renamed, ``root`` itself is if its own name is ``videos``. (Upstream replaces every
+    Folders above ``root`` are never renamed; ``root`` is, if its own name is ``videos``. (Upstream replaces every
     "videos" and every ".mp4" anywhere in the path.)
     """
     relative = path.relative_to(root).with_suffix(".txt")
@@ -57,15 +59,15 @@ def label_of(path: Path, root: Path) -> Path:
     return (root.with_name("labels") if root.name == "videos" else root) / relative
 
 
-def walk(root: Path, follow_links: bool) -> Iterator[Seen]:
-    """All videos below ``root``: of a folder first its files, then what is in its folders; then what is behind links to
-    folders; at last one line for each kind of other files. Hidden files and folders are passed over, as macOS puts
-    ``._clip.mp4`` beside clips. Raises UserError when ``root`` cannot be listed, or the machine fails."""
+def walk(root: Path, follow_links: bool) -> Iterator[WalkEntry]:
+    """All videos below ``root``: the files of each folder, then its subfolders, then linked folders, then one summary
+    for each kind of other files. Hidden files and folders are skipped, because macOS writes ``._clip.mp4`` beside
+    clips. Raises UserError if ``root`` cannot be listed, or for a failure of the machine."""
     return _Walk(root, follow_links).all()
 
 
 def escaped(name: str) -> str:
-    """``name`` as it can be written down: bytes that are not UTF-8 as ``\\udcff``."""
+    """``name`` as valid UTF-8: other bytes are escaped as ``\\udcff``."""
     return name if name.isascii() else name.encode("utf-8", "backslashreplace").decode()
 
 
@@ -73,33 +75,33 @@ class _Walk:
     def __init__(self, root: Path, follow_links: bool) -> None:
         self._root, self._follow = root, follow_links
         self._real = os.path.realpath(root)
-        # A root that is itself named videos has its captions beside it.
+        # If the root itself is named videos, its captions are in the folder beside it.
         self._labels_inside = os.path.realpath(root.parent if root.name == "videos" else root)
-        self._others = OtherFiles()
+        self._other_files = OtherFiles()
         self._links: list[tuple[str, str]] = []
-        """Links to folders that wait: (path, the real folder that the link is in)."""
-        self._behind_links: set[str] = set()
+        """Links to folders that are not walked yet: (path, real path of the folder that contains the link)."""
+        self._linked_folders: set[str] = set()
 
-    def all(self) -> Iterator[Seen]:
+    def all(self) -> Iterator[WalkEntry]:
         if self._root.name == "videos":
             self._count_lists(str(self._root.parent), [name for name in LISTS if (self._root.parent / name).is_file()])
-        yield from self._tree(str(self._root), self._real, linked=False)
+        yield from self._walk_tree(str(self._root), self._real, linked=False)
         while self._links:
             path, parent = self._links.pop(0)
-            yield from self._behind(path, parent)
-        for pattern, count, told in self._others.lines():
-            yield Seen(pattern, escaped(str(self._root)), None, told, files=count)
+            yield from self._in_linked_folder(path, parent)
+        for pattern, count, message in self._other_files.lines():
+            yield WalkEntry(pattern, escaped(str(self._root)), None, message, files=count)
 
-    def _tree(self, top: str, real: str, linked: bool) -> Iterator[Seen]:
+    def _walk_tree(self, top: str, real: str, linked: bool) -> Iterator[WalkEntry]:
         waiting = [(top, real)]
         while waiting:
             folder, real = waiting.pop()
             if linked:
-                if real in self._behind_links:
+                if real in self._linked_folders:
                     continue
-                self._behind_links.add(real)
-            listed = self._listed(folder)
-            if isinstance(listed, Seen):
+                self._linked_folders.add(real)
+            listed = self._list_folder(folder)
+            if isinstance(listed, WalkEntry):  # refused
                 yield listed
                 continue
             folders, videos = [], []
@@ -112,9 +114,9 @@ class _Walk:
                     videos.append(entry)
                 elif suffix != "txt":
                     if entry.is_symlink() and not os.path.exists(entry.path):
-                        yield self._refused(entry.path, self._status(entry.path)[1])
+                        yield self._refuse(entry.path, self._status(entry.path)[1])
                     else:
-                        self._others.add(suffix, entry.path)
+                        self._other_files.add(suffix, entry.path)
             if folder == str(self._root):
                 self._count_lists(folder, [entry.name for entry in listed if entry.name in LISTS])
             for entry in folders:
@@ -123,23 +125,23 @@ class _Walk:
                 if self._follow:
                     self._links.append((entry.path, real))
                 else:
-                    yield self._refused(entry.path + "/", _not_followed(entry.path))
-            inner = [entry for entry in reversed(folders) if not entry.is_symlink()]
-            waiting += [(entry.path, f"{real}/{entry.name}") for entry in inner]
+                    yield self._refuse(entry.path + "/", _not_followed(entry.path))
+            subfolders = [entry for entry in reversed(folders) if not entry.is_symlink()]
+            waiting += [(entry.path, f"{real}/{entry.name}") for entry in subfolders]
             if videos:
-                yield from self._in_folder(folder, real if linked else None, videos)
+                yield from self._videos_of(folder, real if linked else None, videos)
 
-    def _behind(self, path: str, parent: str) -> Iterator[Seen]:
-        """What is behind a link to a folder, which lies in the real folder ``parent``."""
+    def _in_linked_folder(self, path: str, parent: str) -> Iterator[WalkEntry]:
+        """The videos in a linked folder. ``parent``: real path of the folder that contains the link."""
         real = os.path.realpath(path)
         if f"{parent}/".startswith(f"{real.rstrip('/')}/"):
-            yield self._refused(path + "/", f"a symbolic link that leads in a circle: to {escaped(real)}")
-        elif real in self._behind_links:
-            yield self._refused(path + "/", f"a folder that another symbolic link leads to as well: {escaped(real)}")
+            yield self._refuse(path + "/", f"a symbolic link that leads in a circle: to {escaped(real)}")
+        elif real in self._linked_folders:
+            yield self._refuse(path + "/", f"a folder that another symbolic link leads to as well: {escaped(real)}")
         else:
-            yield from self._tree(path, real, linked=True)
+            yield from self._walk_tree(path, real, linked=True)
 
-    def _listed(self, folder: str) -> list[os.DirEntry[str]] | Seen:
+    def _list_folder(self, folder: str) -> list[os.DirEntry[str]] | WalkEntry:
         try:
             with os.scandir(folder) as entries:
                 return sorted((entry for entry in entries if entry.name[0] != "."), key=attrgetter("name"))
@@ -148,24 +150,25 @@ class _Walk:
                 raise UserError(fault) from None
             if folder == str(self._root):
                 raise UserError(_not_a_folder(self._root, error)) from None
-            return self._refused(folder + "/", f"a folder that cannot be read: {error.strerror}")
+            return self._refuse(folder + "/", f"a folder that cannot be read: {error.strerror}")
 
-    def _in_folder(self, folder: str, real: str | None, videos: Sequence[os.DirEntry[str]]) -> Iterator[Seen]:
-        """What holds for a whole folder is worked out once. ``real``: the folder itself, where a link led to it."""
-        at = self._relative(folder)
-        before = "" if at == "." else f"{at}/"
+    def _videos_of(self, folder: str, real: str | None, videos: Sequence[os.DirEntry[str]]) -> Iterator[WalkEntry]:
+        """The videos of one folder; paths are computed once per folder. ``real``: its real path if it is reached by a
+        link."""
+        relative = self._relative(folder)
+        prefix = "" if relative == "." else f"{relative}/"
         labels = str(label_of(Path(folder, "x.mp4"), self._root).parent)
-        closed = not self._follow and not self._is_inside(labels)
+        outside = not self._follow and not self._is_inside(labels)
         for entry in videos:
             name = entry.name if entry.name.isascii() else escaped(entry.name)
             if not _is_utf8(entry.path):
-                yield Seen(before + name, entry.path, None, "its name is not UTF-8; rename it")
+                yield WalkEntry(prefix + name, entry.path, None, "its name is not UTF-8; rename it")
                 continue
             target = f"{real}/{entry.name}" if real is not None else None
             if not entry.is_file(follow_symlinks=False):
-                refused = self._special(entry)
+                refused = self._video_refusal(entry)
                 if refused is not None:
-                    yield Seen(before + name, entry.path, None, refused)
+                    yield WalkEntry(prefix + name, entry.path, None, refused)
                     continue
                 target = os.path.realpath(entry.path)
             label = f"{labels}/{entry.name.rpartition('.')[0]}.txt"
@@ -175,32 +178,33 @@ class _Walk:
                 if fault := machine_error_message(error, label):
                     raise UserError(fault) from None
                 status = refused = None
-            if status is not None and (closed or not S_ISREG(status.st_mode)):
-                status, refused = None, self._not_regular(label, status, closed)
+            if status is not None and (outside or not S_ISREG(status.st_mode)):
+                status, refused = None, self._caption_refusal(label, status, outside)
             if refused is not None:
-                yield Seen(before + name, entry.path, None, refused, None, target)
+                yield WalkEntry(prefix + name, entry.path, None, refused, None, target)
             else:
-                yield Seen(before + name, entry.path, label, None, status, target)
+                yield WalkEntry(prefix + name, entry.path, label, None, status, target)
 
-    def _special(self, entry: os.DirEntry[str]) -> str | None:
-        """Why a video that is no regular file is refused; None for a link to one that is followed."""
+    def _video_refusal(self, entry: os.DirEntry[str]) -> str | None:
+        """Why a video that is not a regular file is refused; None for a link that is followed to a regular file."""
         if not entry.is_symlink():
             status, refused = self._status(entry.path)
             return refused or f"not a regular file: {_kind(status)}"
         return self._status(entry.path)[1] if self._follow else _not_followed(entry.path)
 
-    def _not_regular(self, label: str, status: os.stat_result, closed: bool) -> str | None:
-        """Why a caption's file that is a link, something odd, or ``closed`` is refused; None for a link that is followed."""
+    def _caption_refusal(self, label: str, status: os.stat_result, outside: bool) -> str | None:
+        """Why a caption is refused that is a link, a special file, or ``outside`` the root; None if its link is
+        followed."""
         short = os.path.basename(label)
         if S_ISLNK(status.st_mode):
             refused = self._status(label)[1] if self._follow else _not_followed(label)
             return f"its caption is {refused}" if refused else None
         if not S_ISREG(status.st_mode):
             return f"its caption is not a regular file: {short} is {_kind(status)}"
-        return f"its caption is behind a symbolic link: {short}; {_NOT_FOLLOWED}" if closed else None
+        return f"its caption is behind a symbolic link: {short}; {_NOT_FOLLOWED}" if outside else None
 
     def _status(self, path: str) -> tuple[os.stat_result | None, str | None]:
-        """(status of what a link leads to, why it is refused): only regular files are used."""
+        """(status of a link's target, why it is refused, or None): only regular files are used."""
         try:
             status = os.stat(path)
         except OSError as error:
@@ -213,14 +217,14 @@ class _Walk:
 
     def _count_lists(self, folder: str, names: Sequence[str]) -> None:
         for name in sorted(names):
-            self._others.add_list(f"{folder}/{name}")
+            self._other_files.add_list(f"{folder}/{name}")
 
     def _is_inside(self, path: str) -> bool:
         return f"{os.path.realpath(path)}/".startswith(f"{self._labels_inside.rstrip('/')}/")
 
-    def _refused(self, path: str, reason: str | None) -> Seen:
+    def _refuse(self, path: str, reason: str | None) -> WalkEntry:
         ending = "/" if path.endswith("/") else ""
-        return Seen(self._relative(path.rstrip("/")) + ending, path, None, reason)
+        return WalkEntry(self._relative(path.rstrip("/")) + ending, path, None, reason)
 
     def _relative(self, path: str) -> str:
         return escaped(Path(path).relative_to(self._root).as_posix())

@@ -151,7 +151,7 @@ def _create(path: Path, text: str) -> None:
             os.link(temporary, path)
         except OSError as error:
             if error.errno == errno.EEXIST and temporary.stat().st_nlink > 1:
-                return  # NFS: the server made the link, its reply was lost, and the client asked again
+                return  # NFS: the server made the link, its reply was lost, and the client repeated the request
             if error.errno in (errno.EEXIST, errno.ENOENT, errno.ENOSPC, errno.EDQUOT):
                 raise
             _create_in_place(path, text)  # a file system without hard links

@@ -42,7 +42,8 @@ class Peaks:
 
 
 def execute(job: Job[Any], receipt: Path | None) -> RunCounts:
-    """Run ``job`` and write its receipt. Two jobs with one key never overlap: the second waits, then finds all rows cached.
+    """Run ``job`` and write its receipt. Two jobs with one key never overlap: the second waits, then finds all rows
+    cached.
 
     Parts of a job run side by side; each reserves the rows that it makes. The receipt holds stage, key, the part if the
     job is one, the stage's counts, seconds without the time that it waited for other jobs, peak memory, and how busy
@@ -63,8 +64,8 @@ def execute(job: Job[Any], receipt: Path | None) -> RunCounts:
             _record(job, counts, seconds, peaks)
     if receipt is not None:
         part = {"part": str(job.part)} if job.part else {}
-        told = {**part, **counts.to_json(), "seconds": round(seconds, 3), **to_json(peaks)}
-        write_json(receipt, {"stage": name, "key": job.key, **told})
+        measured = {**part, **counts.to_json(), "seconds": round(seconds, 3), **to_json(peaks)}
+        write_json(receipt, {"stage": name, "key": job.key, **measured})
         for path in [] if job.part else part_receipts(receipt):
             path.unlink(missing_ok=True)  # if rows are lost later, nothing says that the parts are done
     cached = "" if counts.made else "cached: "

@@ -1,8 +1,8 @@
 """What the stage and ranks on other machines tell each other: the plan, reports, errors. A TCPStore carries it.
 
-The process that runs the stage hosts the store, on a port that the system chose while binding it, so there is no race for
-the port. The ranks also meet through it (`torch.distributed`). A rank whose store is gone ends itself: no rank goes on
-writing after the stage's process, or its machine, has died.
+The process that runs the stage hosts the store, on a port that the system chose while binding it, so there is no race
+for the port. The ranks also meet through it (`torch.distributed`). A rank whose store is gone ends itself: no rank goes
+on writing after the stage's process, or its machine, has died.
 """
 
 import io
@@ -27,7 +27,8 @@ PREFIX = "COGTUNE_STORE_PREFIX"
 
 _CONNECT_SECONDS = 120.0
 ANSWER_SECONDS = 20.0
-"""Silence after which a rank takes the stage for dead. Well below the 60 s after which another job takes the lock over."""
+"""Silence after which a rank takes the stage for dead. Well below the 60 s after which another job takes the lock
+over."""
 _WATCH_SECONDS = 1.0
 _NOTHING = "nothing to do"
 _log = logging.getLogger(__name__)
@@ -116,11 +117,11 @@ class Channel:
         return _Reports(self._store)
 
     def say_end(self, rank: int, code: int, error: RankError | None, host: str) -> None:
-        """Tell the stage how this rank ends."""
+        """Report the end of a rank to the stage."""
         self._store.set(f"end-{rank}", json.dumps({"code": code, "error": error and error.to_dict(), "host": host}))
 
     def why_aborted(self) -> str | None:
-        """What `abort` said. Raises RuntimeError if the store does not answer."""
+        """The message of `abort`. Raises RuntimeError if the store does not answer."""
         return self._store.get("abort").decode() if self._store.check(["abort"]) else None
 
 
@@ -140,8 +141,8 @@ class _Reports(io.StringIO):
 def watch(channel: Channel, rank: int, silence: float = ANSWER_SECONDS) -> None:
     """Start the threads that end this rank when the stage aborts, is gone, or does not answer for ``silence`` seconds.
 
-    Only calls that return at once may use ``channel`` too. The second thread is needed because TCPStore has no time limit
-    for an answer: after a power cut of the first machine a call waits forever.
+    Only calls that return at once may use ``channel`` too. The second thread is needed because TCPStore has no time
+    limit for an answer: after a power cut of the first machine a call waits forever.
     """
     answered = [time.monotonic()]
 

@@ -18,7 +18,8 @@ _KILLS = (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.S
 
 @dataclass(frozen=True)
 class RankError:
-    """The error that a rank left. ``time``: seconds since the epoch; ``expected``: the message is for the user as it is."""
+    """The error that a rank left. ``time``: seconds since the epoch; ``expected``: the message is for the user as it
+    is."""
 
     rank: int
     time: float
@@ -39,7 +40,8 @@ class RankError:
 @dataclass(frozen=True)
 class RankEnd:
     """``code``: exit code, -N if signal N ended the rank, None if it did not end by itself. ``error``: what it left.
-    ``out_of_memory``: whether the machine said that it killed it for memory. ``host``: if there are several."""
+    ``out_of_memory``: whether the machine reported that it killed the rank for memory. ``host``: if there are
+    several."""
 
     rank: int
     code: int | None

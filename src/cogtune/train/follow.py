@@ -70,7 +70,8 @@ class Follower:
         return True
 
     def _ends(self) -> list[RankEnd]:
-        """What ranks said of themselves; a killed one says nothing, and this machine or srun may know."""
+        """How ranks ended, from their own reports; for killed ranks, which report nothing, from this machine or
+        srun."""
         seen = self._seen()
         return [
             end if end.code is not None or end.rank not in seen else replace(seen[end.rank], error=end.error)

@@ -8,7 +8,7 @@ from typing import Any
 
 
 class StopRequest:
-    """Call it to know whether this rank was asked to stop. ``leave``: ends the process with an exit code.
+    """Returns whether this rank must stop. ``leave``: ends the process with an exit code.
 
     A thread reads the signals, because Python runs signal handlers in the main thread only, and that one may wait in a
     library for a rank that has ended.

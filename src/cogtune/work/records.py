@@ -23,7 +23,7 @@ class Receipt:
 
 @dataclass(frozen=True)
 class Record:
-    """All runs of one job together: what they took and made, and on what.
+    """The totals of all runs of one job.
 
     ``seconds``: of all runs, and of all parts of a job; ``peak_memory_mib``: of one process, ``peak_gpu_mib``: of one GPU,
     None without one; ``made``: units, None if a version that did not count them began the record; ``device``, ``devices``:

@@ -2,8 +2,9 @@
 
 The main process creates them once, from the merged config and the table in `stages.py`:
 
-``store/slices/<key>.json``   identity: values (files as content hashes), upstream identities, data digest. Written once.
-``results/.runs/….json``      everything that does not affect results, by job key (`runs.py`): paths, volatile keys, the
+``store/slices/<key>.json``   identity: values (files as content hashes), upstream identities, data digest. Written
+once. ``results/.runs/….json``      everything that does not affect results, by job key (`runs.py`): paths, volatile
+keys, the
                               upstream *job* keys, machine facts. It belongs to the run, not to the store.
 
 A stage reads both, recomputes the key, and fails on a mismatch.
@@ -30,8 +31,8 @@ _AGAIN = "delete it and run snakemake again, which rewrites it"
 
 @dataclass(frozen=True)
 class Slice:
-    """The input of one job. ``identity``: the data digested by ``key``; ``run``: the file with ``volatile`` of this job and
-    of upstream jobs; it exists once the run has started."""
+    """The input of one job. ``identity``: the data digested by ``key``; ``run``: the file with ``volatile`` of this job
+    and of upstream jobs; it exists once the run has started."""
 
     stage: str
     identity: dict[str, Any]
@@ -132,7 +133,7 @@ def cut(
 
 
 def upstream_job(part: Slice) -> UpstreamJob:
-    """How a downstream job is told of ``part``; a slice with a run file is another experiment's."""
+    """The reference to ``part`` in a downstream job; a slice with a run file is another experiment's."""
     return UpstreamJob(part.stage, part.key, part.items_key, part.run.name if part.run else None)
 
 

@@ -43,12 +43,12 @@ class SweepRun:
 
 @dataclass(frozen=True)
 class Volatile:
-    """What a job is told that does not affect its result.
+    """Parameters of a job that do not affect its result.
 
-    ``values``: dotted config keys outside the digest; ``files``: dotted keys of files and their absolute paths; ``jobs``:
-    upstream jobs by name; ``sources``: for each key of a file the [path, content hash, stamp] of what it names;
-    ``plugins``: folders of plugin packages by name; ``batch_memo``: the memo of the global batch size, if the training
-    that starts first decides it.
+    ``values``: dotted config keys outside the digest; ``files``: dotted keys of files and their absolute paths;
+    ``jobs``: upstream jobs by name; ``sources``: for each key of a file the [path, content hash, stamp] of what it
+    names; ``plugins``: folders of plugin packages by name; ``batch_memo``: the memo of the global batch size, if the
+    training that starts first decides it.
     """
 
     values: dict[str, Any] = field(default_factory=dict[str, Any])

@@ -15,7 +15,7 @@ from cogtune.data.damage import Damage
 from cogtune.data.decode import Video, _mostly_skipped
 from cogtune.data.decoder import Decoder
 from cogtune.data.inorder import shown_frames
-from cogtune.data.picture import upright
+from cogtune.data.picture import rotation_filters
 from cogtune.data.streams import read_packets
 from cogtune.data.video import TimesError, VideoError
 from tests.unit.data.footage import frame_numbers, write_video
@@ -136,11 +136,11 @@ def test_a_clock_that_starts_again(groups: Path, tmp_path: Path, decoder: Decode
 
 
 def test_a_clock_that_runs_backwards_where_it_must_not() -> None:
-    restarts = streams._Restarts()
-    for moment in (0.0, 0.5, 0.1, 1.0):
-        restarts.see(moment)
+    restarts = streams._RestartCheck()
+    for seconds in (0.0, 0.5, 0.1, 1.0):
+        restarts.add(seconds)
     with pytest.raises(VideoError, match=r"time stamps run backwards, from 1\.00 s to 0\.40 s"):
-        restarts.see(0.4)
+        restarts.add(0.4)
 
 
 def test_leaving_off_in_the_middle(groups: Path) -> None:
@@ -189,9 +189,9 @@ def test_what_damage_reaches(bad: list[int], hit: list[int]) -> None:
     for frame in range(10):
         while fed < len(DECODED) and fed <= packet_of[frame] + 1:
             if fed in bad:
-                damage.error(fed)
+                damage.add_error(fed)
             fed += 1
-        if damage.shows(packet_of[frame], dict(DECODED)[frame]):
+        if damage.affects(packet_of[frame], dict(DECODED)[frame]):
             found.append(frame)
     assert found == sorted(hit)
 
@@ -203,7 +203,7 @@ def test_intra_refresh_does_not_end_damage(groups: Path, tmp_path: Path) -> None
         for offset in range(0, 400, 7):
             content[place + offset] ^= 0x55
         (tmp_path / name).write_bytes(content)
-        return [frame.hit for frame in shown_frames(tmp_path / name)]
+        return [frame.damaged for frame in shown_frames(tmp_path / name)]
 
     closed, refresh = hits("closed.mp4"), hits("refresh.mp4")
     assert any(closed)
@@ -227,12 +227,12 @@ def test_intra_refresh_does_not_end_damage(groups: Path, tmp_path: Path) -> None
     ],
 )
 def test_which_way_up(matrix: tuple[int, ...], filters: list[tuple[str, str]]) -> None:
-    assert upright(matrix) == filters
+    assert rotation_filters(matrix) == filters
 
 
 def test_no_quarter_turn() -> None:
     with pytest.raises(VideoError, match="rotated by 45 degrees"):
-        upright((46341, 46341, 0, -46341, 46341, 0, 0, 0, ONE))
+        rotation_filters((46341, 46341, 0, -46341, 46341, 0, 0, 0, ONE))
 
 
 def test_pixels_that_are_not_square_are_counted(groups: Path, tmp_path: Path, decoder: Decoder) -> None:

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from cogtune.data import store
 from cogtune.data.shards import UNCHECKED
-from cogtune.data.store import INDEX, ShardReader, ShardWriter, damaged_rows, take_out
+from cogtune.data.store import INDEX, ShardReader, ShardWriter, damaged_rows, remove_rows
 from cogtune.errors import UserError
 from cogtune.runtime import sums
 from cogtune.runtime.saved import DamagedError
@@ -82,7 +82,7 @@ def test_the_row_is_named_and_the_others_are_used(tmp_path: Path, row: str) -> N
     for other in right.keys() - {row}:
         reader.tensors(other)
     assert damaged_rows(path)[0] == [row]
-    take_out(path, [row])
+    remove_rows(path, [row])
     assert read(folder) == {name: value for name, value in right.items() if name != row}
     (rest,) = folder.glob("*.safetensors")
     assert rest != path, "an index of the old file must not be taken for one of the new"
@@ -115,7 +115,7 @@ def test_rows_without_checksums_are_used_and_it_is_said_once(
     for _ in range(2):
         assert read(folder)["a"] == ({"n": 1}, {"x": (torch.float32, [1.0, 1.0])})
     assert caplog.text.count("no checksums") == 1
-    take_out(folder / "old.safetensors", ["a"])
+    remove_rows(folder / "old.safetensors", ["a"])
     assert read(folder).keys() == {"b"}
     (new,) = folder.glob("*.safetensors")
     assert damaged_rows(new) == ([], "")

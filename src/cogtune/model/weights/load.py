@@ -54,7 +54,7 @@ def _load_lora(module: nn.Module, expected: dict[str, Shape], header: Header) ->
     layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, AdaptedLinear)}
     if not layers:
         raise UserError(f"{header.path}: is a LoRA, but the model has no adapters; add modules.lora_config to the YAML")
-    sources = {our_name(*place, side): getattr(pair, side) for place, pair in lora.adapters.items() for side in "AB"}
+    sources = {our_name(*target, side): getattr(pair, side) for target, pair in lora.adapters.items() for side in "AB"}
     adapters = {name: shape for name, shape in expected.items() if is_adapter(name)}
     _check(header, adapters, sources, set())
     _fill(module, sources, {}, _strengths(lora, layers))
@@ -64,8 +64,8 @@ def _strengths(lora: Lora, layers: dict[str, AdaptedLinear]) -> dict[str, float]
     """Factor of each matrix B that gives the file's scale, independent of the YAML's alpha. SAT's files have no alpha: the
     YAML's is used."""
     factors: dict[str, float] = {}
-    for place, pair in lora.adapters.items():
-        name = our_name(*place, "B")
+    for target, pair in lora.adapters.items():
+        name = our_name(*target, "B")
         if pair.scale is not None:
             factors[name] = pair.scale / layers[name.partition(".matrix_B")[0]].scale
     return factors

@@ -58,8 +58,8 @@ def read_pairs(header: Header, sat_alpha: float = 1.0) -> Adapters:
     """The adapters of a LoRA file of any format. ``sat_alpha``: for SAT's files, which do not contain it."""
     lora = read_lora(header)
     return {
-        place: Adapter(read(one.A), read(one.B), sat_alpha if one.scale is None else one.scale * one.rank)
-        for place, one in lora.adapters.items()
+        target: Adapter(read(one.A), read(one.B), sat_alpha if one.scale is None else one.scale * one.rank)
+        for target, one in lora.adapters.items()
     }
 
 
@@ -73,7 +73,7 @@ def to_diffusers_lora(pairs: Adapters) -> tuple[dict[str, Tensor], dict[str, str
 def to_folded_lora(pairs: Adapters) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Like `to_diffusers_lora`, with lora_B multiplied by the scale, for programs that do not read the metadata."""
     folded = {
-        place: Adapter(pair.A, scaled(pair.B, pair.alpha / pair.r), float(pair.r)) for place, pair in pairs.items()
+        target: Adapter(pair.A, scaled(pair.B, pair.alpha / pair.r), float(pair.r)) for target, pair in pairs.items()
     }
     return to_diffusers_lora(folded)
 
@@ -91,23 +91,23 @@ def to_peft(pairs: Adapters) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def to_kohya(pairs: Adapters) -> dict[str, Tensor]:
     """kohya's names over diffusers' modules: lora_unet_transformer_blocks_0_attn1_to_q.lora_down.weight, …, .alpha"""
-    return _with_alphas({f"lora_unet_{_module(*place).replace('.', '_')}": pair for place, pair in pairs.items()})
+    return _with_alphas({f"lora_unet_{_module(*target).replace('.', '_')}": pair for target, pair in pairs.items()})
 
 
 def to_comfyui(pairs: Adapters) -> dict[str, Tensor]:
     """ComfyUI's own names of the CogVideoX network: diffusion_model.blocks.0.q.lora_down.weight, …, .alpha"""
-    names = {place: f"diffusion_model.blocks.{place[0]}.{COMFY[place[1]]}" for place in pairs}
-    return _with_alphas({names[place]: pair for place, pair in pairs.items()})
+    names = {target: f"diffusion_model.blocks.{target[0]}.{COMFY[target[1]]}" for target in pairs}
+    return _with_alphas({names[target]: pair for target, pair in pairs.items()})
 
 
 def to_sat(pairs: Adapters, alpha: float) -> dict[str, Tensor]:
     """SAT's names. Its files do not contain alpha: B is scaled for a YAML with this ``alpha``; unchanged if the pairs have
     the same alpha."""
     out: dict[str, Tensor] = {}
-    for place, pair in pairs.items():
+    for target, pair in pairs.items():
         B = pair.B if pair.alpha == alpha else scaled(pair.B, pair.alpha / alpha)
-        out[PREFIXES["network"] + our_name(*place, "A")] = pair.A
-        out[PREFIXES["network"] + our_name(*place, "B")] = B
+        out[PREFIXES["network"] + our_name(*target, "A")] = pair.A
+        out[PREFIXES["network"] + our_name(*target, "B")] = B
     return out
 
 
@@ -116,7 +116,7 @@ def _module(layer: int, projection: str) -> str:
 
 
 def _named(pairs: Adapters, prefix: str) -> dict[str, Tensor]:
-    sides = {f"{prefix}{_module(*place)}.lora": pair for place, pair in pairs.items()}
+    sides = {f"{prefix}{_module(*target)}.lora": pair for target, pair in pairs.items()}
     return {
         f"{name}_{side}.weight": tensor
         for name, pair in sides.items()
@@ -142,5 +142,5 @@ def _one_config(pairs: Adapters) -> dict[str, Any]:
         )
     (r,), (alpha,) = ranks, alphas
     alpha = int(alpha) if float(alpha).is_integer() else alpha
-    modules = [_module(*place) for place in pairs]
+    modules = [_module(*target) for target in pairs]
     return {"r": r, "lora_alpha": alpha, "lora_dropout": 0.0, "bias": "none", "target_modules": modules}

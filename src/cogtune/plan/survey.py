@@ -128,7 +128,8 @@ class Surveyor:
         notes = [self._batch(name, part)] if stage == "train" and work.todo else []
         if estimate.parts > 1:
             most = -(-work.todo // estimate.parts)
-            notes.append(f"{stage}: {estimate.parts} parts of at most {most:,} {work.unit}; time if all run at once")
+            unit = work.unit.removesuffix("s") if most == 1 else work.unit
+            notes.append(f"{stage}: {estimate.parts} parts of at most {most:,} {unit}; time if all run at once")
         warnings = estimator.warnings(stage, estimate)
         if stage == "train":
             warnings += cannot_train_on(config.values, estimator.device)

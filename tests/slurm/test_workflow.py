@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def test_equals_a_local_run_although_its_configs_break_while_jobs_are_queued(
     assert {job.state for job in jobs.values()} == {"COMPLETED"}
     assert {jobs[stage].fields["Partition"] for stage in ("scan", "preprocess", "export", "report")} == {"cpu"}
     assert {jobs[stage].fields["Partition"] for stage in ("latents", "text", "train", "sample")} == {"gpu"}
-    assert "gres/gpu=2" in jobs["train"].fields["TRES"]
+    assert re.fullmatch(r"gres[:/]gpu:2", jobs["train"].fields["TresPerJob"])
     assert json.loads(local.metrics())
     assert "Nothing to be done" in cluster.snakemake(fresh.root).stderr
 

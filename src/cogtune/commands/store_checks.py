@@ -136,7 +136,7 @@ def _root(path: Path) -> Iterator[Damage]:
     try:
         roots.read_root(path)
     except DamagedError as error:
-        yield Damage(str(error), path.unlink, False)
+        yield Damage(str(error), partial(roots.remove_damaged, path), False)
 
 
 def _memo(path: Path) -> Iterator[Damage]:

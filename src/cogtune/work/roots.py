@@ -4,6 +4,7 @@
 """
 
 import getpass
+import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,8 @@ from cogtune.runtime.saved import DamagedError, read_sealed, write_sealed
 FOLDER = "roots"
 _KEYS: dict[str, type] = {"results": str, "user": str}
 WHAT_TO_DO = (
-    "`cogtune store verify --repair` removes it; then run snakemake once in each working directory that uses this store, so "
-    "that `cogtune store gc` knows it"
+    "`cogtune store verify --repair` removes it; `cogtune store gc` then keeps all that is in the store now, and the next "
+    "run in its working directory registers it again"
 )
 
 
@@ -56,6 +57,14 @@ def read_root(path: Path) -> Root:
     if path.stem != key_of({"results": content["results"]}):
         raise DamagedError(f"{path}: its content does not match its name; {WHAT_TO_DO}")
     return Root(path, Path(content["results"]), content["user"])
+
+
+def remove_damaged(path: Path) -> None:
+    """Remove a damaged registration. The others count as new from now on: `gc` keeps what is older than all of them, and so
+    what the lost results folder needs."""
+    path.unlink(missing_ok=True)
+    for other in path.parent.glob("*.json"):
+        os.utime(other)
 
 
 def roots_of(store: Path) -> list[Root]:

@@ -318,3 +318,17 @@ def test_a_run_in_progress_is_not_superseded(shop: Shop, why: str) -> None:
     os.utime(root_file(shop.store, results), (past - 1, past - 1))
     policy = Policy(100.0, superseded=True)
     assert collect(shop.store, results, policy).removable == []
+
+
+def test_what_a_lost_registration_needed_is_kept(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+    lost = shop.results("lost")
+    shop.results("mine")
+    part = shop.job("train", 1)
+    shop.finish(lost, part)
+    path = root_file(shop.store, lost)
+    path.write_text(path.read_text()[:-10])
+    main(["store", "verify", "--repair", "--store", str(shop.store), "--results", str(shop.folder / "absent")])
+    assert f"{path}: " in capsys.readouterr().out
+    assert not path.exists()
+    assert shop.removable() == set()
+    assert shop.removable(Policy(0.0, old=True)) == {shop.of(part)}

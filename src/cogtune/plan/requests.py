@@ -69,12 +69,12 @@ class Requests:
             return 1
 
     def of_gather(self, stage: str) -> Request:
-        """The request of a job that finds its rows made by parts, and needs no device: files of samples are written, so
+        """The request of a job whose parts have made all rows. It needs no device; it writes files of samples, so
         its time is not estimated."""
         default = self._default(stage, 1)
         done = Estimate(FOUND_DONE_SECONDS, 0.0, 0.0, 0, "modelled")
-        found = self._with_margin(done, 1, default, modelled=True)
-        return replace(found, runtime=default.runtime, gpu=0)
+        request = self._with_margin(done, 1, default, modelled=True)
+        return replace(request, runtime=default.runtime, gpu=0)
 
     def _work(self, name: str, part: Slice) -> Work:
         """Including rows that another job of this run may make: the job that starts first makes them."""

@@ -83,4 +83,4 @@ rule preprocess_part:
         slice=slice_file,
         run=run_file,
     shell:
-        "python -m cogtune preprocess --slice {params.slice:q} --run {params.run:q} --receipt {output:q} --log {log:q} --plain --part {wildcards.part}"
+        "python -m cogtune preprocess --slice {params.slice:q} --run {params.run:q} --receipt {output:q} --log {log:q} --plain --part {wildcards.part:q}"

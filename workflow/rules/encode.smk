@@ -58,7 +58,7 @@ rule latents_part:
         slice=slice_file,
         run=run_file,
     shell:
-        "python -m cogtune latents --slice {params.slice:q} --run {params.run:q} --receipt {output:q} --log {log:q} --plain --part {wildcards.part}"
+        "python -m cogtune latents --slice {params.slice:q} --run {params.run:q} --receipt {output:q} --log {log:q} --plain --part {wildcards.part:q}"
 
 
 rule images:
@@ -118,7 +118,7 @@ rule images_part:
         slice=slice_file,
         run=run_file,
     shell:
-        "python -m cogtune images --slice {params.slice:q} --run {params.run:q} --receipt {output:q} --log {log:q} --plain --part {wildcards.part}"
+        "python -m cogtune images --slice {params.slice:q} --run {params.run:q} --receipt {output:q} --log {log:q} --plain --part {wildcards.part:q}"
 
 
 rule text:
@@ -178,4 +178,4 @@ rule text_part:
         slice=slice_file,
         run=run_file,
     shell:
-        "python -m cogtune text --slice {params.slice:q} --run {params.run:q} --receipt {output:q} --log {log:q} --plain --part {wildcards.part}"
+        "python -m cogtune text --slice {params.slice:q} --run {params.run:q} --receipt {output:q} --log {log:q} --plain --part {wildcards.part:q}"

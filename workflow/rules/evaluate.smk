@@ -58,7 +58,7 @@ rule sample_part:
         slice=slice_file,
         run=run_file,
     shell:
-        "python -m cogtune sample --slice {params.slice:q} --run {params.run:q} --receipt {output:q} --log {log:q} --plain --part {wildcards.part}"
+        "python -m cogtune sample --slice {params.slice:q} --run {params.run:q} --receipt {output:q} --log {log:q} --plain --part {wildcards.part:q}"
 
 
 rule evaluate:
@@ -118,4 +118,4 @@ rule evaluate_part:
         slice=slice_file,
         run=run_file,
     shell:
-        "python -m cogtune evaluate --slice {params.slice:q} --run {params.run:q} --receipt {output:q} --log {log:q} --plain --part {wildcards.part}"
+        "python -m cogtune evaluate --slice {params.slice:q} --run {params.run:q} --receipt {output:q} --log {log:q} --plain --part {wildcards.part:q}"

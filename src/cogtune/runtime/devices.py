@@ -18,7 +18,8 @@ def visible_gpus() -> int:
 
 def gpu_uuid(index: int) -> str:
     """Identifies a GPU in the whole machine, whatever part of them this process sees."""
-    return str(torch.cuda.get_device_properties(index).uuid)
+    properties = torch.cuda.get_device_properties(index)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    return str(properties.uuid)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
 
 
 def devices(number: int | None = None) -> list[torch.device]:

@@ -94,7 +94,7 @@ rule images:
 
 rule images_part:
     """
-    One part of the clips of a images job, where `--set-scatter images=N` cuts it; on one device.
+    One part of the clips of an images job, where `--set-scatter images=N` cuts it; on one device.
 
     Input: as for images. Output: its rows; the receipt says that they are in the store.
     """

@@ -218,7 +218,9 @@ def with_prompts(finished: Finished, folder: Path) -> Finished:
     return Finished(finished.root, "args.input_type=txt", f"args.input_file={folder}/prompts.txt", clips=2, yaml=I2V)
 
 
-@pytest.mark.parametrize(("line", "says"), [("a caption", "expected caption@@image"), ("a@@../../x.png", "leads out")])
+@pytest.mark.parametrize(
+    ("line", "says"), [("a caption", "expected caption@@image"), ("a@@../../x.png", "is outside of")]
+)
 def test_a_wrong_line_is_found_before_anything_runs(finished: Finished, tmp_path: Path, line: str, says: str) -> None:
     (tmp_path / "prompts.txt").write_text(f"{line}\n")
     with pytest.raises(ConfigError, match=rf"prompts.txt:1: .*{says}"):

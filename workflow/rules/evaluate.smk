@@ -94,7 +94,7 @@ rule evaluate:
 
 rule evaluate_part:
     """
-    One part of the clips of a evaluate job, where `--set-scatter evaluate=N` cuts it; on one device.
+    One part of the clips of an evaluate job, where `--set-scatter evaluate=N` cuts it; on one device.
 
     Input: as for evaluate. Output: its rows; the receipt says that they are in the store.
     """

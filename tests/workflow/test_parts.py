@@ -36,10 +36,10 @@ def jobs(output: str) -> dict[str, int]:
 
 
 @pytest.fixture(scope="module")
-def copy(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+def copy(untouched: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The project with its training, and none of the results that are made in parts."""
     root = tmp_path_factory.mktemp("parts") / "project"
-    shutil.copytree(project.root, root, symlinks=True)
+    shutil.copytree(untouched.root, root, symlinks=True)
     for folder in (root / "results", root / ".snakemake", root / "store/records", root / "store/locks"):
         shutil.rmtree(folder)
     for stage in STAGES:
@@ -49,14 +49,14 @@ def copy(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     return made
 
 
-def test_parts_give_what_one_job_gives_and_another_number_runs_nothing(project: Project, copy: Project) -> None:
+def test_parts_give_what_one_job_gives_and_another_number_runs_nothing(untouched: Project, copy: Project) -> None:
     planned = jobs(copy.snakemake("-n", *scatter(2)).stdout)
     assert planned == jobs(copy.snakemake("-n").stdout) | {f"{stage}_part": 2 for stage in STAGES} | {
         "total": planned["total"]
     }
     copy.snakemake(*scatter(2))
-    assert rows(copy.root) == rows(project.root)
-    assert copy.metrics() == project.metrics()
+    assert rows(copy.root) == rows(untouched.root)
+    assert copy.metrics() == untouched.metrics()
     for stage in STAGES:
         (path,) = (copy.root / "store/records").glob(f"{stage}-*.json")
         record = read_record(path)

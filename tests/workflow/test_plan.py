@@ -48,7 +48,7 @@ def test_after_it_nothing(project: Project) -> None:
     command = ["make", "-o", ".venv/.installed", "plan"]
     made = subprocess.run(command, cwd=project.root, env=environment(), capture_output=True, text=True, timeout=120)
     assert made.returncode == 0, made.stderr
-    assert "up to date: nothing would run (3 clips, 3 captions, 6 steps)" in made.stdout
+    assert "up to date: nothing to run (3 clips, 3 captions, 6 steps)" in made.stdout
 
 
 def test_after_an_edit_what_snakemake_would_run(project: Project) -> None:

@@ -60,7 +60,7 @@ test-kernels: setup  ## parity with the kernels of other processors, and with 1 
 	done; done
 
 test-slurm: setup  ## tests on a Slurm that they start themselves (as root, with the packages slurm-wlm and munge)
-	pytest -m slurm tests/slurm
+	pytest -m "slurm and not slow" --durations=10 tests/slurm
 
 test-all: setup lint  ## also the tests that take over a minute
 	pytest

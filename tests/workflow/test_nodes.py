@@ -122,7 +122,7 @@ def launch(
     script.write_text(f"#!{sys.executable}\n{JOINED}")
     script.chmod(0o755)
     words = [str(script), str(plan), str(training.ranks), str(training.folder / "ranks.log")]
-    settings = environment() | {"CUDA_VISIBLE_DEVICES": "", "GLOO_SOCKET_IFNAME": "lo"} | values
+    settings = environment() | {"CUDA_VISIBLE_DEVICES": "", "GLOO_SOCKET_IFNAME": "lo"} | dict(values)
     pipe = subprocess.PIPE
     started = [
         subprocess.Popen(

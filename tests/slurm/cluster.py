@@ -153,8 +153,12 @@ class Cluster:
         return job
 
     def start_now(self, number: int) -> None:
-        """Take away the two minutes that Slurm lets a requeued job wait."""
+        """Shorten the two minutes that Slurm lets a requeued job wait.
+
+        A node refuses a job whose credential is of the second in which the job was killed there ("already killed").
+        """
         self.wait_for(number, "PENDING", seconds=60)
+        time.sleep(3)
         self.run("scontrol", "update", f"JobId={number}", "StartTime=now")
 
     def cancel_all(self) -> None:

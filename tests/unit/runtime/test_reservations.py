@@ -19,6 +19,7 @@ from cogtune.runtime.locks import HeldError, hold_lock
 from cogtune.runtime.owners import Timing
 from cogtune.runtime.reservations import Reservations
 
+pytestmark = pytest.mark.heavy
 QUICK = Timing(heartbeat=0.1, stale=0.5, say=0.1)
 _HOLD = """
     import sys, time

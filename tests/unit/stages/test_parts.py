@@ -28,6 +28,7 @@ from tests.forked import forked
 from tests.unit.stages.caching import TINY, Caching
 from tests.unit.stages.finished import Finished
 
+pytestmark = pytest.mark.heavy
 CLIPS = 7
 Rows = dict[str, tuple[int, int]]
 

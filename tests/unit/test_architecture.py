@@ -90,6 +90,7 @@ def test_decoders_are_imported_in_the_child_only(library: str, modules: set[str]
             assert not child & set(imported(path)), path
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "module",
     [

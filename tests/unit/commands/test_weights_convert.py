@@ -69,6 +69,7 @@ def test_lora_there_and_back_is_the_identity(first: str, alpha: float, tmp_path:
         same(read_pairs(read_header(back), alpha), pairs)
 
 
+@pytest.mark.heavy
 def test_another_strength_survives_within_rounding(tmp_path: Path) -> None:
     source, pairs = lora_file(tmp_path, 3, layer_range=[1])
     for name in LORA:

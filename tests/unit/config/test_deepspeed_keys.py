@@ -24,6 +24,7 @@ def names_of(model: Any) -> set[str]:
     return found | {field.alias for field in model.model_fields.values() if field.alias}
 
 
+@pytest.mark.heavy
 def test_sections_know_no_key_that_deepspeed_refuses(installed: ModuleType):
     from deepspeed.comm.config import CommsLoggerConfig
     from deepspeed.monitor.config import CSVConfig, TensorBoardConfig, WandbConfig

@@ -46,6 +46,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(("tree", "message"), REFUSED.values(), ids=REFUSED.keys())
 def test_refused(tree: dict[str, Any], message: str):
     with pytest.raises(ConfigError) as caught:

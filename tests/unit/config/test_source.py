@@ -117,6 +117,7 @@ def test_a_large_honest_file_loads_soon(write: Callable[..., Any]):
     assert found["key_7"] == yaml.safe_load("{a: 7, b: [1, 2, 3]}")
 
 
+@pytest.mark.heavy
 def test_too_many_values_without_an_alias_are_not_blamed_on_aliases(tmp_path: Path):
     path = tmp_path / "many.yaml"
     path.write_text("args:\n" + "".join(f"  k{i}: 1\n" for i in range(20_001)))

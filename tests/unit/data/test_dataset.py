@@ -33,6 +33,7 @@ def test_pairs(caches: tuple[Path, Path]) -> None:
     assert data.context(1).shape == (4, 6)
 
 
+@pytest.mark.heavy
 def test_what_was_read_outlives_the_data_set(caches: tuple[Path, Path]) -> None:
     data = CachedDataset(*caches, [Pair("clip1", "caption")])
     moments = data.moments(0)

@@ -42,6 +42,7 @@ def test_page(tmp_path: Path):
     assert "<svg" in page
 
 
+@pytest.mark.heavy
 def test_words_in_place_of_numbers_and_nothing_measured(tmp_path: Path):
     bare = [
         Member(f"s-{word}", {"args.lr_decay_style": word}, {}, {}, [LossPoint(1, 0.0)], [], []) for word in ("a", "b")

@@ -46,6 +46,7 @@ def test_samples_of_the_next_clip_are_misses_and_name_it():
     assert found["samples.retrieval_accuracy_shuffled"] == 0
 
 
+@pytest.mark.heavy
 def test_controls_that_were_not_sampled_are_absent():
     _, found = evaluated({("aa", "tuned"): CLIPS["aa"], ("aa", "null"): CLIPS["bb"], ("bb", "null"): CLIPS["bb"]})
     assert found["samples.retrieval_accuracy_null"] == 0.5

@@ -42,6 +42,7 @@ def test_only_clips_that_may_be_shown(tmp_path: Path):
         assert picture.size[0] == 64 + 2 * (2 * 48 + 8)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("names", [None, ["phone"]])
 def test_nothing_to_show(tmp_path: Path, names: list[Any] | None):
     if names is not None:

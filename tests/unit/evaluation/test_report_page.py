@@ -118,6 +118,7 @@ def test_the_page_says_what_was_found(report: ReportData):
     assert cells == ["1,234 MB", "0", "2.3e-06", "0.25 MB", "0", "–"]
 
 
+@pytest.mark.heavy
 def test_gpus_have_columns_only_if_there_was_one(report: ReportData):
     assert "GPU busy" not in page.render(report)
     first, second = report.stages

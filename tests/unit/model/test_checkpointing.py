@@ -47,6 +47,7 @@ def kept(node: dict[str, Any], policy: Policy) -> int:
     return live.now - output.nbytes
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("family", ["2b", "5b"])
 def test_policies_go_from_the_least_memory_to_the_most(family: str) -> None:
     wide: dict[str, Any] = {"hidden_size": 96, "num_attention_heads": 6, "latent_width": 24, "latent_height": 16}

@@ -36,6 +36,7 @@ def embedder(folder: Path) -> T5Embedder:
     return build(node(folder))
 
 
+@pytest.mark.heavy
 def test_states_are_t5s_without_a_mask(folder: Path, embedder: T5Embedder) -> None:
     from transformers import AutoTokenizer, T5EncoderModel
 

@@ -108,6 +108,7 @@ def test_the_seams_of_encoding() -> None:
     assert float((found - expected).norm() / expected.norm()) == pytest.approx(0.08, abs=0.01)
 
 
+@pytest.mark.heavy
 @torch.no_grad()
 def test_a_video_that_one_tile_covers_is_not_touched() -> None:
     video = footage(1, 64, 96)
@@ -118,6 +119,7 @@ def test_a_video_that_one_tile_covers_is_not_touched() -> None:
     assert torch.equal(tiled.decode(latent), whole.decode(latent))
 
 
+@pytest.mark.heavy
 @torch.no_grad()
 def test_slicing_is_one_sample_at_a_time() -> None:
     video = torch.cat([footage(1, 64, 64), footage(1, 64, 64).flip(4)])

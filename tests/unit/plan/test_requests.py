@@ -30,6 +30,7 @@ def requests(world: World, more: str = "") -> dict[str, Request]:
     return {stage: asked.of(part.key, stage) for stage, part in workspace.slices("tiny").items()}
 
 
+@pytest.mark.heavy
 def test_each_stage_asks_for_its_estimate_with_a_margin(world: World) -> None:
     asked = requests(world, "device: H100\n")
     steps = world.steps(machine=GPU)
@@ -82,6 +83,7 @@ def test_damage_in_the_store_is_the_jobs_to_tell(world: World) -> None:
     assert Requests(workspace).of(part.key, "latents") == Request(DEFAULT.mem_mb, DEFAULT.runtime, DEFAULT.disk_mb, 0)
 
 
+@pytest.mark.heavy
 def test_asking_writes_nothing(world: World) -> None:
     """Not even the index of rows, which a plan keeps for the next one."""
     world.run(until="latents")
@@ -101,6 +103,7 @@ def test_a_device_that_is_not_known_is_refused(world: World, tmp_path: Path) -> 
         world.open()
 
 
+@pytest.mark.heavy
 def test_a_part_asks_for_its_share_on_one_device(world: World) -> None:
     workspace = opened(world, "device: H100\n")
     asked, parts = Requests(workspace), workspace.slices("tiny")

@@ -27,6 +27,7 @@ def test_finished_work_is_reused(finished: Finished) -> None:
     assert counts.loss_last == 0.5
 
 
+@pytest.mark.heavy
 def test_the_ranks_are_told_the_pairs_of_each_split(finished: Finished) -> None:
     plan = train.plan_of(finished.job("train"))
     pairs = {

@@ -61,6 +61,7 @@ def test_a_record_that_is_no_object_is_damage(tmp_path: Path, text: str) -> None
     assert found.step == 1
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("sealed", [True, False])
 @pytest.mark.parametrize("value", ODD_VALUES, ids=json.dumps)
 @pytest.mark.parametrize("key", ["format", "step", "ranks", "files", "skipped"])

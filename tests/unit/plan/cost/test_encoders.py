@@ -80,6 +80,7 @@ def test_vae_peak_memory(size: tuple[int, int, int]) -> None:
     assert modelled.decode_bytes(*size, 1, 4) - weights == pytest.approx(decoding.peak, rel=0.25)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("sizes", [asdict(XXL), TINY_T5], ids=["xxl", "tiny"])
 def test_text_encoder_parameters_and_flops(sizes: dict[str, Any]) -> None:
     from transformers import T5Config, T5EncoderModel

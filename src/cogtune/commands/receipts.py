@@ -1,4 +1,4 @@
-"""Which jobs work in a folder of the store, and which receipts are theirs and of all jobs behind them."""
+"""The jobs that write to a folder of the store, their receipts, and the receipts of all downstream jobs."""
 
 from collections.abc import Iterator
 from contextlib import suppress

@@ -15,7 +15,7 @@ SECONDS = 180.0
 
 
 def all_reduce_check(ranks: int, gpus: int, seconds: float = SECONDS) -> Check:
-    """Start ``ranks`` processes on this machine and add a tensor of theirs. ``gpus``: devices of torch."""
+    """Start ``ranks`` processes on this machine and add up one tensor of each. ``gpus``: devices of torch."""
     backend = "nccl" if gpus else "gloo"
     if ranks == 1:
         return Check(_TOPIC, _NAME, "OK", "1 rank: nothing to communicate")

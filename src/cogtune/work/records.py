@@ -27,9 +27,9 @@ class Record:
 
     ``seconds``: of all runs, and of all parts of a job; ``peak_memory_mib``: of one process, ``peak_gpu_mib``: of one GPU,
     None without one; ``made``: units, None if a version that did not count them began the record; ``device``, ``devices``:
-    name and number of the devices of the last run; ``run``: what that run was told; ``device_seconds``: the seconds of each
-    run times its devices, None if an earlier version wrote the record; ``gpu_busy``: share of
-    the time in which the GPUs computed, 0 to 1, None without one.
+    name and number of the devices of the last run; ``run``: the volatile values of that run; ``device_seconds``: the seconds
+    of each run times its devices, None if an earlier version wrote the record; ``gpu_busy``: share of the time in which the
+    GPUs computed, 0 to 1, None without one.
     """
 
     runs: int

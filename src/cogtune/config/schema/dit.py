@@ -1,5 +1,6 @@
 """Keys of `model.network_config`: the diffusion transformer (upstream: dit_video_concat, SwissArmyTransformer)."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -158,7 +159,7 @@ Factors = tuple[float, float, float]
 """Frames, rows and columns: what positions are divided by."""
 
 
-class PositionParams:
+class PositionParams(ABC):
     """Properties of a kind of position embedding: all that the other code knows of it."""
 
     rotates: ClassVar[bool]
@@ -168,9 +169,9 @@ class PositionParams:
     text_length: int
 
     @property
+    @abstractmethod
     def table(self) -> str | None:
         """The kind of table that is added to the tokens, for messages: `sine-cosine`, `learned`; None: no table."""
-        raise NotImplementedError
 
     @property
     def adds_table(self) -> bool:

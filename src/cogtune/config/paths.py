@@ -9,8 +9,8 @@ from cogtune.config.check import FileKey
 from cogtune.config.errors import ConfigError, Mark
 
 _NO_LISTS = (
-    ". Lists of clips (CSV, JSON, text) are not supported: put each clip into FOLDER/videos/NAME.mp4 (or a link to it) and "
-    "its caption into FOLDER/labels/NAME.txt"
+    ". Name the folder that holds the clips; their captions are in FOLDER/metadata.csv or FOLDER/metadata.jsonl "
+    "(file_name, text), or in FOLDER/labels/NAME.txt for FOLDER/videos/NAME.mp4"
 )
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}")
 

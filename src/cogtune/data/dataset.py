@@ -13,7 +13,7 @@ from cogtune.data.clips import ClipSettings, describe_clip
 from cogtune.data.decoder import Decoder
 from cogtune.data.listing import list_videos
 from cogtune.data.rows import ImageRow, LatentRow, Pair, TextRow
-from cogtune.data.scan import read_caption
+from cogtune.data.scan import caption_of
 from cogtune.data.store import ShardReader
 
 
@@ -57,7 +57,7 @@ def settings_of(params: Any) -> ClipSettings:
 
 
 class SFTDataset:
-    """A folder with ``videos/`` and ``labels/`` as pixels and captions, without caches, for notebooks and checks.
+    """A data folder (docs/data.md) as pixels and captions, without caches, for notebooks and checks.
 
     It reads like the stages. Accessing a video that `scan` or `preprocess` would reject raises VideoError or
     CaptionError. Items are those of upstream's data_video.SFTDataset.
@@ -77,7 +77,7 @@ class SFTDataset:
         plan, pixels_FCHW = describe_clip(video.path, settings_of(self.params), self._decoder)
         return {
             "mp4": pixels_FCHW.float() / 127.5 - 1,
-            "txt": read_caption(video.label, self.params.allow_missing_caption),
+            "txt": caption_of(video, self.params.allow_missing_caption),
             "num_frames": plan.used_frames,
             "fps": self.params.fps,
         }

@@ -12,6 +12,7 @@ from json.encoder import encode_basestring as _quoted
 from pathlib import Path
 from typing import NamedTuple
 
+from cogtune.data.caption_list import ListedCaption, read_caption_list
 from cogtune.data.walk import WalkEntry, escaped, walk
 from cogtune.errors import UserError
 from cogtune.runtime.atomic import write_changed
@@ -62,7 +63,8 @@ class Reject:
 @dataclass(frozen=True)
 class Listed:
     """One video of a data folder, or a summary of other files. ``refused``: why it is not opened. ``target``: the real
-    path if it is reached through a link. ``files``: number of files in a summary, else 0."""
+    path if it is reached through a link. ``files``: number of files in a summary, else 0. ``listed``: its row in the
+    folder's list of captions, ``captions``: that list; None without one."""
 
     name: str
     path: Path
@@ -70,20 +72,31 @@ class Listed:
     refused: str | None = None
     target: str = ""
     files: int = 0
+    listed: ListedCaption | None = None
+    captions: Path | None = None
 
 
 def list_videos(root: Path, follow_links: bool = True) -> Iterator[Listed]:
-    """All videos below ``root``, in a fixed order, and a summary for each kind of other files; see `walk`."""
+    """All videos below ``root``, in a fixed order, and a summary for each kind of other files; see `walk`. Rows of the list
+    of captions without a video come last, as refused videos. Raises UserError, also for an invalid list."""
+    rows, captions = dict[str, ListedCaption](), None
     for entry in walk(root, follow_links):
-        label = None if entry.label is None else Path(entry.label)
-        yield Listed(entry.name, Path(entry.path), label, entry.refused, escaped(entry.target or ""), entry.files)
+        if entry.has_captions:
+            captions = Path(entry.path)
+            rows = read_caption_list(captions)
+            continue
+        label, target = None if entry.label is None else Path(entry.label), escaped(entry.target or "")
+        row = None if entry.files else rows.pop(entry.name, None)
+        yield Listed(entry.name, Path(entry.path), label, entry.refused, target, entry.files, row, captions)
+    for name, row in rows.items():
+        yield Listed(name, root / name, None, f"no such video: {row.place} names {quoted(name)}")
 
 
 def fingerprint(roots: Mapping[str, Sequence[str | os.PathLike[str]]], follow_links: bool = True) -> str:
     """A digest that changes if a scan of ``roots`` (split -> folders) could give another result.
 
-    It covers the paths of the folders, the relative path, size and mtime in ns of every video and caption, the targets
-    of links, and the number of other files of each kind; no file is opened. The result of a scan is keyed by content,
+    It covers the paths of the folders, the relative path, size and mtime in ns of every video, caption and list of
+    captions, the targets of links, and the number of other files of each kind; no file is opened. The result of a scan is keyed by content,
     so a `touch` only repeats the scan. The value is `runtime.digest.digest` of
     [[split, folder, [[name, refused, stamp, stamp, target], …]], …], hashed incrementally: as one value, a million
     clips would need half a minute and a gigabyte. Raises UserError for a folder that cannot be listed.

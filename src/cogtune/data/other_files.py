@@ -3,13 +3,15 @@
 import shlex
 from dataclasses import dataclass, field
 
+from cogtune.data.caption_list import NAMES
+
 _CONVERT = "not read; convert each, such as `ffmpeg -i {name} {video}`"
 _REMUX = "not read; repack each, such as `ffmpeg -i {name} -c copy {video}`"
 _UNPACK = "not read; unpack it into the data folder"
 _PICTURE = "not read, since a clip is a video; image to video takes each clip's own first frame"
 _LIST = (
-    "lists of clips or captions are not read; the caption of videos/x.mp4 is labels/x.txt: docs/data.md has a script "
-    "that writes these from a list"
+    f"not read; captions are read from {NAMES} in the data folder itself, or from labels/x.txt for videos/x.mp4; "
+    f"docs/data.md says how to convert a list"
 )
 _OTHER = "not read"
 _EXAMPLES = 3

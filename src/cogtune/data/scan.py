@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from stat import S_ISREG
 
+from cogtune.data.caption_list import LONGEST_CAPTION
 from cogtune.data.decoder import Decoder
 from cogtune.data.listing import ClipRow, Listed, Reject, list_videos
 from cogtune.data.pipeline import decode_ahead, retry_damaged
@@ -20,8 +21,6 @@ from cogtune.runtime.atomic import write_text
 from cogtune.runtime.digest import file_digest
 from cogtune.runtime.failures import machine_error_message
 from cogtune.runtime.jsonl import checked_line, read_line
-
-_LONGEST_CAPTION = 1 << 20  # bytes; T5 sees 226 tokens of it
 
 
 class CaptionError(Exception):
@@ -169,12 +168,31 @@ def read_caption(label: Path | None, allow_missing: bool = False) -> str:
     return _caption(_text_of(label), label, allow_missing)
 
 
-def _caption(text: str | None, label: Path | None, allow_missing: bool) -> str:
+def caption_of(video: Listed, allow_missing: bool = False) -> str:
+    """The caption of a clip, from the folder's list of captions or from its own file; otherwise as `read_caption`.
+
+    Raises CaptionError also if the two differ.
+    """
+    return _caption_and_text(video, allow_missing)[0]
+
+
+def _caption_and_text(video: Listed, allow_missing: bool) -> tuple[str, str]:
+    """The caption, and the text as it is written."""
+    text, row = _text_of(video.label), video.listed
+    if row is None:
+        unlisted = f", and {video.captions} has no row for it" if video.captions else ""
+        return _caption(text, video.label, allow_missing, unlisted), text or ""
+    if text and text.split() and text.split() != row.text.split():
+        raise CaptionError(f"two captions that differ: {row.place} and {video.label}; remove one")
+    return _caption(row.text, row.place, allow_missing), row.text
+
+
+def _caption(text: str | None, place: Path | str | None, allow_missing: bool, unlisted: str = "") -> str:
     caption = " ".join((text or "").split())
     if any(letter.isprintable() and letter != " " for letter in caption):
         return caption
     if not allow_missing:  # zero-width spaces, direction marks and the like are not a caption
-        raise CaptionError(f"no caption: {label} {'does not exist' if text is None else 'is empty'}")
+        raise CaptionError(f"no caption: {place} {'does not exist' if text is None else 'is empty'}{unlisted}")
     return ""
 
 
@@ -190,9 +208,9 @@ def _text_of(label: Path | None) -> str | None:
     with open(descriptor, "rb") as file:
         if not S_ISREG(os.fstat(file.fileno()).st_mode):
             raise CaptionError(f"its caption {label} is not a regular file")
-        content = file.read(_LONGEST_CAPTION + 1)
-    if len(content) > _LONGEST_CAPTION:
-        raise CaptionError(f"its caption {label} has more than {_LONGEST_CAPTION} bytes; is it a caption?")
+        content = file.read(LONGEST_CAPTION + 1)
+    if len(content) > LONGEST_CAPTION:
+        raise CaptionError(f"its caption {label} has more than {LONGEST_CAPTION} bytes; is it a caption?")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -218,9 +236,8 @@ class _ScannedFile:
 def _scan_file(video: Listed, memo: Memo, allow_missing: bool, decoder: Decoder) -> _ScannedFile:
     if video.refused is not None:
         raise VideoError(video.refused)
-    text = _text_of(video.label)
-    caption = _caption(text, video.label, allow_missing)
-    several = sum(bool(line.strip()) for line in (text or "").splitlines()) > 1
+    caption, text = _caption_and_text(video, allow_missing)
+    several = sum(bool(line.strip()) for line in text.splitlines()) > 1
     before = video.path.stat()
     known = memo.get(video.path, before)
     if known is not None:

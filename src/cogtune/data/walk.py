@@ -12,6 +12,7 @@ from pathlib import Path
 from stat import S_ISLNK, S_ISREG
 from typing import NamedTuple
 
+from cogtune.data.caption_list import NAMES, READERS
 from cogtune.data.other_files import LISTS, OtherFiles
 from cogtune.errors import UserError
 from cogtune.runtime.failures import machine_error_message
@@ -27,11 +28,11 @@ _NOT_FOLLOWED = "data.params.follow_links: true would follow it"
 
 
 class WalkEntry(NamedTuple):
-    """A video, or a summary of other files of one kind. Plain strings, because there may be a million.
+    """A video, the list of captions, or a summary of other files of one kind. Plain strings, because there may be a million.
 
     ``label``: path of the caption file. ``refused``: why the file is not used. ``label_status``: status of the caption
     file if it is a regular file. ``target``: the real path if the video is reached through a link. ``files``: number of
-    files in a summary, else 0.
+    files in a summary, else 0. ``has_captions``: it is the list of captions (`caption_list.py`), not a video.
     """
 
     name: str
@@ -41,6 +42,7 @@ class WalkEntry(NamedTuple):
     label_status: os.stat_result | None = None
     target: str | None = None
     files: int = 0
+    has_captions: bool = False
 
 
 def label_of(path: Path, root: Path) -> Path:
@@ -60,9 +62,10 @@ def label_of(path: Path, root: Path) -> Path:
 
 
 def walk(root: Path, follow_links: bool) -> Iterator[WalkEntry]:
-    """All videos below ``root``: the files of each folder, then its subfolders, then linked folders, then one summary
-    for each kind of other files. Hidden files and folders are skipped, because macOS writes ``._clip.mp4`` beside
-    clips. Raises UserError if ``root`` cannot be listed, or for a failure of the machine."""
+    """The list of captions in ``root``, if it has one; all videos below it: the files of each folder, then its subfolders,
+    then linked folders; then one summary for each kind of other files. Hidden files and folders are skipped, because
+    macOS writes ``._clip.mp4`` beside clips. Raises UserError if ``root`` or its list of captions cannot be used, or for
+    a failure of the machine."""
     return _Walk(root, follow_links).all()
 
 
@@ -84,7 +87,8 @@ class _Walk:
 
     def all(self) -> Iterator[WalkEntry]:
         if self._root.name == "videos":
-            self._count_lists(str(self._root.parent), [name for name in LISTS if (self._root.parent / name).is_file()])
+            names = LISTS | READERS.keys()
+            self._count_lists(str(self._root.parent), [name for name in names if (self._root.parent / name).is_file()])
         yield from self._walk_tree(str(self._root), self._real, linked=False)
         while self._links:
             path, parent = self._links.pop(0)
@@ -104,7 +108,12 @@ class _Walk:
             if isinstance(listed, WalkEntry):  # refused
                 yield listed
                 continue
-            folders, videos = [], []
+            folders, videos, caption_list = [], [], None
+            if folder == str(self._root):
+                self._count_lists(folder, [entry.name for entry in listed if entry.name in LISTS])
+                caption_list = self._caption_list(listed)
+                if caption_list is not None:
+                    yield caption_list
             for entry in listed:
                 name = entry.name
                 suffix = name.rpartition(".")[2].lower()
@@ -112,13 +121,11 @@ class _Walk:
                     folders.append(entry)
                 elif suffix in _SUFFIXES and suffix != name.lower():
                     videos.append(entry)
-                elif suffix != "txt":
+                elif suffix != "txt" and (caption_list is None or entry.path != caption_list.path):
                     if entry.is_symlink() and not os.path.exists(entry.path):
                         yield self._refuse(entry.path, self._status(entry.path)[1])
                     else:
                         self._other_files.add(suffix, entry.path)
-            if folder == str(self._root):
-                self._count_lists(folder, [entry.name for entry in listed if entry.name in LISTS])
             for entry in folders:
                 if not entry.is_symlink():
                     continue
@@ -130,6 +137,20 @@ class _Walk:
             waiting += [(entry.path, f"{real}/{entry.name}") for entry in subfolders]
             if videos:
                 yield from self._videos_of(folder, real if linked else None, videos)
+
+    def _caption_list(self, listed: Sequence[os.DirEntry[str]]) -> WalkEntry | None:
+        """The list of captions among the files of the root. Raises UserError if there are two, or if it is not used."""
+        lists = [entry for entry in listed if entry.name in READERS and not _is_folder(entry)]
+        if not lists:
+            return None
+        if len(lists) > 1:
+            raise UserError(f"{self._root}: both {' and '.join(entry.name for entry in lists)} hold captions; keep one")
+        path, target = lists[0].path, None
+        if lists[0].is_symlink():
+            refused, target = self._status(path)[1] if self._follow else _not_followed(path), os.path.realpath(path)
+            if refused is not None:
+                raise UserError(f"{path}: {refused}")
+        return WalkEntry(lists[0].name, path, target=target, has_captions=True)
 
     def _in_linked_folder(self, path: str, parent: str) -> Iterator[WalkEntry]:
         """The videos in a linked folder. ``parent``: real path of the folder that contains the link."""
@@ -255,8 +276,8 @@ def _read_link(path: str) -> str:
 def _not_a_folder(root: Path, error: OSError) -> str:
     if isinstance(error, NotADirectoryError):
         return (
-            f"{root} is a file; args.train_data and args.valid_data name folders with videos/ and labels/, and lists of "
-            f"clips are not read: docs/data.md has a script that writes such a folder from a list"
+            f"{root} is a file; args.train_data and args.valid_data name folders of clips. Captions are read from "
+            f"{NAMES} in such a folder; for other lists see docs/data.md"
         )
     return f"{root}: this data folder cannot be read: {error.strerror}"
 

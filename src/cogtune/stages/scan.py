@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from cogtune.data.caption_list import NAMES
 from cogtune.data.listing import ClipRow, write_manifest
 from cogtune.data.scan import Memo, Reject, ScanResult, scan
 from cogtune.errors import UserError
@@ -87,7 +88,7 @@ def _check(scanned: ScanResult, train_roots: Sequence[str], max_share: float, fo
     rejects, total = scanned.rejects, len(scanned.rows) + len(scanned.rejects)
     others = "".join(f"\n{line.path}: {line.reason}" for line in scanned.others)
     if not total:
-        expected = "expected videos/*.mp4 and labels/*.txt"
+        expected = f"expected videos/*.mp4 with labels/*.txt, or *.mp4 with {NAMES}"
         raise UserError(f"args.train_data: no videos in {', '.join(train_roots)}; {expected}{others}")
     if len(rejects) > max_share * total:
         share = f"{len(rejects)} of {total} files are rejected, more than args.max_reject_share ({max_share:g})"

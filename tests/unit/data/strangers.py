@@ -23,7 +23,7 @@ NAMES = (
 )
 CAPTIONS = (b"a caption", b"a caption", b"", b" \n", b"\xff\xfe", "caf\xe9".encode("latin-1"), "wave".encode("utf-16-le"), b"a\0b",
             "\u200b".encode(), b"\xef\xbb\xbfwith a mark", b"x" * (1 << 20 | 1), "波".encode("utf-16-le"))  # fmt: skip
-OTHERS = ("x.gif", "x.ts", "x.png", "x.tar", "metadata.csv", "videos.txt", "noext", "x.WMV", "x.json")
+OTHERS = ("x.gif", "x.ts", "x.png", "x.tar", "list.csv", "videos.txt", "noext", "x.WMV", "x.json")
 
 
 class Maker:

@@ -153,7 +153,7 @@ def test_only_regular_files_are_used(tmp_path: Path, what: str, made: str) -> No
 
 
 def test_other_files_are_counted_by_kind(tmp_path: Path) -> None:
-    names = ("a.gif", "b.GIF", "c.ts", "metadata.csv", "prompt.txt", "noext", "odd.xyz", ".hidden.gif", "labels/a.txt")
+    names = ("a.gif", "b.GIF", "c.ts", "clips.csv", "prompt.txt", "noext", "odd.xyz", ".hidden.gif", "labels/a.txt")
     for name in ("videos/a.mp4", *names):
         put(tmp_path / name)
     (tmp_path / "link.gif").symlink_to("a.gif")
@@ -166,7 +166,7 @@ def test_other_files_are_counted_by_kind(tmp_path: Path) -> None:
 
 
 def test_lists_beside_a_folder_named_videos(tmp_path: Path) -> None:
-    for name in ("videos/a.mp4", "videos.txt", "prompt.txt"):
+    for name in ("videos/a.mp4", "videos.txt", "prompt.txt", "metadata.csv"):
         put(tmp_path / name)
     assert [video.name for video in list_videos(tmp_path / "videos")] == ["a.mp4", "lists"]
 

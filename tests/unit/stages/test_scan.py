@@ -97,11 +97,12 @@ def test_links_and_other_files_are_told(data: Data) -> None:
     assert "docs/data.md" in lines[1]["reason"]
 
 
-@pytest.mark.parametrize("name", ["metadata.csv", "prompt.txt"])
+@pytest.mark.parametrize("name", ["clips.csv", "prompt.txt", "train/metadata.csv"])
 def test_a_list_is_named_where_captions_are_missing(data: Data, name: str) -> None:
     (data.root / "train/labels/good.txt").unlink()
+    (data.root / "train/train").mkdir()
     (data.root / "train" / name).touch()
-    with pytest.raises(UserError, match=f"{name}.*: lists of clips or captions are not read.*docs/data.md"):
+    with pytest.raises(UserError, match=f"{name}.*: not read; captions are read from metadata.csv.*docs/data.md"):
         scan.run(data.job())
 
 

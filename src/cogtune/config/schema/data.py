@@ -7,7 +7,7 @@ from cogtune.config.schema.common import FPS, FRAMES, PIXELS, REQUIRED, Range, k
 
 @dataclass(kw_only=True)
 class SFTDatasetParams:
-    """Folders with `videos/*.mp4` and `labels/*.txt`."""
+    """Folders of clips with their captions (docs/data.md)."""
 
     video_size: list[int] = key(
         REQUIRED,

@@ -9,7 +9,7 @@ SNAKEMAKE := snakemake --cores $(CORES)
 KERNELS := ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-assets picture plan check golden lint test test-fast test-kernels test-slurm test-all clean
+.PHONY: help setup demo demo-assets picture plan check golden lint test test-fast test-kernels test-slurm test-gpu test-all clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -58,6 +58,9 @@ test-kernels: setup  ## parity with the kernels of other processors, and with 1 
 		echo "$$kernels, $$threads threads"; \
 		env $$kernels OMP_WAIT_POLICY=PASSIVE PARITY_THREADS=$$threads pytest -q tests/parity/test_upstream.py tests/parity/test_limits.py -k 'not rounding' || exit; \
 	done; done
+
+test-gpu: setup  ## tests on a CUDA device
+	pytest -m gpu tests/gpu
 
 test-slurm: setup  ## tests on a Slurm that they start themselves (as root, with the packages slurm-wlm and munge)
 	pytest -m "slurm and not slow" --durations=10 tests/slurm

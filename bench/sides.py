@@ -1,5 +1,6 @@
 """The two implementations that bench/model.py compares, each behind one function per case."""
 
+import gc
 import json
 import os
 import sys
@@ -28,10 +29,15 @@ def serve(side: str, device: str) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     known: tuple[str, Run] | None = None
+    on_gpu = device.startswith("cuda")
     for line in sys.stdin:
         request = json.loads(line)
         name = json.dumps([request["kind"], request["case"], request["shape"]])
         if known is None or known[0] != name:
+            known = None
+            if on_gpu:
+                gc.collect()
+                torch.cuda.empty_cache()
             known = name, MAKERS[request["kind"]](side, request["case"], request["shape"], torch.device(device))
         output, seconds, peak = timed(known[1], torch.device(device))
         if path := request.get("save"):
@@ -86,7 +92,7 @@ def dit_case(side: str, case: str, shape: dict[str, Any], device: torch.device) 
     T, H, W = shape["latent"]
     x_BTCHW = torch.randn(1, T, 16, H, W).to(device, dtype)
     context_BLD, timesteps_B = torch.randn(1, 226, 4096).to(device, dtype), torch.tensor([500], device=device)
-    rotary = _rotary(model, T, H, W, device) if side == "diffusers" else None
+    rotary = rotary_of(model, T, H, W, device) if side == "diffusers" else None
 
     def forward() -> Tensor:
         if side == "cogtune":
@@ -119,14 +125,14 @@ def _diffusers_dit(node: dict[str, Any], ours: nn.Module) -> Any:
     return twin
 
 
-def _rotary(twin: Any, T: int, H: int, W: int, device: torch.device) -> Any:
+def rotary_of(twin: Any, T: int, H: int, W: int, device: torch.device) -> Any:
     from diffusers.models.embeddings import get_3d_rotary_pos_embed
 
     if not twin.config.use_rotary_positional_embeddings:
         return None
     grid = (H // 2, W // 2)
-    head = twin.config.attention_head_dim
-    return get_3d_rotary_pos_embed(head, None, grid, T, grid_type="slice", max_size=grid, device=device)
+    head, frames = twin.config.attention_head_dim, T // (twin.config.patch_size_t or 1)
+    return get_3d_rotary_pos_embed(head, None, grid, frames, grid_type="slice", max_size=grid, device=device)
 
 
 def vae_case(side: str, case: str, shape: dict[str, Any], device: torch.device) -> Run:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from cogtune.config.schema.common import SAMPLING_STEPS, SEED
+from cogtune.config.schema.common import SAMPLING_STEPS, SEED, STRENGTH
 from cogtune.data.images import load_image
 from cogtune.errors import UserError
 from cogtune.runtime.paths import is_key
@@ -41,7 +41,6 @@ class Result:
 
     def __init__(self, job: Job[SampleInput]) -> None:
         self._job, self._models = job, SampledModels(job)
-        self._generators: dict[str, Generator] = {}
         self._contexts: dict[str, Tensor] = {}
 
     @property
@@ -59,13 +58,15 @@ class Result:
         guided: bool = True,
         steps: int | None = None,
         weights: str = "tuned",
+        strength: float = 1.0,
     ) -> Video:
         """A video of ``prompt``, of the size and length that the model was trained for.
 
         ``seed``: default `args.seed`. The video is the one that the sample stage makes of a prompt file with this one
         line. ``image``: the picture to start from; an image-to-video model needs it, another refuses it. ``guided``: use
         the configured guidance. ``steps`` of the sampler (default: as configured). ``weights``: "tuned", or "base", the
-        model before training. Raises UserError.
+        model before training. ``strength`` multiplies the LoRA of the tuned model; without a LoRA it must be 1, or 0 for
+        the model before training. Raises UserError.
         """
         if weights not in WEIGHTS:
             raise UserError(f"weights: {weights!r}; expected one of {', '.join(WEIGHTS)}")
@@ -74,6 +75,10 @@ class Result:
         for name, value, valid in (("seed", seed, SEED), ("steps", steps, SAMPLING_STEPS)):
             if value is not None and (not isinstance(value, int) or value not in valid):
                 raise UserError(f"{name}: expected an integer from {valid}; found {value!r}")
+        if not isinstance(strength, int | float) or strength not in STRENGTH:
+            raise UserError(f"strength: expected a number from {STRENGTH}; found {strength!r}")
+        if weights == "base" and strength != 1:
+            raise UserError("strength: multiplies the LoRA of the tuned model; leave it out with weights='base'")
         self._check_image(image)
         own = own_prompt(prompt)
         seed = self._job.input.seed if seed is None else seed
@@ -81,7 +86,7 @@ class Result:
         if image is not None:
             pixels_CHW = load_image(Path(image), self._job.input.video_size)
             images_BCHW = encode_image(self._models.vae, pixels_CHW, seed, own.id)[None]
-        generator = replace(self._generator(weights), seed=seed)
+        generator = replace(self._generator(weights, strength), seed=seed)
         sampler = samplers(self._job.input.sampler, self._job.input.steps if steps is None else steps)[guided]
         (video_FCHW,) = generator.videos([own.id], self._context(prompt)[None], sampler, images_BCHW)
         return Video(video_FCHW, self._job.input.fps)
@@ -92,11 +97,8 @@ class Result:
         if image is not None and not self._models.takes_images:
             raise UserError("image: this is a text-to-video model, which takes no picture")
 
-    def _generator(self, weights: str) -> Generator:
-        if weights not in self._generators:
-            self._generators.clear()  # one network at a time is in memory
-            self._generators[weights] = self._models.generator(weights)
-        return self._generators[weights]
+    def _generator(self, weights: str, strength: float) -> Generator:
+        return self._models.generator("base") if weights == "base" else self._models.at_strength(strength)
 
     def _context(self, prompt: str) -> Tensor:
         if prompt not in self._contexts:

@@ -49,6 +49,16 @@ def test_what_changes_the_video(finished: Finished, tmp_path: Path) -> None:
     assert (tmp_path / "wave.mp4").stat().st_size > 500
 
 
+def test_strength_without_a_lora(finished: Finished) -> None:
+    """After full training there are two models: before (0) and after (1)."""
+    result = cogtune.load_result(finished.root / "results/tiny")
+    before, after = (result.generate("a wave rolls", strength=strength).frames_FCHW for strength in (0, 1))
+    assert torch.equal(before, result.generate("a wave rolls", weights="base").frames_FCHW)
+    assert torch.equal(after, result.generate("a wave rolls").frames_FCHW)
+    with pytest.raises(cogtune.UserError, match=r"strength: 0\.5; full training changed all weights"):
+        result.generate("a wave rolls", strength=0.5)
+
+
 def test_what_cannot_be_generated(finished: Finished) -> None:
     result = cogtune.load_result(finished.root / "results/tiny")
     with pytest.raises(cogtune.UserError, match="expected one of tuned, base"):
@@ -64,6 +74,8 @@ def test_what_cannot_be_generated(finished: Finished) -> None:
         ({"steps": 2.5}, "steps: expected an integer"),
         ({"seed": -1}, "seed: expected an integer from 1 to"),
         ({"seed": "7"}, "seed: expected an integer"),
+        ({"strength": 11}, "strength: expected a number from -10 to 10; found 11"),
+        ({"strength": 0.5, "weights": "base"}, "strength: multiplies the LoRA of the tuned model"),
     ],
 )
 def test_a_number_out_of_range_is_refused(finished: Finished, options: dict[str, Any], message: str) -> None:

@@ -19,8 +19,9 @@ _CONVERT = f"""formats:
   cogtune weights convert pytorch_lora_weights.safetensors --to comfyui_lora
   cogtune weights convert CogVideoX-2b-sat/transformer --to diffusers --precision fp16 -o transformer
   cogtune weights convert CogVideoX-5b --lora pytorch_lora_weights.safetensors --to merged -o merged-5b
+  cogtune weights convert pytorch_lora_weights.safetensors --to diffusers_lora --strength 0.5 -o half
   cogtune weights convert ckpts/lora-disney-08-20-13-28 --alpha 1 --to diffusers_lora"""
-_CONVERT_OPTIONS = ("lora", "alpha", "precision", "license")
+_CONVERT_OPTIONS = ("lora", "alpha", "strength", "precision", "license")
 _RAW = argparse.RawDescriptionHelpFormatter
 
 
@@ -55,6 +56,12 @@ def add_to(commands: Subcommands) -> None:
         "--alpha",
         type=float,
         help="alpha of SAT adapters, whose files do not contain it (default: from the YAML, or 1)",
+    )
+    convert.add_argument(
+        "--strength",
+        type=float,
+        metavar="S",
+        help="multiply the LoRA by S: 0.5 is half of it. Alpha is scaled where the format stores it, else the weights",
     )
     convert.add_argument(
         "--precision", choices=["fp32", "bf16", "fp16"], help="precision of the result (default: unchanged)"

@@ -1,8 +1,9 @@
 """`cogtune weights convert`: convert weights between all supported formats, and verify the result."""
 
 import json
+import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ import torch
 from torch import Tensor
 
 from cogtune.checkpoints import Header, Source, fit, kinds, read_header
-from cogtune.checkpoints.lora import our_name
+from cogtune.checkpoints.lora import our_name, read_lora
 from cogtune.checkpoints.shapes import PREFIXES, derived_names
 from cogtune.commands.weights_inspect import shipped
 from cogtune.config.build import build, params_of
+from cogtune.config.schema.common import STRENGTH
 from cogtune.errors import UserError
 from cogtune.model.lora import is_adapter
 from cogtune.model.weights.formats import FORMATS, NetworkWeights, Settings, write
@@ -24,7 +26,9 @@ from cogtune.runtime.atomic import sync
 from cogtune.runtime.paths import remove_own
 from cogtune.work.load import load_config
 
+_log = logging.getLogger(__name__)
 _PREFIX = PREFIXES["network"]
+_LARGEST_ALPHA = 1e6
 _PRECISIONS = {"fp32": DTYPES["F32"], "bf16": DTYPES["BF16"], "fp16": DTYPES["F16"]}
 
 
@@ -36,18 +40,22 @@ def convert(
     lora: Path | None = None,
     base: Sequence[str] = (),
     alpha: float | None = None,
+    strength: float | None = None,
     precision: str | None = None,
     license: str | None = None,
 ) -> Path:
     """Convert the weights at ``path`` to ``to``, one of FORMATS; return the path of the result.
 
     ``lora``: a LoRA to add. ``base``: YAML files of the network (default: the file in ./config that fits).
-    ``alpha``: of SAT adapters, whose files do not contain it (default: the YAML's, else 1).
-    Raises: UserError for weights that cannot be converted, or if the result already exists.
+    ``alpha``: of SAT adapters, whose files do not contain it (default: the YAML's, else 1). ``strength``: multiplies the
+    LoRA.
+    Raises: UserError for weights that cannot be converted, for an ``alpha`` or ``strength`` without effect, or if the
+    result already exists.
     """
     target = _target(path, to, output)
     header = read_header(path)
-    settings = Settings(_PRECISIONS[precision] if precision else None, facts=_facts(header, license))
+    _check_numbers(header, to, lora, alpha, strength)
+    settings = Settings(_PRECISIONS[precision] if precision else None, facts=_facts(header, license, strength))
     if kinds.roles(header) == ["lora"]:
         if lora is not None:
             raise UserError(f"{path}: is a LoRA; the first path must be the base weights for {lora}")
@@ -62,6 +70,8 @@ def convert(
         raise UserError(
             f"{path}: contains {contents}; only transformers and LoRA files can be converted (a VAE needs no conversion)"
         )
+    if strength is not None:
+        weights = _stronger(weights, strength, to)
     settings = replace(settings, sat_alpha=alpha)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.partial")
@@ -76,6 +86,49 @@ def convert(
     finally:
         remove_own(partial)
     return target
+
+
+def _check_numbers(header: Header, to: str, lora: Path | None, alpha: float | None, strength: float | None) -> None:
+    """Raise UserError for an invalid ``alpha`` or ``strength``, and for one that would change nothing."""
+    if alpha is not None and not 0 < alpha <= _LARGEST_ALPHA:
+        raise UserError(f"--alpha {alpha:g}: expected a number above 0, up to {_LARGEST_ALPHA:g}")
+    if strength is not None and (strength not in STRENGTH or not strength):
+        raise UserError(
+            f"--strength {strength:g}: expected a number from {STRENGTH}, and not 0, which leaves the LoRA out"
+        )
+    holder = header if lora is None else read_header(lora)
+    form = read_lora(holder).form if kinds.roles(holder) == ["lora"] else "SAT"
+    adapted = lora is not None or any(map(is_adapter, _network_names(header))) or kinds.roles(header) == ["lora"]
+    if strength is not None and not adapted:
+        raise UserError(f"--strength: there is no LoRA in {header.path}, and no --lora to add")
+    if alpha is None or (adapted and (form == "SAT" or to in ("sat", "sat_lora"))):
+        return
+    if not adapted:
+        raise UserError(f"--alpha: there is no LoRA in {header.path}, and no --lora to add")
+    raise UserError(
+        f"--alpha {alpha:g} would have no effect: {holder.path} contains its own alpha, and {to} stores it. To scale the "
+        f"LoRA use --strength"
+    )
+
+
+def _network_names(header: Header) -> Iterable[str]:
+    return header.tensors if "network" in kinds.roles(header) else ()
+
+
+def _stronger(weights: NetworkWeights | Adapters, strength: float, to: str) -> NetworkWeights | Adapters:
+    """The weights with the update of their LoRA multiplied by ``strength``, where the format ``to`` stores its scale."""
+    if isinstance(weights, NetworkWeights) and to == "sat":
+        _log.info("strength %g: matrices B are multiplied by it; alpha stays that of the YAML", strength)
+        state = {name: scaled(t, strength) if "matrix_B" in name else t for name, t in weights.state.items()}
+        return replace(weights, state=state)
+    places = {
+        "sat_lora": "matrices B are multiplied by it; alpha stays that of the YAML",
+        "folded_lora": "matrices B are multiplied by it",
+    } | dict.fromkeys(("diffusers", "merged"), "the LoRA is multiplied by it before it is added to the weights")
+    _log.info("strength %g: %s", strength, places.get(to, "alpha is multiplied by it; the matrices stay the same"))
+    if isinstance(weights, NetworkWeights):
+        return replace(weights, alpha=weights.alpha * strength)
+    return {place: replace(pair, alpha=pair.alpha * strength) for place, pair in weights.items()}
 
 
 def _lora_header(path: Path) -> Header:
@@ -100,12 +153,16 @@ def _target(path: Path, to: str, output: Path | None) -> Path:
     return target
 
 
-def _facts(header: Header, license: str | None) -> dict[str, Any]:
+def _facts(header: Header, license: str | None, strength: float | None) -> dict[str, Any]:
     try:
         known = json.loads(header.metadata.get("cogtune", "{}"))
     except ValueError:
         known = {}
-    return {**known, "converted_from": header.path.name, "license": license or known.get("license", "not stated")}
+    facts = {**known, "converted_from": header.path.name, "license": license or known.get("license", "not stated")}
+    if strength is None:
+        return facts
+    earlier = known.get("strength")
+    return facts | {"strength": strength * (earlier if isinstance(earlier, int | float) else 1.0)}
 
 
 def _node(header: Header, base: Sequence[str], needed: bool) -> dict[str, Any] | None:

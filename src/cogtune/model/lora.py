@@ -2,7 +2,8 @@
 
 LoRA (arXiv:2106.09685), in the layout of upstream's sat.model.finetune.lora2: the wrapped layer moves to `original`,
 and each part of its output (q, k, v; or the one of `dense`) has its own pair matrix_A.{j} (r, D), matrix_B.{j} (D, r).
-y_j = original(x)_j + (lora_alpha / r) B_j A_j x. With upstream's default lora_alpha = 1 the factor is 1/r.
+y_j = original(x)_j + s (lora_alpha / r) B_j A_j x. With upstream's default lora_alpha = 1 the factor is 1/r. The
+strength s is 1 in training; a sample may be made with another one.
 
 Shapes: B batch, N tokens, D hidden, R rank.
 """
@@ -29,6 +30,7 @@ class AdaptedLinear(nn.Module):
         super().__init__()
         self.original = original
         self.scale = params.lora_alpha / params.r
+        self.strength = 1.0
         self.dropout = params.lora_dropout
         like = {"dtype": original.weight.dtype, "device": original.weight.device}
         out = original.out_features // parts
@@ -50,7 +52,9 @@ class AdaptedLinear(nn.Module):
 
     def _add(self, y_BND: Tensor, x_BND: Tensor, j: int) -> Tensor:
         low_MR = F.linear(x_BND, self.matrix_A[j]).flatten(0, 1)  # M = B N
-        return torch.addmm(y_BND.flatten(0, 1), low_MR, self.matrix_B[j].T, alpha=self.scale).view_as(y_BND)
+        return torch.addmm(y_BND.flatten(0, 1), low_MR, self.matrix_B[j].T, alpha=self.scale * self.strength).view_as(
+            y_BND
+        )
 
 
 class Lora:
@@ -82,6 +86,16 @@ def draw_adapters(model: nn.Module) -> None:
             for matrices in (layer.matrix_A, layer.matrix_B):
                 matrices.float().to_empty(device="cpu")
             layer.reset_parameters()
+
+
+def set_strength(model: nn.Module, strength: float) -> None:
+    """Multiply the updates of all adapters by ``strength``: 1 is as trained, 0 the model without the LoRA. The weights do
+    not change. Raises UserError if the model has no adapters."""
+    adapted = [layer for layer in model.modules() if isinstance(layer, AdaptedLinear)]
+    if not adapted:
+        raise UserError("the model has no LoRA, so its strength cannot be set")
+    for layer in adapted:
+        layer.strength = strength
 
 
 def is_adapter(name: str) -> bool:

@@ -161,8 +161,8 @@ class ExportInput:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleInput(Flushed):
-    """Sampler, VAE decoder and prompts. The rest of the model is in the input of train."""
+class GenerationInput(Flushed):
+    """Sampler and VAE decoder: how a video is made from a caption. The rest of the model is in the input of train."""
 
     sampler: Node = identity("model.sampler_config")
     scale_factor: float = identity("model.scale_factor")
@@ -178,28 +178,42 @@ class SampleInput(Flushed):
     seed: int = identity("args.seed")
     bf16: bool = identity("args.bf16")
     fp16: bool = identity("args.fp16")
-    input_type: str = identity("args.input_type")
-    input_file: str | None = identity("args.input_file")
-    file_has_images: bool = identity("args.image2video")
-    count: int | None = identity("args.sampling_count")
     guided: bool = identity("args.sampling_guided")
-    controls: list[str] = identity("args.sampling_controls")
     steps: int | None = identity("args.sampling_steps")
     average: bool = identity("args.ema_sampling")  # of the experiment that `load` names; else export has read it
     encoder_precision: str = identity("args.encoder_precision")
-    batch: int = volatile("args.sampling_batch")
     threads: int = volatile("args.threads_per_rank")
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoadedSampleInput(SampleInput):
-    """With ``args.mode: inference`` there is no upstream stage: the input includes the model keys of train, text and images."""
+class SampleInput(GenerationInput):
+    """How videos are made, and of which captions."""
+
+    input_type: str = identity("args.input_type")
+    input_file: str | None = identity("args.input_file")
+    file_has_images: bool = identity("args.image2video")
+    count: int | None = identity("args.sampling_count")
+    controls: list[str] = identity("args.sampling_controls")
+    batch: int = volatile("args.sampling_batch")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """Without a training upstream, the input includes train's keys of the model."""
 
     network: Node = identity("model.network_config", volatile=(_RECOMPUTATION,))
     denoiser: Node = identity("model.denoiser_config")
     image_input: bool = identity("model.noised_image_input")
     image_everywhere: bool = identity("model.noised_image_all_concat")
     image_scale_factor: float | None = identity("model.image_scale_factor")
+    mode: Unread = unread("args.mode", because="it separates these jobs from those after a training")
+    load: str | None = identity("args.load")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedSampleInput(LoadedModel, SampleInput):
+    """With ``args.mode: inference`` there is no upstream stage: the input includes the keys of train, text and images."""
+
     conditioner: Node = parts(
         _T5,
         identity=(
@@ -210,8 +224,11 @@ class LoadedSampleInput(SampleInput):
         ),
         volatile=(WHOLE,),
     )
-    mode: Unread = unread("args.mode", because="it separates these jobs from those after a training")
-    load: str | None = identity("args.load")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptedInput(LoadedModel, GenerationInput):
+    """For `cogtune sample EXPERIMENT|WEIGHTS`: the prompts, seeds and strengths are no keys, but rows of the job."""
 
 
 @dataclass(frozen=True, kw_only=True)

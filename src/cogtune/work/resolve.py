@@ -22,9 +22,11 @@ from cogtune.work.runs import run_path, write_run
 from cogtune.work.slices import Slice, cut, reads_identity
 from cogtune.work.stage_input import read_input
 from cogtune.work.stages import STAGES, Stage, stages_of
-from cogtune.work.volatile import JobMachine, ReportRun, UpstreamJob
+from cogtune.work.volatile import JobMachine, PromptsRun, ReportRun, UpstreamJob
 
 _PROMPTS = "args.input_file"
+LORA = "--lora"
+"""Key of the sources of the LoRA file of `cogtune sample WEIGHTS`."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ class Resolver:
     """Fingerprints by folders; shared by the experiments of a `Workspace`, as each needs two file system calls per clip."""
     writes: DeferredWrites = field(default_factory=DeferredWrites)
     """Writes slices and runs; shared by the experiments of a `Workspace`, which defers them until a run starts."""
+    prompts: PromptsRun | None = None
+    """The videos of `cogtune sample EXPERIMENT|WEIGHTS`."""
     batch_from: str = ""
     """The source of the global batch size; set by `all`."""
     _memo: BatchMemo | None = None
@@ -150,6 +154,8 @@ class Resolver:
             sources[_PROMPTS] += self._images_of(Path(files[_PROMPTS]))
             hashes[_PROMPTS] = "sha256:" + digest([source.content for source in sources[_PROMPTS]])
         part = self._with_plugins(cut(stage, values, hashes, files, upstream, data), sources)
+        if name == "sample" and self.prompts is not None:
+            part = self._with_prompts(part, self.prompts, sources)
         volatile = replace(
             part.volatile,
             values=part.volatile.values | dict(more_values or {}),
@@ -179,6 +185,17 @@ class Resolver:
         contents = {name: source.content for name, source in plugin_sources.items()}
         identity = part.identity | ({"plugins": contents} if contents else {})
         return Slice(part.stage, identity, replace(part.volatile, plugins=used))
+
+    def _with_prompts(self, part: Slice, prompts: PromptsRun, sources: dict[str, list[Source]]) -> Slice:
+        """The slice with the LoRA file, whose content is identity, and the videos to make, which are not: they are rows.
+        The files are added to ``sources``."""
+        identity = part.identity
+        if prompts.lora is not None:
+            sources[LORA] = [self.hashes.source(prompts.lora, LORA)]
+            identity = identity | {"lora": sources[LORA][0].content}
+        images = sorted({row.image for row in prompts.rows if row.image is not None})
+        sources |= {_PROMPTS: [self.hashes.source(image, _PROMPTS) for image in images]} if images else {}
+        return Slice(part.stage, identity, replace(part.volatile, prompts=prompts))
 
     def _images_of(self, prompts: Path) -> list[Source]:
         """The images in a prompt file, which its hash covers. Raises ConfigError for an invalid line."""

@@ -16,6 +16,7 @@ from cogtune.work.inputs import (
     LatentsInput,
     LoadedSampleInput,
     PreprocessInput,
+    PromptedInput,
     ReportInput,
     SampleInput,
     ScanInput,
@@ -190,10 +191,23 @@ SAMPLING: dict[str, Stage] = {
 """The stages with ``args.mode: inference``: no data set and no training; `load` is sampled."""
 
 
+PROMPTS_MODE = "prompts"
+"""`args.mode` in the slices of `cogtune sample EXPERIMENT|WEIGHTS`; no config may contain it."""
+PROMPTS: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        replace(STAGES["text"], data=None),
+        replace(STAGES["sample"], input=PromptedInput, upstream=("load", "text"), data=None, parts=False),
+    )
+}
+"""The stages of `cogtune sample EXPERIMENT|WEIGHTS`. A folder of samples gets a row for each prompt, seed and strength;
+captions are rows of the text stage's own folder."""
+
+
 def stages_of(values: Mapping[str, Any]) -> dict[str, Stage]:
     """The stages that an experiment can have, by its config. ``load`` among their upstream: another experiment's train."""
     args: dict[str, Any] = values.get("args") or {}
-    return SAMPLING if args.get("mode") == "inference" else STAGES
+    return {"inference": SAMPLING, PROMPTS_MODE: PROMPTS}.get(args.get("mode", ""), STAGES)
 
 
 SWEEP = Stage(

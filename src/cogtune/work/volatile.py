@@ -42,6 +42,30 @@ class SweepRun:
 
 
 @dataclass(frozen=True)
+class PromptRow:
+    """One video to make. ``id``: of its row, a digest of all that distinguishes it from the others; ``caption_id``, and
+    ``negative_id`` of the caption that guidance leads away from (None: zeros, as in training): ids of text's rows.
+    ``strength`` of the LoRA; ``image``: the path of the input image."""
+
+    id: str
+    caption: str
+    caption_id: str
+    seed: int
+    strength: float
+    negative: str | None = None
+    negative_id: str | None = None
+    image: str | None = None
+
+
+@dataclass(frozen=True)
+class PromptsRun:
+    """For `cogtune sample EXPERIMENT|WEIGHTS`: the videos to make; ``lora``: a LoRA file to add to ``args.load``."""
+
+    rows: list[PromptRow]
+    lora: str | None = None
+
+
+@dataclass(frozen=True)
 class Volatile:
     """Parameters of a job that do not affect its result.
 
@@ -60,6 +84,7 @@ class Volatile:
     batch_memo: str | None = None
     report: ReportRun | None = None
     sweep: SweepRun | None = None
+    prompts: PromptsRun | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As a run file holds it."""

@@ -5,7 +5,7 @@ import torch
 
 from cogtune.config.build import build
 from cogtune.errors import UserError
-from cogtune.model.lora import merge_lora, set_trainable
+from cogtune.model.lora import merge_lora, set_strength, set_trainable
 from tests.families import FAMILIES, inputs, network_config, randomised
 
 ATTENTION = "transformer.layers.0.attention"
@@ -32,6 +32,47 @@ def test_merging_equals_the_adapter(family: str) -> None:
     x = inputs(node, 2, 8, 12, B=2)
     given, expected = adapted(*x), plain(*x)
     assert (given - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_strength_scales_the_update(family: str) -> None:
+    """0 and 1 are the base and the tuned model to the bit; in between, the model whose update is scaled."""
+    node = network_config(family, lora={"r": 4, "lora_alpha": 2})
+    tuned, base = randomised(node), randomised(node)
+    for name, parameter in base.named_parameters():
+        if "matrix_B" in name:
+            parameter.zero_()
+    x = inputs(node, 2, 8, 12, B=2)
+    whole, nothing = tuned(*x), base(*x)
+    assert not torch.equal(whole, nothing)
+    for strength, expected in ((0.0, nothing), (1.0, whole)):
+        set_strength(tuned, strength)
+        assert torch.equal(tuned(*x), expected)
+    half = build(network_config(family))
+    half.load_state_dict(merge_lora(tuned.state_dict(), scale=2 / 4 / 2))
+    set_strength(tuned, 0.5)
+    expected = half(*x)
+    assert (tuned(*x) - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@torch.no_grad()
+def test_half_the_strength_is_half_the_update() -> None:
+    """Of one layer, to the bit: 0.5 is a power of two."""
+    layer = randomised(network_config("5b", lora={"r": 4})).get_submodule("transformer.layers.0.attention.dense")
+    x_BND = torch.randn(2, 5, 48)
+    update = {}
+    layer.original.weight.zero_()
+    layer.original.bias.zero_()
+    for strength in (1.0, 0.5):
+        set_strength(layer, strength)
+        update[strength] = layer(x_BND)
+    assert torch.equal(update[0.5], update[1.0] / 2)
+
+
+def test_a_model_without_lora_has_no_strength() -> None:
+    with pytest.raises(UserError, match="no LoRA"):
+        set_strength(build(network_config("5b")), 0.5)
 
 
 @torch.no_grad()

@@ -73,6 +73,7 @@ LATENT_CHANNELS = Range(1, 1024, "the published VAEs have 16")
 TOKENS = Range(1, 4096, "T5 was trained on 512, and the models on 226")
 FACTOR = Range(0.001, 1000, "a factor of 0 or less destroys the scaled values; published factors are near 1")
 GUIDANCE = Range(0, 100, "0 ignores the caption, and published samples use 6 to 7")
+STRENGTH = Range(-10, 10, "strengths in use are 0 to 2; a negative one does the opposite of the LoRA")
 ELEMENTS = Range(1, 1_000_000_000_000, "the limit is a thousand times DeepSpeed's largest default")
 
 

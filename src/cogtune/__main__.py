@@ -5,7 +5,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from cogtune.commands import config, doctor, plan, stage, store, sweep, weights
+from cogtune.commands import config, doctor, plan, run, stage, store, sweep, weights
 from cogtune.config.errors import ConfigError, ConfigErrors
 from cogtune.config.schema.args import ArgsSection
 from cogtune.errors import UserError
@@ -16,7 +16,8 @@ _EXAMPLES = """examples:
   cogtune config check --base config/cogvideox_2b_lora.yaml config/sft.yaml -- args.load=CogVideoX-2b-sat/transformer
   cogtune config show  --base config/tiny/demo.yaml -- deepspeed.optimizer.params.lr=1e-4
   cogtune latents      --base config/tiny/demo.yaml
-  cogtune plan         --base config/cogvideox_5b.yaml config/sft.yaml --device H100 --ranks 8
+  cogtune plan         --base config/cogvideox_5b.yaml config/sft.yaml --clips 100 --device H100 --ranks 8
+  cogtune run demo -n
   cogtune train        --base config/tiny/demo.yaml --ranks 2 -- --train-iters 10
   cogtune weights inspect CogVideoX-2b-sat/transformer
   cogtune store drop 3f0c9a51d2b7
@@ -36,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (stage, sweep, plan, config, weights, store, doctor):
+    for module in (run, plan, stage, sweep, config, weights, store, doctor):
         module.add_to(commands)
     return parser
 

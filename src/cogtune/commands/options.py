@@ -1,8 +1,10 @@
 """Options shared by several subcommands."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
+from cogtune.config.key_types import nearest
 from cogtune.config.schema.common import RANKS
 from cogtune.errors import UserError
 from cogtune.runtime.slurm import MAX_RESTARTS
@@ -25,7 +27,10 @@ def add_workflow(command: argparse.ArgumentParser, what: str) -> None:
 def add_ranks(command: argparse.ArgumentParser) -> None:
     """Add ``--ranks``."""
     command.add_argument(
-        "--ranks", type=_ranks, metavar="N", help="number of training processes (default: from --workflow)"
+        "--ranks",
+        type=_ranks,
+        metavar="N",
+        help="number of training processes (default: from --workflow; if not set there: GPUs found, else 1)",
     )
 
 
@@ -56,6 +61,17 @@ def add_part(command: argparse.ArgumentParser, example: str) -> None:
         metavar="I-of-N",
         help=f"make only this part of the rows, on one device: run all N parts, on any machines that share the store and "
         f"at the same time, then this command without --part (example: {example} --part 2-of-8)",
+    )
+
+
+def check_known(name: str, names: Sequence[str]) -> None:
+    """Raise UserError unless ``name`` is one of the workflow config's ``names``; it names the nearest one."""
+    if name in names:
+        return
+    near = nearest(name, names)
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"expected one of {', '.join(names)}"
+    raise UserError(
+        f"unknown experiment {name!r}; {hint} `cogtune new {name} --data FOLDER` adds one".replace("  ", " ")
     )
 
 

@@ -11,9 +11,10 @@ from dataclasses import replace
 from typing import Any
 
 from cogtune.commands import stage
-from cogtune.commands.options import Subcommands, add_ranks, add_workflow
+from cogtune.commands.options import Subcommands, add_ranks, add_workflow, check_known
 from cogtune.commands.plan_table import distinct, draw, job_count
-from cogtune.config.errors import ConfigError
+from cogtune.config.errors import ConfigError, ConfigErrors
+from cogtune.config.paths import WEIGHTS
 from cogtune.errors import UserError
 from cogtune.plan.counts import Counts
 from cogtune.plan.estimate import estimator_of
@@ -27,6 +28,7 @@ _log = logging.getLogger(__name__)
 
 WIDTH = 100
 _LONGEST_COUNT = 9
+_WITHOUT_DATA = "\n(to plan without data, assume a number of clips: --clips 100)"
 
 
 def add_to(commands: Subcommands) -> None:
@@ -42,7 +44,15 @@ def add_to(commands: Subcommands) -> None:
     add_workflow(plan, "experiments, store, results")
     plan.add_argument("--format", choices=["table", "json"], default="table")
     plan.add_argument(
-        "--device", metavar="NAME", help="estimate for this GPU (H100, A100, 4090, …) instead of this machine"
+        "--device",
+        metavar="NAME",
+        help="estimate for this GPU (H100, A100, 4090, …), or for any with so much memory (24GB), instead of this machine",
+    )
+    plan.add_argument(
+        "--clips",
+        type=_clips,
+        metavar="N",
+        help="assume N clips instead of reading args.train_data, which need not exist",
     )
     add_ranks(plan)
     plan.add_argument(
@@ -60,16 +70,19 @@ def add_to(commands: Subcommands) -> None:
 
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
-    """Plan one config, or experiments of the workflow config, with ``overrides`` applied."""
+    """Plan one config, or experiments of the workflow config, with ``overrides`` applied. Weights may be missing."""
     if arguments.base:
         workspace = stage.open_workspace(arguments, overrides)
         arguments.experiments = [arguments.name]
     else:
         workspace = Workspace.load(arguments.workflow)
-        make_demo_data(workspace)
+        if arguments.clips is None:
+            make_demo_data(workspace)
         for name, known in workspace.experiments.items():
             ranks = arguments.ranks or known.ranks
             workspace.experiments[name] = replace(known, set=(*known.set, *overrides), ranks=ranks)
+    workspace.may_miss = frozenset({WEIGHTS})
+    workspace.writes.held = True
     return show(arguments, workspace, lambda space, name: stage.scan_first(space, name, arguments.plain))
 
 
@@ -81,6 +94,12 @@ def _parts(text: str) -> tuple[str, int]:
     except ConfigError as error:
         raise argparse.ArgumentTypeError(str(error).removeprefix("--parts ")) from None
     return stage, number
+
+
+def _clips(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or len(text) > _LONGEST_COUNT or not int(text):
+        raise argparse.ArgumentTypeError(f"expected a number of clips from 1; found {text!r}")
+    return int(text)
 
 
 def make_demo_data(workspace: Workspace) -> None:
@@ -96,6 +115,8 @@ def show(arguments: argparse.Namespace, workspace: Workspace, scan: Callable[[Wo
     code 1.
     """
     names = chosen(workspace, arguments.experiments)
+    if arguments.clips is not None:
+        workspace.assumed_clips = dict.fromkeys(names, arguments.clips)
     machine = machine_of(arguments.device, max(workspace.experiments[name].ranks for name in names))
     surveys, failed = survey_all(workspace, names, machine, scan, dict(arguments.parts))
     if arguments.format == "json":
@@ -107,8 +128,14 @@ def show(arguments: argparse.Namespace, workspace: Workspace, scan: Callable[[Wo
         if surveys or not failed:  # without any plan, "nothing to do" would be wrong
             draw(surveys, machine, console)
     for name, error in failed.items():
-        _log.error("cogtune: cannot plan %s: %s", name, error)
+        hint = _WITHOUT_DATA if _lacks_data(error) else ""
+        _log.error("cogtune: cannot plan %s: %s%s", name, error, hint)
     return 1 if failed else 0
+
+
+def _lacks_data(error: UserError) -> bool:
+    errors = error.errors if isinstance(error, ConfigErrors) else [error]
+    return all(isinstance(one, ConfigError) and one.key.startswith("args.train_data") for one in errors)
 
 
 def _waiting(text: str) -> AbstractContextManager[object]:
@@ -153,8 +180,7 @@ def survey_all(
 def chosen(workspace: Workspace, wanted: Sequence[str]) -> list[str]:
     """The requested experiments, or all. Raises UserError for an unknown name."""
     for name in wanted:
-        if name not in workspace.experiments:
-            raise UserError(f"unknown experiment {name!r}; expected one of {', '.join(workspace.experiments)}")
+        check_known(name, list(workspace.experiments))
     return list(wanted) or list(workspace.experiments)
 
 

@@ -39,6 +39,8 @@ def _draw_one(survey: Survey, console: "Console") -> None:
         console.print(f"  [green]up to date[/green]: nothing to run ({total})", highlight=False)
     for warning in (text for step in survey.steps for text in step.warnings):
         _write(warning, console, "  ", "      ", "red")
+    for line in survey.assumptions:
+        _write(line, console, "  ", "      ", "yellow")
     console.print()
 
 
@@ -138,6 +140,8 @@ def _draw_total(surveys: Sequence[Survey], machine: Machine, console: "Console")
     ]
     words += [f"at most {size(peak)} {'on a device' if device.gpu else 'in a process'}"] if peak else []
     words += [f"{size(host)} of CPU memory"] if host > _WORTH_TELLING and device.gpu else []
+    if machine.assumed:
+        on += f" ({'1 rank' if machine.count == 1 else f'{machine.count} ranks, one on each'}; --ranks N changes it)"
     notes = [f"estimated for {on}"]
     if unknown:
         notes.append(f"no time estimate for {unknown} jobs: {_why_unknown(known, device.name)}")

@@ -58,7 +58,7 @@ def open_workspace(arguments: argparse.Namespace, overrides: Sequence[str]) -> W
     if problem := check_name(arguments.name):
         raise ConfigError(f"--name {quoted(arguments.name)}: {problem}")
     workspace = Workspace.by_hand(arguments.workflow)
-    ranks = arguments.ranks or max((known.ranks for known in workspace.experiments.values()), default=1)
+    ranks = arguments.ranks or workspace.ranks
     workspace.experiments[arguments.name] = Experiment(arguments.name, tuple(arguments.base), tuple(overrides), ranks)
     return workspace
 
@@ -71,7 +71,7 @@ def scan_first(workspace: Workspace, name: str, plain: bool = False) -> None:
 
     for link in workspace.chain(name):
         resolver = workspace.resolver(link)
-        if not resolver.scans:
+        if not resolver.scans or resolver.assumed_clips is not None:
             continue
         receipt = resolver.place.receipt(resolver.scan())
         known = workspace.writes.held and (workspace.store / "scan" / resolver.scan().key / "digests.json").exists()

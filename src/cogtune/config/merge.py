@@ -13,7 +13,7 @@ from cogtune.config.interpolate import is_interpolation, lookup, resolve, resolv
 from cogtune.config.key_types import nearest
 from cogtune.config.leaves import leaves_of
 from cogtune.config.overrides import Override, parse_overrides
-from cogtune.config.paths import check_paths
+from cogtune.config.paths import DATA, check_paths
 from cogtune.config.reconcile import reconcile
 from cogtune.config.schema.common import fields_of
 from cogtune.config.tree import Node
@@ -43,6 +43,7 @@ class Config:
     ``origin``   dotted leaf path -> "file:line", "command line", "default", or the key that decided it.
     ``files``    dotted path -> absolute path, for every key that names a file or folder.
     ``notices``  messages for the user, each shown once.
+    ``missing``  dotted path -> path as written, of files that do not exist and need not (see `check`).
     """
 
     values: dict[str, Any]
@@ -50,6 +51,7 @@ class Config:
     origin: dict[str, str]
     files: dict[str, str]
     notices: list[str] = field(default_factory=list)
+    missing: dict[str, str] = field(default_factory=dict[str, str])
 
     def origin_of(self, path: str) -> str:
         """The origin of the key at dotted ``path``; for a mapping, of its first key."""
@@ -71,8 +73,8 @@ _ABSENT = {
 }
 
 
-def check(root: Node, check_files: bool = True, partial: bool = False) -> Config:
-    """A merged tree as a config. Raises ConfigErrors."""
+def check(root: Node, check_files: bool = True, partial: bool = False, may_miss: Collection[str] = ()) -> Config:
+    """A merged tree as a config. ``may_miss``: kinds of files (`config.paths`) that need not exist. Raises ConfigErrors."""
     checker = Checker()
     values: dict[str, Any] = {}
     for name, declared in fields_of(Sections).items():
@@ -87,17 +89,19 @@ def check(root: Node, check_files: bool = True, partial: bool = False) -> Config
     problems, remarks = cross_check(values)
     errors = list(checker.errors)
     errors += [ConfigError(text, key=key) for key, text in _ABSENT.items() if key not in values and not partial]
-    if check_files and not partial and "data" in values and values["args"].get("mode") != "inference":
+    needs_data = check_files and not partial and DATA not in may_miss
+    if needs_data and "data" in values and values["args"].get("mode") != "inference":
         errors += _without_data(values["args"], root)
     for key, message in problems:
         written_key = _written_key(key, checker.origin)
         errors.append(ConfigError(message, key=written_key, mark=mark_of(root, written_key)))
-    files, missing = check_paths(checker.files, check_files)
-    errors += missing
+    checked = check_paths(checker.files, check_files, may_miss)
+    errors += checked.errors
     if errors:
         raise ConfigErrors(sorted(errors, key=order_of))
     raw = {name: node.plain() for name, node in root.value.items()}
-    return Config(values, raw, _leaves_only(checker.origin, values), files, notices + remarks)
+    origin = _leaves_only(checker.origin, values)
+    return Config(values, raw, origin, checked.files, notices + remarks, checked.missing)
 
 
 def read(

@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cogtune.config.check import FileKey
@@ -12,19 +13,45 @@ _NO_LISTS = (
     ". Name the folder that holds the clips; their captions are in FOLDER/metadata.csv or FOLDER/metadata.jsonl "
     "(file_name, text), or in FOLDER/labels/NAME.txt for FOLDER/videos/NAME.mp4"
 )
+DATA, WEIGHTS = "data", "weights"
+"""Kinds of files that a config may name before they exist, where only its cost is asked for."""
+_DATA_KEYS = ("args.train_data.", "args.valid_data.")
+_ALWAYS_NEEDED = ("args.input_file",)
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}")
 
 
-def check_paths(named: Sequence[FileKey], must_exist: bool) -> tuple[dict[str, str], list[ConfigError]]:
-    """Dotted path -> absolute path of each, and an error for each that does not exist. Relative to the current directory."""
-    files, errors = {}, []
+@dataclass(frozen=True)
+class CheckedPaths:
+    """``files``: dotted path -> absolute path of each. ``missing``: dotted path -> the path as written, of those that do not
+    exist and need not. ``errors``: one for each of the others that does not exist, or is not what its key expects."""
+
+    files: dict[str, str] = field(default_factory=dict[str, str])
+    missing: dict[str, str] = field(default_factory=dict[str, str])
+    errors: list[ConfigError] = field(default_factory=list[ConfigError])
+
+
+def check_paths(named: Sequence[FileKey], must_exist: bool, may_miss: Collection[str] = ()) -> CheckedPaths:
+    """Check the paths that a config names, relative to the current directory. ``may_miss``: kinds of files (DATA, WEIGHTS)
+    that need not exist although ``must_exist``."""
+    checked = CheckedPaths()
     for key in named:
         if key.node.mark == Mark("default"):
             continue
-        files[key.path] = os.path.abspath(os.path.expanduser(key.value))
-        if must_exist and (problem := _problem(key, files[key.path])):
-            errors.append(ConfigError(problem, key=key.path, mark=key.node.mark))
-    return files, errors
+        path = os.path.abspath(os.path.expanduser(key.value))
+        checked.files[key.path] = path
+        if must_exist and (problem := _problem(key, path)):
+            if kind_of(key.path) in may_miss and not Path(path).exists():
+                checked.missing[key.path] = key.value
+            else:
+                checked.errors.append(ConfigError(problem, key=key.path, mark=key.node.mark))
+    return checked
+
+
+def kind_of(key: str) -> str:
+    """DATA or WEIGHTS, of a file that may be missing; else ""."""
+    if key in _ALWAYS_NEEDED:
+        return ""
+    return DATA if key.startswith(_DATA_KEYS) else WEIGHTS
 
 
 def _problem(key: FileKey, path: str) -> str | None:

@@ -48,9 +48,6 @@ class LatentsCost(StageCost):
 
     startup, gpu, cpu = 3.0, 0.30, 0.30
     on_all_devices = True
-    to_save_memory = (
-        "encode_tile_size (or encode_batch_frames: 8) of first_stage_config and args.encode_batch: 1 save memory"
-    )
 
     @property
     def _input(self) -> LatentsInput:
@@ -75,7 +72,6 @@ class ImagesCost(StageCost):
 
     startup, gpu, cpu = 3.0, 0.30, 0.30
     on_all_devices = True
-    to_save_memory = "encode_tile_size of first_stage_config saves memory"
 
     @property
     def _copies(self) -> int:
@@ -106,7 +102,6 @@ class TextCost(StageCost):
 
     startup, gpu, cpu = 5.0, 0.40, 0.50
     on_all_devices = True
-    to_save_memory = "a smaller args.text_batch or args.encoder_precision: bf16 save memory"
 
     @property
     def _input(self) -> TextInput:

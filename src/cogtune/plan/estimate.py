@@ -9,6 +9,7 @@ from cogtune.errors import UserError
 from cogtune.plan.cost.work import Costs, Unmodelled
 from cogtune.plan.counts import Work
 from cogtune.plan.history import History
+from cogtune.plan.remedies import savings, with_remedies
 from cogtune.plan.stage_cost import StageCost
 from cogtune.plan.stage_costs import cost_of
 from cogtune.runtime.machines import Device, Machine
@@ -110,13 +111,27 @@ class Estimator:
 
     def warnings(self, stage: str, estimate: Estimate) -> list[str]:
         """Warnings for a job that needs more memory or devices than available."""
-        device, messages, cost = self._machine.device, [], cost_of(STAGES[stage])
+        device, messages, cost = self._machine.device, list[str](), cost_of(STAGES[stage])
         if estimate.memory > device.memory > 0:
             needed = f"{stage} needs {_gb(estimate.memory)} of memory, {device.name} has {_gb(device.memory)}"
-            messages.append(f"does not fit: {needed}; {cost.to_save_memory}")
+            messages.append(f"does not fit: {needed}{self._advice(stage, estimate.memory)}")
         if cost.on_all_ranks and self._gpu and self._ranks > self._machine.count:
             messages.append(f"does not fit: {stage} needs {self._ranks} devices (ranks), found {self._machine.count}")
         return messages
+
+    def _advice(self, stage: str, needed: float) -> str:
+        """What would save memory, the largest saving first. ``needed``: bytes of the estimate, which measurements may have
+        moved away from the model; so are the figures here."""
+        cost = cost_of(STAGES[stage])(self._costs)
+        moved = needed - self._device_bytes(cost, self._ranks)
+        options = savings(stage, cost, self._ranks)
+        if not options:
+            return "; no setting saves memory there: use a device with more"
+        text = ", ".join(f"{option.remedy.text} ({_gb(option.bytes + moved)})" for option in options)
+        if min(option.bytes for option in options) + moved <= self._machine.device.memory:
+            return f". Less memory with any of: {text}"
+        together = with_remedies(cost, [option.remedy for option in options]).device_bytes(self._ranks)
+        return f". Less memory with {text}; all of them together: {_gb(together + moved)}"
 
     def _devices(self, cost: StageCost, work: Work) -> int:
         if cost.on_all_ranks:

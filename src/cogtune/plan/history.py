@@ -19,6 +19,8 @@ class History:
 
     def __init__(self, store: Path, results: Path) -> None:
         self.store, self.results = store, results
+        self.assumed: dict[str, Columns] = {}
+        """Data sets by scan that are not in the store: those that a plan assumes."""
         self.slice_file = cache(self._slice_file)
         self.columns = cache(self._columns)
         self.ran = cache(self._ran)
@@ -110,4 +112,4 @@ class History:
         return identity if identity and key_of(identity) == name else {}  # ignore a damaged slice
 
     def _columns(self, scan: str) -> Columns:
-        return read_columns(self.store / "scan" / scan / "manifest.jsonl")
+        return self.assumed.get(scan) or read_columns(self.store / "scan" / scan / "manifest.jsonl")

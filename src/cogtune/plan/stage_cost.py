@@ -16,13 +16,12 @@ class StageCost:
 
     ``startup``: seconds before the first unit: libraries, weights, and in training the process group. ``gpu``, ``cpu``:
     share of the peak that is sustained there, assumed (docs/cost_model.md). ``on_all_devices``: it runs one copy a
-    device. ``on_all_ranks``: it runs one process a rank. ``to_save_memory``: what to do where a device is too small.
+    device. ``on_all_ranks``: it runs one process a rank.
     """
 
     startup = 0.0
     gpu, cpu = 0.0, 0.0
     on_all_devices = on_all_ranks = False
-    to_save_memory = ""
 
     def __init__(self, costs: Costs) -> None:
         self.costs = costs

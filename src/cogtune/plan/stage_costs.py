@@ -47,7 +47,6 @@ class TrainCost(StageCost):
 
     startup, gpu, cpu = 15.0, 0.40, 0.32
     on_all_ranks = True
-    to_save_memory = "args.checkpoint_activations: full, a smaller train_micro_batch_size_per_gpu, offload_optimizer or ZeRO 3 save memory"
 
     @staticmethod
     def left(counts: Counts, part: Slice, parts: Parts) -> tuple[int, int, int]:
@@ -129,7 +128,6 @@ class SampleCost(StageCost):
     """The network at every step (twice with guidance), and one decoding."""
 
     startup, gpu, cpu = 8.0, 0.40, 0.45
-    to_save_memory = "a smaller args.sampling_batch, or decode_tile_size of first_stage_config save memory"
 
     @staticmethod
     def left(counts: Counts, part: Slice, parts: Parts) -> tuple[int, int, int]:
@@ -176,7 +174,6 @@ class EvaluateCost(StageCost):
     """The VAE's decoder over each clip's latent."""
 
     startup, gpu, cpu = 5.0, 0.30, 0.30
-    to_save_memory = "args.encoder_precision: bf16, or decode_tile_size of first_stage_config save memory"
 
     @staticmethod
     def left(counts: Counts, part: Slice, parts: Parts) -> tuple[int, int, int]:

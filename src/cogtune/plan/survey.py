@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from cogtune.config.merge import Config
+from cogtune.data.listing import assumed_columns
+from cogtune.plan.assumptions import assumptions
 from cogtune.plan.counts import Counts, Work
 from cogtune.plan.estimate import Estimate, Estimator
 from cogtune.plan.history import History
@@ -62,17 +64,20 @@ class Step:
 
 @dataclass(frozen=True)
 class Survey:
-    """All steps of an experiment, in order. ``only_for``: the requested experiment that starts from this one."""
+    """All steps of an experiment, in order. ``only_for``: the requested experiment that starts from this one.
+    ``assumptions``: lines on what is not there yet, so that the plan assumes it."""
 
     experiment: str
     base: tuple[str, ...]
     steps: list[Step]
     only_for: str | None = None
+    assumptions: list[str] = field(default_factory=list[str])
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         steps = [step.to_dict() for step in self.steps]
-        return {"experiment": self.experiment, "base": list(self.base), "only_for": self.only_for, "stages": steps}
+        about = {"experiment": self.experiment, "base": list(self.base), "only_for": self.only_for}
+        return {**about, "stages": steps, "assumptions": self.assumptions}
 
 
 @dataclass
@@ -93,7 +98,11 @@ class Surveyor:
         parts, config = self.workspace.slices(name), self.workspace.config(name)
         published = self.workspace.published(only_for or name).exists()
         last = "train" if only_for else "report"
+        clips = self.workspace.assumed_clips.get(name)
         stages = [stage for stage in list(STAGES)[: list(STAGES).index(last) + 1] if stage in parts]
+        if clips is not None:
+            self.history.assumed[parts["scan"].key] = assumed_columns(clips)
+            stages.remove("scan")
         steps: dict[str, Step] = {}
         for stage in stages:
             step = self._step(parts, stage, name, config, steps, estimator, published)
@@ -102,7 +111,8 @@ class Surveyor:
                 same = [Reason("shared", f"same job as in {first}")]
                 step = replace(step, why=same, estimate=None, warnings=[], notes=[])
             steps[stage] = step
-        return Survey(name, self.workspace.experiments[name].base, list(steps.values()), only_for)
+        base = self.workspace.experiments[name].base
+        return Survey(name, base, list(steps.values()), only_for, assumptions(config, clips))
 
     def _step(
         self,

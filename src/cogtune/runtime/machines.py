@@ -14,6 +14,7 @@ from cogtune.errors import UserError
 _CPU = "CPU"
 _MEASURED_SECONDS = 0.15
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_SIZE = re.compile(r"([0-9]{1,5}(?:\.[0-9]{1,3})?) ?GB", re.IGNORECASE)
 _DRIVER = Path("/proc/driver/nvidia/gpus")
 
 
@@ -30,11 +31,13 @@ class Device:
 
 @dataclass(frozen=True)
 class Machine:
-    """``count`` equal devices. A CPU counts as one device with ``cores`` cores; its figures are per core."""
+    """``count`` equal devices. A CPU counts as one device with ``cores`` cores; its figures are per core.
+    ``assumed``: it is not this one."""
 
     device: Device
     count: int = 1
     cores: int = 1
+    assumed: bool = False
 
     def rate(self, half: bool) -> float:
         """Peak FLOP/s of one device, or of one core."""
@@ -56,15 +59,34 @@ KNOWN = (
     _gpu("A100-SXM4-40GB", 312, 19.5, 40),
     _gpu("A100-PCIE-40GB", 312, 19.5, 40),
     _gpu("A100", 312, 19.5, 80),
+    _gpu("A800", 312, 19.5, 80),
+    _gpu("H800", 989, 67, 80),
+    _gpu("H20", 148, 44, 96),
     _gpu("A40", 149.7, 37.4, 48),
+    _gpu("A30", 165, 10.3, 24),
     _gpu("A10", 125, 31.2, 24),
     _gpu("L40S", 362, 91.6, 48),
     _gpu("L40", 181, 90.5, 48),
     _gpu("L4", 121, 30.3, 24),
+    _gpu("L20", 119.5, 59.8, 48),
+    _gpu("RTX PRO 6000", 503.8, 126, 96),
     _gpu("RTX 6000 Ada", 364, 91.1, 48),
+    _gpu("RTX 5000 Ada", 261, 65.3, 32),
+    _gpu("RTX 4500 Ada", 158.6, 39.6, 24),
+    _gpu("RTX 4000 Ada", 107, 26.7, 20),
     _gpu("RTX A6000", 154.8, 38.7, 48),
+    _gpu("RTX A5500", 136.4, 34.1, 24),
+    _gpu("RTX A5000", 111.1, 27.8, 24),
+    _gpu("RTX A4500", 94.6, 23.7, 20),
+    _gpu("RTX A4000", 76.7, 19.2, 16),
     _gpu("RTX 5090", 209.5, 104.8, 32),
+    _gpu("RTX 5080", 112.6, 56.3, 16),
+    _gpu("RTX 5070 Ti", 87.9, 43.9, 16),
     _gpu("RTX 4090", 165.2, 82.6, 24),
+    _gpu("RTX 4080 SUPER", 104.4, 52.2, 16),
+    _gpu("RTX 4080", 97.5, 48.7, 16),
+    _gpu("RTX 4070 Ti SUPER", 88.2, 44.1, 16),
+    _gpu("RTX 3090 Ti", 80, 40, 24),
     _gpu("RTX 3090", 71, 35.6, 24),
     _gpu("V100", 125, 15.7, 32),
     _gpu("T4", 65, 8.1, 16),
@@ -74,14 +96,21 @@ KNOWN = (
 
 def find(name: str) -> Device | None:
     """The known device whose name is in ``name`` (as whole words), or else the first one that contains ``name``; for "CPU",
-    a core of this machine."""
+    a core of this machine; for a size such as "24GB", a GPU of which only the memory is known (rate 0)."""
     if name.upper() == _CPU:
         return cpu()
+    if size := _SIZE.fullmatch(name.strip()):
+        if not float(size[1]):
+            return None
+        return Device(f"GPU with {float(size[1]):g} GB", 0.0, 0.0, float(size[1]) * 1e9)
     for device in KNOWN:
         if re.search(rf"\b{re.escape(device.name)}\b", name, re.IGNORECASE):
             return device
     plain_name = _plain(name)
-    return next((device for device in KNOWN if plain_name and plain_name in _plain(device.name)), None)
+    inside = [device for device in KNOWN if plain_name and plain_name in _plain(device.name)]
+    return next(
+        (device for device in inside if _plain(device.name).endswith(plain_name)), inside[0] if inside else None
+    )
 
 
 def _plain(name: str) -> str:
@@ -106,12 +135,20 @@ def machine_of(device: str | None, count: int) -> Machine:
     known = find(device)
     if known is None:
         raise UserError(f"--device {device}: unknown GPU; expected one of {known_names()}")
-    return Machine(known, count) if known.gpu else Machine(known, cores=len(os.sched_getaffinity(0)))
+    if known.gpu:
+        return Machine(known, count, assumed=True)
+    return Machine(known, cores=len(os.sched_getaffinity(0)))
 
 
 def known_names() -> str:
     """The names of `KNOWN`, for messages."""
-    return ", ".join([*(device.name for device in KNOWN), _CPU])
+    return f"{', '.join([*(device.name for device in KNOWN), _CPU])}, or a size of memory, such as 24GB"
+
+
+def gpu_count(environment: Mapping[str, str] | None = None) -> int:
+    """The number of GPUs that `here` returns; 0 on a machine without one."""
+    names = device_names(environment)
+    return 0 if names == [_CPU] else len(names)
 
 
 def device_names(environment: Mapping[str, str] | None = None) -> list[str]:

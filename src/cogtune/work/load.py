@@ -21,16 +21,18 @@ def load_config(
     check_files: bool = True,
     partial: bool = False,
     resolvers: Collection[str] = (),
+    may_miss: Collection[str] = (),
 ) -> Config:
     """Merge SAT-style YAML files, left to right, then ``overrides``; check everything; fill in defaults.
 
     ``overrides``: `a.b.c=value` or SAT's `--train-iters 10`. ``check_files``: files in the config must exist,
     and weights must fit the config. ``partial``: the model or the data section may be missing.
-    ``resolvers``: OmegaConf resolvers that values may use (`${oc.env:HOME}`), see `interpolate.RESOLVERS`. Raises
+    ``resolvers``: OmegaConf resolvers that values may use (`${oc.env:HOME}`), see `interpolate.RESOLVERS`.
+    ``may_miss``: kinds of files (`config.paths`) that need not exist; `Config.missing` lists them. Raises
     ConfigErrors with all errors, each with file, line, column and key.
     """
     root = read(paths, overrides, resolvers)
-    return _with_weights(check(root, check_files, partial), root, check_files)
+    return _with_weights(check(root, check_files, partial, may_miss), root, check_files)
 
 
 def _with_weights(config: Config, root: Node, check_files: bool) -> Config:

@@ -10,10 +10,10 @@ from cogtune.config.annotate import annotated
 from cogtune.config.errors import ConfigError
 from cogtune.config.merge import Config
 from cogtune.config.plugins import source_of, used_by
-from cogtune.data.listing import fingerprint
+from cogtune.data.listing import assumed_columns, fingerprint
 from cogtune.data.prompt_file import read_prompts
 from cogtune.runtime.deferred import DeferredWrites
-from cogtune.runtime.digest import DIGESTS, digest
+from cogtune.runtime.digest import DIGESTS, data_digests, digest
 from cogtune.runtime.saved import how_to_repair, read_sealed
 from cogtune.work.batches import BatchMemo, plan_batches
 from cogtune.work.content_hashes import ContentHashes, Source
@@ -27,6 +27,8 @@ from cogtune.work.volatile import JobMachine, PromptsRun, ReportRun, UpstreamJob
 _PROMPTS = "args.input_file"
 LORA = "--lora"
 """Key of the sources of the LoRA file of `cogtune sample WEIGHTS`."""
+MISSING = "missing"
+"""In a plan, stands for the content of a file that does not exist."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ class Resolver:
     """Writes slices and runs; shared by the experiments of a `Workspace`, which defers them until a run starts."""
     prompts: PromptsRun | None = None
     """The videos of `cogtune sample EXPERIMENT|WEIGHTS`."""
+    assumed_clips: int | None = None
+    """Plan for so many clips instead of the data folders, which need not exist; nothing may be written then."""
     batch_from: str = ""
     """The source of the global batch size; set by `all`."""
     _memo: BatchMemo | None = None
@@ -91,6 +95,9 @@ class Resolver:
         """The scan slice; its key holds the fingerprint of the data folders (paths, sizes, mtimes)."""
         if "scan" not in self._cut:
             args = self.config.values["args"]
+            if self.assumed_clips is not None:
+                self._put("scan", {}, f"{self.assumed_clips} assumed clips")
+                return self._cut["scan"]
             if not args["train_data"]:
                 raise ConfigError("not set; expected a list of folders with videos/ and labels/", key="args.train_data")
             roots = {name: _absolute(args[name] or []) for name in ("train_data", "valid_data")}
@@ -106,7 +113,9 @@ class Resolver:
         return self._cut["scan"]
 
     def digests(self) -> dict[str, str]:
-        """The data digests of the finished scan. Raises UserError if they are missing or damaged."""
+        """The data digests of the finished scan, or of the assumed clips. Raises UserError if they are missing or damaged."""
+        if self.assumed_clips is not None:
+            return data_digests(zip(*assumed_columns(self.assumed_clips), strict=True))
         folder = self.place.store / "scan" / self.scan().key
         return read_sealed(folder / "digests.json", dict.fromkeys(DIGESTS, str), how_to_repair(folder))
 
@@ -145,7 +154,7 @@ class Resolver:
         stage = self.stages[name]
         values, files = self._values(name, upstream), self.config.files
         sources = {
-            path: [self.hashes.source(file, path)]
+            path: [self._source(path, file)]
             for path, file in files.items()
             if name != "report" and reads_identity(stage, path)
         }
@@ -172,6 +181,11 @@ class Resolver:
         part = replace(part, volatile=volatile)
         self.writes.do(part.path(self.place.store), lambda: part.write(self.place.store))
         self._cut[name] = part
+
+    def _source(self, key: str, file: str) -> Source:
+        if key in self.config.missing:
+            return Source(file, MISSING, "", key)
+        return self.hashes.source(file, key)
 
     def _with_plugins(self, part: Slice, sources: dict[str, list[Source]]) -> Slice:
         """The slice with the plugin packages that its targets use: their source is identity, their path is not. They are

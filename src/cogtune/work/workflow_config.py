@@ -11,6 +11,7 @@ from cogtune.config.errors import ConfigError, ConfigErrors, Mark
 from cogtune.config.schema.workflow import CommandLineSection, ResourcesSection, WorkflowSection
 from cogtune.config.tree import Node, from_plain
 from cogtune.config.yaml_source import load_tree
+from cogtune.runtime.machines import gpu_count
 from cogtune.runtime.paths import check_name, quoted
 
 COMMAND_LINE = Mark("--config")
@@ -65,7 +66,7 @@ def workflow_values(path: str | Path | None, command_line: Mapping[str, Any]) ->
         store_dir=_folder("store_dir", merged["store_dir"], path or "--config"),
         store_group_writable=merged["store_group_writable"],
         results_dir=_folder("results_dir", merged["results_dir"], path or "--config"),
-        ranks=merged["ranks"],
+        ranks=merged["ranks"] or max(1, gpu_count()),
         experiments=merged["experiments"] or {},
         sweeps=merged["sweep"] or {},
         plugins=tuple(merged["plugins"] or ()),

@@ -8,6 +8,7 @@ from typing import Any
 from cogtune.config.errors import ConfigError
 from cogtune.config.interpolate import RESOLVERS
 from cogtune.config.merge import Config
+from cogtune.config.paths import DATA
 from cogtune.config.plugins import allow_plugins
 from cogtune.config.schema.workflow import ResourcesSection
 from cogtune.runtime import machines
@@ -47,6 +48,12 @@ class Workspace:
     device: str | None = None
     resources: ResourcesSection = field(default_factory=ResourcesSection)
     group_writable: bool = False
+    ranks: int = 1
+    """Of an experiment that does not say it."""
+    may_miss: frozenset[str] = frozenset()
+    """Kinds of files (`config.paths`) that need not exist: a plan knows the network's size without its weights."""
+    assumed_clips: dict[str, int] = field(default_factory=dict[str, int])
+    """Experiment -> number of clips that a plan assumes in place of its data folders."""
     writes: DeferredWrites = field(default_factory=DeferredWrites)
     """`writes.held = True` for read-only use; `start` writes the files that jobs need."""
     _resolvers: dict[str, Resolver] = field(default_factory=dict[str, Resolver])
@@ -103,6 +110,7 @@ class Workspace:
             device=values.device,
             resources=values.resources,
             group_writable=values.store_group_writable,
+            ranks=values.ranks,
         )
 
     @classmethod
@@ -111,7 +119,7 @@ class Workspace:
         if path.exists():
             return cls.load(path)
         values = workflow_values(None, {})
-        return cls(values.store_dir, values.results_dir, {})
+        return cls(values.store_dir, values.results_dir, {}, ranks=values.ranks)
 
     def __post_init__(self) -> None:
         if self.group_writable:
@@ -135,7 +143,10 @@ class Workspace:
 
         Raises ConfigErrors, also if the batch size does not fit the experiment's ranks.
         """
-        config = load_config(experiment.base, experiment.set, resolvers=self.resolvers, **options)
+        assumed = {DATA} if experiment.name in self.assumed_clips else set[str]()
+        config = load_config(
+            experiment.base, experiment.set, resolvers=self.resolvers, may_miss=self.may_miss | assumed, **options
+        )
         check_batch(config, experiment.ranks)
         return config
 
@@ -152,7 +163,12 @@ class Workspace:
             self._hashes = self._hashes or ContentHashes(self.store / "hashes.json")
             place = RunPaths(self.store, self.results, experiment.ranks, name)
             self._resolvers[name] = Resolver(
-                self.load_config(experiment), place, self._hashes, fingerprints=self._fingerprints, writes=self.writes
+                self.load_config(experiment),
+                place,
+                self._hashes,
+                fingerprints=self._fingerprints,
+                writes=self.writes,
+                assumed_clips=self.assumed_clips.get(name),
             )
         return self._resolvers[name]
 

@@ -143,7 +143,7 @@ def test_resolvers_are_allowed_by_the_workflow_config_only(tmp_path: Path, monke
         ({"run": "try", "base": "y.yaml", "sett": "args.seed=3"}, "--config: sett: unknown key; did you mean 'set'?"),
         ({"storedir": "/x"}, "--config: storedir: unknown key; did you mean 'store_dir'?"),
         ({"rnu": "try", "base": "y.yaml"}, "--config: rnu: unknown key; did you mean 'run'?"),
-        ({"ranks": "two"}, "--config: ranks: expected an integer; found 'two'"),
+        ({"ranks": "two"}, "--config: ranks: expected an integer or null; found 'two'"),
         ({"ranks": 0}, "--config: ranks: expected 1 to 1024"),
         ({"demo_data": "yes please"}, "--config: demo_data: expected true or false"),
         ({"plugins": "os"}, "--config: plugins: expected a list of strings"),
@@ -173,9 +173,9 @@ def test_every_slip_of_file_and_command_line_is_told_at_once(tmp_path: Path):
         Workspace.load(path, {"storedir": "x", "ranks": "many"})
     assert [str(error).partition(";")[0] for error in caught.value.errors] == [
         f"{path}:1:1: experimints: unknown key",
-        f"{path}:2:1: ranks: expected an integer",
+        f"{path}:2:1: ranks: expected an integer or null",
         "--config: storedir: unknown key",
-        "--config: ranks: expected an integer",
+        "--config: ranks: expected an integer or null",
     ]
 
 

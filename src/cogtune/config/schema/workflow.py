@@ -29,7 +29,9 @@ class WorkflowSection:
         "create the store so that a group may write to it; an existing one decides by its mode (docs/shared_store.md)",
     )
     results_dir: str = key("results", "folder of reports and links", file=True)
-    ranks: int = key(1, "training processes (ranks)", range=RANKS)
+    ranks: int | None = key(
+        None, "training processes (ranks); null: one for each GPU found, or 1 without GPU", range=RANKS
+    )
     experiments: dict[str, Any] | None = key(None, "experiments by name", items="name: {base, set, ranks}")
     sweep: dict[str, Any] | None = key(None, "grids of experiments by name", items="name: {experiment, grid}")
     plugins: list[str] | None = key(None, "plugin packages that `target:` may use")

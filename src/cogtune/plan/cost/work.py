@@ -58,7 +58,7 @@ class Costs:
     """
 
     def __init__(self, values: Mapping[str, Any], model_dir: str | None = None) -> None:
-        self.values, self._model_dir = values, model_dir
+        self.values, self.model_dir = values, model_dir
 
     def input(self, kind: type[Input]) -> Input:
         """The input of a stage. Raises UserError if a required value is missing."""
@@ -97,7 +97,7 @@ class Costs:
 
     @cached_property
     def text(self) -> TextEncoder:
-        return TextEncoder.of(self._model_dir or self._embedder.model_dir)
+        return TextEncoder.of(self.model_dir or self._embedder.model_dir)
 
     @cached_property
     def _embedder(self) -> T5EmbedderParams:

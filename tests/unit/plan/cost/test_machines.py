@@ -20,7 +20,15 @@ from cogtune.runtime.machines import find, here
         ("h100", "H100"),
         ("4090", "RTX 4090"),
         ("rtx4090", "RTX 4090"),
-        ("NVIDIA RTX A4000", None),
+        ("NVIDIA RTX A4000", "RTX A4000"),
+        ("A5000", "RTX A5000"),
+        ("4080", "RTX 4080"),
+        ("NVIDIA GeForce RTX 4080 SUPER", "RTX 4080 SUPER"),
+        ("3090", "RTX 3090"),
+        ("NVIDIA GeForce RTX 3090 Ti", "RTX 3090 Ti"),
+        ("24GB", "GPU with 24 GB"),
+        ("11.5 gb", "GPU with 11.5 GB"),
+        ("0GB", None),
         ("Quadro T400", None),
         ("", None),
     ],
@@ -39,3 +47,22 @@ def test_here_counts_what_it_may_see(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cpu.rate(half=True) > 1e8
     monkeypatch.setattr(machines, "driver_names", lambda: ["NVIDIA X1"])
     assert (here({}).device.name, here({}).rate(half=True)) == ("NVIDIA X1", 0.0)
+
+
+def test_a_name_finds_its_own_row() -> None:
+    """No row hides behind another one, neither by the driver's name nor as typed."""
+    for device in machines.KNOWN:
+        assert find(f"NVIDIA {device.name}") == device
+        assert find(device.name.lower().replace(" ", "")) == device
+
+
+def test_of_a_size_only_the_memory_is_known() -> None:
+    device = find("24GB")
+    assert device is not None
+    assert (device.memory, device.half, device.gpu) == (24e9, 0.0, True)
+
+
+def test_gpus_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert machines.gpu_count({"CUDA_VISIBLE_DEVICES": ""}) == 0
+    monkeypatch.setattr(machines, "driver_names", lambda: ["NVIDIA X1"] * 3)
+    assert (machines.gpu_count({}), machines.gpu_count({"CUDA_VISIBLE_DEVICES": "2"})) == (3, 1)

@@ -164,25 +164,24 @@ def all_cores(wildcards):
     return workflow.resource_settings.cores or WORKSPACE.resources.threads
 
 
-def parts_of(wildcards, stage):
-    """Into how many parts a job is cut: as `--set-scatter STAGE=N` says, and no more than rows are missing. 1: it is not."""
-    return REQUESTS.parts(wildcards.key, stage, SCATTER.get(stage, 1))
+def only_gathers(stage):
+    """Whether parts make all rows of a stage, as `--set-scatter STAGE=N` says. Its own job then only finds them."""
+    return SCATTER.get(stage, 1) > 1
 
 
 def part_receipts(stage):
-    """Receipts of the parts of a job; none if it is not cut."""
+    """Receipts of the parts of a job: at most as many parts as rows are missing, so none if all exist."""
 
     @in_one_sentence
     def receipts(wildcards):
         # A process that runs a single job is started when its parts are done.
-        if stage not in SCATTER or not workflow.is_main_process:
+        if not only_gathers(stage) or not workflow.is_main_process:
             return []
         await_scans_for(wildcards.key)
-        count = parts_of(wildcards, stage)
+        count = REQUESTS.parts(wildcards.key, stage, SCATTER[stage])
         parts = [Part(number, count) for number in range(1, count + 1)]
         return [
-            part_receipt(stage).format(key=wildcards.key, part=part)
-            for part in (parts if count > 1 else [])
+            part_receipt(stage).format(key=wildcards.key, part=part) for part in parts
         ]
 
     return receipts
@@ -190,17 +189,7 @@ def part_receipts(stage):
 
 def gather_cores(stage):
     """Threads of a job that may be cut into parts: one if parts do its work."""
-
-    @in_one_sentence
-    def threads(wildcards):
-        is_cut = (
-            workflow.is_main_process
-            and stage in SCATTER
-            and parts_of(wildcards, stage) > 1
-        )
-        return 1 if is_cut else all_cores(wildcards)
-
-    return threads
+    return 1 if only_gathers(stage) else all_cores
 
 
 def part_cores(wildcards):
@@ -215,7 +204,7 @@ def needs(name, stage):
     """A resource of a job, from the plan's estimate; more for each further attempt (`snakemake --retries`)."""
 
     def request(wildcards):
-        if stage in SCATTER and parts_of(wildcards, stage) > 1:
+        if only_gathers(stage):
             return REQUESTS.of_gather(stage)
         return REQUESTS.of(wildcards.key, stage)
 

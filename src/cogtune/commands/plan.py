@@ -192,7 +192,7 @@ def as_dict(surveys: Sequence[Survey], machine: Machine, failed: dict[str, UserE
         "experiments": [survey.to_dict() for survey in surveys],
         "total": {
             "jobs": job_count(steps),
-            "seconds": sum(one.parts * (one.seconds or 0.0) for one in known),
+            "seconds": sum(max(1, one.parts) * (one.seconds or 0.0) for one in known),
             "disk": sum(one.disk for one in known),
             "memory": max((one.memory for one in known), default=0.0),
             "devices": max((one.devices for one in known), default=0),

@@ -129,7 +129,7 @@ def _draw_total(surveys: Sequence[Survey], machine: Machine, console: "Console")
         console.print("nothing to do", highlight=False)
         return
     known = [step.estimate for step in steps if step.estimate]
-    seconds = sum(estimate.parts * (estimate.seconds or 0.0) for estimate in known)
+    seconds = sum(max(1, estimate.parts) * (estimate.seconds or 0.0) for estimate in known)
     unknown = sum(estimate.seconds is None for estimate in known)
     peak = max((estimate.memory for estimate in known), default=0.0)
     host = max((estimate.host for estimate in known), default=0.0)
@@ -160,8 +160,8 @@ def _why_unknown(estimates: Sequence[Estimate], device: str) -> str:
 
 def job_count(steps: Iterable[Step]) -> int:
     """The number of jobs: one a step, and its parts."""
-    parts = [step.estimate.parts if step.estimate else 1 for step in steps]
-    return len(parts) + sum(count for count in parts if count > 1)
+    parts = [step.estimate.parts if step.estimate else 0 for step in steps]
+    return len(parts) + sum(parts)
 
 
 def distinct(surveys: Iterable[Survey]) -> list[Step]:

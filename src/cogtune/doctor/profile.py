@@ -22,7 +22,7 @@ _MEGABYTES = {"": 1e-6, "k": 1e-3, "m": 1.0, "g": 1e3, "t": 1e6}
 @dataclass(frozen=True)
 class Profile:
     """A profile. ``resources``: of each rule that it names, over its defaults, and of `OTHERS`; ``ranks``: of its
-    `config`, None if it does not set them."""
+    `config`, None if it does not set them; ``gathers``: the stages whose work parts do, by its `set-scatter`."""
 
     path: Path
     executor: str
@@ -30,6 +30,7 @@ class Profile:
     no_account: bool
     resources: dict[str, dict[str, Any]]
     ranks: int | None = None
+    gathers: frozenset[str] = frozenset()
 
 
 def read_profile(path: Path) -> Profile:
@@ -57,6 +58,11 @@ def read_profile(path: Path) -> Profile:
         bool(values.get("slurm-no-account", False)),
         {OTHERS: defaults} | {rule: defaults | body for rule, body in rules.items()},
         integer_of(_pairs(values.get("config"), file, "config").get("ranks")),
+        frozenset(
+            stage
+            for stage, count in _pairs(values.get("set-scatter"), file, "set-scatter").items()
+            if (integer_of(count) or 1) > 1
+        ),
     )
 
 
@@ -122,7 +128,7 @@ def profile_checks(
     }
     for rule, body in named.items():
         wanted = body
-        if rules.get(rule) and not {"gpu", "gres"} & body.keys():
+        if rules.get(rule) and rule not in profile.gathers and not {"gpu", "gres"} & body.keys():
             wanted = body | {"gpu": ranks if rule == "train" else gpus}
         tasks = integer_of(wanted.get("tasks"))
         if rule == "train" and tasks is not None and tasks != ranks:

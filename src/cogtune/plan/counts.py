@@ -1,9 +1,11 @@
 """Count the units of work of each stage: finished ones in the store, and remaining ones."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Protocol
 
 from cogtune.data.listing import Columns
 from cogtune.data.prompt_file import read_prompts
@@ -24,12 +26,14 @@ Parts = Mapping[str, Slice]
 @dataclass(frozen=True)
 class Work:
     """``todo`` of ``total`` units must be computed; ``shared`` more are missing, but an earlier planned job of another
-    experiment computes them. The rest is in the store."""
+    experiment computes them. The rest is in the store. ``together``: units that are computed at once, so that parts of a
+    job do not share them."""
 
     todo: int
     total: int
     unit: str
     shared: int = 0
+    together: int = 1
 
     @property
     def there(self) -> int:
@@ -37,13 +41,28 @@ class Work:
         return self.total - self.todo - self.shared
 
     def parts(self, most: int) -> int:
-        """Into how many parts the job is cut: none of ``most`` is without a row to make when the job is planned."""
-        return max(1, min(most, self.todo + self.shared))
+        """Into how many parts the job is cut; 0 if it is not, because ``most`` is 1 or no unit is missing. None of the
+        parts is without a unit to compute when the job is planned."""
+        return min(most, math.ceil((self.todo + self.shared) / self.together)) if most > 1 else 0
+
+    def largest(self, parts: int) -> int:
+        """Units of the largest part."""
+        return min(self.todo, math.ceil(math.ceil(self.todo / self.together) / parts) * self.together)
 
     @property
     def begun(self) -> bool:
         """Whether some but not all units exist: from an interrupted run, or from other jobs that share the folder."""
         return 0 < self.there < self.total
+
+
+class Counting(Protocol):
+    """How units of a stage are counted: see `stage_cost.StageCost`."""
+
+    @staticmethod
+    def left(counts: "Counts", part: Slice, parts: Parts) -> tuple[int, int, int]: ...
+
+    @staticmethod
+    def together(part: Slice) -> int: ...
 
 
 class Counts:
@@ -69,11 +88,11 @@ class Counts:
         known = [count for count in counts if count is not None]
         return Work(0, sum(known), STAGES[part.stage].unit) if len(known) == len(counts) else None
 
-    def left(self, part: Slice, parts: Parts, count: Callable[["Counts", Slice, Parts], tuple[int, int, int]]) -> Work:
-        """The work of a job without receipt, counted by ``count`` (`stage_costs.StageCost.left`); each job once."""
+    def left(self, part: Slice, parts: Parts, cost: "Counting") -> Work:
+        """The work of a job without receipt, counted by its cost class; each job once."""
         if part.key not in self._left:
-            todo, total, shared = count(self, part, parts)
-            self._left[part.key] = Work(max(0, todo), total, STAGES[part.stage].unit, shared)
+            todo, total, shared = cost.left(self, part, parts)
+            self._left[part.key] = Work(max(0, todo), total, STAGES[part.stage].unit, shared, cost.together(part))
         return self._left[part.key]
 
     def folder(self, part: Slice) -> Path:

@@ -30,7 +30,7 @@ class Estimate:
     the store. ``memory``: bytes at the peak on each of ``devices`` devices, 0 if the job needs none.
     ``host``: CPU memory of all processes, libraries left out. ``basis``: "measured" if it scales an earlier run of this
     stage on such a device, else "modelled". ``parts``: jobs that share the work; then ``seconds``, ``memory`` and ``host``
-    are those of one of them, and ``devices`` and ``disk`` of all.
+    are those of one of them, and ``devices`` and ``disk`` of all. 0: the job is not cut.
     """
 
     seconds: float | None
@@ -39,7 +39,7 @@ class Estimate:
     devices: int
     basis: str
     host: float = 0.0
-    parts: int = 1
+    parts: int = 0
 
 
 def estimator_of(workspace: Workspace, name: str, machine: Machine, history: History) -> "Estimator":
@@ -81,12 +81,12 @@ class Estimator:
         """Estimate the largest of ``parts`` jobs that share the remaining work, with one device each."""
         one = copy(self)
         one._machine = replace(self._machine, count=1)
-        return one.of(part, replace(work, todo=-(-work.todo // parts)))
+        return one.of(part, replace(work, todo=work.largest(parts)))
 
     def of_parts(self, part: Slice, work: Work, parts: int) -> Estimate:
-        """Estimate all of them. 1: the job is not cut."""
+        """Estimate all of them. 0: the job is not cut."""
         whole = self.of(part, work)
-        if parts == 1 or not work.todo:
+        if not parts or not work.todo:
             return whole
         return replace(
             self.of_part(part, work, parts), disk=whole.disk, devices=parts * bool(whole.devices), parts=parts

@@ -48,9 +48,9 @@ class Requests:
         ranks = max(experiment.ranks for experiment in self._workspace.experiments.values())
         return machine_of(self._workspace.device, ranks)
 
-    def of(self, key: str, stage: str, parts: int = 1) -> Request:
+    def of(self, key: str, stage: str, parts: int = 0) -> Request:
         """The request of a job, constant for this process once the job is known. Before the scans, and for scans themselves,
-        it is the default. ``parts``: of one of so many jobs that share the rows (see `parts`)."""
+        it is the default. ``parts``: of one of so many jobs that share the rows (see `parts`); 0: of the only one."""
         if (key, parts) not in self._known:
             name = self._owner(key, stage)
             if name is None:
@@ -59,17 +59,18 @@ class Requests:
         return self._known[key, parts]
 
     def parts(self, key: str, stage: str, most: int) -> int:
-        """Into how many parts a job is cut, at most ``most``; constant for this process once the job is known."""
+        """Into how many parts a job is cut, at most ``most``; 0 if it is not, as all its rows exist. Constant for this
+        process once the job is known."""
         name = self._owner(key, stage) if most > 1 else None
         if name is None:
-            return 1
+            return 0
         try:
             return self._work(name, self._workspace.job(key)).parts(most)
         except UserError:  # damage in the store: the job itself reports it with advice
-            return 1
+            return 0
 
     def of_gather(self, stage: str) -> Request:
-        """The request of a job whose parts have made all rows. It needs no device; it writes files of samples, so
+        """The request of a job whose parts make all rows. It needs no device; it writes files of samples, so
         its time is not estimated."""
         default = self._default(stage, 1)
         done = Estimate(FOUND_DONE_SECONDS, 0.0, 0.0, 0, "modelled")
@@ -78,7 +79,7 @@ class Requests:
 
     def _work(self, name: str, part: Slice) -> Work:
         """Including rows that another job of this run may make: the job that starts first makes them."""
-        work = self._counts.left(part, self._workspace.slices(name), cost_of(STAGES[part.stage]).left)
+        work = self._counts.left(part, self._workspace.slices(name), cost_of(STAGES[part.stage]))
         return replace(work, todo=work.todo + work.shared, shared=0)
 
     def _owner(self, key: str, stage: str) -> str | None:
@@ -93,7 +94,7 @@ class Requests:
 
     def _estimated(self, name: str, part: Slice, count: int) -> Request:
         default = self._default(part.stage, self._workspace.experiments[name].ranks)
-        if count > 1:
+        if count:
             default = replace(default, gpu=min(1, default.gpu))
         if part.stage == "report":
             return default
@@ -101,7 +102,7 @@ class Requests:
         try:
             work = self._work(name, part)
             estimator = estimator_of(self._workspace, name, self.machine, self._history)
-            estimate = estimator.of(part, work) if count == 1 else estimator.of_part(part, work, count)
+            estimate = estimator.of_part(part, work, count) if count else estimator.of(part, work)
         except UserError:  # damage in the store: the job itself reports it with advice
             return default
         if estimate.basis == "unknown":

@@ -31,6 +31,11 @@ class StageCost:
         """(units to compute, all units, missing units that an earlier job of the plan computes)."""
         return counts.rows(part, parts)
 
+    @staticmethod
+    def together(part: Slice) -> int:
+        """How many units are made together, at most: several parts of a job do not share them."""
+        return 1
+
     def work(self, units: float) -> float:
         """The work of ``units`` units, proportional to time: FLOPs, pixels of preprocess, bytes of an export."""
         raise Unmodelled(type(self).__name__)

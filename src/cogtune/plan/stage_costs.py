@@ -17,11 +17,12 @@ from cogtune.plan.stage_cost import FP32, StageCost, width_of
 from cogtune.runtime.machines import Machine
 from cogtune.runtime.typed_json import from_json
 from cogtune.work import training_log
-from cogtune.work.batches import plan_batches
+from cogtune.work.batches import EVALUATE_BATCH, plan_batches
 from cogtune.work.inputs import EvaluateInput, ExportInput, SampleInput
 from cogtune.work.records import Record
 from cogtune.work.results import TrainSummary
 from cogtune.work.slices import Slice
+from cogtune.work.stage_input import read_input
 from cogtune.work.stages import Stage
 from cogtune.work.training_log import StepRow
 from cogtune.work.variants import variants
@@ -133,6 +134,10 @@ class SampleCost(StageCost):
     def left(counts: Counts, part: Slice, parts: Parts) -> tuple[int, int, int]:
         return counts.videos(part, parts)
 
+    @staticmethod
+    def together(part: Slice) -> int:
+        return read_input(SampleInput, part.config()).batch
+
     @property
     def _input(self) -> SampleInput:
         return self.costs.input(SampleInput)
@@ -178,6 +183,10 @@ class EvaluateCost(StageCost):
     @staticmethod
     def left(counts: Counts, part: Slice, parts: Parts) -> tuple[int, int, int]:
         return counts.evaluated(part, parts)
+
+    @staticmethod
+    def together(part: Slice) -> int:
+        return EVALUATE_BATCH
 
     @property
     def _input(self) -> EvaluateInput:

@@ -132,12 +132,12 @@ class Surveyor:
             return Step(
                 stage, part.key, STALE, work, self._publish(part, name, config, steps), estimator.of(part, work)
             )
-        work = self.counts.left(part, parts, cost_of(STAGES[stage]).left)
+        work = self.counts.left(part, parts, cost_of(STAGES[stage]))
         state, why = self._explained(part, work, name, config, steps)
         estimate = estimator.of_parts(part, work, work.parts(self.parts.get(stage, 1)))
         notes = [self._batch(name, part)] if stage == "train" and work.todo else []
         if estimate.parts > 1:
-            most = -(-work.todo // estimate.parts)
+            most = work.largest(estimate.parts)
             unit = work.unit.removesuffix("s") if most == 1 else work.unit
             notes.append(f"{stage}: {estimate.parts} parts of at most {most:,} {unit}; time if all run at once")
         warnings = estimator.warnings(stage, estimate)
@@ -166,7 +166,7 @@ class Surveyor:
             return Work(0, 1, unit)
         if (work := self.counts.done(part)) is not None:
             return work
-        return Work(0, self.counts.left(part, parts, cost_of(STAGES[part.stage]).left).total, unit)
+        return Work(0, self.counts.left(part, parts, cost_of(STAGES[part.stage])).total, unit)
 
     def _explained(
         self, part: Slice, work: Work, name: str, config: Config, steps: Mapping[str, Step]

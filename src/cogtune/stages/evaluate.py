@@ -35,14 +35,13 @@ from cogtune.stages.make_rows import make_rows
 from cogtune.stages.preprocess import source_of
 from cogtune.stages.run_counts import RunCounts
 from cogtune.stages.sample import sample_ids
+from cogtune.work.batches import EVALUATE_BATCH
 from cogtune.work.content_hashes import proven
 from cogtune.work.inputs import EvaluateInput, SampleInput
 from cogtune.work.results import read_summary
 
 CLIPS = "clips"
 _LOSS_DIGITS = 5
-_BATCH = 4
-"""Clips that are reconstructed together, and are in memory at the same time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +66,7 @@ def run(job: Job[EvaluateInput]) -> RunCounts:
     clips = _clips(job)
     samples = read_samples(job.rows("sample"), sample_ids(job.upstream_job("sample", SampleInput)))
     rows = list(clips.values())
-    units = list(in_batches(list(clips), _BATCH))
+    units = list(in_batches(list(clips), EVALUATE_BATCH))
     counts = make_rows(job, units, lambda missing: _measure(job, rows, set(missing), samples))
     if job.part:
         return counts
@@ -131,8 +130,8 @@ def _reconstructions(
         vae = build(job.input.vae).to(device, dtype)
     size = job.input.video_size
     with Decoder() as decoder:
-        for start in range(0, len(rows), _BATCH):
-            batch = rows[start : start + _BATCH]
+        for start in range(0, len(rows), EVALUATE_BATCH):
+            batch = rows[start : start + EVALUATE_BATCH]
             if not missing & {row.clip for row in batch}:
                 continue
             moments_BCTHW = torch.stack([LatentRow.read(latents, row.clip).moments_CTHW for row in batch])

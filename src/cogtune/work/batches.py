@@ -6,6 +6,9 @@ from pathlib import Path
 from cogtune.config.errors import ConfigError
 from cogtune.runtime.paths import is_key, key_folder
 
+EVALUATE_BATCH = 4
+"""Clips that `evaluate` reconstructs together, and that are in memory at the same time."""
+
 
 @dataclass(frozen=True)
 class BatchPlan:

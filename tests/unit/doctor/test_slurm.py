@@ -185,6 +185,14 @@ def test_what_a_rule_requests_itself_is_checked_too(
     assert (checks["text"].level, "gpu=1" in checks["text"].text) == ("OK", True)
 
 
+def test_a_job_that_gathers_needs_no_gpu(slurm: Slurm) -> None:
+    """cpu has no GPU. Where nothing cuts a stage, its own job does the work."""
+    resources = {OTHERS: {}, "latents": {"slurm_partition": "cpu"}, "text": {"slurm_partition": "cpu"}}
+    profile = Profile(Path("config.yaml"), "slurm", "", False, resources, gathers=frozenset({"latents"}))
+    levels = {one.name: one.level for one in profile_checks(profile, slurm, {"latents": True, "text": True}, 1)}
+    assert (levels["latents"], levels["text"]) == ("OK", "FAIL")
+
+
 def test_rules_of_this_workflow() -> None:
     rules = rules_of(REPO / "workflow")
     assert (rules["train"], rules["latents"], rules["scan"], rules["report"]) == (True, True, False, False)
@@ -198,6 +206,7 @@ slurm-no-account: true
 default-resources: {slurm_partition: cpu, runtime: 60}
 set-resources: {train: {gres: "'gpu:8'", slurm_partition: gpu}}
 set-threads: {train: 8}
+set-scatter: {latents: 8, text: 1}
 """,
     "lists": """
 executor: slurm
@@ -206,6 +215,7 @@ slurm_no_account: true
 default-resources: [slurm_partition=cpu, runtime=60]
 set-resources: ["train:gres='gpu:8'", "train:slurm_partition=gpu"]
 set-threads: [train=8]
+set-scatter: [latents=8, text=1]
 """,
 }
 
@@ -221,6 +231,7 @@ def test_both_forms_of_a_profile(tmp_path: Path, form: str) -> None:
         OTHERS: {"slurm_partition": "cpu", "runtime": "60"},
         "train": {"slurm_partition": "gpu", "runtime": "60", "gres": "'gpu:8'", "threads": "8"},
     }
+    assert profile.gathers == {"latents"}
 
 
 def test_a_rule_that_does_not_exist(slurm: Slurm) -> None:
@@ -248,4 +259,8 @@ def test_a_bad_profile_is_one_error(tmp_path: Path, text: str, words: str) -> No
 
 def test_the_shipped_profiles_are_read() -> None:
     for folder in sorted((REPO / "profiles").iterdir()):
-        assert read_profile(folder).executor in ("local", "slurm")
+        profile = read_profile(folder)
+        assert profile.executor in ("local", "slurm")
+        without_gpu = {rule for rule, body in profile.resources.items() if body.get("slurm_partition") == "cpu"}
+        computing = {rule for rule, on_gpu in rules_of(REPO / "workflow").items() if on_gpu and rule in without_gpu}
+        assert computing == profile.gathers - {"preprocess"}, folder

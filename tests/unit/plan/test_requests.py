@@ -9,6 +9,7 @@ from cogtune.commands.plan import survey_all
 from cogtune.commands.plan_table import job_count
 from cogtune.config.errors import ConfigError
 from cogtune.config.schema.workflow import ResourcesSection
+from cogtune.plan.counts import Work
 from cogtune.plan.requests import Request, Requests
 from cogtune.work.workspace import Workspace
 from tests.unit.plan.world import GPU, World
@@ -119,8 +120,8 @@ def test_a_part_asks_for_its_share_on_one_device(world: World) -> None:
         gather = asked.of_gather(stage)
         assert (gather.gpu, gather.disk_mb, gather.runtime) == (0, 0, DEFAULT.runtime)
         assert gather.mem_mb < 2000
-    assert asked.parts(parts["latents"].key, "latents", 1) == 1
-    assert asked.parts("0" * 12, "latents", 8) == 1, "before the scan"
+    assert asked.parts(parts["latents"].key, "latents", 1) == 0
+    assert asked.parts("0" * 12, "latents", 8) == 0, "before the scan"
 
 
 def test_no_part_is_without_a_missing_row(world: World) -> None:
@@ -129,7 +130,26 @@ def test_no_part_is_without_a_missing_row(world: World) -> None:
     total = world.steps()["latents"].work.todo
     assert Requests(workspace).parts(part.key, "latents", 100) == total > 1
     parts = world.run()
-    assert Requests(world.open()).parts(parts["latents"].key, "latents", 100) == 1
+    assert Requests(world.open()).parts(parts["latents"].key, "latents", 100) == 0, "no row is missing"
+
+
+@pytest.mark.parametrize(
+    ("todo", "together", "most", "parts", "largest"),
+    [
+        (0, 1, 8, 0, 0),
+        (1, 1, 8, 1, 1),
+        (9, 1, 1, 0, 9),
+        (9, 1, 4, 4, 3),
+        (3, 4, 4, 1, 3),
+        (9, 4, 2, 2, 8),
+        (9, 4, 8, 3, 4),
+    ],
+)
+def test_the_parts_of_work_done_in_batches(todo: int, together: int, most: int, parts: int, largest: int) -> None:
+    """With N > 1 one missing unit is a part too: the stage's own job only gathers."""
+    work = Work(todo, 20, "clips", together=together)
+    assert work.parts(most) == parts
+    assert work.largest(max(1, parts)) == largest
 
 
 def test_a_plan_says_into_how_many_parts_a_job_is_cut(world: World) -> None:

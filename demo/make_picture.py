@@ -13,7 +13,7 @@ import imageio.v3 as imageio
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-ROWS = (("clip", None), ("before", "base"), ("after", "tuned"))
+ROWS = (("clip", "clip"), ("before", "base"), ("after", "tuned"))
 CREDIT = "footage: Big Buck Bunny, (c) Blender Foundation, CC BY 3.0"
 MOST_BYTES = 1_500_000
 SCALE, GAP, MARGIN = 2, 8, 64
@@ -34,12 +34,9 @@ def shown_clips(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def videos_of(row: dict[str, Any], results: Path) -> list[np.ndarray]:
     """Clip, before, after: each (F, H, W, 3), enlarged without smoothing."""
-    paths = [
-        results / "clips" / f"{row['clip'][:16]}.mp4"
-        if variant is None
-        else results / "samples" / f"{row['prompt']}.{variant}.mp4"
-        for _, variant in ROWS
-    ]
+    title = row["file"].removesuffix("_tuned.mp4")
+    folders = {"clip": "clips", "base": "samples", "tuned": "samples"}
+    paths = [results / folders[kind] / f"{title}_{kind}.mp4" for _, kind in ROWS]
     return [read(path).repeat(SCALE, 1).repeat(SCALE, 2) for path in paths]
 
 

@@ -113,13 +113,19 @@ def load_result(folder: str | PathLike[str]) -> Result:
     """
     results = Path(folder)
     samples = results / "samples"
-    if not samples.is_symlink():
+    link = samples if samples.is_symlink() else next((path for path in _listed(samples) if path.is_symlink()), None)
+    if link is None:
         raise UserError(f"{results}: no report of an experiment; expected a folder like results/demo, with report.html")
-    sampled = samples.resolve().parent  # <store>/sample/<key>/videos
+    views = link.resolve() if link == samples else link.resolve().parent  # reports of earlier versions link the folder
+    sampled = views.parent  # <store>/sample/<key>/videos
     if not sampled.is_dir() or not is_key(sampled.name):
-        raise UserError(f"{samples}: leads to {samples.resolve()}, which is not in a store; was the store moved?")
+        raise UserError(f"{link}: leads to {link.resolve()}, which is not in a store; was the store moved?")
     store = sampled.parent.parent
     run = next((path for path, keys in known_runs(results.parent) if sampled.name in keys), None)
     if run is None:
         raise UserError(f"{results.parent / FOLDER}: no run knows the samples {sampled.name}; run snakemake again")
     return Result(Job(read_slice(store / "slices" / f"{sampled.name}.json", run), store))
+
+
+def _listed(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []

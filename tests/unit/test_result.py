@@ -97,6 +97,8 @@ def test_what_is_not_a_result(finished: Finished, tmp_path: Path) -> None:
     (tmp_path / "tiny/samples").symlink_to(tmp_path / "gone/0123456789ab/videos")
     with pytest.raises(cogtune.UserError, match="which is not in a store; was the store moved"):
         cogtune.load_result(tmp_path / "tiny")
-    publish(tmp_path / "tiny", "0123456789ab", {"report.html": ""}, {"samples": views(finished)})
+    publish(
+        tmp_path / "tiny", "0123456789ab", {"report.html": ""}, {"samples": views(finished)}
+    )  # as version 0.1.0 did
     with pytest.raises(cogtune.UserError, match="no run knows the samples"):
         cogtune.load_result(tmp_path / "tiny")

@@ -1,6 +1,7 @@
 """Stage `report`: publishes results/<experiment>/ from the results of the other stages in the store."""
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,12 @@ from typing import Any
 from cogtune.config.build import params_of
 from cogtune.errors import UserError
 from cogtune.evaluation.report import gather, page
+from cogtune.evaluation.report.file_names import clip_names, sample_names
 from cogtune.evaluation.report.provenance import commit, versions, weights_of
 from cogtune.evaluation.report.publish import publish, to_json
 from cogtune.evaluation.report.report_data import LossPoint, ReportData, ReportRow
 from cogtune.evaluation.sample_figures import SampleFigures, read_metrics, read_per_sample, with_names
-from cogtune.runtime.paths import named_folder
+from cogtune.runtime.paths import inside, named_folder
 from cogtune.stages.job import Job
 from cogtune.stages.run_counts import RunCounts
 from cogtune.work import training_log
@@ -40,17 +42,19 @@ def run(job: Job[ReportInput]) -> RunCounts:
         config_yaml=this_run.config_yaml,
         run=_identity(job),
     )
-    html = page.render(data)
+    html, names = page.render(data), sample_names(figures.samples)
     timings = data.timings | {"seconds.report": round(time.monotonic() - started, 3)}
     texts = {
         "report.html": html,
         "metrics.json": to_json(data.metrics),
-        "per_sample.json": to_json([one.to_json(names=True) for one in figures.samples]),
+        "per_sample.json": to_json(
+            [one.to_json(names=True) | {"file": names[one.sample.item]} for one in figures.samples]
+        ),
         "timings.json": to_json(timings),
         "config.yaml": data.config_yaml,
         "run.json": to_json(data.run),
     }
-    publish(target(job), job.key, texts, _links(job))
+    publish(target(job), job.key, texts, _links(job), files=_files(job, figures.samples, names))
     return RunCounts(made=1, reused=0)
 
 
@@ -104,13 +108,19 @@ class Figures:
 
 def _links(job: Job[ReportInput]) -> dict[str, Path]:
     if "train" not in job.upstream:
-        return {"samples": job.job_dir("sample") / "videos"}
-    return {
-        "checkpoints": job.job_dir("train") / "checkpoints",
-        "export": job.items_dir("export"),
-        "samples": job.job_dir("sample") / "videos",
-        "clips": job.job_dir("evaluate") / "clips",
-    }
+        return {}
+    return {"checkpoints": job.job_dir("train") / "checkpoints", "export": job.items_dir("export")}
+
+
+def _files(
+    job: Job[ReportInput], samples: Sequence[SampleFigures], names: Mapping[str, str]
+) -> dict[str, dict[str, Path]]:
+    """The folders of results with one link for each video."""
+    videos = job.job_dir("sample") / "videos"
+    files = {"samples": {name: inside(videos, f"{item}.mp4", "per_sample.json") for item, name in names.items()}}
+    if "evaluate" in job.upstream:
+        files["clips"] = clip_names(samples, job.job_dir("evaluate") / "clips")
+    return files
 
 
 def _identity(job: Job[ReportInput]) -> dict[str, Any]:

@@ -170,7 +170,7 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             "report",
-            3,
+            4,
             ReportInput,
             help="publish results/<experiment>/: report.html, metrics, config, links",
             unit="report",

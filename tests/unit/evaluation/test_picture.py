@@ -17,12 +17,14 @@ def results(folder: Path, names: list[str]) -> Path:
     """per_sample.json and videos of one clip for each name, tuned and base."""
     rows, rng = [], np.random.default_rng(0)
     for i, name in enumerate(names):
-        clip, prompt = f"{i:064x}", f"prompt{i}"
-        write_mp4(folder / "clips" / f"{clip[:16]}.mp4", rng.integers(0, 255, (5, 32, 48, 3), dtype=np.uint8), 8)
+        clip, prompt, title = f"{i:064x}", f"prompt{i}", f"{i:02d}-{name}"
+        write_mp4(folder / "clips" / f"{title}_clip.mp4", rng.integers(0, 255, (5, 32, 48, 3), dtype=np.uint8), 8)
         for variant in ("tuned", "base"):
             video = rng.integers(0, 255, (5, 32, 48, 3), dtype=np.uint8)
-            write_mp4(folder / "samples" / f"{prompt}.{variant}.mp4", video, 8)
-            rows.append({"prompt": prompt, "variant": variant, "clip": clip, "name": f"videos/{name}.mp4"})
+            write_mp4(folder / "samples" / f"{title}_{variant}.mp4", video, 8)
+            file = f"{title}_{variant}.mp4"
+            row = {"prompt": prompt, "variant": variant, "clip": clip, "name": f"videos/{name}.mp4", "file": file}
+            rows.append(row)
     (folder / "per_sample.json").write_text(json.dumps(rows))
     return folder
 

@@ -53,3 +53,25 @@ def test_the_page_has_a_second_name_that_may_be_deleted(tmp_path: Path) -> None:
         assert page.samefile(tmp_path / "report.html")
     page.unlink()
     assert (tmp_path / "report.html").read_text() == "second"
+
+
+def test_files_have_names_of_their_own(tmp_path: Path) -> None:
+    """A folder of links, also where an earlier version made one link to the folder of the store. Files of the user stay."""
+    results, store = tmp_path / "results/demo", tmp_path / "store/sample/k/videos"
+    store.mkdir(parents=True)
+    for name in ("a", "b"):
+        (store / name).write_text(name)
+    publish(results, "A", {}, {"samples": store})
+    publish(results, "B", {}, {}, files={"samples": {"01-wave.mp4": store / "a", "02-sea.mp4": store / "b"}})
+    assert sorted(path.name for path in store.iterdir()) == ["a", "b"]
+    assert {path.name: path.read_text() for path in (results / "samples").iterdir()} == {
+        "01-wave.mp4": "a",
+        "02-sea.mp4": "b",
+    }
+    (results / "samples/mine.txt").write_text("mine")
+    publish(results, "C", {}, {}, files={"samples": {"01-sea.mp4": store / "b"}})
+    assert sorted(path.name for path in (results / "samples").iterdir()) == ["01-sea.mp4", "mine.txt"]
+    with pytest.raises(UserError, match="is a file, but the report needs this name"):
+        publish(results, "D", {}, {}, files={"samples": {"mine.txt": store / "a"}})
+    with pytest.raises(UserError, match="expected a plain relative path inside"):
+        publish(results, "E", {}, {}, files={"samples": {"../x": store / "a"}})

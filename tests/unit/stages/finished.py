@@ -143,5 +143,8 @@ def published(root: Path, experiment: str) -> Finished:
     export.run(finished.job("export"))
     sample.run(finished.job("sample"))
     views = finished.job("sample").job_dir() / "videos"
-    publish(root / "results" / experiment, finished.job("report").key, {"report.html": ""}, {"samples": views})
+    files = {f"01-{path.name}": path for path in views.iterdir()}
+    publish(
+        root / "results" / experiment, finished.job("report").key, {"report.html": ""}, {}, files={"samples": files}
+    )
     return finished

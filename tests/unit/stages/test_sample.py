@@ -177,9 +177,14 @@ def test_evaluate_and_report(finished: Finished):
     assert html.count("<video") == 3 * 4
     assert "videos/bad.mp4" in html
     assert "1 file rejected; 1 caption truncated" in html
-    for link in ("samples", "export", "clips"):
-        assert (results / link).is_symlink()
-        assert any((results / link).iterdir())
+    assert any((results / "export").resolve().iterdir())
+    files = {row["file"] for row in json.loads((results / "per_sample.json").read_text())}
+    assert {path.name for path in (results / "samples").iterdir()} == files
+    assert len(files) == 3 * len(VARIANTS)
+    stems = {Path(row.name).stem for row in finished.rows if row.split == "train"}
+    assert {name.partition("_")[0].partition("-")[2] for name in files} == stems
+    assert len(list((results / "clips").glob("0?-*_clip.mp4"))) == 3
+    assert all(path.is_file() for folder in ("samples", "clips") for path in (results / folder).iterdir())
     timings = json.loads((results / "timings.json").read_text())
     assert timings["train.steps_per_second"] == 4.0
     run = json.loads((results / "run.json").read_text())

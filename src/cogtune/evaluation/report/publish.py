@@ -9,6 +9,7 @@ from typing import Any
 
 from cogtune.errors import UserError
 from cogtune.runtime.atomic import write_text
+from cogtune.runtime.paths import inside
 
 MARKER, PAGE = ".published-", ".page-"
 
@@ -21,11 +22,13 @@ def publish(
     marker: str = MARKER,
     stage: str = "report",
     page: str = PAGE,
+    files: Mapping[str, Mapping[str, Path]] | None = None,
 ) -> Path:
     """Write the report to ``folder`` and return its marker file, which is written last.
 
     Old markers are deleted first, so after a kill there is none and the report is written again. ``texts``: file name ->
     content. ``links``: name -> folder in the store; links are relative, so that results and store can move together.
+    ``files``: folder -> name -> file in the store: a folder of links with other names than the store's.
     ``page``: report.html gets a second name, `<page><key>.html`, as the output for Snakemake, which shows it in
     `snakemake --report`, and deletes a rule's outputs when its job starts or fails.
     """
@@ -34,6 +37,8 @@ def publish(
         old.unlink()
     for name, target in links.items():
         _link(folder / name, target)
+    for name, targets in (files or {}).items():
+        _link_files(folder / name, targets)
     for name, text in texts.items():
         write_text(folder / name, text)
     if "report.html" in texts:
@@ -56,9 +61,22 @@ def _link_or_copy(path: Path, second: Path) -> None:
         write_text(second, path.read_text(encoding="utf-8"))
 
 
+def _link_files(folder: Path, targets: Mapping[str, Path]) -> None:
+    """Make ``folder`` hold a link for each of ``targets``, and no other link. Files that are no links stay."""
+    if folder.is_symlink():  # earlier versions linked to the folder of the store
+        folder.unlink()
+    folder.mkdir(exist_ok=True)
+    for old in folder.iterdir():
+        if old.is_symlink() and old.name not in targets:
+            old.unlink()
+    for name, target in targets.items():
+        _link(inside(folder, name, folder), target)
+
+
 def _link(path: Path, target: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        raise UserError(f"{path}: is a folder, but the report needs this name for a link; move or rename the folder")
+    if path.exists() and not path.is_symlink():
+        kind = "folder" if path.is_dir() else "file"
+        raise UserError(f"{path}: is a {kind}, but the report needs this name for a link; move or rename the {kind}")
     temporary = path.with_name(f".{uuid.uuid4().hex}")
-    temporary.symlink_to(os.path.relpath(target, path.parent), target_is_directory=True)
+    temporary.symlink_to(os.path.relpath(target, path.parent), target_is_directory=target.is_dir())
     os.replace(temporary, path)

@@ -4,7 +4,7 @@ The few functions that a notebook needs, imported when first used:
 
     config = cogtune.load_config(["cogvideox_2b_lora.yaml", "sft.yaml"], overrides=["model.scale_factor=0.7"])
     dit = cogtune.build(config.model.network_config)    # any {target, params} node, upstream's names or ours
-    cogtune.load_weights(dit, "CogVideoX-2b-sat/transformer")
+    cogtune.load_weights(dit, "weights/cogvideox-2b/transformer")
     cogtune.load_result("results/demo").generate("a rabbit waves", seed=7).save("rabbit.mp4")
 """
 

@@ -13,13 +13,13 @@ from cogtune.runtime.failures import explained
 from cogtune.runtime.log import log_to_terminal
 
 _EXAMPLES = """examples:
-  cogtune config check --base config/cogvideox_2b_lora.yaml config/sft.yaml -- args.load=CogVideoX-2b-sat/transformer
+  cogtune config check --base config/sft.yaml config/cogvideox_2b_lora.yaml -- "args.train_data=[mydata]"
   cogtune config show  --base config/tiny/demo.yaml -- deepspeed.optimizer.params.lr=1e-4
   cogtune latents      --base config/tiny/demo.yaml
   cogtune plan         --base config/cogvideox_5b.yaml config/sft.yaml --clips 100 --device H100 --ranks 8
   cogtune run demo -n
   cogtune train        --base config/tiny/demo.yaml --ranks 2 -- --train-iters 10
-  cogtune weights inspect CogVideoX-2b-sat/transformer
+  cogtune weights inspect weights/cogvideox-2b
   cogtune store drop 3f0c9a51d2b7
   cogtune store verify --repair
   cogtune store gc --older-than 2w

@@ -30,7 +30,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "config" / "cogvideox_2b.yaml").write_text(config)
     node = load_config([root / "config" / "cogvideox_2b.yaml"], check_files=False).values["model"]["network_config"]
     base = randomised(node, seed=1).state_dict()
-    write("sat", root / "CogVideoX-2b-sat" / "transformer", NetworkWeights(base, node), Settings())
+    write("sat", root / "weights/cogvideox-2b-sat/transformer", NetworkWeights(base, node), Settings())
     (root / "assets").mkdir()
     make_vae(root / "assets" / "3d-vae.pt", seed=1)
     make_t5(root / "assets" / "t5", seed=1)
@@ -67,7 +67,10 @@ def _pipeline(root: Path, node: dict[str, Any], base: dict[str, torch.Tensor]) -
         transformer=diffusers_twin(node, base),  # pyright: ignore[reportArgumentType]
         scheduler=CogVideoXDDIMScheduler(),
     )
-    pipe.save_pretrained(root / "CogVideoX-2b")
+    pipe.save_pretrained(root / "weights/cogvideox-2b")
+    for part in ("text_encoder", "tokenizer"):  # downloaded once for all models
+        (root / "weights/t5-v1_1-xxl").mkdir(exist_ok=True)
+        (root / "weights/cogvideox-2b" / part).rename(root / "weights/t5-v1_1-xxl" / part)
 
 
 BLOCKS = re.findall(r"```(sh|python)\n(.*?)```", PAGE, re.DOTALL)
@@ -77,9 +80,9 @@ def test_the_page(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     monkeypatch.chdir(place)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert len(BLOCKS) == 5
+    scope: dict[str, Any] = {}  # one session: later blocks use the names of earlier ones
     for kind, block in BLOCKS:
         if kind == "python":
-            scope: dict[str, Any] = {}
             exec(compile(block, "docs/weights.md", "exec"), scope)
             continue
         for line in block.splitlines():

@@ -10,15 +10,15 @@ from cogtune.config.schema.args import EXPORT_FORMATS
 from cogtune.errors import UserError
 
 _INSPECT = """examples:
-  cogtune weights inspect CogVideoX-2b-sat/transformer
-  cogtune weights inspect CogVideoX-5b --base config/cogvideox_5b.yaml --full
+  cogtune weights inspect weights/cogvideox-2b
+  cogtune weights inspect weights/cogvideox-5b --base config/cogvideox_5b.yaml --full
   cogtune weights inspect pytorch_lora_weights.safetensors --json
 Exit code 1 if the weights do not fit the config of --base."""
 _CONVERT = f"""formats:
 {"".join(f"  {name:16}{about}" + chr(10) for name, about in EXPORT_FORMATS.items())}examples:
   cogtune weights convert pytorch_lora_weights.safetensors --to comfyui_lora
-  cogtune weights convert CogVideoX-2b-sat/transformer --to diffusers --precision fp16 -o transformer
-  cogtune weights convert CogVideoX-5b --lora pytorch_lora_weights.safetensors --to merged -o merged-5b
+  cogtune weights convert weights/cogvideox-2b-sat/transformer --to diffusers --precision fp16 -o transformer
+  cogtune weights convert weights/cogvideox-5b --lora pytorch_lora_weights.safetensors --to merged -o merged-5b
   cogtune weights convert pytorch_lora_weights.safetensors --to diffusers_lora --strength 0.5 -o half
   cogtune weights convert ckpts/lora-disney-08-20-13-28 --alpha 1 --to diffusers_lora"""
 _CONVERT_OPTIONS = ("lora", "alpha", "strength", "precision", "license")

@@ -268,7 +268,7 @@ def _inference(at: Values) -> Iterator[Problem]:
     if at["args.mode"] != "inference":
         return
     load = at["args.load"]
-    if load is None:
+    if load is None and at["model"] is not None:  # without one it is a part of a config, and model.weights_dir decides
         yield "args.load", "not set; mode inference needs the weights to sample from: a path, or {experiment: name}"
     if at["args.input_type"] != "txt":
         yield (

@@ -1,6 +1,6 @@
 """Merge config files, their parents and the command line into one checked config (`work.load.load_config` does all steps)."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from cogtune.config.interpolate import is_interpolation, lookup, resolve, resolv
 from cogtune.config.key_types import nearest
 from cogtune.config.leaves import leaves_of
 from cogtune.config.overrides import Override, parse_overrides
-from cogtune.config.paths import DATA, check_paths
+from cogtune.config.paths import DATA, check_paths, no_advice
 from cogtune.config.reconcile import reconcile
 from cogtune.config.schema.common import fields_of
 from cogtune.config.tree import Node
@@ -73,8 +73,15 @@ _ABSENT = {
 }
 
 
-def check(root: Node, check_files: bool = True, partial: bool = False, may_miss: Collection[str] = ()) -> Config:
-    """A merged tree as a config. ``may_miss``: kinds of files (`config.paths`) that need not exist. Raises ConfigErrors."""
+def check(
+    root: Node,
+    check_files: bool = True,
+    partial: bool = False,
+    may_miss: Collection[str] = (),
+    advice: Callable[[str], str] = no_advice,
+) -> Config:
+    """A merged tree as a config. ``may_miss``: kinds of files (`config.paths`) that need not exist. ``advice``: what to do
+    about a missing file. Raises ConfigErrors."""
     checker = Checker()
     values: dict[str, Any] = {}
     for name, declared in fields_of(Sections).items():
@@ -95,7 +102,7 @@ def check(root: Node, check_files: bool = True, partial: bool = False, may_miss:
     for key, message in problems:
         written_key = _written_key(key, checker.origin)
         errors.append(ConfigError(message, key=written_key, mark=mark_of(root, written_key)))
-    checked = check_paths(checker.files, check_files, may_miss)
+    checked = check_paths(checker.files, check_files, may_miss, advice)
     errors += checked.errors
     if errors:
         raise ConfigErrors(sorted(errors, key=order_of))

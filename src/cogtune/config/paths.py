@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,16 +30,26 @@ class CheckedPaths:
     errors: list[ConfigError] = field(default_factory=list[ConfigError])
 
 
-def check_paths(named: Sequence[FileKey], must_exist: bool, may_miss: Collection[str] = ()) -> CheckedPaths:
+def no_advice(path: str) -> str:
+    """For files that no command makes."""
+    return ""
+
+
+def check_paths(
+    named: Sequence[FileKey],
+    must_exist: bool,
+    may_miss: Collection[str] = (),
+    advice: Callable[[str], str] = no_advice,
+) -> CheckedPaths:
     """Check the paths that a config names, relative to the current directory. ``may_miss``: kinds of files (DATA, WEIGHTS)
-    that need not exist although ``must_exist``."""
+    that need not exist although ``must_exist``. ``advice``: what to do about a missing path, as written, or ""."""
     checked = CheckedPaths()
     for key in named:
         if key.node.mark == Mark("default"):
             continue
         path = os.path.abspath(os.path.expanduser(key.value))
         checked.files[key.path] = path
-        if must_exist and (problem := _problem(key, path)):
+        if must_exist and (problem := _problem(key, path, advice)):
             if kind_of(key.path) in may_miss and not Path(path).exists():
                 checked.missing[key.path] = key.value
             else:
@@ -54,7 +64,7 @@ def kind_of(key: str) -> str:
     return DATA if key.startswith(_DATA_KEYS) else WEIGHTS
 
 
-def _problem(key: FileKey, path: str) -> str | None:
+def _problem(key: FileKey, path: str, advice: Callable[[str], str]) -> str | None:
     written = key.value
     if Path(path).is_file() and key.folder:
         lists = _NO_LISTS if key.path.startswith("args.") else ""
@@ -64,6 +74,6 @@ def _problem(key: FileKey, path: str) -> str | None:
     placeholders = _PLACEHOLDER.findall(written)
     if placeholders:
         return f"{', '.join(placeholders)} is a placeholder: {written!r} is a template; replace it with the real path"
-    if not Path(written).is_absolute():
-        return f"no such file or folder: {written!r} (resolved to {path})"
-    return f"no such file or folder: {written!r}"
+    resolved = "" if Path(written).is_absolute() else f" (resolved to {path})"
+    what_to_do = advice(written)
+    return f"no such file or folder: {written!r}{resolved}{'; ' if what_to_do else ''}{what_to_do}"

@@ -8,6 +8,7 @@ sets the key, upstream's default is used.
 from typing import Any
 
 from cogtune.config.check import Checker, FileKey
+from cogtune.config.errors import ConfigError
 from cogtune.config.geometry import pixel_frames
 from cogtune.config.interpolate import lookup
 from cogtune.config.pairs import Pairs, get_at, is_set
@@ -43,7 +44,22 @@ def reconcile(values: dict[str, Any], root: Node, checker: Checker) -> list[str]
     notices += _images(values, root, checker.origin)
     notices += _prompts(values, root, checker)
     notices += _lora_mode(pairs)
+    _weights_dir(pairs)
     return notices
+
+
+def _weights_dir(pairs: Pairs) -> None:
+    """`model.weights_dir` is the default of args.load. It is not kept: paths are identified by content."""
+    key, load = "model.weights_dir", "args.load"
+    folder = pairs.values.get("model", {}).pop("weights_dir", None)
+    node = lookup(pairs.root, ("model", "weights_dir"))
+    if not isinstance(folder, str) or node is None:
+        return
+    if folder == "":
+        pairs.checker.errors.append(ConfigError("expected a path; found an empty string", key=key, mark=node.mark))
+    elif lookup(pairs.root, ("args", "load")) is None:
+        pairs.follow(load, f"{folder}/transformer", key)
+        pairs.checker.files.append(FileKey(load, pairs.get(load), node))
 
 
 def _precision(pairs: Pairs) -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cogtune.checkpoints.fit import weight_problems
 from cogtune.checkpoints.locations import place_of
+from cogtune.checkpoints.published import advice_for
 from cogtune.config.errors import ConfigError, ConfigErrors
 from cogtune.config.merge import Config, check, mark_of, order_of, read
 from cogtune.config.tree import Node
@@ -32,7 +33,7 @@ def load_config(
     ConfigErrors with all errors, each with file, line, column and key.
     """
     root = read(paths, overrides, resolvers)
-    return _with_weights(check(root, check_files, partial, may_miss), root, check_files)
+    return _with_weights(check(root, check_files, partial, may_miss, advice_for), root, check_files)
 
 
 def _with_weights(config: Config, root: Node, check_files: bool) -> Config:

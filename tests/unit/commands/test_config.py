@@ -27,7 +27,7 @@ def test_show(capsys: pytest.CaptureFixture[str]):
     ("words", "code", "message"),
     [
         (["--no-files", "--base", *FILES], 0, ""),
-        (["--base", *FILES], 2, "sft.yaml:5:3: args.load: {your CogVideoX SAT folder} is a placeholder"),
+        (["--base", *FILES], 2, "sft.yaml:6:16: args.train_data.0: {folder with videos/ and labels/} is a placeholder"),
         (["--no-files", "--base", *FILES, "--", "args.sede=1"], 2, "args.sede: unknown key; did you mean 'seed'"),
         (["--no-files", "--base", *FILES, "--", "--sede", "1"], 2, "unknown option --sede; did you mean --seed?"),
         (

@@ -91,7 +91,7 @@ def test_attributes():
     config = load()
     assert config.model.scale_factor == 1.15258426
     assert config.model.network_config["target"] == "DiffusionTransformer"
-    assert config.origin_of("model.sampler_config").endswith("cogvideox_common.yaml:85")
+    assert config.origin_of("model.sampler_config").endswith("cogvideox_common.yaml:88")
     with pytest.raises(AttributeError, match="no key 'scael'"):
         _ = config.model.scael
 

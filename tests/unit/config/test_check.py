@@ -199,7 +199,7 @@ def test_files_that_are_not_there(write: Callable[..., Any], tmp_path: Path):
         load_config([CONFIG / "cogvideox_2b.yaml", CONFIG / "sft.yaml"], overrides)
     text = str(caught.value)
     assert "ckpt_path: no such file or folder: '/nowhere/3d-vae.pt'" in text
-    assert "args.load: {your CogVideoX SAT folder} is a placeholder" in text
+    assert "args.load: no such file or folder: 'weights/cogvideox-2b/transformer'" in text
     assert "args.train_data.0: {folder with videos/ and labels/} is a placeholder" in text
     assert "model_dir" not in text
     files = load_config([CONFIG / "cogvideox_2b.yaml", CONFIG / "sft.yaml"], overrides, check_files=False).files

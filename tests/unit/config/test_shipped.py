@@ -17,6 +17,9 @@ SAMPLED_ELSEWHERE = "position table"
 OURS = {
     "args.train_data",
     "args.valid_data",
+    "args.load",  # ours name the folders of `cogtune weights get`
+    "model.first_stage_config.params.ckpt_path",
+    "model.conditioner_config.params.emb_models.0.params.model_dir",
     "deepspeed.zero_optimization.load_from_fp32_weights",  # upstream's false rounds the weights on resume
 }
 

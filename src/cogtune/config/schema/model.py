@@ -18,6 +18,11 @@ class ModelSection:
     conditioner_config: Component = key(REQUIRED, "the text encoder", node="conditioner")
     first_stage_config: Component = key(REQUIRED, "the VAE", node="autoencoder")
     loss_fn_config: Component = key(REQUIRED, "the training loss", node="loss")
+    weights_dir: str = key(
+        "",
+        "folder of the published weights (`cogtune weights get`): the default of args.load is its transformer/, and the "
+        "shipped files name it as ${model.weights_dir}",
+    )
     scale_factor: float = key(1.0, "factor of the latents (2B: 1.15258426, 5B and 1.5: 0.7)", range=FACTOR)
     not_trainable_prefixes: list[str] = key(
         ["first_stage_model", "conditioner"],

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -59,7 +60,11 @@ def open_workspace(arguments: argparse.Namespace, overrides: Sequence[str]) -> W
         raise ConfigError(f"--name {quoted(arguments.name)}: {problem}")
     workspace = Workspace.by_hand(arguments.workflow)
     ranks = arguments.ranks or workspace.ranks
-    workspace.experiments[arguments.name] = Experiment(arguments.name, tuple(arguments.base), tuple(overrides), ranks)
+    words = ["cogtune", "report", "--base", *arguments.base, "--name", arguments.name, "--ranks", str(ranks)]
+    command = shlex.join([*words, "--", *overrides] if overrides else words)
+    workspace.experiments[arguments.name] = Experiment(
+        arguments.name, tuple(arguments.base), tuple(overrides), ranks, command
+    )
     return workspace
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cogtune.config.build import params_of
 from cogtune.errors import UserError
 from cogtune.evaluation.report import gather, page
 from cogtune.evaluation.report.file_names import clip_names, sample_names
@@ -16,10 +15,11 @@ from cogtune.evaluation.report.report_data import LossPoint, ReportData, ReportR
 from cogtune.evaluation.sample_figures import SampleFigures, read_metrics, read_per_sample, with_names
 from cogtune.runtime.paths import inside, named_folder
 from cogtune.stages.job import Job
+from cogtune.stages.report_setup import About
 from cogtune.stages.run_counts import RunCounts
 from cogtune.work import training_log
 from cogtune.work.inputs import ReportInput, SampleInput
-from cogtune.work.results import read_summary
+from cogtune.work.results import read_index, read_summary
 from cogtune.work.volatile import ReportRun
 
 
@@ -29,6 +29,8 @@ def run(job: Job[ReportInput]) -> RunCounts:
     this_run = _run_of(job)
     figures = Figures.of(job)
     trained = "train" in job.upstream
+    index = read_index(job.items_dir("export")) if trained else None
+    about = About(job, this_run, figures.strips)
     data = ReportData(
         experiment=this_run.experiment,
         metrics=figures.metrics,
@@ -36,11 +38,15 @@ def run(job: Job[ReportInput]) -> RunCounts:
         strips=figures.strips,
         training=figures.training,
         validation=figures.validation,
-        data=_data(job) if trained else None,
+        data=about.data,
         stages=gather.stages(job.store / "records", job.upstream),
-        exports=gather.exports(job.items_dir("export")) if trained else [],
+        exports=gather.exports(index) if index else [],
         config_yaml=this_run.config_yaml,
         run=_identity(job),
+        setup=about.setup(index),
+        use=about.use(gather.exports(index)) if index else None,
+        command=this_run.command,
+        made_from=this_run.made_from,
     )
     html, names = page.render(data), sample_names(figures.samples)
     timings = data.timings | {"seconds.report": round(time.monotonic() - started, 3)}
@@ -54,6 +60,8 @@ def run(job: Job[ReportInput]) -> RunCounts:
         "config.yaml": data.config_yaml,
         "run.json": to_json(data.run),
     }
+    if data.data:
+        texts["clips.csv"] = gather.clips_csv(data.data.each)
     publish(target(job), job.key, texts, _links(job), files=_files(job, figures.samples, names))
     return RunCounts(made=1, reused=0)
 
@@ -137,13 +145,3 @@ def _identity(job: Job[ReportInput]) -> dict[str, Any]:
         "versions": versions(),
         "commit": commit(Path(__file__).parent),
     }
-
-
-def _data(job: Job[ReportInput]) -> Any:
-    return gather.data_facts(
-        manifest=job.manifest(),
-        rejects_file=job.job_dir("scan") / "rejects.jsonl",
-        frames=job.rows("preprocess"),
-        encoded=job.rows("text"),
-        params=params_of(job.input.data),
-    )

@@ -15,12 +15,25 @@ _KEYS = {"base", "set", "ranks"}
 
 @dataclass(frozen=True)
 class Experiment:
-    """SAT files merged in order, then dotlist overrides; ``ranks``: training processes."""
+    """SAT files merged in order, then dotlist overrides; ``ranks``: training processes. ``started_by``: the command that
+    runs it, if it is in no file."""
 
     name: str
     base: tuple[str, ...]
     set: tuple[str, ...] = ()
     ranks: int = 1
+    started_by: str = ""
+
+    @property
+    def command(self) -> str:
+        """What runs it, for a shell."""
+        return self.started_by or f"snakemake --cores all experiment_{self.name}"
+
+    @property
+    def made_from(self) -> str:
+        """Its files and settings, in words."""
+        text = f"base: {', '.join(self.base)}"
+        return f"{text}; set: {', '.join(self.set)}" if self.set else text
 
 
 def parse_experiment(name: str, body: Any, ranks: int, where: str) -> Experiment:

@@ -22,7 +22,7 @@ from cogtune.work.runs import run_path, write_run
 from cogtune.work.slices import Slice, cut, reads_identity
 from cogtune.work.stage_input import read_input
 from cogtune.work.stages import STAGES, Stage, stages_of
-from cogtune.work.volatile import JobMachine, PromptsRun, ReportRun, UpstreamJob
+from cogtune.work.volatile import DataFolders, JobMachine, PromptsRun, ReportRun, UpstreamJob
 
 _PROMPTS = "args.input_file"
 LORA = "--lora"
@@ -33,12 +33,15 @@ MISSING = "missing"
 
 @dataclass(frozen=True)
 class RunPaths:
-    """Where an experiment runs: its store, results folder, and machine facts that are not identity."""
+    """Where an experiment runs: its store, results folder, and machine facts that are not identity. ``command``,
+    ``made_from``: see `Experiment`."""
 
     store: Path
     results: Path
     ranks: int = 1
     experiment: str = "by-hand"
+    command: str = ""
+    made_from: str = ""
 
     def receipt(self, part: Slice) -> Path:
         """The receipt: the only file of this job that Snakemake knows."""
@@ -234,7 +237,14 @@ class Resolver:
         return {"scan": UpstreamJob("scan", scan.key, scan.items_key)}
 
     def _report(self) -> ReportRun:
-        return ReportRun(self.place.experiment, annotated(self.config.values, self.config))
+        place, args = self.place, self.config.values["args"]
+        folders = {
+            name: DataFolders(args[name], self.config.origin_of(f"args.{name}"))
+            for name in ("train_data", "valid_data")
+            if self.scans and args[name]
+        }
+        config_yaml = annotated(self.config.values, self.config)
+        return ReportRun(place.experiment, config_yaml, place.command, place.made_from, folders)
 
     def _global_batch(self, values: dict[str, Any], upstream: dict[str, Slice]) -> int:
         """Clips per optimizer step: ``args.global_batch_size``, else the value that an earlier training started with, else

@@ -212,7 +212,7 @@ def stages_of(values: Mapping[str, Any]) -> dict[str, Stage]:
 
 SWEEP = Stage(
     "sweep",
-    2,
+    3,
     SweepInput,
     help="compare the members of a sweep in one report, results/<sweep>/report.html",
     unit="report",

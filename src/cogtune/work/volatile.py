@@ -27,11 +27,23 @@ class JobMachine:
 
 
 @dataclass(frozen=True)
+class DataFolders:
+    """The folders of args.train_data or args.valid_data as they are written, and the place that sets them."""
+
+    folders: list[str]
+    origin: str
+
+
+@dataclass(frozen=True)
 class ReportRun:
-    """For `report`: the experiment that it publishes, and its config as YAML with the origin of each value."""
+    """For `report`: the experiment that it publishes, its config as YAML with the origin of each value, the command that
+    runs it, its files and settings in words, and the folders of ``train_data`` and ``valid_data``, if set."""
 
     experiment: str
     config_yaml: str
+    command: str = ""
+    made_from: str = ""
+    data: dict[str, DataFolders] = field(default_factory=dict[str, DataFolders])
 
 
 @dataclass(frozen=True)

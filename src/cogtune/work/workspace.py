@@ -1,5 +1,6 @@
 """The workspace of config/config.yaml: its experiments, store and results folder."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -91,7 +92,10 @@ class Workspace:
                 raise ConfigError(f"--config: run: {path} already has an experiment {name!r}; choose another name")
             body = {"base": list(values.base), "set": list(values.set)}
             sweeps = {}
-            experiments[name] = parse_experiment(name, body, ranks, "--config run")
+            one_off = parse_experiment(name, body, ranks, "--config run")
+            settings = [f"run={name}", f"base={' '.join(one_off.base)}", f"set={' '.join(one_off.set)}"]
+            command = shlex.join(["snakemake", "--cores", "all", "--config", *settings])
+            experiments[name] = replace(one_off, started_by=command)
         if not experiments:
             raise ConfigError(f"{path}: no experiments; expected names with `base: [file.yaml, …]`")
         if unknown := [name for name in values.resolvers if name not in RESOLVERS]:
@@ -161,7 +165,8 @@ class Workspace:
                 raise ConfigError(f"unknown experiment {name!r}; expected one of {', '.join(self.experiments)}")
             experiment = self.experiments[name]
             self._hashes = self._hashes or ContentHashes(self.store / "hashes.json")
-            place = RunPaths(self.store, self.results, experiment.ranks, name)
+            made = (experiment.command, experiment.made_from)
+            place = RunPaths(self.store, self.results, experiment.ranks, name, *made)
             self._resolvers[name] = Resolver(
                 self.load_config(experiment),
                 place,

@@ -1,3 +1,5 @@
+import base64
+import hashlib
 import re
 import subprocess
 import sys
@@ -11,7 +13,9 @@ import pytest
 from cogtune.evaluation.metrics import METRICS as ALL_METRICS
 from cogtune.evaluation.metrics import PSNR, RETRIEVAL
 from cogtune.evaluation.report import page, plots, summary_text
+from cogtune.evaluation.report.gather import folders_of
 from cogtune.evaluation.report.report_data import (
+    ClipFacts,
     DataFacts,
     Exported,
     LossPoint,
@@ -20,6 +24,8 @@ from cogtune.evaluation.report.report_data import (
     ReportVideo,
     StageFacts,
 )
+from cogtune.evaluation.report.use import Base, Clip, use
+from cogtune.work.volatile import DataFolders
 
 HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)>'
 METRICS = {
@@ -88,9 +94,14 @@ def report(tmp_path: Path):
 
 
 def test_every_string_is_escaped(report: ReportData):
-    found = Page(page.render(report))
-    assert not {"script", "img", "iframe", "object", "link"} & set(found.tags)
+    html = page.render(report)
+    found = Page(html)
+    assert not {"img", "iframe", "object", "link"} & set(found.tags)
     assert not found.handlers
+    script = (Path(page.__file__).with_name("report.js")).read_text()
+    assert re.findall("<script.*?</script>", html, re.DOTALL) == [f"<script>{script}</script>"]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}';" in html
 
 
 def test_nothing_is_loaded_from_elsewhere(report: ReportData):
@@ -109,13 +120,14 @@ def test_the_page_says_what_was_found(report: ReportData):
     html = page.render(report)
     assert "After training, 16 of 16 samples are nearest to their own clip; before: 1 of 16." in html
     assert html.count("<video") == 2
-    assert "autoplay loop muted" in html
+    assert "autoplay" not in html  # the script plays them, unless the reader wants less motion
     assert "7.5 to 8" in html
     assert "1 file rejected; 1 caption truncated" in html
     assert "1 min 03 s" in html
     weights = html.partition("<h2>Weights</h2>")[2].partition("</section>")[0]
-    cells = re.findall(r'<td class="number(?: nobreak)?">(.*?)</td>', weights)
-    assert cells == ["1,234 MB", "0", "2.3e-06", "0.25 MB", "0", "–"]
+    assert re.findall(r'class="number nobreak">(.*?)</td>', weights) == ["1,234 MB", "0.25 MB"]
+    assert re.findall(r'title="largest difference (.*?)"', weights) == ["0", "2.3e-06", "0"]
+    assert "Largest difference of the output: 0 by cogtune, 2.3e-06 by" in weights
 
 
 @pytest.mark.heavy
@@ -134,6 +146,8 @@ def test_a_page_of_prompts_without_clips(report: ReportData):
     html = page.render(bare)
     assert "Samples of your own prompts" in html
     assert "Is it the training" not in html
+    assert "<h2>Samples</h2>" in html
+    assert "its own clip" not in html
 
 
 def test_videos_beyond_the_budget_are_counted(report: ReportData, monkeypatch: pytest.MonkeyPatch):
@@ -201,3 +215,86 @@ def test_plots_leave_matplotlib_as_it_was(report: ReportData):
 def test_the_report_does_not_import_torch():
     code = "import sys, cogtune.stages.report, cogtune.data.store; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def falling(count: int = 100) -> list[LossPoint]:
+    return [LossPoint(step, 1 / step, 1e-3) for step in range(1, count + 1)]
+
+
+@pytest.mark.parametrize(
+    ("validation", "says"),
+    [
+        ([0.9, 0.7, 0.71, 0.77], "lowest at step 50 (0.700) and rose to 0.770 by step 100"),
+        ([0.9, 0.7, 0.705, 0.71], ""),  # less than the noise
+        ([0.9, 0.8, 0.75, 0.7], ""),
+        ([0.7, 0.9], ""),  # two points are no curve
+    ],
+)
+def test_a_validation_loss_that_rises_is_said(validation: list[float], says: str):
+    points = [LossPoint(25 * (i + 1), loss) for i, loss in enumerate(validation)]
+    text = summary_text.overfitting(falling(), points)
+    assert (says in text) if says else text == ""
+
+
+def test_a_validation_loss_that_rises_with_the_training_loss_is_not_overfitting():
+    rising = [LossPoint(step, step / 10, 1e-3) for step in range(1, 101)]
+    assert summary_text.overfitting(rising, [LossPoint(step, step / 10) for step in (25, 50, 100)]) == ""
+
+
+@pytest.mark.parametrize("count", [1, 2, 19, 40, 1000])
+def test_the_loss_in_words_is_the_end_of_the_thick_line(count: int):
+    losses = [point.loss for point in falling(count)]
+    span = plots.mean_span(count)
+    line = plots.window_means(losses, span)
+    assert line[0] == pytest.approx(sum(losses[:span]) / span)
+    assert line[-1] == pytest.approx(sum(losses[-span:]) / span)
+    assert f"went from {line[0]:.3f} to {line[-1]:.3f}" in summary_text.training(falling(count), {})
+
+
+def test_inherited_validation_clips_are_said():
+    text = summary_text.data_sources(
+        folders_of({"train_data": DataFolders(["mine"], "command line"), "valid_data": DataFolders(["d"], "a.yaml:9")})
+    )
+    assert text[0] == "Training clips: mine (args.train_data, set by command line)."
+    assert text[1].startswith("Validation clips: d (args.valid_data, set by a.yaml:9). args.valid_data was not set")
+    same = folders_of({"train_data": DataFolders(["m"], "a.yaml:8"), "valid_data": DataFolders(["d"], "a.yaml:9")})
+    assert [one.inherited for one in same] == [False, False]
+
+
+def test_what_was_done_to_each_clip_is_listed_with_the_most_changed_first(report: ReportData):
+    plain = [ClipFacts(f"plain{i}", "train", (96, 64), 1.0, 1.0) for i in range(page.MAX_CLIPS)]
+    changed = [ClipFacts("cut", "valid", (272, 640), 0.3, 0.64), ClipFacts("small", "train", (48, 32), 2.0, 1.0, 3)]
+    assert report.data is not None
+    html = page.render(replace(report, data=replace(report.data, each=[*plain, *changed])))
+    rows = re.findall(r'<th scope="row" class="mono">(.*?)</th>', html)
+    assert rows[:2] == ["cut", "small"]
+    assert len(rows) == page.MAX_CLIPS
+    assert "2.00 (enlarged)" in html
+    assert "64 %" in html
+    assert "2 more clips are in clips.csv" in html
+
+
+EXPORTED = Exported("diffusers_lora", "pytorch_lora_weights.safetensors", 1.0, 0.0, "diffusers", 0.0)
+CLIP = Clip('a "fox"\n', 64, 96, 9, 8.0, 25, 6.0, True, "float32")
+
+
+def test_use_it_names_the_files_and_the_folders():
+    exports = [EXPORTED, replace(EXPORTED, format="comfyui_lora", path="comfyui_lora.safetensors")]
+    made = use("mine", "results/mine/export", Path("/p"), exports, Base("THUDM/CogVideoX-2b"), CLIP)
+    assert 'pipe.load_lora_weights("results/mine/export", weight_name="pytorch_lora_weights' in made.diffusers
+    assert '"a \\"fox\\"\\n"' in made.diffusers
+    assert [(row.file, row.folder) for row in made.comfyui] == [
+        ("results/mine/export/comfyui_lora.safetensors", "ComfyUI/models/loras/mine.safetensors")
+    ]
+    compile(made.diffusers, "page", "exec")
+
+
+@pytest.mark.parametrize("image", [False, True])
+@pytest.mark.parametrize("transformer", [None, "results/demo/export/transformer"])
+@pytest.mark.parametrize("format", ["diffusers", "diffusers_lora", "sat"])
+def test_the_lines_for_diffusers_are_python(image: bool, transformer: str | None, format: str):
+    exports = [replace(EXPORTED, format=format)]
+    made = use("m", "e", Path("/"), exports, Base("base-pipeline", transformer), replace(CLIP, image=image))
+    compile(made.diffusers, "page", "exec")
+    assert bool(made.diffusers) == (format != "sat")
+    assert ("Replace base-pipeline" in " ".join(made.notes)) == (format != "sat")

@@ -3,7 +3,8 @@
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from cogtune.evaluation.metrics import METRICS, PSNR
@@ -56,7 +57,7 @@ class Member:
 
 def render(name: str, members: Sequence[Member]) -> str:
     """The page as HTML text; all strings are escaped."""
-    from cogtune.evaluation.report.page import data_uri, environment
+    from cogtune.evaluation.report.page import embedded, environment
 
     keys = list(members[0].point)
     colours = shades(len(members))
@@ -68,11 +69,8 @@ def render(name: str, members: Sequence[Member]) -> str:
         headline=_headline(members),
         rows=list(zip(members, colours, strict=True)),
         columns=columns,
-        plot=plots.markup(sweep_plot(members, keys[0])),
-        captions=[
-            (caption, [(label, video, "" if video.problem else data_uri(video.path)) for label, video in videos])
-            for caption, videos in _captions(members)
-        ],
+        plot=plots.both(partial(sweep_plot, members, keys[0])),
+        captions=[(caption, [embedded(video) for video in videos]) for caption, videos in _captions(members)],
     )
 
 
@@ -109,14 +107,15 @@ def _headline(members: Sequence[Member]) -> str:
     return f"Of {len(members)} runs, {point} comes closest to the clips: {best.metrics[_RANKED_BY.key()]:.1f} dB."
 
 
-def _captions(members: Sequence[Member]) -> list[tuple[str, list[tuple[str, ReportVideo]]]]:
-    """(caption, (label, video) of the clip and of every member) for the first captions shared by all members."""
+def _captions(members: Sequence[Member]) -> list[tuple[str, list[ReportVideo]]]:
+    """(caption, the clip and a video of every member, which is its label) for the first captions shared by all members."""
     by_name = [{strip.name: strip for strip in member.strips} for member in members]
     shared = [name for name in by_name[0] if all(name in strips for strips in by_name)]
     captions = []
     for name in shared[:_CAPTIONS]:
-        videos = [(video.label, video) for video in by_name[0][name].videos if video.label == CLIP]
+        videos = [video for video in by_name[0][name].videos if video.label == CLIP]
         for member, strips in zip(members, by_name, strict=True):
-            videos += [(member.name, video) for video in strips[name].videos if video.label in _SAMPLES]
+            samples = [video for video in strips[name].videos if video.label in _SAMPLES]
+            videos += [replace(video, label=member.name) for video in samples]
         captions.append((by_name[0][name].caption, videos))
     return captions

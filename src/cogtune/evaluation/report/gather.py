@@ -1,5 +1,7 @@
 """Reads the results of the stages from the store, as the data of the report."""
 
+import csv
+import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -11,7 +13,16 @@ from cogtune.data.listing import ClipRow, Reject
 from cogtune.data.rows import ClipPlan, Rejected, TextRow, prepared_rows
 from cogtune.data.store import ShardReader
 from cogtune.evaluation.metrics import PSNR
-from cogtune.evaluation.report.report_data import DataFacts, Exported, LossPoint, ReportRow, ReportVideo, StageFacts
+from cogtune.evaluation.report.report_data import (
+    ClipFacts,
+    DataFacts,
+    Exported,
+    Folders,
+    LossPoint,
+    ReportRow,
+    ReportVideo,
+    StageFacts,
+)
 from cogtune.evaluation.sample_figures import PER_SAMPLE, SampleFigures
 from cogtune.runtime.jsonl import read_lines
 from cogtune.runtime.paths import inside
@@ -20,10 +31,12 @@ from cogtune.runtime.sums import check_sums
 from cogtune.runtime.typed_json import from_json
 from cogtune.sampling.prompts import ID_DIGITS
 from cogtune.work.records import read_record
-from cogtune.work.results import TrainSummary, read_index
+from cogtune.work.results import ExportIndex, TrainSummary
 from cogtune.work.stages import STAGES
 from cogtune.work.training_log import Row, ValidationRow
+from cogtune.work.volatile import DataFolders
 
+SPLITS = ("train", "valid")
 CLIP = "Training clip"
 TRAINED_LABELS = {"base": "Before training", "tuned": "After training", "guided": "After, guided"}
 SAMPLED_LABELS = {"tuned": "Sample", "guided": "Guided"}
@@ -103,7 +116,7 @@ def _damaged(path: Path, expected: str) -> DamagedError:
     return DamagedError(f"{path}: expected {expected}; {how_to_repair(path.parent)}")
 
 
-def exports(export: Path) -> list[Exported]:
+def exports(index: ExportIndex) -> list[Exported]:
     """The formats in the index of an export folder."""
     return [
         Exported(
@@ -115,7 +128,7 @@ def exports(export: Path) -> list[Exported]:
             entry.foreign.max_abs_error_at_one_epsilon,
             entry.foreign.why or "",
         )
-        for name, entry in read_index(export).formats.items()
+        for name, entry in index.formats.items()
     ]
 
 
@@ -138,23 +151,25 @@ def data_facts(
     frames: ShardReader,
     encoded: ShardReader,
     params: SFTDatasetParams,
+    folders: Sequence[Folders] = (),
 ) -> DataFacts:
-    """Statistics of the data set. ``frames`` and ``encoded``: the rows of preprocess and text. Raises DamagedError."""
+    """Statistics of the data set. ``frames`` and ``encoded``: the rows of preprocess and text; ``folders``: where the
+    clips come from. Raises DamagedError."""
     check_sums(rejects_file)
     plans, rejects = list[ClipPlan](), _read_rejects(rejects_file)
     refused = [(reject.name, reject.reason) for reject in rejects if not reject.files]
-    used: set[str] = set()
+    used: dict[str, ClipPlan] = {}
     rows = {row.clip: row for row in manifest}
     for clip, prepared in prepared_rows(frames, rows):
         if isinstance(prepared, Rejected):
             refused.append((rows[clip].name, prepared.reason))
         else:
-            used.add(clip)
+            used[clip] = prepared
             plans.append(prepared)
     rates = [plan.effective_fps for plan in plans]
     captions = {row.caption_id: row.caption for row in manifest}
     height, width = params.video_size
-    splits = {split: {row.clip for row in manifest if row.split == split} & used for split in ("train", "valid")}
+    splits = {split: {row.clip for row in manifest if row.split == split} & used.keys() for split in SPLITS}
     return DataFacts(
         clips={split: len(clips) for split, clips in splits.items()},
         trained_too=len(splits["train"] & splits["valid"]),
@@ -169,8 +184,39 @@ def data_facts(
         stretched=sum(plan.source.sample_aspect != "1:1" for plan in plans),
         enlarged=sum(plan.resize[0] > plan.source.height for plan in plans),
         min_kept=min((height * width / math.prod(plan.resize) for plan in plans), default=1.0),
+        each=[_clip_facts(row, used[row.clip], params) for row in manifest if row.clip in used],
+        folders=list(folders),
         truncated=sorted(captions[caption] for caption, row in TextRow.read_all(encoded, captions) if row.truncated),
     )
+
+
+def _clip_facts(row: ClipRow, plan: ClipPlan, params: SFTDatasetParams) -> ClipFacts:
+    size, kept = (plan.source.width, plan.source.height), math.prod(params.video_size) / math.prod(plan.resize)
+    scale = max(plan.resize[0] / plan.source.height, plan.resize[1] / plan.source.width)
+    return ClipFacts(row.name, row.split, size, scale, kept, plan.padded, plan.repeated)
+
+
+def clips_csv(each: Iterable[ClipFacts]) -> str:
+    """One line per clip with all that `ClipFacts` says."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["clip", "split", "source_width", "source_height", "scale", "kept", "padded", "repeated"])
+    for clip in each:
+        scale, kept = f"{clip.scale:.4g}", f"{clip.kept:.4g}"
+        writer.writerow([clip.name, clip.split, *clip.size, scale, kept, clip.padded, clip.repeated])
+    return buffer.getvalue()
+
+
+def folders_of(data: Mapping[str, DataFolders]) -> list[Folders]:
+    """Where the clips of both splits come from; see `Folders`."""
+    train, valid = (data.get(f"{split}_data") for split in SPLITS)
+    inherited = bool(train and valid and train.origin.split(":")[0] != valid.origin.split(":")[0])
+    by_split = {"train": (train, False), "valid": (valid, inherited)}
+    return [
+        Folders(split, f"args.{split}_data", one.folders, one.origin, other)
+        for split, (one, other) in by_split.items()
+        if one
+    ]
 
 
 def _stem(name: str | None) -> str | None:

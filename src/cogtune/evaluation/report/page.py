@@ -1,22 +1,27 @@
-"""Renders the report as one self-contained HTML file without scripts; it loads nothing from the network or other files."""
+"""Renders the report as one self-contained HTML file; it loads nothing from the network or other files."""
 
 import base64
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from cogtune.evaluation.metrics import METRICS, PSNR, Metric
 from cogtune.evaluation.report import plots, summary_text
-from cogtune.evaluation.report.report_data import ReportData, ReportRow, ReportVideo
+from cogtune.evaluation.report.report_data import ClipFacts, DataFacts, ReportData, ReportRow, ReportVideo
 
 MAX_VIDEO_BYTES = 48_000_000
 """Maximum size of all embedded videos (4/3 of it in base64); the page says how many are omitted."""
+MAX_CLIPS = 200
+"""Maximum number of clips in the table of what was done to each."""
 
 
 @dataclass(frozen=True)
-class _Embedded:
+class Embedded:
+    """A video or image with its data, as ``picture`` of blocks.html.j2 shows it."""
+
     video: ReportVideo
     uri: str
 
@@ -26,10 +31,17 @@ class _Embedded:
         return self.video.path.suffix == ".png"
 
 
+def embedded(video: ReportVideo) -> Embedded:
+    """``video`` with its data, unless it has a problem."""
+    return Embedded(video, "" if video.problem else data_uri(video.path))
+
+
 def render(report: ReportData) -> str:
-    """The page as HTML text. All strings of the report are escaped; only plots and CSS are inserted as markup."""
+    """The page as HTML text. All strings of the report are escaped; only plots, CSS and the script are inserted as
+    markup."""
     seconds = {row.stage: row.seconds for row in report.stages if row.seconds is not None}
     strips, left_out = _within_budget(report.strips)
+    compared = any(video.hit is not None for strip in strips for video in strip.videos)
     return (
         environment()
         .get_template("report.html.j2")
@@ -40,22 +52,28 @@ def render(report: ReportData) -> str:
             metrics=METRICS,
             psnr=PSNR,
             rows=summary_text.rows(report.metrics),
-            training=summary_text.training(report.metrics, report.timings),
-            strips=[
-                (strip, [_Embedded(video, "" if video.problem else data_uri(video.path)) for video in strip.videos])
-                for strip in strips
-            ],
+            training=summary_text.training(report.training, report.timings),
+            overfitting=summary_text.overfitting(report.training, report.validation),
+            sources=summary_text.data_sources(report.data.folders) if report.data else [],
+            compared=compared,
+            strips=[(strip, [embedded(video) for video in strip.videos]) for strip in strips],
             left_out=left_out,
-            loss_plot=plots.markup(plots.loss_plot(report.training, report.validation)),
-            seconds_plot=plots.markup(plots.seconds_plot(seconds)),
+            clips=_changed_first(report.data),
+            max_clips=MAX_CLIPS,
+            loss_plot=plots.both(partial(plots.loss_plot, report.training, report.validation)),
+            seconds_plot=plots.both(partial(plots.seconds_plot, seconds)),
             config_lines=list(_config_lines(report.config_yaml)),
             total_seconds=sum(seconds.values()),
         )
     )
 
 
-def environment() -> Any:
-    """The Jinja environment of all pages: strings are escaped unless marked as markup; undefined values are errors."""
+def environment(with_script: bool = True) -> Any:
+    """The Jinja environment of all pages: strings are escaped unless marked as markup; undefined values are errors.
+
+    Pages extend layout.html.j2 and use the macros of blocks.html.j2. The policy allows inline styles, data: media and,
+    by its hash, the one script, so no other script runs, even if one got into a page.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     jinja = Environment(
@@ -67,7 +85,19 @@ def environment() -> Any:
     )
     jinja.filters.update(duration=plots.duration, error=_error, figure=_figure, in_units=_in_units)
     jinja.globals["css"] = plots.markup(Path(__file__).with_name("report.css").read_text())
+    script = Path(__file__).with_name("report.js").read_text() if with_script else ""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    jinja.globals["script"] = plots.markup(script)
+    allowed = f" script-src 'sha256-{digest}';" if script else ""
+    policy = f"default-src 'none';{allowed} style-src 'unsafe-inline'; img-src data:; media-src data:"
+    jinja.globals["policy"] = plots.markup(policy)
     return jinja
+
+
+def _changed_first(data: DataFacts | None) -> list[ClipFacts]:
+    """The clips for the table: those that were changed most first, at most `MAX_CLIPS`."""
+    each = data.each if data else []
+    return sorted(each, key=lambda clip: (not clip.changed, clip.kept, -clip.scale, clip.name))[:MAX_CLIPS]
 
 
 def _within_budget(strips: list[ReportRow]) -> tuple[list[ReportRow], int]:

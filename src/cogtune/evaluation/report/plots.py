@@ -4,6 +4,7 @@ import functools
 import io
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
@@ -31,6 +32,9 @@ _STYLE: dict[Any, Any] = {
     "legend.frameon": False,
 }
 _MAX_POINTS = 600
+NARROW = 3.3
+"""Width in inches of the chart for a phone. At a page width of 360 px it is drawn 286 px wide, so 10 pt become 12 px."""
+_NARROW_POINTS = 240
 
 
 def smoothed(values: Sequence[float], span: int) -> list[float]:
@@ -47,6 +51,17 @@ def smoothed(values: Sequence[float], span: int) -> list[float]:
     return means
 
 
+def mean_span(count: int) -> int:
+    """How many of ``count`` losses the thick line of a chart averages."""
+    return max(1, min(count, max(2, count // 20)))
+
+
+def window_means(values: Sequence[float], span: int) -> list[float]:
+    """Mean of every ``span`` adjacent values: len(values) - span + 1 of them, so each is a mean of the same number."""
+    sums = [0.0, *accumulate(values)]
+    return [(sums[first + span] - sums[first]) / span for first in range(len(values) - span + 1)]
+
+
 def subsampled(rows: Sequence[Any], max_rows: int = _MAX_POINTS) -> list[Any]:
     """At most ``max_rows`` evenly spaced rows, including the first and the last, to keep plots small."""
     if len(rows) <= max_rows:
@@ -58,57 +73,65 @@ def styled(draw: Callable[..., str]) -> Callable[..., str]:
     """Run ``draw`` with the page's style, without changing matplotlib's global settings."""
 
     @functools.wraps(draw)
-    def wrapped(*args: Any) -> str:
+    def wrapped(*args: Any, **options: Any) -> str:
         import matplotlib
 
         with matplotlib.rc_context(_STYLE):
-            return draw(*args)
+            return draw(*args, **options)
 
     return wrapped
 
 
+@dataclass(frozen=True)
+class Chart:
+    """One chart drawn twice, as SVG markup: for a window, and for a phone. The page's CSS shows the one that fits."""
+
+    wide: Any
+    narrow: Any
+
+
+def both(draw: Callable[[bool], str]) -> Chart | None:
+    """The chart that ``draw`` makes for a narrow page (true) and for a wide one; None if it makes none."""
+    wide = draw(False)
+    return Chart(markup(wide), markup(draw(True))) if wide else None
+
+
 @styled
-def loss_plot(training: Sequence[LossPoint], validation: Sequence[LossPoint]) -> str:
+def loss_plot(training: Sequence[LossPoint], validation: Sequence[LossPoint], narrow: bool = False) -> str:
     """Loss over steps: a thin line of single steps, a thick line of their mean, validation as points, and the learning
     rate below. "" without training steps."""
     if not training:
         return ""
     steps, losses = [point.step for point in training], [point.loss for point in training]
-    span = max(2, len(losses) // 20)
-    drawn = subsampled(list(zip(steps, losses, smoothed(losses, span), strict=True)))
-    figure, (top, bottom) = new_figure(8.6, 4.4, rows=2, heights=(4, 1))
-    top.plot(
-        [row[0] for row in drawn], [row[1] for row in drawn], color=_SECOND, linewidth=0.7, alpha=0.7, label="one step"
-    )
-    top.plot(
-        [row[0] for row in drawn],
-        [row[2] for row in drawn],
-        color=_ACCENT,
-        linewidth=2,
-        label=f"mean of {span} steps",
-    )
+    span, limit = mean_span(len(losses)), _NARROW_POINTS if narrow else _MAX_POINTS
+    means = list(zip(steps[span // 2 :], window_means(losses, span), strict=False))
+    single, mean = subsampled(list(zip(steps, losses, strict=True)), limit), subsampled(means, limit)
+    figure, (top, bottom) = new_figure(*((NARROW, 4.2) if narrow else (8.6, 4.4)), rows=2, heights=(4, 1))
+    top.plot(*zip(*single, strict=True), color=_SECOND, linewidth=0.7, alpha=0.7, label="one step")
+    top.plot(*zip(*mean, strict=True), color=_ACCENT, linewidth=2, label=f"mean of {span} steps")
     if validation:
         points = [point.step for point in validation], [point.loss for point in validation]
         top.plot(*points, "o", color=_INK, markersize=4, label="validation")
     if min(losses) > 0 and max(losses) > 8 * min(losses):
         log_axis(top)
     top.set_ylabel("loss")
-    top.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderpad=0)
-    rates = subsampled([(point.step, point.lr) for point in training if point.lr is not None])
+    top.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=1 if narrow else 3, borderpad=0)
+    rates = subsampled([(point.step, point.lr) for point in training if point.lr is not None], limit)
     bottom.plot([rate[0] for rate in rates], [rate[1] for rate in rates], color=_INK, linewidth=1.2)
-    bottom.set_ylabel("learning rate")
+    bottom.set_ylabel("lr" if narrow else "learning rate")
     bottom.set_ylim(bottom=0)
     bottom.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     bottom.set_xlabel("optimizer step")
+    few_ticks(bottom, narrow)
     return to_svg(figure, "Loss and learning rate over training steps")
 
 
 @styled
-def seconds_plot(seconds: dict[str, float]) -> str:
+def seconds_plot(seconds: dict[str, float], narrow: bool = False) -> str:
     """Horizontal bars of the time of each stage. "" without stages."""
     if not seconds:
         return ""
-    figure, (axes,) = new_figure(8.6, 0.6 + 0.3 * len(seconds))
+    figure, (axes,) = new_figure(NARROW if narrow else 8.6, 0.6 + 0.3 * len(seconds))
     names, values = list(seconds), list(seconds.values())
     bars = axes.barh(names, values, color=_ACCENT, height=0.62)
     axes.bar_label(bars, [duration(value) for value in values], padding=5, color=_INK)
@@ -116,8 +139,16 @@ def seconds_plot(seconds: dict[str, float]) -> str:
     axes.grid(False)
     axes.spines["bottom"].set_visible(False)
     axes.tick_params(left=False, bottom=False, labelbottom=False)
-    axes.set_xlim(0, 1.15 * max(values, default=1) or 1)
+    axes.set_xlim(0, (1.45 if narrow else 1.15) * max(values, default=1) or 1)
     return to_svg(figure, "Seconds spent in each stage")
+
+
+def few_ticks(axes: Any, narrow: bool) -> None:
+    """On a narrow chart, labels of the x axis at most at five places."""
+    if narrow:
+        from matplotlib.ticker import MaxNLocator
+
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
 
 
 def markup(text: str) -> Any:
@@ -140,13 +171,19 @@ def duration(seconds: float) -> str:
 
 
 def new_figure(
-    width: float, height: float, rows: int = 1, heights: tuple[int, ...] = (1,), columns: int = 1
+    width: float,
+    height: float,
+    rows: int = 1,
+    heights: tuple[int, ...] = (1,),
+    columns: int = 1,
+    shared: bool = True,
 ) -> tuple[Any, Any]:
-    """A figure of ``width`` x ``height`` inches and its axes, row by row."""
+    """A figure of ``width`` x ``height`` inches and its axes, row by row. ``shared``: rows have one x axis."""
     from matplotlib.figure import Figure  # pyplot would search for a backend
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, sharex=rows > 1, gridspec_kw={"height_ratios": heights})
+    sharex = shared and rows > 1
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=sharex, gridspec_kw={"height_ratios": heights})
     return figure, list(axes.flat)
 
 
@@ -169,6 +206,7 @@ def to_svg(figure: Any, title: str) -> str:
     text = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", text)
     for placeholder, variable in _VARIABLES.items():
         text = text.replace(placeholder, variable)
+    text = re.sub(r'<g id="[^"]*"', "<g", text)  # the names repeat in each chart of a page; nothing refers to groups
     text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)  # would apply to the whole page
     text = re.sub(r'\s(width|height)="[^"]*pt"', "", text)
     text = text.replace("font-family: 'DejaVu Sans', sans-serif", "font-family: inherit")

@@ -37,6 +37,38 @@ class LossPoint:
 
 
 @dataclass(frozen=True)
+class ClipFacts:
+    """What was done to one clip. ``size``: (width, height) of its source; ``scale``: factor of the resize, above 1 for an
+    enlarged clip; ``kept``: share of the picture inside the crop, 0 to 1; ``padded``: copies of the last frame at its end;
+    ``repeated``: frames that repeat the one before, because the source is slower."""
+
+    name: str
+    split: str
+    size: tuple[int, int]
+    scale: float
+    kept: float
+    padded: int = 0
+    repeated: int = 0
+
+    @property
+    def changed(self) -> bool:
+        """Whether it was enlarged, cropped by more than half a percent, or has copied frames."""
+        return self.scale > 1 or self.kept < 0.995 or bool(self.padded or self.repeated)
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where the clips of a split come from: the folders of ``key`` and the place that sets it. ``inherited``: that place
+    is another one than that of args.train_data, so these clips may belong to other data."""
+
+    split: str
+    key: str
+    folders: list[str]
+    origin: str
+    inherited: bool = False
+
+
+@dataclass(frozen=True)
 class DataFacts:
     """Results of scan, preprocess and text. ``rejects``: (name, reason). ``others``: the same for files that are not
     videos, one entry per kind. ``links``: (path, target) of clips that are links. ``truncated``: captions with more
@@ -60,6 +92,9 @@ class DataFacts:
     """Clips that are smaller than the training size."""
     min_kept: float = 1.0
     """Smallest share of the picture that the crop keeps, over all clips."""
+    each: list[ClipFacts] = field(default_factory=list)
+    """All clips, by name."""
+    folders: list[Folders] = field(default_factory=list)
 
     @property
     def held_out(self) -> int:
@@ -108,8 +143,30 @@ class Exported:
 
 
 @dataclass(frozen=True)
+class Copied:
+    """A file that another program wants in a folder of its own. ``what``: for whom."""
+
+    what: str
+    file: str
+    folder: str
+
+
+@dataclass(frozen=True)
+class Use:
+    """How to use the exported weights. ``folder``: the path of the export; ``notes``: sentences; ``diffusers``: Python lines,
+    "" if diffusers cannot compute the network; ``comfyui``: the files for ComfyUI. Paths are relative to ``root``."""
+
+    folder: str
+    root: str
+    notes: list[str]
+    diffusers: str = ""
+    comfyui: list[Copied] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class ReportData:
-    """The content of a report. ``data``: None without training (``args.mode: inference``)."""
+    """The content of a report. ``data``: None without training (``args.mode: inference``). ``setup``: (term, value) of the
+    first lines; ``command``: what made it, with ``made_from`` as the files and settings; ``use``: None without an export."""
 
     experiment: str
     metrics: dict[str, Any]
@@ -122,3 +179,7 @@ class ReportData:
     exports: list[Exported]
     config_yaml: str
     run: dict[str, Any]
+    setup: list[tuple[str, str]] = field(default_factory=list)
+    use: Use | None = None
+    command: str = ""
+    made_from: str = ""

@@ -1,9 +1,12 @@
-"""The sentences of a report. Pure functions of metrics.json and timings.json."""
+"""The sentences of a report. Pure functions of its data."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cogtune.evaluation.metrics import METRICS, PSNR, RETRIEVAL, Metric
+from cogtune.evaluation.report.plots import mean_span, window_means
+from cogtune.evaluation.report.report_data import Folders, LossPoint
 
 VARIANTS = ("tuned", "base", "guided", "shuffled", "null")
 """In the order of the table."""
@@ -80,16 +83,62 @@ def summary(metrics: dict[str, Any]) -> list[str]:
         )
     clips = metrics.get("data.clips_train")
     if psnr is not None and clips:
-        sentences.append(f"The nearest of all {clips} training clips is by pixel error, so chance is 1 in {clips}.")
+        sentences.append(
+            f"A sample counts as nearest to its own clip if none of the {clips} training clips differs less from it in its "
+            f"pixels (by chance: 1 in {clips}). This checks whether the model reproduces its training clips from their "
+            f"captions, that is, memorisation; it does not measure quality, and a LoRA for a style or a subject does not need it."
+        )
     return sentences
 
 
-def training(metrics: dict[str, Any], timings: dict[str, Any]) -> str:
-    """A sentence about loss and speed."""
-    first, last = metrics.get("train.loss_first"), metrics.get("train.loss_last")
-    text = "" if first is None or last is None else f"The loss went from {first:.3f} to {last:.3f}"
+def training(training: Sequence[LossPoint], timings: dict[str, Any]) -> str:
+    """A sentence about loss, as the thick line of the chart has it, and speed."""
+    text = ""
+    if training:
+        span = mean_span(len(training))
+        line = window_means([point.loss for point in training], span)
+        steps = f"mean of {span} steps" if span > 1 else "single steps"
+        text = f"The loss ({steps}) went from {line[0]:.3f} to {line[-1]:.3f}"
     if speed := timings.get("train.steps_per_second"):
         text += f"{' at ' if text else 'Training ran at '}{speed:.2f} steps a second"
     if (wait := timings.get("train.data_wait_fraction")) is not None and text:
         text += f"; {100 * wait:.1f} % of the time was spent waiting for data"
     return f"{text}." if text else ""
+
+
+RISE = 0.02
+"""A validation loss that ends this share above its minimum has risen; less may be noise."""
+
+
+def overfitting(training: Sequence[LossPoint], validation: Sequence[LossPoint]) -> str:
+    """Says that the validation loss rose while the training loss fell, with the step of its minimum; "" if it did not."""
+    if len(validation) < 3 or not training:
+        return ""
+    best, last = min(validation, key=lambda point: point.loss), validation[-1]
+    before, after = _mean_around(training, best.step), _mean_around(training, last.step)
+    if last.loss <= best.loss * (1 + RISE) or after >= before:
+        return ""
+    return (
+        f"The validation loss was lowest at step {best.step:,} ({best.loss:.3f}) and rose to {last.loss:.3f} by step "
+        f"{last.step:,}, while the training loss fell from {before:.3f} to {after:.3f}: from step {best.step:,} on, the model "
+        f"learned its training clips by heart. Fewer steps, more clips or a lower learning rate prevent that."
+    )
+
+
+def _mean_around(training: Sequence[LossPoint], step: int) -> float:
+    """The mean loss of the steps around ``step``."""
+    reach = mean_span(len(training))
+    near = [point.loss for point in training if abs(point.step - step) <= reach] or [training[-1].loss]
+    return sum(near) / len(near)
+
+
+def data_sources(folders: Sequence[Folders]) -> list[str]:
+    """A sentence per split about where its clips come from."""
+    sentences = []
+    for one in folders:
+        name = "Training" if one.split == "train" else "Validation"
+        text = f"{name} clips: {', '.join(one.folders)} ({one.key}, set by {one.origin})."
+        if one.inherited:
+            text += f" {one.key} was not set together with args.train_data: check that these clips belong to your data."
+        sentences.append(text)
+    return sentences

@@ -4,7 +4,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from cogtune.evaluation.metrics import PSNR
-from cogtune.evaluation.report.plots import log_axis, new_figure, smoothed, styled, subsampled, to_svg
+from cogtune.evaluation.report.plots import (
+    NARROW,
+    few_ticks,
+    log_axis,
+    new_figure,
+    smoothed,
+    styled,
+    subsampled,
+    to_svg,
+)
 
 
 def shades(count: int) -> list[str]:
@@ -16,14 +25,16 @@ def shades(count: int) -> list[str]:
 
 
 @styled
-def sweep_plot(members: Sequence[Any], key: str) -> str:
-    """Left: the smoothed losses of all members, one colour each. Right: PSNR of the samples over the swept ``key``.
+def sweep_plot(members: Sequence[Any], key: str, narrow: bool = False) -> str:
+    """Left: the smoothed losses of all members, one colour each. Right (below, if ``narrow``): PSNR of the samples over the
+    swept ``key``.
 
     ``members`` have ``point``, ``training`` and ``figures`` (`compare.Member`). "" if no member has training steps.
     """
     if not any(member.training for member in members):
         return ""
-    figure, (left, right) = new_figure(10.5, 3.8, columns=2)
+    size = {"width": NARROW, "height": 5.6, "rows": 2} if narrow else {"width": 10.5, "height": 3.8, "columns": 2}
+    figure, (left, right) = new_figure(**size, heights=(1, 1) if narrow else (1,), shared=False)
     coloured = list(zip(members, shades(len(members)), strict=True))
     _losses(left, coloured)
     points = [
@@ -32,6 +43,7 @@ def sweep_plot(members: Sequence[Any], key: str) -> str:
         if member.figures.get(PSNR.key()) is not None
     ]
     _over_values(right, points)
+    few_ticks(left, narrow)
     right.set_xlabel(key.rpartition(".")[2])
     right.set_ylabel("PSNR of samples, dB")
     return to_svg(figure, "Losses of all runs, and PSNR over the swept value")

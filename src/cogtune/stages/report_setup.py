@@ -1,0 +1,106 @@
+"""What a report says about the experiment itself: its setup, its data, and how to use its weights."""
+
+import os
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from cogtune.config.build import params_of
+from cogtune.evaluation.report import gather, setup
+from cogtune.evaluation.report.report_data import DataFacts, Exported, ReportRow, Use
+from cogtune.evaluation.report.use import OWN_PIPELINE, OWN_TRANSFORMER, PIPELINES, Base, Clip, use
+from cogtune.stages.job import Job
+from cogtune.work.inputs import LoadedSampleInput, ReportInput, SampleInput, TrainInput
+from cogtune.work.records import Record, read_record
+from cogtune.work.results import ExportIndex, read_summary
+from cogtune.work.volatile import ReportRun
+
+
+class About:
+    """Reads it from the upstream jobs of a report job. ``strips``: its samples."""
+
+    def __init__(self, job: Job[ReportInput], run: ReportRun, strips: Sequence[ReportRow]) -> None:
+        self._job, self._run, self._strips = job, run, strips
+        self._trained = "train" in job.upstream
+
+    @cached_property
+    def data(self) -> DataFacts | None:
+        """Facts about the data set; None without training."""
+        if not self._trained:
+            return None
+        job = self._job
+        return gather.data_facts(
+            manifest=job.manifest(),
+            rejects_file=job.job_dir("scan") / "rejects.jsonl",
+            frames=job.rows("preprocess"),
+            encoded=job.rows("text"),
+            params=params_of(job.input.data),
+            folders=gather.folders_of(self._run.data),
+        )
+
+    def setup(self, index: ExportIndex | None) -> setup.Facts:
+        """The first lines of the page. ``index``: of the export, None without training."""
+        if not self._trained or index is None or self.data is None:
+            sample = self._job.upstream_job("sample", LoadedSampleInput)
+            loaded = f"result of {_experiment_of(sample.upstream_job('load'))}" if "load" in sample.upstream else ""
+            return setup.sampled_facts(sample.input, loaded or str(sample.input.load), self._record("sample"))
+        train, sample = self._job.upstream_job("train", TrainInput), self._job.upstream_job("sample", SampleInput)
+        base = str(index.facts.get("base", ""))
+        if "load" in train.upstream:
+            base = f"result of {_experiment_of(train.upstream_job('load'))}"
+        summary = read_summary(self._job.job_dir("train"))
+        return setup.trained_facts(train.input, sample.input, summary, base, self.data, self._record("train"))
+
+    def use(self, exports: Sequence[Exported]) -> Use:
+        """How to use the exported weights."""
+        results = self._job.results
+        root = Path.cwd() if results.is_relative_to(Path.cwd()) else results.parent
+        folder = os.path.relpath(results / self._run.experiment / "export", root)
+        train = self._job.upstream_job("train", TrainInput)
+        return use(self._run.experiment, folder, root, exports, _base(train, root), self._clip(train.input))
+
+    def _clip(self, train: TrainInput) -> Clip:
+        sample = self._job.upstream_job("sample", SampleInput).input
+        params = params_of(sample.sampler)
+        guider = params.guider_config
+        guidance = params_of(guider) if guider else None
+        height, width = sample.video_size
+        return Clip(
+            caption=self._strips[0].caption if self._strips else "a prompt",
+            height=height,
+            width=width,
+            frames=sample.max_num_frames,
+            fps=sample.fps,
+            steps=sample.steps or params.num_steps,
+            guidance=getattr(guidance, "scale", 1.0),
+            dynamic=hasattr(guidance, "exp"),
+            dtype="bfloat16" if sample.bf16 else "float16" if sample.fp16 else "float32",
+            image=train.image_input,
+        )
+
+    def _record(self, stage: str) -> Record | None:
+        return read_record(self._job.store / "records" / f"{stage}-{self._job.upstream[stage]}.json")
+
+
+def _base(train: Job[TrainInput], root: Path) -> Base:
+    """The weights that an exported LoRA belongs to. A LoRA that continues the same LoRA belongs to what that one was
+    trained on; a full training before it, to that one's export."""
+    pipeline = PIPELINES.get(setup.model_name(train.input.network), OWN_PIPELINE)
+    if "load" not in train.upstream:
+        return Base(pipeline)
+    before = train.upstream_job("load", TrainInput)
+    adapters = _adapters(before.input)
+    if adapters is None:
+        export = before.results / _experiment_of(before) / "export" / "transformer"
+        return Base(pipeline, os.path.relpath(export, root))
+    return _base(before, root) if adapters == _adapters(train.input) else Base(pipeline, OWN_TRANSFORMER)
+
+
+def _adapters(train: TrainInput) -> Any:
+    return params_of(train.network).modules.get("lora_config")
+
+
+def _experiment_of(job: Job[Any]) -> str:
+    """The experiment that a job's run file is of: `<experiment>-<digest>.json`."""
+    return job.run_file.stem.rpartition("-")[0]

@@ -42,6 +42,8 @@ def other(project: Project, tmp_path: Path) -> Project:
     (tmp_path / "Snakefile").write_text(SNAKEFILE)
     tuning = {"ranks": 2, "results_dir": "tuned", "experiments": {"mine": {"base": ["models/tiny.yaml"]}}}
     (tmp_path / "project.yaml").write_text(yaml.safe_dump({"title": "a paper", "tuning": tuning}))
+    (tmp_path / "profiles/default").mkdir(parents=True)
+    (tmp_path / "profiles/default/config.yaml").write_text("rerun-triggers: [mtime]\n")
     (tmp_path / "config").mkdir()
     (tmp_path / "config/config.yaml").write_text("something: of the project's own\n")
     return Project(tmp_path)
@@ -59,6 +61,13 @@ def test_only_rules_of_the_module_cannot_be_forced(other: Project) -> None:
     assert done.returncode == 1
     assert "--forcerun cogtune_text: not supported" in done.stderr
     other.snakemake("-n", "--forcerun", "paper")
+
+
+def test_a_profile_without_the_trigger_is_refused(other: Project) -> None:
+    """Snakemake's default triggers restart jobs, and skip missing ones behind them."""
+    done = other.snakemake("-n", "--workflow-profile", "none", check=False)
+    assert done.returncode == 1
+    assert "Put `rerun-triggers: [mtime]` into your profile" in done.stderr
 
 
 def test_a_job_of_the_module_finds_its_files(project: Project, other: Project) -> None:

@@ -3,6 +3,7 @@
 import base64
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,13 +38,55 @@ def test_until_a_stage_asks_for_the_scan_first(fresh: Project) -> None:
     assert stages == {"preprocess", "latents", "text", "train"}
 
 
-@pytest.mark.parametrize("target", ["text", "train", "results/.receipts/text-0123456789ab.json"])
-def test_a_forced_stage_is_refused(fresh: Project, target: str) -> None:
-    """Snakemake would skip the missing jobs behind it, with exit code 0."""
-    done = fresh.snakemake("-n", "--forcerun", target, check=False)
+MISSING = {"train", "export", "sample", "evaluate", "report", "all"}
+"""The jobs that a changed learning rate makes necessary."""
+RECEIPT = "results/.receipts/text-{text}.json"
+
+
+@pytest.fixture
+def changed(project: Project) -> Iterator[Project]:
+    """The finished project with another learning rate."""
+    project.edit("lr: 0.001", "lr: 0.016")
+    yield project
+    project.edit("lr: 0.016", "lr: 0.001")
+
+
+@pytest.mark.parametrize(
+    ("flags", "refused"),
+    [
+        ("--force all " + RECEIPT, "--force " + RECEIPT),
+        ("--forcerun text", "--forcerun text"),
+        ("--forcerun " + RECEIPT, "--forcerun " + RECEIPT),
+        ("--rerun-triggers params", "--rerun-triggers params"),
+        ("--workflow-profile none", "--rerun-triggers code input mtime params software-env"),
+        ("--workflow-profile none --rerun-triggers mtime --rerun-incomplete", "--rerun-incomplete"),
+        ("--force all", None),
+        ("--forceall all " + RECEIPT, None),
+        ("--forcerun", None),
+        ("--rerun-incomplete", None),
+        ("--trust-io-cache", None),
+        ("--consider-ancient report=0", None),
+    ],
+)
+def test_no_option_hides_missing_jobs(changed: Project, flags: str, refused: str | None) -> None:
+    """Snakemake does not check the jobs behind one that it restarts: it would skip them with exit code 0."""
+    text = next(name[5:-5] for name in changed.receipts() if name.startswith("text-"))
+    done = changed.snakemake("-n", *flags.format(text=text).split(), check=False)
+    if refused is None:
+        jobs = set(re.findall(r"^(?:local)?(?:rule|checkpoint) (\w+):", done.stdout, re.MULTILINE))
+        assert jobs >= MISSING, done.stderr
+    else:
+        assert done.returncode == 1
+        assert f"{refused.format(text=text)}: not supported" in sentence(done.stderr)
+
+
+def test_omit_from_runs_what_comes_before(changed: Project, fresh: Project) -> None:
+    done = changed.snakemake("-n", "--omit-from", "sample")
+    assert set(re.findall(r"^rule (\w+):", done.stdout, re.MULTILINE)) == {"train", "export"}
+    done = fresh.snakemake("-n", "--omit-from", "train", check=False)
     assert done.returncode == 1
-    assert f"--forcerun {target}: not supported" in sentence(done.stderr)
-    assert "cogtune store drop KEY" in sentence(done.stderr)
+    assert "--omit-from train: " in sentence(done.stderr)
+    assert "run `snakemake --until scan` first" in sentence(done.stderr)
 
 
 def test_a_receipt_by_name_runs_the_scan_first(project: Project, fresh: Project) -> None:
@@ -65,12 +108,8 @@ def test_every_job_leaves_a_benchmark(project: Project) -> None:
     assert any(name.startswith("report-tiny-") for name in benchmarks)
 
 
-def test_a_dry_run_shows_the_resources(project: Project) -> None:
-    project.edit("lr: 0.001", "lr: 0.016")
-    try:
-        text = project.snakemake("-n").stdout
-    finally:
-        project.edit("lr: 0.016", "lr: 0.001")
+def test_a_dry_run_shows_the_resources(changed: Project) -> None:
+    text = changed.snakemake("-n").stdout
     train = text[text.index("rule train:") :]
     (line, *_) = re.findall(r"^ *resources: .*", train, re.MULTILINE)
     resources = dict(re.findall(r"(\w+)=(\d+)", line))

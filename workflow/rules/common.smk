@@ -284,9 +284,9 @@ def upstream(wildcards):
     await_earlier_jobs()
     await_scans_for(wildcards.key)
     receipts = (STARTED or WORKSPACE).upstream(job_of(wildcards))
-    if workflow.dag_settings.until:
+    if workflow.dag_settings.until or workflow.dag_settings.omit_from:
         # A finished checkpoint among the jobs makes Snakemake 9 work out anew what has to run, and it then finds nothing
-        # to do for a stage that `--until` names.
+        # to do for a stage that `--until` names, or before one that `--omit-from` names.
         receipts = [
             path
             for path in receipts
@@ -328,16 +328,41 @@ STAGE_RULES = {
 
 
 def refuse_forced_stages():
-    """Raises UserError for `--forcerun STAGE`. The job would find its result in the store, and Snakemake 9 does not check
-    the jobs behind it, whose ancient inputs exist: it would skip missing ones and end with exit code 0.
+    """Raises UserError for options that start a stage's job although its receipt exists. The job would find its result in
+    the store, and Snakemake 9 does not check the jobs behind it, whose ancient inputs exist: it would skip missing ones
+    and end with exit code 0. `--forceall` is harmless: it starts these too.
     """
+    if not workflow.is_main_process or workflow.executor_plugin is None:
+        return  # no jobs are started, as with --summary
     # Snakemake has its settings only when it evaluates the input functions of rules.
-    for target in sorted(workflow.dag_settings.forcerun):
-        if target in STAGE_RULES or "/.receipts/" in target:
-            raise UserError(
-                f"--forcerun {target}: not supported, because results are found by their keys. Run `cogtune store drop "
-                f"KEY` instead (`cogtune store list` shows the keys), then snakemake without --forcerun"
-            )
+    dag, execution = workflow.dag_settings, workflow.execution_settings
+    forced = {
+        "--forcerun": dag.forcerun,
+        "--force": dag.targets if dag.forcetargets else (),
+    }
+    for option, targets in forced.items():
+        for target in sorted(map(str, targets)):
+            if target in STAGE_RULES or "/.receipts/" in target:
+                raise UserError(
+                    f"{option} {target}: not supported, because results are found by their keys. Run `cogtune store "
+                    f"drop KEY` instead (`cogtune store list` shows the keys), then snakemake without {option}"
+                )
+    skips = (
+        "it restarts finished jobs, and Snakemake would skip missing jobs behind them"
+    )
+    triggers = sorted(
+        trigger.name.lower().replace("_", "-") for trigger in dag.rerun_triggers
+    )
+    if set(triggers) - {"mtime"}:
+        raise UserError(
+            f"--rerun-triggers {' '.join(triggers)}: not supported, because {skips}. Put `rerun-triggers: [mtime]` into "
+            f"your profile, or add --rerun-triggers mtime"
+        )
+    if dag.force_incomplete and not execution.ignore_incomplete:
+        raise UserError(
+            f"--rerun-incomplete: not supported, because {skips}. Receipts are never incomplete: add "
+            f"--ignore-incomplete, or put `ignore-incomplete: true` into your profile"
+        )
 
 
 def await_scans(name):
@@ -347,7 +372,7 @@ def await_scans(name):
     jobs before it evaluates checkpoints.
     """
     refuse_forced_stages()
-    refuse_until(name)
+    refuse_selected_stages(name)
     if not clips_are_made(WORKSPACE):
         checkpoints.demo_clips.get()
     for path in WORKSPACE.scan_receipts(name):
@@ -355,19 +380,25 @@ def await_scans(name):
             checkpoints.scan.get(key=path.stem.removeprefix("scan-"))
 
 
-def refuse_until(name):
-    """Raises UserError for `--until STAGE` where a checkpoint before that stage is left to do: Snakemake picks the jobs of
-    the stage before it runs anything, finds none, and would end without a word."""
-    until = workflow.dag_settings.until
+def refuse_selected_stages(name):
+    """Raises UserError for `--until STAGE` and `--omit-from STAGE` where a checkpoint before that stage is left to do:
+    Snakemake picks the jobs of the stage before it runs anything, finds none, and would end without a word.
+    """
     if not clips_are_made(WORKSPACE):
         first, stages = "demo_clips", set(STAGES) | PART_RULES
     elif all(path.exists() for path in WORKSPACE.scan_receipts(name)):
         return
     else:
         first, stages = "scan", set(STAGES) - {"scan"} | PART_RULES
-    if named := sorted(stages.intersection(until)):
+    dag = workflow.dag_settings
+    for option, selected in {
+        "--until": dag.until,
+        "--omit-from": dag.omit_from,
+    }.items():
+        if not (named := sorted(stages.intersection(selected))):
+            continue
         raise UserError(
-            f"--until {' '.join(named)}: the jobs of {name} are known only after {first}, which is not done; run "
+            f"{option} {' '.join(named)}: the jobs of {name} are known only after {first}, which is not done; run "
             f"`snakemake --until {first}` first, then this command again"
         )
 

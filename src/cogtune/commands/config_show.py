@@ -120,7 +120,7 @@ def readers(path: str) -> str:
     words = []
     for stage in STAGES.values():
         kind = how_read(stage, path)
-        if kind and stage.name != "report":
+        if kind and not stage.publishes:
             words.append(stage.name if kind == "keys" else f"({stage.name})")
     return ", ".join(words) or "report"
 

@@ -45,7 +45,7 @@ def add_to(commands: Subcommands) -> None:
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Run the job; returns the exit code. Of ranks that torchrun or DeepSpeed's launcher started, the first runs the job."""
-    if arguments.command != "train":
+    if not STAGES[arguments.command].trains:
         return run_job(arguments, overrides, _prepare)
     from cogtune.train.joined import World, first_rank
 
@@ -96,7 +96,7 @@ def _prepare(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple[S
     if arguments.command not in resolver.stages:
         raise UserError(f"{arguments.command}: nothing to do: args.mode is inference, which only samples")
     if (problem := needs_gpu(resolver.config.values)) and not has_gpu():
-        if arguments.command == "train":
+        if STAGES[arguments.command].trains:
             raise UserError(problem)
         _log.warning("%s, or train on another machine; no GPU found on this one", problem)
     workspace.open_store()
@@ -124,7 +124,7 @@ def _prepare(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple[S
 def _receipt(arguments: argparse.Namespace, place: RunPaths, part: Slice) -> Path:
     if arguments.receipt:
         return arguments.receipt
-    if part.stage == "report":
+    if STAGES[part.stage].publishes:
         return place.results / place.experiment / f".published-{part.key}"
     receipt = place.receipt(part)
     return arguments.part.receipt(receipt) if STAGES[part.stage].parts and arguments.part else receipt

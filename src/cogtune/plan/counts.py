@@ -84,9 +84,9 @@ class Counts:
         """The work of a finished job, as recorded in its receipt. None if the receipt is missing or damaged."""
         if (receipt := self._history.receipt(part.stage, part.key)) is None:
             return None
-        counts = (receipt.steps,) if part.stage == "train" else (receipt.made, receipt.reused)
-        known = [count for count in counts if count is not None]
-        return Work(0, sum(known), STAGES[part.stage].unit) if len(known) == len(counts) else None
+        row = STAGES[part.stage]
+        known = [count for name in row.counted if (count := getattr(receipt, name)) is not None]
+        return Work(0, sum(known), row.unit) if len(known) == len(row.counted) else None
 
     def left(self, part: Slice, parts: Parts, cost: "Counting") -> Work:
         """The work of a job without receipt, counted by its cost class; each job once."""

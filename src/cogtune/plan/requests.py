@@ -96,7 +96,7 @@ class Requests:
         default = self._default(part.stage, self._workspace.experiments[name].ranks)
         if count:
             default = replace(default, gpu=min(1, default.gpu))
-        if part.stage == "report":
+        if STAGES[part.stage].publishes:
             return default
         cost = cost_of(STAGES[part.stage])
         try:

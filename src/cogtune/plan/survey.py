@@ -97,9 +97,8 @@ class Surveyor:
         """Survey an experiment; the scans of its chain must be finished."""
         parts, config = self.workspace.slices(name), self.workspace.config(name)
         published = self.workspace.published(only_for or name).exists()
-        last = "train" if only_for else "report"
         clips = self.workspace.assumed_clips.get(name)
-        stages = [stage for stage in list(STAGES)[: list(STAGES).index(last) + 1] if stage in parts]
+        stages = [stage for stage in (_up_to_training() if only_for else STAGES) if stage in parts]
         if clips is not None:
             self.history.assumed[parts["scan"].key] = assumed_columns(clips)
             stages.remove("scan")
@@ -124,24 +123,24 @@ class Surveyor:
         estimator: Estimator,
         published: bool,
     ) -> Step:
-        part = parts[stage]
-        if published or (stage != "report" and self.history.receipt(stage, part.key)):
+        part, row = parts[stage], STAGES[stage]
+        if published or (not row.publishes and self.history.receipt(stage, part.key)):
             return Step(stage, part.key, UP_TO_DATE, self._done(part, parts), warnings=self._lost(part))
-        if stage == "report":
-            work = Work(1, 1, STAGES[stage].unit)
+        if row.publishes:
+            work = Work(1, 1, row.unit)
             return Step(
                 stage, part.key, STALE, work, self._publish(part, name, config, steps), estimator.of(part, work)
             )
-        work = self.counts.left(part, parts, cost_of(STAGES[stage]))
+        work = self.counts.left(part, parts, cost_of(row))
         state, why = self._explained(part, work, name, config, steps)
         estimate = estimator.of_parts(part, work, work.parts(self.parts.get(stage, 1)))
-        notes = [self._batch(name, part)] if stage == "train" and work.todo else []
+        notes = [self._batch(name, part)] if row.trains and work.todo else []
         if estimate.parts > 1:
             most = work.largest(estimate.parts)
             unit = work.unit.removesuffix("s") if most == 1 else work.unit
             notes.append(f"{stage}: {estimate.parts} parts of at most {most:,} {unit}; time if all run at once")
         warnings = estimator.warnings(stage, estimate)
-        if stage == "train":
+        if row.trains:
             warnings += cannot_train_on(config.values, estimator.device)
         return Step(stage, part.key, state, work, why, estimate, warnings, notes)
 
@@ -153,7 +152,7 @@ class Surveyor:
     def _lost(self, part: Slice) -> list[str]:
         """The warning for a receipt without data: Snakemake only checks the receipt, so nothing would make it again."""
         folder = self.counts.folder(part)
-        if part.stage == "report" or folder.is_dir() or not self.history.receipt(part.stage, part.key):
+        if STAGES[part.stage].publishes or folder.is_dir() or not self.history.receipt(part.stage, part.key):
             return []
         named = "" if str(self.workspace.store) == "store" else f" --store {shlex.quote(str(self.workspace.store))}"
         repair = f"cogtune store verify {part.key} --repair{named}"
@@ -161,12 +160,12 @@ class Surveyor:
 
     def _done(self, part: Slice, parts: Mapping[str, Slice]) -> Work:
         """The work of a finished job: one with a receipt, or with a published report that depends on it."""
-        unit = STAGES[part.stage].unit
-        if part.stage == "report":
-            return Work(0, 1, unit)
+        row = STAGES[part.stage]
+        if row.publishes:
+            return Work(0, 1, row.unit)
         if (work := self.counts.done(part)) is not None:
             return work
-        return Work(0, self.counts.left(part, parts, cost_of(STAGES[part.stage])).total, unit)
+        return Work(0, self.counts.left(part, parts, cost_of(row)).total, row.unit)
 
     def _explained(
         self, part: Slice, work: Work, name: str, config: Config, steps: Mapping[str, Step]
@@ -175,7 +174,7 @@ class Surveyor:
             text = "cached; only the receipt is missing"
             return CACHED, [Reason("receipt", text)]
         earlier = (self._kin(part) if work.begun else None) or self.history.before(part, name)
-        if part.stage == "train" and work.begun:
+        if STAGES[part.stage].trains and work.begun:
             step = f"resumes at step {work.there:,} of {work.total:,}"
             return PARTIAL, [Reason("resume", step)]
         grown = work.begun and earlier is not None and _same_rows(earlier[0], part)
@@ -233,7 +232,7 @@ class Surveyor:
     def _publish(self, part: Slice, name: str, config: Config, steps: Mapping[str, Step]) -> list[Reason]:
         """Why the report must be rewritten: earlier stages, or keys that no result depends on."""
         keys = self.history.published(name)
-        before = self.history.slice_file(keys["report"]) if keys.get("report") else {}
+        before = self.history.slice_file(keys[part.stage]) if keys.get(part.stage) else {}
         if not before:
             return [Reason("never", "never published")]
         made = [stage for stage, step in steps.items() if step.runs and step.work.todo]
@@ -245,6 +244,12 @@ class Surveyor:
         if not reasons:
             reasons = [Reason("publish", f"results/{name} shows another config; the results of this config are cached")]
         return reasons
+
+
+def _up_to_training() -> list[str]:
+    """The stages that a training needs, and the training."""
+    names = list(STAGES)
+    return names[: next(index for index, name in enumerate(names) if STAGES[name].trains) + 1]
 
 
 def _same_rows(before: Mapping[str, Any], part: Slice) -> bool:

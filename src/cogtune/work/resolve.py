@@ -21,7 +21,7 @@ from cogtune.work.inputs import ScanInput
 from cogtune.work.runs import run_path, write_run
 from cogtune.work.slices import Slice, cut, reads_identity
 from cogtune.work.stage_input import read_input
-from cogtune.work.stages import STAGES, Stage, stages_of
+from cogtune.work.stages import Stage, stages_of
 from cogtune.work.volatile import DataFolders, JobMachine, PromptsRun, ReportRun, UpstreamJob
 
 _PROMPTS = "args.input_file"
@@ -99,7 +99,7 @@ class Resolver:
         if "scan" not in self._cut:
             args = self.config.values["args"]
             if self.assumed_clips is not None:
-                self._put("scan", {}, f"{self.assumed_clips} assumed clips")
+                self._put(self.stages["scan"], {}, f"{self.assumed_clips} assumed clips")
                 return self._cut["scan"]
             if not args["train_data"]:
                 raise ConfigError("not set; expected a list of folders with videos/ and labels/", key="args.train_data")
@@ -111,7 +111,7 @@ class Resolver:
                 self.fingerprints[known] = fingerprint(folders, follow)
             data_fingerprint = self.fingerprints[known]
             folder_values = {f"args.{name}": folders for name, folders in roots.items()}
-            self._put("scan", {}, data_fingerprint, folder_values)
+            self._put(self.stages["scan"], {}, data_fingerprint, folder_values)
             self._cut |= self._with_run({"scan": self._cut["scan"]})
         return self._cut["scan"]
 
@@ -133,9 +133,9 @@ class Resolver:
             if stage.when is not None and not self._switched_on(stage.when):
                 continue
             upstream = {part: self._cut[part] for part in stage.upstream if part != "scan" and part in self._cut}
-            if self.loaded is not None and (name == "train" or "load" in stage.upstream):
+            if self.loaded is not None and (stage.trains or "load" in stage.upstream):
                 upstream["load"] = self.loaded
-            self._put(name, upstream, digests.get(stage.data) if stage.data else None)
+            self._put(stage, upstream, digests.get(stage.data) if stage.data else None)
         self.writes.do(self.place.store / "hashes.json", self.hashes.save)
         return self._with_run(self._cut)
 
@@ -151,39 +151,38 @@ class Resolver:
         return bool(self.config.values[section].get(name))
 
     def _put(
-        self, name: str, upstream: dict[str, Slice], data: str | None, more_values: Mapping[str, Any] | None = None
+        self, stage: Stage, upstream: dict[str, Slice], data: str | None, more_values: Mapping[str, Any] | None = None
     ) -> None:
         """Cut a slice and keep it. ``more_values``: volatile values besides those of the config."""
-        stage = self.stages[name]
-        values, files = self._values(name, upstream), self.config.files
+        values, files = self._values(stage, upstream), self.config.files
         sources = {
             path: [self._source(path, file)]
             for path, file in files.items()
-            if name != "report" and reads_identity(stage, path)
+            if not stage.publishes and reads_identity(stage, path)
         }
         hashes = {path: source.content for path, (source,) in sources.items()}
-        if name == "sample" and values["args"]["image2video"] and _PROMPTS in hashes:
+        if _PROMPTS in hashes and values["args"]["image2video"]:
             sources[_PROMPTS] += self._images_of(Path(files[_PROMPTS]))
             hashes[_PROMPTS] = "sha256:" + digest([source.content for source in sources[_PROMPTS]])
         part = self._with_plugins(cut(stage, values, hashes, files, upstream, data), sources)
-        if name == "sample" and self.prompts is not None:
+        if stage.prompted and self.prompts is not None:
             part = self._with_prompts(part, self.prompts, sources)
         volatile = replace(
             part.volatile,
             values=part.volatile.values | dict(more_values or {}),
-            jobs=part.volatile.jobs | self._scan_job(name),
+            jobs=part.volatile.jobs | self._scan_job(stage),
             machine=JobMachine(self.place.ranks),
             sources={key: [[file.path, file.content, file.stamp] for file in files] for key, files in sources.items()},
-            report=self._report() if name == "report" else None,
+            report=self._report() if stage.publishes else None,
         )
-        if name == "train" and self._memo:
+        if stage.trains and self._memo:
             volatile = replace(volatile, batch_memo=self._memo.name)
-            if not (self.place.store / "train" / part.key / "final").is_dir():  # a finished training needs no ranks
+            if not (self.place.store / stage.name / part.key / "final").is_dir():  # a finished training needs no ranks
                 batch = part.identity["values"]["args"]["global_batch_size"]
                 check_batch(self.config, self.place.ranks, (batch, self.batch_from))
         part = replace(part, volatile=volatile)
         self.writes.do(part.path(self.place.store), lambda: part.write(self.place.store))
-        self._cut[name] = part
+        self._cut[stage.name] = part
 
     def _source(self, key: str, file: str) -> Source:
         if key in self.config.missing:
@@ -218,20 +217,20 @@ class Resolver:
         """The images in a prompt file, which its hash covers. Raises ConfigError for an invalid line."""
         return [self.hashes.source(line.image, _PROMPTS) for line in read_prompts(prompts, True) if line.image]
 
-    def _values(self, name: str, upstream: dict[str, Slice]) -> dict[str, Any]:
+    def _values(self, stage: Stage, upstream: dict[str, Slice]) -> dict[str, Any]:
         values = self.config.values
-        if name == "report":
+        if stage.publishes:
             return values | {"experiment": self.place.experiment, "as_written": self.config.raw}
         args = dict(values["args"])
         if isinstance(args.get("load"), dict):
             args["load"] = None  # the other experiment's train key is an upstream identity
-        if name == "train":
-            args["global_batch_size"] = self._global_batch(values | {"args": args}, upstream)
+        if stage.trains:
+            args["global_batch_size"] = self._global_batch(stage, values | {"args": args}, upstream)
         return values | {"args": args}
 
-    def _scan_job(self, name: str) -> dict[str, UpstreamJob]:
+    def _scan_job(self, stage: Stage) -> dict[str, UpstreamJob]:
         """The scan, which every other stage reads for its manifest."""
-        if name == "scan" or not self.scans:
+        if stage.name == "scan" or not self.scans:
             return {}
         scan = self.scan()
         return {"scan": UpstreamJob("scan", scan.key, scan.items_key)}
@@ -246,14 +245,14 @@ class Resolver:
         config_yaml = annotated(self.config.values, self.config)
         return ReportRun(place.experiment, config_yaml, place.command, place.made_from, folders)
 
-    def _global_batch(self, values: dict[str, Any], upstream: dict[str, Slice]) -> int:
+    def _global_batch(self, stage: Stage, values: dict[str, Any], upstream: dict[str, Slice]) -> int:
         """Clips per optimizer step: ``args.global_batch_size``, else the value that an earlier training started with, else
         micro batch x accumulation x ranks."""
         configured = values["args"].get("global_batch_size")
         if configured:
             self.batch_from = "args.global_batch_size"
             return configured
-        self._memo = BatchMemo(self.place.store, cut(STAGES["train"], values, {}, {}, upstream, None).key)
+        self._memo = BatchMemo(self.place.store, cut(stage, values, {}, {}, upstream, None).key)
         if (remembered := self._memo.read()) is None:
             self.batch_from = "args.global_batch_size is not set, so it depends on the ranks at the start of training"
             section = values["deepspeed"]

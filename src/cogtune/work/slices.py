@@ -141,7 +141,7 @@ def upstream_receipts(results: Path, part: Slice) -> list[Path]:
     """The receipts that a job depends on; for a sweep, the markers of its members' reports."""
     return sorted(
         results / name / f".published-{job.key}"
-        if job.stage == "report"
+        if job.stage in STAGES and STAGES[job.stage].publishes
         else results / ".receipts" / f"{job.stage}-{job.key}.json"
         for name, job in part.volatile.jobs.items()
     )

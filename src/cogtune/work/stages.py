@@ -38,7 +38,11 @@ class Stage:
     *item key*, which excludes the data set. ``data``: the digest that the job depends on: one of
     `digest.data_digests`, or ``formats`` of export. ``version``: raised whenever the stage would write different
     results for the same slice. ``when``: a key that switches the stage on; if it is false, the stage does not exist, and
-    downstream stages run without it. ``parts``: whether several jobs can make its rows, each a part of them.
+    downstream stages run without it. ``parts``: whether several jobs can make its rows, each a part of them. ``trains``:
+    whether it runs on all ranks and resumes at a step; then its identity has the global batch, and it starts from
+    ``args.load``. ``counted``: the fields of its receipt that add up to its units. ``publishes``: whether it writes
+    results/<experiment>/; then it reads the whole config, and a marker there is its receipt. ``prompted``: whether its
+    prompts come from the command line instead of the config.
     """
 
     name: str
@@ -52,6 +56,10 @@ class Stage:
     data: str | None = None
     when: str | None = None
     parts: bool = False
+    trains: bool = False
+    counted: tuple[str, ...] = ("made", "reused")
+    publishes: bool = False
+    prompted: bool = False
 
     @cached_property
     def keys(self) -> tuple[str, ...]:
@@ -132,6 +140,8 @@ STAGES: dict[str, Stage] = {
             cost="TrainCost",
             upstream=("latents", "images", "text"),
             data="train",
+            trains=True,
+            counted=("steps",),
         ),
         # The folder is named by the weights: another format is added to the existing ones, and changes nothing
         # downstream.
@@ -177,6 +187,7 @@ STAGES: dict[str, Stage] = {
             cost="ReportCost",
             upstream=("scan", "preprocess", "latents", "images", "text", "train", "export", "sample", "evaluate"),
             data="pairs",
+            publishes=True,
         ),
     )
 }
@@ -197,7 +208,9 @@ PROMPTS: dict[str, Stage] = {
     stage.name: stage
     for stage in (
         replace(STAGES["text"], data=None),
-        replace(STAGES["sample"], input=PromptedInput, upstream=("load", "text"), data=None, parts=False),
+        replace(
+            STAGES["sample"], input=PromptedInput, upstream=("load", "text"), data=None, parts=False, prompted=True
+        ),
     )
 }
 """The stages of `cogtune sample EXPERIMENT|WEIGHTS`. A folder of samples gets a row for each prompt, seed and strength;

@@ -1,6 +1,7 @@
 """The stages table against real configs and the schema: nothing in it is dead, nothing in a config is read by nobody, and
 a stage's input has the types that its keys have."""
 
+import ast
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -129,3 +130,24 @@ def test_the_row_of_a_slice() -> None:
         assert row_of({"stage": row.name, "values": {"args": {"mode": mode}}}) is row
     with pytest.raises(UserError, match="no stage named 'gone'"):
         row_of({"stage": "gone", "values": {}})
+
+
+SPECIAL = {
+    ("work/resolve.py", "scan"): "its results decide the keys of all other stages",
+    ("plan/requests.py", "scan"): "the same",
+    ("plan/history.py", "scan"): "the same",
+    ("plan/counts.py", "preprocess"): "it rejects clips, so later stages have fewer rows",
+    ("plan/why.py", "train"): "a split of the data set, not the stage",
+}
+
+
+def test_no_stage_is_asked_for_by_name() -> None:
+    """What makes a stage different is a field of its row, except for these."""
+    compared: set[tuple[str, str]] = set()
+    source = REPO / "src/cogtune"
+    for path in [*(source / "work").glob("*.py"), *(source / "plan").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Compare):
+                constants = {part.value for part in ast.walk(node) if isinstance(part, ast.Constant)}
+                compared |= {(str(path.relative_to(source)), str(name)) for name in constants & set(STAGES)}
+    assert compared == set(SPECIAL)

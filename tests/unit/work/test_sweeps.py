@@ -1,5 +1,6 @@
 """config/config.yaml: experiments, sweeps, one-off runs, and what is wrong with them."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ def test_a_one_off_run_is_the_only_target_and_knows_the_others(tmp_path: Path):
         path, {"run": "try", "base": "y.yaml z.yaml", "set": "args.load.experiment=s-seed_1 args.seed=3"}
     )
     assert once.targets == ("try",)
-    assert once.experiments["try"] == Experiment(
+    assert replace(once.experiments["try"], started_by="") == Experiment(
         "try", ("y.yaml", "z.yaml"), ("args.load.experiment=s-seed_1", "args.seed=3")
     )
     assert "s-seed_1" in once.experiments
@@ -183,5 +184,5 @@ def test_base_and_set_may_be_lists_and_a_run_a_number(tmp_path: Path):
     path = tmp_path / "config.yaml"
     path.write_text("experiments: {a: {base: [x.yaml]}}\nstore_dir: here")
     once = Workspace.load(path, {"run": 7, "base": ["y z.yaml"], "set": ["args.seed=3"], "results_dir": "there"})
-    assert once.experiments["7"] == Experiment("7", ("y z.yaml",), ("args.seed=3",))
+    assert replace(once.experiments["7"], started_by="") == Experiment("7", ("y z.yaml",), ("args.seed=3",))
     assert (str(once.store), str(once.results)) == ("here", "there")

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cogtune.data.clips import fit, resize_and_crop
+from cogtune.data.clips import resize_and_crop
+from cogtune.data.frames import fit
 from cogtune.errors import UserError
 from cogtune.runtime import git_lfs
 from cogtune.runtime.failures import machine_error_message

@@ -4,6 +4,7 @@ import math
 
 from cogtune.config.geometry import latent_size
 from cogtune.plan.counts import Counts, Parts
+from cogtune.plan.outlook import Outlook
 from cogtune.plan.stage_cost import StageCost, width_of
 from cogtune.runtime.machines import Machine
 from cogtune.work.inputs import ImagesInput, LatentsInput, TextInput
@@ -32,6 +33,10 @@ class PreprocessCost(StageCost):
     """Decoding, at a fixed rate."""
 
     startup = 1.0
+
+    @staticmethod
+    def outlook(counts: Counts, parts: Parts) -> Outlook:
+        return counts.outlook(parts)
 
     def work(self, units: float) -> float:
         return units * self.costs.pixels

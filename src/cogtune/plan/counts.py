@@ -7,13 +7,14 @@ from functools import cache
 from pathlib import Path
 from typing import Protocol
 
-from cogtune.data.listing import Columns
+from cogtune.data.listing import Columns, read_manifest
 from cogtune.data.prompt_file import read_prompts
 from cogtune.data.rows import Rejected, prepared_rows
 from cogtune.data.store import ShardReader, row_ids
 from cogtune.plan.history import History
+from cogtune.plan.outlook import Outlook, outlook_of
 from cogtune.work.batches import total_steps
-from cogtune.work.inputs import ExportInput, SampleInput, TrainInput
+from cogtune.work.inputs import ExportInput, PreprocessInput, SampleInput, TrainInput
 from cogtune.work.slices import Slice
 from cogtune.work.stage_input import read_input
 from cogtune.work.stages import STAGES
@@ -74,7 +75,20 @@ class Counts:
         self._rows = cache(lambda folder: row_ids(folder, remember))
         self._coming: dict[Path, set[str]] = {}
         self._left: dict[str, Work] = {}
+        self._outlooks: dict[str, Outlook] = {}
         self._distinct = cache(self._distinct_of)
+
+    def outlook(self, parts: Parts) -> Outlook:
+        """What the scan tells about the clips of a preprocess without receipt; empty once there is one, which knows."""
+        part = parts["preprocess"]
+        if part.key not in self._outlooks:
+            scan = parts["scan"].key
+            known = self._history.receipt("preprocess", part.key) or scan in self._history.assumed
+            rows = [] if known else read_manifest(self._history.store / "scan" / scan / "manifest.jsonl")
+            self._outlooks[part.key] = (
+                outlook_of(rows, read_input(PreprocessInput, part.config())) if rows else Outlook()
+            )
+        return self._outlooks[part.key]
 
     def columns(self, parts: Parts) -> Columns:
         """The data set of the slices."""
@@ -130,18 +144,20 @@ class Counts:
             return 1, 1, 0
         wanted = self._distinct(parts["scan"].key)[row.data == "captions"]
         missing, shared = self._missing(part, wanted)
-        rejected = self._rejected(parts["preprocess"], missing) if "preprocess" in row.upstream else 0
+        rejected = self._rejected(parts, missing) if "preprocess" in row.upstream else 0
         return len(missing) - rejected, len(wanted) - rejected, shared
 
-    def _rejected(self, preprocess: Slice, missing: set[str]) -> int:
-        """The number of clips that preprocess rejected, as far as known; they are not encoded."""
+    def _rejected(self, parts: Parts, missing: set[str]) -> int:
+        """The number of clips that preprocess rejected, or will reject; they are not encoded."""
+        preprocess = parts["preprocess"]
         receipt = self._history.receipt("preprocess", preprocess.key)
         if receipt is not None or not missing:
             rejected = receipt.rejected or 0 if receipt else 0
             return min(len(missing), rejected) if missing else rejected
         known = missing & self._rows(self.folder(preprocess))
         reader = ShardReader(self.folder(preprocess)) if known else None
-        return sum(isinstance(row, Rejected) for _, row in prepared_rows(reader, known)) if reader else 0
+        rejected = sum(isinstance(row, Rejected) for _, row in prepared_rows(reader, known)) if reader else 0
+        return rejected + len((missing - known) & self.outlook(parts).unusable)
 
     def steps(self, part: Slice, parts: Parts) -> tuple[int, int, int]:
         """Steps of a training."""
@@ -154,7 +170,11 @@ class Counts:
 
     def _pairs(self, parts: Parts) -> int:
         # Scan accepts a clip once in a split, so rows are pairs.
-        return self.columns(parts).splits.count("train")
+        columns, unusable = self.columns(parts), self.outlook(parts).unusable
+        if not unusable:
+            return columns.splits.count("train")
+        pairs = zip(columns.clips, columns.splits, strict=True)
+        return sum(split == "train" and clip not in unusable for clip, split in pairs)
 
     def formats(self, part: Slice) -> tuple[int, int, int]:
         """For an export: one model, unless all formats exist."""
@@ -180,5 +200,5 @@ class Counts:
         """Clips of an evaluation: each accepted clip."""
         clips = len(self.clips(parts))
         receipt = self._history.receipt("preprocess", parts["preprocess"].key)
-        total = clips - (receipt.rejected or 0 if receipt else 0)
+        total = clips - (receipt.rejected or 0 if receipt else len(self.outlook(parts).unusable))
         return total - len(self._rows(self.folder(part))), total, 0

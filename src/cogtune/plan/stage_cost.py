@@ -3,6 +3,7 @@
 from cogtune.plan.cost.work import Costs, Unmodelled
 from cogtune.plan.counts import Counts, Parts
 from cogtune.plan.history import History
+from cogtune.plan.outlook import Outlook
 from cogtune.runtime.machines import Machine
 from cogtune.work.records import Record
 from cogtune.work.slices import Slice
@@ -35,6 +36,11 @@ class StageCost:
     def together(part: Slice) -> int:
         """How many units are made together, at most: several parts of a job do not share them."""
         return 1
+
+    @staticmethod
+    def outlook(counts: Counts, parts: Parts) -> Outlook:
+        """What the stage will reject or change, as far as known before it runs."""
+        return Outlook()
 
     def work(self, units: float) -> float:
         """The work of ``units`` units, proportional to time: FLOPs, pixels of preprocess, bytes of an export."""

@@ -140,6 +140,8 @@ class Surveyor:
             unit = work.unit.removesuffix("s") if most == 1 else work.unit
             notes.append(f"{stage}: {estimate.parts} parts of at most {most:,} {unit}; time if all run at once")
         warnings = estimator.warnings(stage, estimate)
+        outlook = cost_of(row).outlook(self.counts, parts)
+        notes, warnings = [*notes, *outlook.notes], [*warnings, *outlook.warnings]
         if row.trains:
             warnings += cannot_train_on(config.values, estimator.device)
         return Step(stage, part.key, state, work, why, estimate, warnings, notes)

@@ -9,8 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cogtune.data.clips import ClipSettings, Fit, describe_clip, fit, load_clip, plan_frames, resize_and_crop, thumbnail
+from cogtune.data.clips import ClipSettings, Fit, describe_clip, load_clip, resize_and_crop, thumbnail
 from cogtune.data.decoder import Decoder
+from cogtune.data.frames import fit, is_usable, plan_frames
 from cogtune.data.rows import SourceVideo
 from cogtune.data.video import VideoError
 from tests.unit.data.footage import frame_numbers, write_video
@@ -118,6 +119,26 @@ def test_plans_hold_what_they_promise(steps: list[float], asked: float, frames: 
         assert max(plan.indices) < len(times) - skip
     else:
         assert plan.repeated == 0
+
+
+@given(
+    count=st.integers(1, 200),
+    fps=st.sampled_from([4.0, 8.0, 15.0, 23.976, 25.0, 60.0]),
+    target=st.sampled_from([8.0, 16.0]),
+    frames=st.integers(1, 25).map(lambda k: 4 * k + 1),
+    skip=st.integers(0, 4),
+    selection=st.sampled_from(["timestamp", "stride"]),
+)
+def test_a_list_tells_which_videos_are_usable(
+    count: int, fps: float, target: float, frames: int, skip: int, selection: str
+) -> None:
+    """What a plan says before the clips are decoded is what preprocess then does."""
+    try:
+        plan_frames(steady(count, fps), fps, target, frames, skip, selection)
+        usable = True
+    except VideoError:
+        usable = False
+    assert is_usable(count, fps, target, frames, skip, selection) == usable
 
 
 @pytest.mark.parametrize(

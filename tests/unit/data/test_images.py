@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from cogtune.data.clips import fit, resize_and_crop
+from cogtune.data.clips import resize_and_crop
+from cogtune.data.frames import fit
 from cogtune.data.images import load_image
 from cogtune.errors import UserError
 

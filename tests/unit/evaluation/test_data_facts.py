@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cogtune.config.schema.data import SFTDatasetParams
-from cogtune.data.clips import fit
+from cogtune.data.frames import fit
 from cogtune.data.listing import ClipRow
 from cogtune.data.rows import ClipPlan, FramePlan, Rejected, SourceVideo, TextRow
 from cogtune.data.store import ShardReader, ShardWriter

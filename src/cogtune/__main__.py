@@ -5,7 +5,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from cogtune.commands import config, doctor, plan, run, stage, store, sweep, weights
+from cogtune.commands import config, doctor, new, plan, run, stage, store, sweep, weights
 from cogtune.config.errors import ConfigError, ConfigErrors
 from cogtune.config.schema.args import ArgsSection
 from cogtune.errors import UserError
@@ -37,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (run, plan, stage, sweep, config, weights, store, doctor):
+    for module in (new, plan, run, stage, sweep, config, weights, store, doctor):
         module.add_to(commands)
     return parser
 

@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "evaluation": {*_BELOW, "data", "model", "diffusion", "work", "sampling"},
     "stages": {*_BELOW, "data", "model", "diffusion", "work", "sampling", "train", "evaluation"},
     "doctor": {"errors", "runtime"},
+    "setup": {*_BELOW, "data", "work", "plan"},
     "commands": {
         *_BELOW,
         "data",
@@ -39,6 +40,7 @@ MAY_IMPORT = {
         "stages",
         "plan",
         "doctor",
+        "setup",
     },
 }
 WITHOUT_TORCH = ("config", "checkpoints", "work", "plan")

@@ -7,6 +7,7 @@ from pathlib import Path
 from cogtune.config.key_types import nearest
 from cogtune.config.schema.common import RANKS
 from cogtune.errors import UserError
+from cogtune.runtime.paths import quoted
 from cogtune.runtime.slurm import MAX_RESTARTS
 from cogtune.work.parts import Part, read_part
 
@@ -69,10 +70,8 @@ def check_known(name: str, names: Sequence[str]) -> None:
     if name in names:
         return
     near = nearest(name, names)
-    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"expected one of {', '.join(names)}"
-    raise UserError(
-        f"unknown experiment {name!r}; {hint} `cogtune new {name} --data FOLDER` adds one".replace("  ", " ")
-    )
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"expected one of {', '.join(names)};"
+    raise UserError(f"unknown experiment {name!r}; {hint} `cogtune new {quoted(name)[1:-1]} --data FOLDER` adds one")
 
 
 def _part(text: str) -> Part:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from cogtune.commands import stage
@@ -28,6 +29,7 @@ _log = logging.getLogger(__name__)
 
 WIDTH = 100
 _LONGEST_COUNT = 9
+_DEMO = "data/demo"
 _WITHOUT_DATA = "\n(to plan without data, assume a number of clips: --clips 100)"
 
 
@@ -76,8 +78,8 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         arguments.experiments = [arguments.name]
     else:
         workspace = Workspace.load(arguments.workflow)
-        if arguments.clips is None:
-            make_demo_data(workspace)
+        if arguments.clips is None and needs_demo_data(workspace, chosen(workspace, arguments.experiments)):
+            make_demo_data()
         for name, known in workspace.experiments.items():
             ranks = arguments.ranks or known.ranks
             workspace.experiments[name] = replace(known, set=(*known.set, *overrides), ranks=ranks)
@@ -102,9 +104,28 @@ def _clips(text: str) -> int:
     return int(text)
 
 
-def make_demo_data(workspace: Workspace) -> None:
-    """Create the demo data if ``demo_data`` is set, as the Snakefile does: planning needs the clips."""
-    if workspace.demo_data and subprocess.run([sys.executable, "demo/make_data.py"], stdout=sys.stderr).returncode:
+def needs_demo_data(workspace: Workspace, names: Sequence[str]) -> bool:
+    """Whether one of the experiments, or one that it starts from, names files of the demo, which ``demo_data`` makes."""
+    waiting, seen = list(names), set[str]()
+    while workspace.demo_data and waiting:
+        name = waiting.pop()
+        if name in seen or name not in workspace.experiments:
+            continue
+        seen.add(name)
+        try:
+            config = workspace.check(name)
+        except ConfigErrors:
+            continue  # the plan reports it
+        if any(Path(path).is_relative_to(Path(_DEMO).absolute()) for path in config.files.values()):
+            return True
+        load = config.values["args"].get("load")
+        waiting += [load["experiment"]] if isinstance(load, dict) else []
+    return False
+
+
+def make_demo_data() -> None:
+    """Create the demo's data as the Snakefile does: planning needs the clips."""
+    if subprocess.run([sys.executable, "demo/make_data.py"], stdout=sys.stderr).returncode:
         raise UserError("demo/make_data.py failed; see its output above")
 
 
@@ -115,8 +136,9 @@ def show(arguments: argparse.Namespace, workspace: Workspace, scan: Callable[[Wo
     code 1.
     """
     names = chosen(workspace, arguments.experiments)
-    if arguments.clips is not None:
-        workspace.assumed_clips = dict.fromkeys(names, arguments.clips)
+    assumed: int | None = arguments.clips
+    if assumed is not None:
+        workspace.assumed_clips = dict.fromkeys(names, assumed)
     machine = machine_of(arguments.device, max(workspace.experiments[name].ranks for name in names))
     surveys, failed = survey_all(workspace, names, machine, scan, dict(arguments.parts))
     if arguments.format == "json":

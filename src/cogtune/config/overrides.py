@@ -1,5 +1,6 @@
 """Parse overrides of the command line: `a.b.c=v`, and SAT-style `--train-iters 10`, which means `args.train_iters=10`."""
 
+import json
 import re
 import typing
 from collections.abc import Sequence
@@ -44,9 +45,19 @@ def parse_overrides(words: Sequence[str]) -> list[Override]:
 
 
 def typed(text: str) -> Node:
-    """A value as typed: number, true, false, null and [flow, list] as in YAML; with a brace or a colon it is a string."""
+    """A value as typed: number, true, false, null and [flow, list] as in YAML; with a brace or a colon it is a string, but a
+    JSON list may have any text in its strings."""
+    if text.startswith("[") and isinstance(items := _json(text), list):
+        return from_plain(items, COMMAND_LINE)
     value = text if any(sign in text for sign in "{}:") else _parsed(text)
     return from_plain(value, COMMAND_LINE) if isinstance(value, list) else Node(value, COMMAND_LINE, text)
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _parsed(text: str) -> Any:

@@ -76,7 +76,7 @@ def remedies_of(stage: str, costs: Costs, ranks: int) -> list[Remedy]:
 
 
 def _train(costs: Costs, ranks: int) -> Iterator[Remedy]:
-    full = policy_value(Policy.FULL)
+    full = policy_value(Policy.FULL.value)
     yield Remedy("args.checkpoint_activations=full", {"args.checkpoint_activations": full, NETWORK_POLICY: full})
     yield _set("deepspeed.train_micro_batch_size_per_gpu", 1)
     stage = costs.deepspeed.zero_optimization.stage

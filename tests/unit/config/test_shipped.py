@@ -33,6 +33,13 @@ def test_ours_are_accepted_without_a_key_that_has_no_effect(model: str):
     assert not [notice for notice in load(CONFIG, model).notices if ": ignored: " in notice]
 
 
+@pytest.mark.parametrize("name", ["demo", "demo_lora"])
+def test_the_demo_has_no_key_without_effect(name: str):
+    """So that a note about such a key is always about a key of the user."""
+    config = load_config([CONFIG / f"tiny/{name}.yaml"], check_files=False)
+    assert not [notice for notice in config.notices if ": ignored: " in notice]
+
+
 @pytest.mark.parametrize("model", [model for model in MODELS if model.startswith("cogvideox1.5")])
 def test_ours_sample(model: str):
     assert load(CONFIG, model, "inference").values["data"]["params"]["max_num_frames"] == 81

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cogtune.config.schema.checkpointing import Policy
 from cogtune.model.dit import DiffusionTransformer
+from cogtune.runtime.devices import prepare_torch
 from tests.families import FAMILIES, inputs, network_config, randomised
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -21,7 +22,7 @@ def exact() -> Iterator[None]:
     """Full fp32 products, and kernels that give the same bits at each call."""
     torch._dynamo.reset()
     torch.use_deterministic_algorithms(True)
-    torch.backends.cuda.matmul.allow_tf32 = False
+    prepare_torch()
     yield
     torch.use_deterministic_algorithms(False)
 
@@ -47,6 +48,16 @@ def largest_error(given: Tensor, expected: Tensor) -> float:
     return float((given.float().cpu() - expected.float().cpu()).abs().max() / expected.float().abs().max())
 
 
+def assert_close(given: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Errors are shares of the tensor's largest value, or of a thousandth of the largest of all: the gradient of a key's
+    bias is 0 but for rounding."""
+    assert given.keys() == expected.keys()
+    floor = 1e-3 * max(float(value.abs().max()) for value in expected.values())
+    for name, value in expected.items():
+        error = float((given[name].cpu() - value.cpu()).abs().max())
+        assert error < 1e-4 * max(floor, float(value.abs().max())), name
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_output_and_gradients_equal_those_of_the_cpu(family: str) -> None:
     node = network_config(family, num_frames=21)
@@ -54,9 +65,7 @@ def test_output_and_gradients_equal_those_of_the_cpu(family: str) -> None:
     arguments = inputs(node, 4, 8, 12, B=2)
     with torch.no_grad():
         assert largest_error(gpu(*tensors(node, torch.float32)), cpu(*arguments)) < 1e-5
-    expected, given = gradients(cpu, arguments), gradients(gpu, tensors(node, torch.float32))
-    assert given.keys() == expected.keys()
-    assert max(largest_error(given[name], expected[name]) for name in expected) < 1e-4
+    assert_close(gradients(gpu, tensors(node, torch.float32)), gradients(cpu, arguments))
 
 
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
@@ -91,5 +100,4 @@ def test_compiled_layers_equal_eager_ones(lora: dict[str, Any] | None, policy: P
     expected = gradients(network, arguments)
     for layer in network.transformer.layers:
         layer.compile(fullgraph=True)
-    given = gradients(network, arguments)
-    assert max(largest_error(given[name], expected[name]) for name in expected) < 1e-4
+    assert_close(gradients(network, arguments), expected)

@@ -1,18 +1,20 @@
-"""How busy the GPUs were while a job ran, from `nvidia-smi`; nothing on a machine without a GPU."""
+"""How busy the GPUs were while a job ran, from NVIDIA's management library; nothing on a machine without a GPU."""
+
+# pyright: reportUnknownMemberType=false, reportMissingTypeStubs=false
+# pynvml has no types.
 
 import os
-import re
-import shutil
-import subprocess
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
+
+import pynvml
 
 from cogtune.runtime.machines import driver_names
 
-_EVERY_SECONDS = 5
-_ROW = re.compile(r"\s*([0-9]+),\s*([0-9]+)\s*")
+_EVERY_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,14 @@ class _Samples:
     busy: list[int] = field(default_factory=list[int])
     used_mib: list[int] = field(default_factory=list[int])
 
-    def add(self, line: str) -> None:
-        """One GPU at one time: `37, 12345`. GPUs that are split (MIG) answer [N/A]."""
-        if match := _ROW.fullmatch(line):
-            self.busy.append(int(match[1]))
-            self.used_mib.append(int(match[2]))
+    def add(self, handle: Any) -> None:
+        """One GPU at one time. A GPU that is split (MIG) does not say how busy it is."""
+        try:
+            busy, used = pynvml.nvmlDeviceGetUtilizationRates(handle).gpu, pynvml.nvmlDeviceGetMemoryInfo(handle).used
+        except pynvml.NVMLError:
+            return
+        self.busy.append(int(busy))
+        self.used_mib.append(int(used) // 2**20)
 
     def usage(self) -> GpuUsage:
         if not self.busy:
@@ -42,33 +47,45 @@ class _Samples:
 
 
 @contextmanager
-def watched_gpus(seconds: int = _EVERY_SECONDS) -> Generator[Callable[[], GpuUsage]]:
+def watched_gpus(seconds: float = _EVERY_SECONDS) -> Generator[Callable[[], GpuUsage]]:
     """Sample the visible GPUs every ``seconds`` inside the block; the function returns the usage so far."""
-    samples = _Samples()
-    if not driver_names() or shutil.which("nvidia-smi") is None:
+    samples, handles, stop = _Samples(), _visible(), threading.Event()
+    if not handles:
         yield samples.usage
         return
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    command = ["nvidia-smi", "--query-gpu=utilization.gpu,memory.used", "--format=csv,noheader,nounits", f"-l{seconds}"]
-    process = subprocess.Popen(
-        [*command, *(["-i", visible] if visible else [])],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    reader = threading.Thread(target=_read, args=(process, samples), name="gpu-usage", daemon=True)
-    reader.start()
+    thread = threading.Thread(target=_sample, args=(samples, handles, seconds, stop), name="gpu-usage", daemon=True)
+    thread.start()
     try:
         yield samples.usage
     finally:
-        process.kill()
-        process.wait()
-        reader.join()
+        stop.set()
+        thread.join()
 
 
-def _read(process: subprocess.Popen[str], samples: _Samples) -> None:
-    assert process.stdout is not None
-    with process.stdout as lines:
-        for line in lines:
-            samples.add(line)
+def _sample(samples: _Samples, handles: list[Any], seconds: float, stop: threading.Event) -> None:
+    while True:
+        for handle in handles:
+            samples.add(handle)
+        if stop.wait(seconds):
+            return
+
+
+def _visible() -> list[Any]:
+    """Handles of the GPUs in CUDA_VISIBLE_DEVICES, by default of all; none without a driver or if it fails."""
+    if not driver_names():
+        return []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    try:
+        pynvml.nvmlInit()
+        if visible is None:
+            return [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        return [_handle(name.strip()) for name in visible.split(",") if name.strip() not in ("", "-1")]
+    except (pynvml.NVMLError, ValueError):
+        return []
+
+
+def _handle(name: str) -> Any:
+    """Of an index or a UUID (GPU-…)."""
+    if name.isdecimal():
+        return pynvml.nvmlDeviceGetHandleByIndex(int(name))
+    return pynvml.nvmlDeviceGetHandleByUUID(name)

@@ -22,7 +22,7 @@ from cogtune.evaluation.metrics import PSNR, RETRIEVAL
 from cogtune.evaluation.report.publish import to_json
 from cogtune.evaluation.sample_figures import METRICS_FILE, PER_SAMPLE, Sample
 from cogtune.runtime.atomic import write_changed
-from cogtune.runtime.devices import device_for, dtype_of, set_threads
+from cogtune.runtime.devices import device_for, dtype_of, prepare_torch
 from cogtune.runtime.failures import machine_error_message
 from cogtune.runtime.locks import hold_lock
 from cogtune.runtime.sums import write_sums
@@ -61,7 +61,7 @@ def run(job: Job[EvaluateInput]) -> RunCounts:
     Writes metrics.json and per_sample.json (equal input gives equal bytes), and an mp4 file of each clip with samples.
     Raises UserError for a clip that cannot be read.
     """
-    set_threads(job.ranks * job.input.threads)
+    prepare_torch(job.ranks * job.input.threads)
     folder = job.job_dir()
     clips = _clips(job)
     samples = read_samples(job.rows("sample"), sample_ids(job.upstream_job("sample", SampleInput)))

@@ -19,7 +19,7 @@ from cogtune.data.rows import ImageRow, clip_plans
 from cogtune.data.store import ShardReader, ShardWriter
 from cogtune.diffusion.image import noised
 from cogtune.diffusion.noise import generator
-from cogtune.runtime.devices import devices, dtype_of, set_threads
+from cogtune.runtime.devices import devices, dtype_of, prepare_torch
 from cogtune.stages.job import Job
 from cogtune.stages.latents import accepted, check_finite, decoded
 from cogtune.stages.make_rows import make_rows
@@ -46,7 +46,7 @@ def run(job: Job[ImagesInput]) -> RunCounts:
 
 def _encode(job: Job[ImagesInput], rows: list[ClipRow], prepared: ShardReader) -> None:
     settings = job.input
-    set_threads(job.ranks * settings.threads)
+    prepare_torch(job.ranks * settings.threads)
     plans = {clip: plan.first_frame() for clip, plan in clip_plans(prepared, (row.clip for row in rows)).items()}
     with job.proven("model.first_stage_config"):
         encoders = [_encoder(settings, device) for device in devices(job.one_device)]

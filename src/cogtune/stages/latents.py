@@ -15,7 +15,7 @@ from cogtune.data.rows import ClipPlan, LatentRow, Rejected, clip_plans, prepare
 from cogtune.data.store import ShardReader, ShardWriter
 from cogtune.data.video import VideoError
 from cogtune.errors import UserError
-from cogtune.runtime.devices import devices, dtype_of, set_threads
+from cogtune.runtime.devices import devices, dtype_of, prepare_torch
 from cogtune.stages.job import Job
 from cogtune.stages.make_rows import make_rows
 from cogtune.stages.preprocess import clips_of, source_of, unreachable
@@ -43,7 +43,7 @@ def run(job: Job[LatentsInput]) -> RunCounts:
 def _encode(job: Job[LatentsInput], rows: list[ClipRow], prepared: ShardReader) -> None:
     settings = job.input
     # This stage is a single process, so it uses the threads of all training ranks.
-    set_threads(job.ranks * settings.threads)
+    prepare_torch(job.ranks * settings.threads)
     with job.proven("model.first_stage_config"):
         encoders = [_encoder(settings, device) for device in devices(job.one_device)]
     plans = clip_plans(prepared, (row.clip for row in rows))

@@ -15,7 +15,7 @@ from cogtune.data.rows import ClipPlan, Rejected, prepared_rows
 from cogtune.data.store import ShardWriter
 from cogtune.data.video import VideoError
 from cogtune.errors import UserError
-from cogtune.runtime.devices import set_threads
+from cogtune.runtime.devices import prepare_torch
 from cogtune.runtime.failures import machine_error_message
 from cogtune.stages.job import Job
 from cogtune.stages.make_rows import make_rows
@@ -42,7 +42,7 @@ def run(job: Job[PreprocessInput]) -> RunCounts:
     be read, and if all clips are rejected.
     """
     # Clips are resized in parallel, one per thread; more threads per clip would only compete for the cores.
-    set_threads(1)
+    prepare_torch(1)
     clips = clips_of(job.manifest())
     counts = make_rows(job, [[clip] for clip in clips], lambda missing: _make(job, [clips[clip] for clip in missing]))
     if job.part:

@@ -19,7 +19,7 @@ from cogtune.data.rows import SampleRow, TextRow, clip_plan
 from cogtune.data.store import ShardReader, ShardWriter
 from cogtune.data.video import VideoError
 from cogtune.errors import UserError
-from cogtune.runtime.devices import set_threads
+from cogtune.runtime.devices import prepare_torch
 from cogtune.runtime.failures import machine_error_message
 from cogtune.runtime.progress import Progress
 from cogtune.runtime.saved import SUMS
@@ -56,7 +56,7 @@ def run(job: Job[SampleInput]) -> RunCounts:
     Finished batches are stored, so a kill loses at most one flush. Raises UserError for invalid settings.
     """
     folder = job.job_dir()
-    set_threads(job.ranks * job.input.threads)
+    prepare_torch(job.ranks * job.input.threads)
     prompts, sampled = prompts_and_variants(job)
     ids = sample_ids(job)
     units = [[item_id(prompts[i], v) for i in batch] for v, batch in _batches(job, prompts, sampled)]

@@ -11,7 +11,7 @@ from cogtune.data.pipeline import in_batches, map_over_devices
 from cogtune.data.rows import TextRow
 from cogtune.data.store import ShardWriter
 from cogtune.errors import UserError
-from cogtune.runtime.devices import devices, dtype_of, set_threads
+from cogtune.runtime.devices import devices, dtype_of, prepare_torch
 from cogtune.stages.job import Job
 from cogtune.stages.make_rows import make_rows
 from cogtune.stages.run_counts import RunCounts
@@ -50,7 +50,7 @@ def run(job: Job[TextInput]) -> RunCounts:
 
 def _encode(job: Job[TextInput], captions: dict[str, str]) -> None:
     settings = job.input
-    set_threads(job.ranks * settings.threads)
+    prepare_torch(job.ranks * settings.threads)
     with (
         job.proven("model.conditioner_config") as check,
         ShardWriter(job.items_dir(), settings.flush_megabytes, settings.flush_seconds) as writer,

@@ -22,7 +22,7 @@ from cogtune.diffusion.loss import VideoDiffusionLoss
 from cogtune.errors import UserError
 from cogtune.model.lora import set_trainable
 from cogtune.model.start import Start, initial_model
-from cogtune.runtime.devices import gpu_uuid, set_threads, visible_gpus
+from cogtune.runtime.devices import gpu_uuid, prepare_torch, visible_gpus
 from cogtune.runtime.typed_json import from_json
 from cogtune.train import checkpoint, result
 from cogtune.train.engine import (
@@ -78,7 +78,7 @@ def train(plan_dict: dict[str, Any], report: TextIO, stop: StopRequest, store: S
     """
     plan = from_json(Plan, plan_dict)
     rank_info = RankInfo(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
-    set_threads(plan.threads)
+    prepare_torch(plan.threads)
     allow_plugins(plan.plugins)
     with proven(Source(*row) for row in plan.sources):
         load_used(plan.config)

@@ -34,6 +34,15 @@ def test_training_scales_with_steps_and_arithmetic(world: World) -> None:
     assert 15 + 600 / 2.0 * 3 < (deeper.seconds or 0) < 15 + 600 / 2.0 * 8
 
 
+def test_a_network_of_another_size_says_nothing(world: World) -> None:
+    """A toy that is slow because it does not fill the device, and a network with 1,000 times the work a step."""
+    world.run()
+    world.edit("num_layers: 1", "num_layers: 1000")
+    assert of(world, "train").basis == "modelled"
+    world.clip("new", "new caption")
+    assert of(world, "latents").basis == "measured"  # the VAE is the same
+
+
 def test_memory_is_moved_by_what_was_measured(world: World) -> None:
     modelled = of(world, "train")
     world.run()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cogtune.errors import UserError
-from cogtune.runtime.devices import device_for, devices, dtype_of, set_threads
+from cogtune.runtime.devices import device_for, devices, dtype_of, prepare_torch
 
 
 def test_there_is_always_a_device() -> None:
@@ -29,6 +29,6 @@ def test_unknown_precision() -> None:
 
 def test_threads() -> None:
     before = torch.get_num_threads()
-    set_threads(0)
+    prepare_torch(0)
     assert torch.get_num_threads() == 1
-    set_threads(before)
+    prepare_torch(before)

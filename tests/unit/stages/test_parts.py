@@ -171,7 +171,7 @@ def test_parts_at_once_with_another_data_set_make_no_row_twice(
     assert job.key != without.key
     expected = rows_of(job.folder)
     shutil.rmtree(job.folder)
-    monkeypatch.setattr(latents, "set_threads", lambda threads: None)  # the threads of a process are for all its jobs
+    monkeypatch.setattr(latents, "prepare_torch", lambda threads: None)  # the threads of a process are for all its jobs
     jobs = [*parts_of(job, 3), *parts_of(without, 2), without]
     counts = at_once([lambda job=job: run(job) for job in jobs])
     assert rows_of(job.folder) == expected

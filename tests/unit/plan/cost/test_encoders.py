@@ -76,8 +76,14 @@ def test_vae_peak_memory(size: tuple[int, int, int]) -> None:
     with Live() as decoding, torch.no_grad():
         vae.decode(torch.empty(latent, device="meta"))
     weights = 4 * modelled.parameters
-    assert modelled.encode_bytes(*size, 1, 4) - weights == pytest.approx(encoding.peak, rel=0.1)
+    assert modelled.encode_bytes(*size, 1, 4, workspace=False) - weights == pytest.approx(encoding.peak, rel=0.1)
     assert modelled.decode_bytes(*size, 1, 4) - weights == pytest.approx(decoding.peak, rel=0.25)
+
+
+def test_vae_peak_memory_on_a_gpu() -> None:
+    """Measured on an H200 by torch's allocator: the latents of one clip in bf16, 21,579.7 MiB."""
+    _, modelled = vae_of("cogvideox_5b.yaml")
+    assert modelled.encode_bytes(49, 480, 720, 1, 2) == pytest.approx(21_579.7 * 2**20, rel=0.05)
 
 
 @pytest.mark.heavy

@@ -23,7 +23,7 @@ from cogtune.model.lora import is_adapter
 from cogtune.model.start import Start, initial_model, lora_of, trained_model
 from cogtune.model.weights import foreign, load_weights
 from cogtune.model.weights.formats import FORMATS, GIGABYTE, NetworkWeights, Settings, write
-from cogtune.runtime.devices import device_for, dtype_of, prepare_torch
+from cogtune.runtime.devices import device_for, dtype_of
 from cogtune.runtime.digest import digest
 from cogtune.runtime.paths import inside, remove_own
 from cogtune.runtime.sums import write_sums

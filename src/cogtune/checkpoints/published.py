@@ -13,6 +13,8 @@ Sizes are those of the Hub's file pages, rounded there to three digits; the Hub'
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from cogtune.config.hub_paths import is_hub_path
+
 MB = 10**6
 _DIFFUSERS_EXTRAS = ("model_index.json", "scheduler/*", "LICENSE*")
 """Small files that make the folder a diffusers pipeline (without T5), and the licence, which goes with the weights."""
@@ -173,6 +175,8 @@ MODELS = {
 
 def advice_for(path: str) -> str:
     """What to do if ``path``, as written in a config, does not exist: the command that makes it, or "" for other paths."""
+    if is_hub_path(path):
+        return f"run `cogtune weights get {path}`"
     if _is_in(path, T5.folder):
         return f"`cogtune weights get NAME` downloads it with a model, NAME one of {', '.join(MODELS)}"
     for layout in LAYOUTS:

@@ -23,12 +23,13 @@ class TextEncoderFolder:
 
 
 def read_text_encoder(folder: Path) -> TextEncoderFolder:
-    """Weights and tokenizer in ``folder``, or in its ``text_encoder/`` and ``tokenizer/``.
+    """Weights and tokenizer in ``folder``, or in its ``text_encoder/`` and ``tokenizer/``. If ``folder`` is the
+    ``text_encoder/`` of a diffusers pipeline, the tokenizer is beside it.
 
     Raises UserError unless there are config.json of a T5, all its weight files, and a vocabulary.
     """
     weights = folder / "text_encoder" if (folder / "text_encoder").is_dir() else folder
-    tokenizer = folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder
+    tokenizer = tokenizer_beside(folder) or (folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder)
     path = weights / "config.json"
     try:
         config = json.loads(path.read_text())
@@ -49,6 +50,13 @@ def read_text_encoder(folder: Path) -> TextEncoderFolder:
         if git_lfs.is_pointer_file(file):
             raise UserError(f"{file}: {git_lfs.advice(file)}")
     return TextEncoderFolder(weights, tokenizer, config)
+
+
+def tokenizer_beside(folder: Path) -> Path | None:
+    """The ``tokenizer/`` beside a ``text_encoder/`` without a vocabulary of its own; None for other folders."""
+    beside = folder.parent / "tokenizer"
+    own = any((folder / name).exists() for name in _VOCABULARIES) or (folder / "tokenizer").is_dir()
+    return beside if folder.name == "text_encoder" and not own and beside.is_dir() else None
 
 
 def _weight_files(folder: Path) -> list[Path]:

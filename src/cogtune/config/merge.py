@@ -11,7 +11,7 @@ from cogtune.config.errors import ConfigError, ConfigErrors, Mark
 from cogtune.config.hints import Sections
 from cogtune.config.interpolate import is_interpolation, lookup, resolve, resolve_at
 from cogtune.config.key_types import nearest
-from cogtune.config.leaves import leaves_of
+from cogtune.config.leaves import leaves_of, nest, parse_path
 from cogtune.config.overrides import Override, parse_overrides
 from cogtune.config.paths import DATA, check_paths, no_advice
 from cogtune.config.reconcile import reconcile
@@ -44,6 +44,7 @@ class Config:
     ``files``    dotted path -> absolute path, for every key that names a file or folder.
     ``notices``  messages for the user, each shown once.
     ``missing``  dotted path -> path as written, of files that do not exist and need not (see `check`).
+    ``pinned``   absolute path -> sha256, of the local copies of `hf://…`, whose paths replace it in ``values``.
     """
 
     values: dict[str, Any]
@@ -52,6 +53,7 @@ class Config:
     files: dict[str, str]
     notices: list[str] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict[str, str])
+    pinned: dict[str, str] = field(default_factory=dict[str, str])
 
     def origin_of(self, path: str) -> str:
         """The origin of the key at dotted ``path``; for a mapping, of its first key."""
@@ -108,7 +110,10 @@ def check(
         raise ConfigErrors(sorted(errors, key=order_of))
     raw = {name: node.plain() for name, node in root.value.items()}
     origin = _leaves_only(checker.origin, values)
-    return Config(values, raw, origin, checked.files, notices + remarks, checked.missing)
+    if checked.copies:
+        values = nest(dict(leaves_of(values)) | {parse_path(key): copy.path for key, copy in checked.copies.items()})
+    pinned = {path: sha256 for copy in checked.copies.values() for path, sha256 in copy.sha256.items()}
+    return Config(values, raw, origin, checked.files, notices + remarks, checked.missing, pinned)
 
 
 def read(

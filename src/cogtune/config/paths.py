@@ -8,6 +8,8 @@ from pathlib import Path
 
 from cogtune.config.check import FileKey
 from cogtune.config.errors import ConfigError, Mark
+from cogtune.config.hub_paths import PREFIX, LocalCopy, Pins, is_hub_path, local_copy, parse_hub_path
+from cogtune.errors import UserError
 
 _NO_LISTS = (
     ". Name the folder that holds the clips; their captions are in FOLDER/metadata.csv or FOLDER/metadata.jsonl "
@@ -16,6 +18,7 @@ _NO_LISTS = (
 DATA, WEIGHTS = "data", "weights"
 """Kinds of files that a config may name before they exist, where only its cost is asked for."""
 _DATA_KEYS = ("args.train_data.", "args.valid_data.")
+_ON_THE_HUB = ("args.load", ".ckpt_path", ".model_dir")
 _ALWAYS_NEEDED = ("args.input_file",)
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}")
 
@@ -23,10 +26,12 @@ _PLACEHOLDER = re.compile(r"\{[^{}]*\}")
 @dataclass(frozen=True)
 class CheckedPaths:
     """``files``: dotted path -> absolute path of each. ``missing``: dotted path -> the path as written, of those that do not
-    exist and need not. ``errors``: one for each of the others that does not exist, or is not what its key expects."""
+    exist and need not. ``copies``: dotted path -> the local copy, of each `hf://…`. ``errors``: one for each of the others
+    that does not exist, or is not what its key expects."""
 
     files: dict[str, str] = field(default_factory=dict[str, str])
     missing: dict[str, str] = field(default_factory=dict[str, str])
+    copies: dict[str, LocalCopy] = field(default_factory=dict[str, LocalCopy])
     errors: list[ConfigError] = field(default_factory=list[ConfigError])
 
 
@@ -43,9 +48,12 @@ def check_paths(
 ) -> CheckedPaths:
     """Check the paths that a config names, relative to the current directory. ``may_miss``: kinds of files (DATA, WEIGHTS)
     that need not exist although ``must_exist``. ``advice``: what to do about a missing path, as written, or ""."""
-    checked = CheckedPaths()
+    checked, pins = CheckedPaths(), Pins()
     for key in named:
         if key.node.mark == Mark("default"):
+            continue
+        if is_hub_path(key.value):
+            _check_hub_path(checked, key, pins, must_exist, may_miss)
             continue
         path = os.path.abspath(os.path.expanduser(key.value))
         checked.files[key.path] = path
@@ -55,6 +63,26 @@ def check_paths(
             else:
                 checked.errors.append(ConfigError(problem, key=key.path, mark=key.node.mark))
     return checked
+
+
+def _check_hub_path(
+    checked: CheckedPaths, key: FileKey, pins: Pins, must_exist: bool, may_miss: Collection[str]
+) -> None:
+    """A path on the Hub is its local copy. Without one it is missing; an invalid one is always an error."""
+    checked.files[key.path] = os.path.abspath(key.value)
+    may_be_missing = False
+    try:
+        if not key.path.endswith(_ON_THE_HUB):
+            raise UserError(f"{PREFIX} is for weights only (args.load, ckpt_path, model_dir); expected a local path")
+        parse_hub_path(key.value)
+        may_be_missing = not must_exist or kind_of(key.path) in may_miss
+        checked.copies[key.path] = copy = local_copy(key.value, pins)
+        checked.files[key.path] = os.path.abspath(copy.path)
+    except UserError as error:
+        if not may_be_missing:
+            checked.errors.append(ConfigError(str(error), key=key.path, mark=key.node.mark))
+        elif must_exist:
+            checked.missing[key.path] = key.value
 
 
 def kind_of(key: str) -> str:

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import shlex
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -54,6 +54,26 @@ class ContentHashes:
             raise ConfigError(f"no such file or folder: {target}", key=key)
         stamp = stamp_of(target)
         return Source(str(path), _content(target, self._file), stamp, key)
+
+    def joined(self, sources: Iterable[Source]) -> str:
+        """The hash of a folder that holds exactly the folders of ``sources``, which are next to each other."""
+        state = hashlib.sha256()
+        for folder in sorted(Path(source.path) for source in sources):
+            for line in _member_lines(folder, self._file, f"{folder.name}/"):
+                state.update(line)
+        return "sha256:" + state.hexdigest()
+
+    def check_pinned(self, source: Source, pinned: Mapping[str, str]) -> None:
+        """Raises ConfigError unless all files of ``source`` are in ``pinned`` (absolute path -> sha256) with their hash."""
+        for _, member in _members(Path(source.path)):
+            expected, actual = pinned.get(str(member)), self._file(member)
+            if actual != expected:
+                state = f"sha256 {actual[:16]}…, expected {expected[:16]}…" if expected else "not in the pin"
+                raise ConfigError(
+                    f"{member}: not the file that was pinned ({state}); move it away and run `cogtune weights get` for this "
+                    f"hf:// path again",
+                    key=source.key,
+                )
 
     def _file(self, path: Path) -> str:
         status = path.stat()
@@ -172,9 +192,14 @@ def _content(path: Path, hash_file: Callable[[Path], str]) -> str:
     if path.is_file():
         return "sha256:" + hash_file(path)
     state = hashlib.sha256()
-    for name, member in _members(path):
-        state.update(f"{name}\0{hash_file(member)}\n".encode())
+    for line in _member_lines(path, hash_file):
+        state.update(line)
     return "sha256:" + state.hexdigest()
+
+
+def _member_lines(folder: Path, hash_file: Callable[[Path], str], prefix: str = "") -> Iterator[bytes]:
+    for name, member in _members(folder):
+        yield f"{prefix}{name}\0{hash_file(member)}\n".encode()
 
 
 def _members(path: Path) -> Iterator[tuple[str, Path]]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from cogtune.checkpoints.published import MODEL_DIR
+from cogtune.checkpoints.text_encoder import tokenizer_beside
 from cogtune.config.annotate import annotated
 from cogtune.config.errors import ConfigError
 from cogtune.config.merge import Config
@@ -156,11 +158,13 @@ class Resolver:
         """Cut a slice and keep it. ``more_values``: volatile values besides those of the config."""
         values, files = self._values(stage, upstream), self.config.files
         sources = {
-            path: [self._source(path, file)]
+            path: self._sources(path, file)
             for path, file in files.items()
             if not stage.publishes and reads_identity(stage, path)
         }
-        hashes = {path: source.content for path, (source,) in sources.items()}
+        hashes = {
+            path: files[0].content if len(files) == 1 else self.hashes.joined(files) for path, files in sources.items()
+        }
         if _PROMPTS in hashes and values["args"]["image2video"]:
             sources[_PROMPTS] += self._images_of(Path(files[_PROMPTS]))
             hashes[_PROMPTS] = "sha256:" + digest([source.content for source in sources[_PROMPTS]])
@@ -184,10 +188,16 @@ class Resolver:
         self.writes.do(part.path(self.place.store), lambda: part.write(self.place.store))
         self._cut[stage.name] = part
 
-    def _source(self, key: str, file: str) -> Source:
+    def _sources(self, key: str, file: str) -> list[Source]:
+        """What the key's file or folder is identified by: itself, and the tokenizer beside a text encoder."""
         if key in self.config.missing:
-            return Source(file, MISSING, "", key)
-        return self.hashes.source(file, key)
+            return [Source(file, MISSING, "", key)]
+        tokenizer = tokenizer_beside(Path(file)) if key == MODEL_DIR else None
+        sources = [self.hashes.source(path, key) for path in (file, tokenizer) if path is not None]
+        for source in sources:
+            if any(Path(path).is_relative_to(source.path) for path in self.config.pinned):
+                self.hashes.check_pinned(source, self.config.pinned)
+        return sources
 
     def _with_plugins(self, part: Slice, sources: dict[str, list[Source]]) -> Slice:
         """The slice with the plugin packages that its targets use: their source is identity, their path is not. They are

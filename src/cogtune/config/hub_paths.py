@@ -1,0 +1,185 @@
+"""`hf://OWNER/NAME[@REVISION][/PATH]` in a config: weights of a repository of the Hugging Face Hub.
+
+Nothing here uses the network. `cogtune weights get hf://…` downloads the files to ``weights/hub/OWNER/NAME/COMMIT/PATH`` and
+records commit, sizes and sha256 in ``weights/pins.json``. Everything else reads that file: it belongs beside the config, in
+version control. The pin of a branch stays on its commit until `weights get --update`.
+"""
+
+import json
+import os
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+from cogtune.errors import UserError
+from cogtune.runtime.paths import inside, quoted
+from cogtune.runtime.typed_json import is_mapping
+
+PREFIX = "hf://"
+PINS = Path("weights/pins.json")
+FOLDER = Path("weights/hub")
+DEFAULT_REVISION = "main"
+_FORMAT = 1
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class HubPath:
+    """``repository``: OWNER/NAME; ``revision``: branch, tag or commit; ``path``: file or folder in it, or "" for all."""
+
+    repository: str
+    revision: str
+    path: str
+
+    @property
+    def pin(self) -> str:
+        """The name of its pin."""
+        return f"{self.repository}@{self.revision}"
+
+    def __str__(self) -> str:
+        revision = "" if self.revision == DEFAULT_REVISION else f"@{self.revision}"
+        return f"{PREFIX}{self.repository}{revision}{'/' if self.path else ''}{self.path}"
+
+
+def is_hub_path(text: str) -> bool:
+    """Whether a path in a config means the Hub."""
+    return text.startswith(PREFIX)
+
+
+def parse_hub_path(text: str) -> HubPath:
+    """Raises UserError for an invalid name, revision or path."""
+    owner, _, rest = text.removeprefix(PREFIX).partition("/")
+    head, _, path = rest.partition("/")
+    name, at, revision = head.partition("@")
+    path = path.rstrip("/")
+    for part, value in (("owner", owner), ("repository", name)):
+        if not _NAME.fullmatch(value) or ".." in value or "--" in value:
+            raise _invalid(text, f"invalid {part} {quoted(value)}")
+    if at and (not _REVISION.fullmatch(revision) or ".." in revision):
+        raise _invalid(text, f"invalid revision {quoted(revision)}: a branch or tag without '/', or a commit")
+    if path and not is_plain_path(path):
+        raise _invalid(text, f"invalid path {quoted(path)}: it must stay inside the repository")
+    return HubPath(f"{owner}/{name}", revision if at else DEFAULT_REVISION, path)
+
+
+def _invalid(text: str, why: str) -> UserError:
+    return UserError(f"{quoted(text)}: {why}; expected {PREFIX}OWNER/NAME[@REVISION][/PATH]")
+
+
+def is_plain_path(path: str) -> bool:
+    """Whether a path in a repository is relative, without `..`, hidden parts, backslashes and control characters."""
+    try:
+        inside(Path(), path, "")
+    except UserError:
+        return False
+    return "\\" not in path and not any(part.startswith(".") for part in path.split("/"))
+
+
+@dataclass(frozen=True)
+class PinnedFile:
+    """``sha256``: 64 hex digits; ``size``: bytes."""
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Pin:
+    """A revision that is fixed to a commit. ``files``: path in the repository -> file, of those that were downloaded."""
+
+    repository: str
+    commit: str
+    files: dict[str, PinnedFile] = field(default_factory=dict[str, PinnedFile])
+
+    @property
+    def folder(self) -> Path:
+        """The local folder of the commit, relative to the current directory."""
+        return FOLDER / self.repository / self.commit
+
+    def below(self, path: str) -> dict[str, PinnedFile]:
+        """The files at or below ``path``."""
+        return {name: file for name, file in self.files.items() if not path or PurePosixPath(name).is_relative_to(path)}
+
+
+@dataclass(frozen=True)
+class Pins:
+    """The content of a pin file; empty if there is none."""
+
+    path: Path = PINS
+
+    @cached_property
+    def all(self) -> dict[str, Pin]:
+        """Name -> pin. Raises UserError for a damaged file."""
+        try:
+            content = json.loads(self.path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            raise self._damaged(str(error)) from None
+        if not is_mapping(content) or content.get("format") != _FORMAT or not is_mapping(content.get("pins")):
+            raise self._damaged(f"expected format {_FORMAT} with `pins`")
+        return {name: self._pin(name, entry) for name, entry in content["pins"].items()}
+
+    def _pin(self, name: str, entry: object) -> Pin:
+        where = parse_hub_path(f"{PREFIX}{name}")
+        commit, files = (entry.get("commit"), entry.get("files")) if is_mapping(entry) else (None, None)
+        if where.path or not isinstance(commit, str) or not COMMIT.fullmatch(commit) or not is_mapping(files):
+            raise self._damaged(f"pin {quoted(name)} has no commit or files")
+        return Pin(where.repository, commit, {path: self._file(name, path, file) for path, file in files.items()})
+
+    def _file(self, name: str, path: str, file: object) -> PinnedFile:
+        sha256, size = (file.get("sha256"), file.get("size")) if is_mapping(file) else (None, None)
+        valid = isinstance(sha256, str) and _SHA256.fullmatch(sha256) and isinstance(size, int) and is_plain_path(path)
+        if not valid:
+            raise self._damaged(f"pin {quoted(name)}: invalid entry {quoted(path)}")
+        return PinnedFile(str(sha256), int(size or 0))
+
+    def _damaged(self, why: str) -> UserError:
+        return UserError(
+            f"{self.path}: invalid pin file ({why}); restore it, or remove it and run `cogtune weights get`"
+        )
+
+    def write(self, name: str, pin: Pin) -> None:
+        """Add or replace one pin."""
+        from cogtune.runtime.atomic import write_json
+
+        pins = dict(sorted({**Pins(self.path).all, name: pin}.items()))
+        entries = {
+            each: {
+                "commit": pin.commit,
+                "files": {path: {"sha256": f.sha256, "size": f.size} for path, f in sorted(pin.files.items())},
+            }
+            for each, pin in pins.items()
+        }
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(self.path, {"format": _FORMAT, "pins": entries})
+
+
+@dataclass(frozen=True)
+class LocalCopy:
+    """The local copy of a hub path. ``path``: relative to the current directory; ``sha256``: absolute path -> hash of each
+    pinned file of the commit."""
+
+    path: str
+    sha256: dict[str, str]
+
+
+def local_copy(text: str, pins: Pins) -> LocalCopy:
+    """The local copy of `hf://…`. Raises UserError if it is invalid, not pinned, or not (completely) on this disk."""
+    where = parse_hub_path(text)
+    run = f"run `cogtune weights get {where}`"
+    pin = pins.all.get(where.pin)
+    files = {} if pin is None else pin.below(where.path)
+    if pin is None or not files:
+        raise UserError(f"{where}: not in {pins.path}; {run}, which downloads and pins it")
+    for name, file in files.items():
+        path = pin.folder / name
+        if not path.is_file() or path.stat().st_size != file.size:
+            state = "has another size than its pin" if path.is_file() else "is missing"
+            raise UserError(f"{where}: {path} {state}; {run}, which downloads commit {pin.commit[:12]} again")
+    hashes = {os.path.abspath(pin.folder / name): file.sha256 for name, file in pin.files.items()}
+    return LocalCopy(str(pin.folder / where.path), hashes)

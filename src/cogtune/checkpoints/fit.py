@@ -116,8 +116,7 @@ def fit(node: dict[str, Any], header: Header) -> Misfit | None:
     sources = kinds.component(header, PREFIXES[role])
     optional: set[str] = set()
     if role == "network":
-        if kinds.spelling(header) == "diffusers":
-            optional |= derived_names(node)
+        optional |= derived_names(node)
         if not any(map(is_adapter, sources)):
             sources = under_adapters(sources, expected)
             optional |= {name for name in expected if is_adapter(name)}

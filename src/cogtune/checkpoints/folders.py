@@ -13,6 +13,7 @@ from cogtune.errors import UserError
 from cogtune.runtime.paths import inside
 
 _RANKS = "mp_rank_*_model_states.pt"
+TRAINING, FINAL = "training checkpoint", "train/<key>/final/model.safetensors"
 PEFT_PREFIX = "base_model."
 COMPONENTS = ("transformer", "vae", "text_encoder")
 
@@ -60,11 +61,23 @@ def _folder(folder: Path, component: str) -> Header:
         return _ranks(inside(folder, iteration, folder / "latest"), f"SAT folder, iteration {iteration}")
     if any(folder.glob(_RANKS)):
         return _ranks(folder, "SAT iteration folder")
+    if (folder / "record.json").is_file() and (folder / "state").is_dir():
+        return _training_checkpoint(folder)
     if (folder / "model_index.json").is_file():
         if not (folder / component).is_dir():
             raise UserError(f"{folder}: diffusers pipeline without {component}/ folder")
         return _component(folder / component, f"{component} of a diffusers pipeline")
     return _component(folder, "")
+
+
+def _training_checkpoint(folder: Path) -> Header:
+    """A checkpoint of `train/checkpoint.py`: the trained weights in the precision of training. With ZeRO-3 they are split."""
+    if not any((folder / "state").glob(_RANKS)):
+        raise UserError(
+            f"{folder}: a training checkpoint whose weights are split over the ranks (ZeRO-3); give the finished "
+            f"training's {FINAL} (in the store), or results/<experiment>/export"
+        )
+    return _ranks(folder / "state", f"{TRAINING} {folder.name}, rounded; the fp32 weights are in {FINAL}")
 
 
 def _ranks(folder: Path, layout: str) -> Header:

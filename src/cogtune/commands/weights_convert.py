@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from cogtune.checkpoints import Header, Source, fit, kinds, read_header
+from cogtune.checkpoints.folders import TRAINING
 from cogtune.checkpoints.lora import our_name, read_lora
+from cogtune.checkpoints.names import POSITIONS, UNUSED
 from cogtune.checkpoints.shapes import PREFIXES, derived_names
 from cogtune.commands.weights_inspect import shipped
 from cogtune.config.build import build, params_of
@@ -59,10 +61,15 @@ def convert(
     if kinds.roles(header) == ["lora"]:
         if lora is not None:
             raise UserError(f"{path}: is a LoRA; the first path must be the base weights for {lora}")
+        if alpha is None and _of_a_run(header):
+            raise UserError(
+                f"{path}: the adapters of a run do not contain alpha. Give it with --alpha (lora_alpha in "
+                f"results/<experiment>/config.yaml), or convert results/<experiment>/export, which contains it"
+            )
         alpha = 1.0 if alpha is None else alpha
         weights: NetworkWeights | Adapters = read_pairs(header, alpha)
     elif "network" in kinds.roles(header):
-        node = _node(header, base, needed=to == "diffusers" or kinds.spelling(header) == "diffusers")
+        node = _node(header, base, needed=to == "diffusers" or not _has_tables(header))
         alpha = _yaml_alpha(node) if alpha is None else alpha
         weights = _whole(header, node, None if lora is None else _lora_header(lora), alpha)
     else:
@@ -197,9 +204,20 @@ def _weights_of(node: Mapping[str, Any]) -> dict[str, Any]:
 
 def _misfit(header: Header, node: dict[str, Any]) -> fit.Misfit:
     plain = NetworkWeights({}, node).plain_node()
-    optional = derived_names(plain) if kinds.spelling(header) == "diffusers" else set()
-    misfit = fit.compare(fit.shapes_of(plain) or {}, _under_adapters(header), optional)
+    misfit = fit.compare(fit.shapes_of(plain) or {}, _under_adapters(header), derived_names(plain))
     return replace(misfit, contradicted=fit.contradictions(params_of(plain), header.config))
+
+
+def _of_a_run(header: Header) -> bool:
+    """Whether they are adapters as `train` writes them: SAT's names, without alpha."""
+    own = "run" in _facts(header, None, None) or header.layout.startswith(TRAINING)
+    return own and read_lora(header).form == "SAT"
+
+
+def _has_tables(header: Header) -> bool:
+    """Whether the computed tables are in the file: every SAT file has one of them, diffusers' and those in
+    ``train/<key>/final`` have learned weights only."""
+    return not {POSITIONS, UNUSED}.isdisjoint(kinds.component(header, _PREFIX))
 
 
 def _under_adapters(header: Header) -> dict[str, Source]:
@@ -215,7 +233,7 @@ def _yaml_alpha(node: Mapping[str, Any] | None) -> float:
 
 def _whole(header: Header, node: dict[str, Any] | None, lora: Header | None, alpha: float) -> NetworkWeights:
     state = read_all(kinds.component(header, _PREFIX))
-    if node is not None and kinds.spelling(header) == "diffusers":
+    if node is not None and not _has_tables(header):
         with torch.device("meta"):
             network = build(NetworkWeights({}, node).plain_node())
         state |= {name: table for name, table in network.derived_state().items() if name not in state}

@@ -39,7 +39,7 @@ def load_weights(module: nn.Module, path: str | Path, ignore: tuple[str, ...] = 
     sources = kinds.component(header, prefix)
     sources = {name: source for name, source in sources.items() if not name.startswith(ignore)}
     computed: dict[str, Tensor] = {}
-    if isinstance(module, DiffusionTransformer) and kinds.spelling(header) == "diffusers":
+    if isinstance(module, DiffusionTransformer):
         computed = {name: table for name, table in module.derived_state().items() if name not in sources}
     optional: set[str] = set()
     if not any(map(is_adapter, sources)):

@@ -41,6 +41,9 @@ training, `inference.yaml` sampling. `config.yaml` lists the experiments of the 
   error unless `resolvers:` in `config.yaml` allows them, because merged configs are published.
 - **Command line.** `a.b.c=value`, or SAT's `--train-iters 10` for `args.train_iters=10`. Numbers, true, false, null and
   `[lists]` are parsed as YAML; a value with a brace or a colon is a string.
+- **Weights.** `cogtune weights get NAME` makes the folders that the model files name. `args.load`, `ckpt_path` and `model_dir`
+  also take `hf://OWNER/NAME[@REVISION][/PATH]`, which reads the pin in `weights/pins.json`, never the network
+  (`docs/weights.md`).
 - **Targets.** Upstream's names and cogtune's are equivalent. YAML never imports code, except packages listed under
   `plugins:` in `config.yaml`.
 - **Unknown keys**, wrong types and unsupported values are errors, all reported at once, with file, line and column.

@@ -69,7 +69,8 @@ class TrainArgs:
     )
     load: Load | str | None = key(
         None,
-        "initial weights, in any format that `cogtune weights inspect` supports, or {experiment: name}; null: random",
+        "initial weights, in any format that `cogtune weights inspect` supports, or {experiment: name}; null: random; not set: "
+        "transformer/ in model.weights_dir",
         file=True,
     )
     seed: int = key(1234, "seed of every random draw", range=SEED)

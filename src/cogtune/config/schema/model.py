@@ -21,7 +21,7 @@ class ModelSection:
     weights_dir: str = key(
         "",
         "folder of the published weights (`cogtune weights get`): the default of args.load is its transformer/, and the "
-        "shipped files name it as ${model.weights_dir}",
+        "shipped files name it as ${model.weights_dir} (ours)",
     )
     scale_factor: float = key(1.0, "factor of the latents (2B: 1.15258426, 5B and 1.5: 0.7)", range=FACTOR)
     not_trainable_prefixes: list[str] = key(

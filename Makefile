@@ -24,7 +24,6 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 demo: setup  ## the default experiments, from clips to report (6 minutes on 2 cores)
 	$(SNAKEMAKE)
-	@for report in results/*/report.html; do echo "report: $(CURDIR)/$$report"; done
 
 demo-assets: setup  ## train the demo's VAE again (about 20 minutes; its weights are in demo/assets)
 	python demo/train_vae.py

@@ -109,6 +109,18 @@ onstart:
     in_one_sentence(save_started)(WORKSPACE)
 
 
+TARGETS = {}
+"""Experiment or sweep that was asked for -> marker of its report. Snakemake evaluates the inputs of their rules only."""
+
+
+# Of several onsuccess sections Snakemake runs the last only.
+onsuccess:
+    for name, marker in TARGETS.items():
+        if workflow.is_main_process and os.path.exists(marker):
+            page = os.path.abspath(f"{RESULTS}/{name}/report.html")
+            print(f"report: {page}", file=sys.stderr)
+
+
 wildcard_constraints:
     key="[0-9a-f]{12}",
     experiment="[A-Za-z0-9_.-]+",
@@ -302,7 +314,8 @@ def published(name):
     def target(wildcards):
         await_earlier_jobs()
         await_scans(name)
-        return str(WORKSPACE.published(name))
+        TARGETS[name] = str(WORKSPACE.published(name))
+        return TARGETS[name]
 
     return target
 
@@ -315,7 +328,8 @@ def compared(name):
         await_earlier_jobs()
         for member in WORKSPACE.sweeps[name].points:
             await_scans(member)
-        return str(WORKSPACE.compared(name))
+        TARGETS[name] = str(WORKSPACE.compared(name))
+        return TARGETS[name]
 
     return target
 

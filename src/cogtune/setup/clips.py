@@ -53,7 +53,8 @@ def look_at(
             raise UserError(f"--data {quoted(written)}: {name}/ is in it, but no train/; give both: --data and --valid")
         folder, detected = folder / "train", folder / name
     held = _folder(valid, "--valid") if valid is not None else detected
-    roots = {"train": [folder]} | ({"valid": [held]} if held else {})
+    # As the scan stage names them, so that the memo knows these files there.
+    roots = {"train": [folder.resolve()]} | ({"valid": [held.resolve()]} if held else {})
     workers = min(os.cpu_count() or 1, _MAX_WORKERS)
     scanned = scan(roots, Memo(memo), workers=workers, on_start=on_start, on_file=on_file)
     rows = [row for row in scanned.rows if row.split == "train"]

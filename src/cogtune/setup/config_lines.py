@@ -14,7 +14,7 @@ from cogtune.setup.settings import NewExperiment
 from cogtune.work.experiment import parse_experiment
 from cogtune.work.workspace import Workspace
 
-_PLAIN = re.compile(r"[A-Za-z0-9_./=+~][^'\":#{}\[\],&*?|<>!%@`\\]*|[A-Za-z0-9_.]+=\[[A-Za-z0-9_.,-]*\]")
+_PLAIN = re.compile(r"[A-Za-z0-9_./=+~][^'\":#{}\[\],&*?|<>!%@`\\]*|[A-Za-z0-9_.]+=\[[A-Za-z0-9_.,/-]*\]")
 """Text that YAML reads as itself in a block list."""
 _INDENT = "  "
 

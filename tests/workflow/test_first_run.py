@@ -1,0 +1,60 @@
+"""The first hour, as docs/first_run.md prints it: new, plan, run, report, on clips of the demo in a fresh clone."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.workflow.project import COPIED, REPO, environment
+
+pytestmark = pytest.mark.workflow
+
+CLIPS = "my clips"
+
+
+def typed(clone: Path, command: str) -> subprocess.CompletedProcess[str]:
+    """A command line, as a user types it."""
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=clone, env=environment(), capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}"
+    return done
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """A fresh clone beside a folder of four clips, captions beside them."""
+    root = tmp_path / "cogtune"
+    root.mkdir()
+    for name in (*COPIED, "config", "demo"):
+        source = REPO / name
+        (shutil.copytree if source.is_dir() else shutil.copy2)(source, root / name)
+    return root
+
+
+def test_from_clips_to_a_report(clone: Path) -> None:
+    typed(clone, "python demo/make_data.py")  # the clips of this test; a user has some
+    (clone / CLIPS).mkdir()
+    for video in sorted((clone / "data/demo/clips_lora/videos").iterdir())[:4]:
+        shutil.copy2(video, clone / CLIPS)
+        shutil.copy2(clone / f"data/demo/clips_lora/labels/{video.stem}.txt", clone / CLIPS)
+
+    new = typed(clone, f'cogtune new mine --data "{CLIPS}" --model toy --steps 20 --yes')
+    assert "4 clips of 1.0 to 1.0 s, captions: a .txt beside each clip" in new.stderr
+    plan = typed(clone, "cogtune plan mine").stdout
+    assert re.search(r"train +stale +20 steps", plan)
+    assert "4 clips a step = 4 x 1 accumulation x 1 rank" in plan
+    run = typed(clone, "cogtune run mine")
+    page = clone / "results/mine/report.html"
+    assert run.stderr.splitlines()[0] == "snakemake experiment_mine --cores all"
+    assert f"\nreport: {page}\n" in run.stderr
+    assert page.is_file()
+    assert json.loads((clone / "results/mine/metrics.json").read_text())["samples.count"] == 4
+    assert "results/demo" not in run.stderr, "only what was asked for is run"
+
+    again = typed(clone, "snakemake --cores 1 experiment_mine")
+    assert "Nothing to be done" in again.stdout + again.stderr
+    assert "up to date: nothing to run (4 clips, 4 captions, 20 steps)" in typed(clone, "cogtune plan mine").stdout

@@ -13,17 +13,21 @@ from cogtune.runtime.failures import explained
 from cogtune.runtime.log import log_to_terminal
 
 _EXAMPLES = """examples:
-  cogtune config check --base config/sft.yaml config/cogvideox_2b_lora.yaml -- "args.train_data=[mydata]"
-  cogtune config show  --base config/tiny/demo.yaml -- deepspeed.optimizer.params.lr=1e-4
-  cogtune latents      --base config/tiny/demo.yaml
-  cogtune plan         --base config/cogvideox_5b.yaml config/sft.yaml --clips 100 --device H100 --ranks 8
-  cogtune run demo -n
-  cogtune train        --base config/tiny/demo.yaml --ranks 2 -- --train-iters 10
+  cogtune new mine --data "my clips" --model cogvideox-5b --lora --device 4090
+  cogtune plan mine
+  cogtune run mine
+  cogtune plan demo_lora --device H100 -- deepspeed.optimizer.params.lr=1e-4
+  cogtune plan --base config/cogvideox_5b.yaml config/sft.yaml --clips 100 --device H100 --ranks 8
+  cogtune config check
+  cogtune config show --base config/tiny/demo.yaml -- deepspeed.optimizer.params.lr=1e-4
+  cogtune doctor --profile profiles/slurm
+one stage by hand, and the store:
+  cogtune scan --base config/tiny/demo.yaml -- args.seed=7
   cogtune weights inspect weights/cogvideox-2b
+  cogtune store list
   cogtune store drop 3f0c9a51d2b7
   cogtune store verify --repair
   cogtune store gc --older-than 2w
-  cogtune doctor --profile profiles/slurm
 Values after `--` override all files: key.path=value, or SAT's flags (--train-iters 10)."""
 
 

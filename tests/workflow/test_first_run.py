@@ -2,17 +2,20 @@
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from cogtune.__main__ import build_parser
 from tests.workflow.project import COPIED, REPO, environment
 
 pytestmark = pytest.mark.workflow
 
-CLIPS = "my clips"
+CLIPS = "my clips"  # as in docs/first_run.md
 
 
 def typed(clone: Path, command: str) -> subprocess.CompletedProcess[str]:
@@ -22,6 +25,25 @@ def typed(clone: Path, command: str) -> subprocess.CompletedProcess[str]:
     )
     assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}"
     return done
+
+
+def printed_commands(clone: Path) -> None:
+    """Run the plans that docs/plan.md shows, and the examples of `cogtune --help` that need no store, in one process."""
+    table = re.findall(r"^\| `(cogtune plan[^`]*)` \|", (REPO / "docs/plan.md").read_text(), re.MULTILINE)
+    examples = build_parser().format_help().partition("examples:")[2].partition("one stage")[0]
+    printed = [line.strip() for line in examples.splitlines() if line.startswith("  cogtune ")]
+    assert len(table) >= 8
+    assert len(printed) >= 6
+    words = [shlex.split(line)[1:] for line in (*table, *printed)]
+    rest = [line for line in words if line[0] not in ("new", "run", "doctor") and line != ["plan", "mine"]]
+    script = (
+        "import sys, json; from cogtune.__main__ import main; print([l for l in json.loads(sys.argv[1]) if main(l)])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, json.dumps(rest)], cwd=clone, env=environment(), capture_output=True, text=True,
+        timeout=300,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr[-3000:]
 
 
 @pytest.fixture
@@ -37,17 +59,21 @@ def clone(tmp_path: Path) -> Path:
 
 def test_from_clips_to_a_report(clone: Path) -> None:
     typed(clone, "python demo/make_data.py")  # the clips of this test; a user has some
+    printed_commands(clone)
     (clone / CLIPS).mkdir()
     for video in sorted((clone / "data/demo/clips_lora/videos").iterdir())[:4]:
         shutil.copy2(video, clone / CLIPS)
         shutil.copy2(clone / f"data/demo/clips_lora/labels/{video.stem}.txt", clone / CLIPS)
 
-    new = typed(clone, f'cogtune new mine --data "{CLIPS}" --model toy --steps 20 --yes')
+    lines = re.findall(r"```sh\n(.*?)```", (REPO / "docs/first_run.md").read_text(), re.DOTALL)[0].splitlines()
+    weights, new_line, plan_line, run_line, sample = lines
+    assert (weights.split()[:3], sample.split()[:2]) == (["cogtune", "weights", "get"], ["cogtune", "sample"])
+    new = typed(clone, new_line.replace("--model cogvideox-5b --lora --device 4090", "--model toy --steps 20 --yes"))
     assert "4 clips of 1.0 to 1.0 s, captions: a .txt beside each clip" in new.stderr
-    plan = typed(clone, "cogtune plan mine").stdout
+    plan = typed(clone, plan_line).stdout
     assert re.search(r"train +stale +20 steps", plan)
     assert "4 clips a step = 4 x 1 accumulation x 1 rank" in plan
-    run = typed(clone, "cogtune run mine")
+    run = typed(clone, run_line)
     page = clone / "results/mine/report.html"
     assert run.stderr.splitlines()[0] == "snakemake experiment_mine --cores all"
     assert f"\nreport: {page}\n" in run.stderr

@@ -22,7 +22,7 @@ def test_only_looking_needs_no_cores(cluster: Cluster, fresh: Project, profile: 
 
 def test_each_rule_of_a_profile_exists() -> None:
     text = "".join(path.read_text() for path in (REPO / "workflow/rules").glob("*.smk"))
-    rules = set(re.findall(r"^ *(?:rule|checkpoint) (\w+):", text, re.M))
+    rules = set(re.findall(r"^ *(?:rule|checkpoint|use rule \w+ as) (\w+)(?::| with:)", text, re.M))
     for profile in PROFILES:
         content = yaml.safe_load((REPO / "profiles" / profile / "config.yaml").read_text())
         named = {*content["set-resources"], *(line.split("=")[0] for line in content["set-threads"])}

@@ -213,21 +213,15 @@ def part_cores(wildcards):
 
 
 def needs(name, stage):
-    """A resource of a job, from the plan's estimate; more for each further attempt (`snakemake --retries`)."""
+    """A resource of a job, or of one part of it, from the plan's estimate; more for each further attempt
+    (`snakemake --retries`)."""
 
     def request(wildcards):
+        if part := wildcards.get("part"):
+            return REQUESTS.of(wildcards.key, stage, read_part(part).count)
         if only_gathers(stage):
             return REQUESTS.of_gather(stage)
         return REQUESTS.of(wildcards.key, stage)
-
-    return resource(name, request)
-
-
-def part_needs(name, stage):
-    """A resource of one part of a job."""
-
-    def request(wildcards):
-        return REQUESTS.of(wildcards.key, stage, read_part(wildcards.part).count)
 
     return resource(name, request)
 

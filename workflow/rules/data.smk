@@ -54,16 +54,13 @@ rule preprocess:
     params:
         slice=slice_file,
         run=run_file,
+        part=[],
     shell:
-        "python -m cogtune preprocess --slice {params.slice:q} --run {params.run:q} --receipt {output:q} --log {log:q} --plain"
+        "python -m cogtune preprocess --slice {params.slice:q} --run {params.run:q} --receipt {output:q} --log {log:q} --plain {params.part:q}"
 
 
-rule preprocess_part:
-    """
-    One part of the clips of a preprocess job, where `--set-scatter preprocess=N` cuts it; on its share of the cores.
-
-    Input: as for preprocess. Output: its rows; the receipt says that they are in the store.
-    """
+# One part of the clips of a preprocess job, where `--set-scatter preprocess=N` cuts it; on its share of the cores.
+use rule preprocess as preprocess_part with:
     input:
         ancient(upstream),
     output:
@@ -72,15 +69,6 @@ rule preprocess_part:
         part_log_file("preprocess"),
     benchmark:
         part_benchmark_file("preprocess")
-    conda:
-        "../../environment.yml"
     threads: part_cores
-    resources:
-        mem_mb=part_needs("mem_mb", "preprocess"),
-        runtime=part_needs("runtime", "preprocess"),
-        disk_mb=part_needs("disk_mb", "preprocess"),
     params:
-        slice=slice_file,
-        run=run_file,
-    shell:
-        "python -m cogtune preprocess --slice {params.slice:q} --run {params.run:q} --receipt {output:q} --log {log:q} --plain --part {wildcards.part:q}"
+        part=["--part", "{part}"],

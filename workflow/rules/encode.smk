@@ -28,16 +28,13 @@ rule latents:
     params:
         slice=slice_file,
         run=run_file,
+        part=[],
     shell:
-        "python -m cogtune latents --slice {params.slice:q} --run {params.run:q} --receipt {output:q} --log {log:q} --plain"
+        "python -m cogtune latents --slice {params.slice:q} --run {params.run:q} --receipt {output:q} --log {log:q} --plain {params.part:q}"
 
 
-rule latents_part:
-    """
-    One part of the clips of a latents job, where `--set-scatter latents=N` cuts it; on one device.
-
-    Input: as for latents. Output: its rows; the receipt says that they are in the store.
-    """
+# One part of the clips of a latents job, where `--set-scatter latents=N` cuts it; on one device.
+use rule latents as latents_part with:
     input:
         ancient(upstream),
     output:
@@ -46,19 +43,9 @@ rule latents_part:
         part_log_file("latents"),
     benchmark:
         part_benchmark_file("latents")
-    conda:
-        "../../environment.yml"
     threads: part_cores
-    resources:
-        mem_mb=part_needs("mem_mb", "latents"),
-        runtime=part_needs("runtime", "latents"),
-        disk_mb=part_needs("disk_mb", "latents"),
-        gpu=part_needs("gpu", "latents"),
     params:
-        slice=slice_file,
-        run=run_file,
-    shell:
-        "python -m cogtune latents --slice {params.slice:q} --run {params.run:q} --receipt {output:q} --log {log:q} --plain --part {wildcards.part:q}"
+        part=["--part", "{part}"],
 
 
 rule images:
@@ -88,16 +75,13 @@ rule images:
     params:
         slice=slice_file,
         run=run_file,
+        part=[],
     shell:
-        "python -m cogtune images --slice {params.slice:q} --run {params.run:q} --receipt {output:q} --log {log:q} --plain"
+        "python -m cogtune images --slice {params.slice:q} --run {params.run:q} --receipt {output:q} --log {log:q} --plain {params.part:q}"
 
 
-rule images_part:
-    """
-    One part of the clips of an images job, where `--set-scatter images=N` cuts it; on one device.
-
-    Input: as for images. Output: its rows; the receipt says that they are in the store.
-    """
+# One part of the clips of an images job, where `--set-scatter images=N` cuts it; on one device.
+use rule images as images_part with:
     input:
         ancient(upstream),
     output:
@@ -106,19 +90,9 @@ rule images_part:
         part_log_file("images"),
     benchmark:
         part_benchmark_file("images")
-    conda:
-        "../../environment.yml"
     threads: part_cores
-    resources:
-        mem_mb=part_needs("mem_mb", "images"),
-        runtime=part_needs("runtime", "images"),
-        disk_mb=part_needs("disk_mb", "images"),
-        gpu=part_needs("gpu", "images"),
     params:
-        slice=slice_file,
-        run=run_file,
-    shell:
-        "python -m cogtune images --slice {params.slice:q} --run {params.run:q} --receipt {output:q} --log {log:q} --plain --part {wildcards.part:q}"
+        part=["--part", "{part}"],
 
 
 rule text:
@@ -148,16 +122,13 @@ rule text:
     params:
         slice=slice_file,
         run=run_file,
+        part=[],
     shell:
-        "python -m cogtune text --slice {params.slice:q} --run {params.run:q} --receipt {output:q} --log {log:q} --plain"
+        "python -m cogtune text --slice {params.slice:q} --run {params.run:q} --receipt {output:q} --log {log:q} --plain {params.part:q}"
 
 
-rule text_part:
-    """
-    One part of the captions of a text job, where `--set-scatter text=N` cuts it; on one device.
-
-    Input: as for text. Output: its rows; the receipt says that they are in the store.
-    """
+# One part of the captions of a text job, where `--set-scatter text=N` cuts it; on one device.
+use rule text as text_part with:
     input:
         ancient(upstream),
     output:
@@ -166,16 +137,6 @@ rule text_part:
         part_log_file("text"),
     benchmark:
         part_benchmark_file("text")
-    conda:
-        "../../environment.yml"
     threads: part_cores
-    resources:
-        mem_mb=part_needs("mem_mb", "text"),
-        runtime=part_needs("runtime", "text"),
-        disk_mb=part_needs("disk_mb", "text"),
-        gpu=part_needs("gpu", "text"),
     params:
-        slice=slice_file,
-        run=run_file,
-    shell:
-        "python -m cogtune text --slice {params.slice:q} --run {params.run:q} --receipt {output:q} --log {log:q} --plain --part {wildcards.part:q}"
+        part=["--part", "{part}"],

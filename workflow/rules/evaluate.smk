@@ -28,16 +28,13 @@ rule sample:
     params:
         slice=slice_file,
         run=run_file,
+        part=[],
     shell:
-        "python -m cogtune sample --slice {params.slice:q} --run {params.run:q} --receipt {output:q} --log {log:q} --plain"
+        "python -m cogtune sample --slice {params.slice:q} --run {params.run:q} --receipt {output:q} --log {log:q} --plain {params.part:q}"
 
 
-rule sample_part:
-    """
-    One part of the videos of a sample job, where `--set-scatter sample=N` cuts it; on one device.
-
-    Input: as for sample. Output: its rows; the receipt says that they are in the store.
-    """
+# One part of the videos of a sample job, where `--set-scatter sample=N` cuts it; on one device.
+use rule sample as sample_part with:
     input:
         ancient(upstream),
     output:
@@ -46,19 +43,9 @@ rule sample_part:
         part_log_file("sample"),
     benchmark:
         part_benchmark_file("sample")
-    conda:
-        "../../environment.yml"
     threads: part_cores
-    resources:
-        mem_mb=part_needs("mem_mb", "sample"),
-        runtime=part_needs("runtime", "sample"),
-        disk_mb=part_needs("disk_mb", "sample"),
-        gpu=part_needs("gpu", "sample"),
     params:
-        slice=slice_file,
-        run=run_file,
-    shell:
-        "python -m cogtune sample --slice {params.slice:q} --run {params.run:q} --receipt {output:q} --log {log:q} --plain --part {wildcards.part:q}"
+        part=["--part", "{part}"],
 
 
 rule evaluate:
@@ -88,16 +75,13 @@ rule evaluate:
     params:
         slice=slice_file,
         run=run_file,
+        part=[],
     shell:
-        "python -m cogtune evaluate --slice {params.slice:q} --run {params.run:q} --receipt {output:q} --log {log:q} --plain"
+        "python -m cogtune evaluate --slice {params.slice:q} --run {params.run:q} --receipt {output:q} --log {log:q} --plain {params.part:q}"
 
 
-rule evaluate_part:
-    """
-    One part of the clips of an evaluate job, where `--set-scatter evaluate=N` cuts it; on one device.
-
-    Input: as for evaluate. Output: its rows; the receipt says that they are in the store.
-    """
+# One part of the clips of an evaluate job, where `--set-scatter evaluate=N` cuts it; on one device.
+use rule evaluate as evaluate_part with:
     input:
         ancient(upstream),
     output:
@@ -106,16 +90,6 @@ rule evaluate_part:
         part_log_file("evaluate"),
     benchmark:
         part_benchmark_file("evaluate")
-    conda:
-        "../../environment.yml"
     threads: part_cores
-    resources:
-        mem_mb=part_needs("mem_mb", "evaluate"),
-        runtime=part_needs("runtime", "evaluate"),
-        disk_mb=part_needs("disk_mb", "evaluate"),
-        gpu=part_needs("gpu", "evaluate"),
     params:
-        slice=slice_file,
-        run=run_file,
-    shell:
-        "python -m cogtune evaluate --slice {params.slice:q} --run {params.run:q} --receipt {output:q} --log {log:q} --plain --part {wildcards.part:q}"
+        part=["--part", "{part}"],

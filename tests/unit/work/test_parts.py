@@ -44,7 +44,7 @@ def test_anything_else_is_refused(text: str) -> None:
 def test_stages_with_parts_have_a_rule_for_them() -> None:
     rules = "".join(path.read_text() for path in (REPO / "workflow/rules").glob("*.smk"))
     cut = {name for name, stage in STAGES.items() if stage.parts}
-    assert set(re.findall(r"^rule ([a-z]+)_part:$", rules, re.MULTILINE)) == cut
+    assert set(re.findall(r"^use rule ([a-z]+) as \1_part with:$", rules, re.MULTILINE)) == cut
     assert set(re.findall(r'ancient\(part_receipts\("([a-z]+)"\)\)', rules)) == cut
     for name in cut:
         assert f'threads: gather_cores("{name}")' in rules

@@ -59,8 +59,7 @@ def _network(p: DiffusionTransformerParams) -> Iterator[tuple[str, Shape]]:
     D, E, affine = p.hidden_size, p.time_embed_dim or p.hidden_size, p.elementwise_affine
     patch = [1, p.patch_size, p.patch_size] if isinstance(p.patch_size, int) else p.patch_size
     features = math.prod(patch)
-    text = params_of(p.modules["patch_embed_config"])
-    assert isinstance(text, PatchEmbeddingParams)
+    text = params_of(p.modules["patch_embed_config"], PatchEmbeddingParams)
     for name, width in (("time_embed", D), ("ofs_embed", p.ofs_embed_dim)):
         if width:
             yield from _linear(f"{name}.0", E, width)
@@ -77,8 +76,7 @@ def _network(p: DiffusionTransformerParams) -> Iterator[tuple[str, Shape]]:
 
 def _layers(p: DiffusionTransformerParams, D: int, E: int, affine: bool) -> Iterator[tuple[str, Shape]]:
     head = D // p.num_attention_heads
-    modulation = params_of(p.modules["adaln_layer_config"])
-    assert isinstance(modulation, AdaLNParams)
+    modulation = params_of(p.modules["adaln_layer_config"], AdaLNParams)
     lora = params_of(p.modules["lora_config"]) if p.modules.get("lora_config") else None
     for i in range(p.num_layers):
         layer, adaln = f"transformer.layers.{i}", "mixins.adaln_layer"
@@ -108,21 +106,19 @@ def _attention(name: str, D: int, lora: LoraParams | None) -> Iterator[tuple[str
 
 
 def _positions(p: DiffusionTransformerParams, patch: list[int]) -> Iterator[tuple[str, Shape]]:
-    pos = params_of(p.modules["pos_embed_config"])
-    assert isinstance(pos, PositionParams)
+    pos = params_of(p.modules["pos_embed_config"], PositionParams)
     if pos.rotates:
         yield UNUSED, (p.transformer_args.max_sequence_length, p.hidden_size)
     # A table counts latent frames, whatever the temporal patch.
     frames = latent_frames(p.num_frames, p.time_compressed_rate)
     tokens = frames * (p.latent_height // patch[1]) * (p.latent_width // patch[2])
-    for name, shape in pos.parameters(tokens, p.hidden_size).items():
-        yield f"mixins.pos_embed.{name}", shape
+    for tensor in pos.parameters(tokens, p.hidden_size):
+        yield f"mixins.pos_embed.{tensor.name}", tensor.shape
 
 
 def _autoencoder(p: VideoAutoencoderParams) -> Iterator[tuple[str, Shape]]:
     for part, build in (("encoder", _encoder), ("decoder", _decoder)):
-        params = params_of(p.encoder_config if part == "encoder" else p.decoder_config)
-        assert isinstance(params, Coder3DParams)
+        params = params_of(p.encoder_config if part == "encoder" else p.decoder_config, Coder3DParams)
         for name, shape in build(params):
             yield f"{part}.{name}", shape
 

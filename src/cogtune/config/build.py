@@ -2,7 +2,7 @@
 
 import typing
 from dataclasses import is_dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from cogtune.config.check import Checker
 from cogtune.config.errors import ConfigError, ConfigErrors
@@ -12,6 +12,7 @@ from cogtune.config.schema.common import fields_of
 from cogtune.config.tree import from_plain
 
 Section = TypeVar("Section")
+Params = TypeVar("Params")
 
 
 def build(node: dict[str, Any], **runtime: Any) -> Any:
@@ -20,11 +21,24 @@ def build(node: dict[str, Any], **runtime: Any) -> Any:
     return find(node["target"]).make(params, **runtime)
 
 
-def params_of(node: dict[str, Any]) -> Any:
-    """The params dataclass of a plain ``{target, params}`` mapping, checked. Raises ConfigErrors."""
+@overload
+def params_of(node: dict[str, Any]) -> Any: ...
+
+
+@overload
+def params_of(node: dict[str, Any], expected: type[Params]) -> Params: ...
+
+
+def params_of(node: dict[str, Any], expected: type[Any] = object) -> Any:
+    """The params dataclass of a plain ``{target, params}`` mapping, checked.
+
+    Raises ConfigErrors for invalid params, ConfigError for a component whose params are not ``expected``.
+    """
     if not isinstance(node, dict) or not isinstance(node.get("target"), str):
         raise ConfigError(f"expected a mapping with `target` and `params`; found {short_repr(node)}")
     entry = find(node["target"])
+    if not issubclass(entry.schema, expected):
+        raise ConfigError(f"{entry.name}: its params are {entry.schema.__name__}; expected {expected.__name__}")
     plain_params = node.get("params") or {}
     checker = Checker()
     values = checker.section(from_plain(plain_params), entry.schema, entry.name)

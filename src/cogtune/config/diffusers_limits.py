@@ -1,7 +1,7 @@
 """Networks that diffusers cannot compute. They are trained and sampled as any other, and exported in SAT's formats only."""
 
 from cogtune.config.build import params_of
-from cogtune.config.schema.dit import DiffusionTransformerParams, PositionParams
+from cogtune.config.schema.dit import DiffusersPositions, DiffusionTransformerParams, PositionParams
 from cogtune.errors import UserError
 
 SAT_FORMATS = ("sat", "merged", "sat_lora")
@@ -20,8 +20,7 @@ def refusal(network: DiffusionTransformerParams) -> str | None:
     return None
 
 
-def positions_in_diffusers(network: DiffusionTransformerParams) -> dict[str, object]:
+def positions_in_diffusers(network: DiffusionTransformerParams) -> DiffusersPositions:
     """The positions' entries of diffusers' config.json. Raises UserError if diffusers does not compute them."""
-    pos = params_of(network.modules["pos_embed_config"])
-    assert isinstance(pos, PositionParams)
+    pos = params_of(network.modules["pos_embed_config"], PositionParams)
     return pos.in_diffusers((network.time_interpolation, network.height_interpolation, network.width_interpolation))

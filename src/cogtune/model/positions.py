@@ -65,8 +65,7 @@ class PositionEmbedding(nn.Module):
         self.params, self.text_length, self.head_size = params, params.text_length, head_size
         self.pos_embedding: nn.Parameter | None = None
         if params.adds_table:
-            shape = params.parameters(math.prod(grid), hidden_size)["pos_embedding"]
-            self.pos_embedding = nn.Parameter(torch.zeros(shape))
+            self.pos_embedding = nn.Parameter(torch.zeros(params.table_shape(math.prod(grid), hidden_size)))
 
     def forward(self, h_BND: Tensor, grid: Grid) -> Tensor:
         """Tokens [text; video] plus their rows of the table. Raises UserError if the table has too few rows."""

@@ -154,7 +154,7 @@ class SampleCost(StageCost):
     def work(self, units: float) -> float:
         settings, costs = self._input, self.costs
         require_ours(settings.sampler, "sampler")  # each evaluates the network once a step
-        sampler: VideoDDIMSamplerParams = params_of(settings.sampler)
+        sampler = params_of(settings.sampler, VideoDDIMSamplerParams)
         passes = (settings.steps or sampler.num_steps) * (1 + self._guided)
         return units * (passes * costs.network.flops(costs.grid) + costs.vae.decode_flops(*costs.clip))
 

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from cogtune.config.geometry import PIXELS_PER_LATENT, ROTARY_BASE
@@ -159,6 +159,28 @@ Factors = tuple[float, float, float]
 """Frames, rows and columns: what positions are divided by."""
 
 
+@dataclass(frozen=True)
+class PositionTensor:
+    """A tensor of a position embedding. ``name``: below `mixins.pos_embed`."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusersPositions:
+    """The entries of diffusers' config.json about positions; scales that are None are left out."""
+
+    use_rotary_positional_embeddings: bool
+    use_learned_positional_embeddings: bool
+    spatial_interpolation_scale: float | None = None
+    temporal_interpolation_scale: float | None = None
+
+    def entries(self) -> dict[str, bool | float]:
+        """For config.json."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
 class PositionParams(ABC):
     """Properties of a kind of position embedding: all that the other code knows of it."""
 
@@ -178,16 +200,21 @@ class PositionParams(ABC):
         """Whether a table is added; it fits one height and width, and a maximum number of frames."""
         return self.table is not None
 
-    def parameters(self, video_tokens: int, hidden_size: int) -> dict[str, tuple[int, ...]]:
-        """Name -> shape of the module's tensors, for a grid of ``video_tokens`` tokens."""
-        return {"pos_embedding": (1, self.text_length + video_tokens, hidden_size)} if self.adds_table else {}
+    def table_shape(self, video_tokens: int, hidden_size: int) -> tuple[int, int, int]:
+        """Shape of the added table, for a grid of ``video_tokens`` tokens."""
+        return 1, self.text_length + video_tokens, hidden_size
+
+    def parameters(self, video_tokens: int, hidden_size: int) -> tuple[PositionTensor, ...]:
+        """The module's tensors, for a grid of ``video_tokens`` tokens."""
+        shape = self.table_shape(video_tokens, hidden_size)
+        return (PositionTensor("pos_embedding", shape),) if self.adds_table else ()
 
     def size_problems(self, hidden_size: int, head_size: int) -> Iterator[tuple[str, str]]:
         """(key, message) for each size that does not fit these positions. ``key``: of the network, or, with
         `pos_embed_config.params.` in front, of these params."""
         yield from ()
 
-    def in_diffusers(self, network: Factors) -> dict[str, Any]:
+    def in_diffusers(self, network: Factors) -> DiffusersPositions:
         """Entries of diffusers' config.json. ``network``: the network's own interpolation factors.
 
         Raises: UserError, with the reason, if diffusers does not compute these positions. Exports are in SAT's format then.
@@ -226,14 +253,18 @@ class Basic3DPositionEmbeddingParams(PositionParams):
         if hidden_size % 16:
             yield "hidden_size", f"{hidden_size}; sine-cosine positions need a multiple of 16"
 
-    def in_diffusers(self, network: Factors) -> dict[str, Any]:
+    def in_diffusers(self, network: Factors) -> DiffusersPositions:
         t, h, w = self.interpolation(network)
         if h != w:
             raise UserError(
                 f"height_interpolation {h} and width_interpolation {w} differ; diffusers supports one value for both"
             )
-        scales = {"spatial_interpolation_scale": h, "temporal_interpolation_scale": t}
-        return {"use_rotary_positional_embeddings": False, "use_learned_positional_embeddings": False, **scales}
+        return DiffusersPositions(
+            use_rotary_positional_embeddings=False,
+            use_learned_positional_embeddings=False,
+            spatial_interpolation_scale=h,
+            temporal_interpolation_scale=t,
+        )
 
 
 @dataclass(kw_only=True)
@@ -277,11 +308,12 @@ class Rotary3DPositionEmbeddingParams(PositionParams):
         if size % 16:
             yield name, f"{size}; rotary positions need a multiple of 16"
 
-    def in_diffusers(self, network: Factors) -> dict[str, Any]:
+    def in_diffusers(self, network: Factors) -> DiffusersPositions:
         if self.theta != ROTARY_BASE:
             raise UserError(f"pos_embed_config.params.theta: {self.theta:g}; diffusers always uses {ROTARY_BASE}")
-        learned = {"use_learned_positional_embeddings": self.learnable_pos_embed}
-        return {"use_rotary_positional_embeddings": True, **learned}
+        return DiffusersPositions(
+            use_rotary_positional_embeddings=True, use_learned_positional_embeddings=self.learnable_pos_embed
+        )
 
 
 @dataclass(kw_only=True)

@@ -58,10 +58,8 @@ def config_json(params: DiffusionTransformerParams) -> dict[str, Any]:
     if why := refusal(params):
         raise UserError(f"{why}; write format sat instead")
     o, p, _ = patch_of(params)
-    pos = params_of(params.modules["pos_embed_config"])
-    patch_embed = params_of(params.modules["patch_embed_config"])
-    assert isinstance(pos, PositionParams)
-    assert isinstance(patch_embed, PatchEmbeddingParams)
+    pos = params_of(params.modules["pos_embed_config"], PositionParams)
+    patch_embed = params_of(params.modules["patch_embed_config"], PatchEmbeddingParams)
     height, width = _sample_size(params)
     return {
         "_class_name": "CogVideoXTransformer3DModel",
@@ -82,7 +80,7 @@ def config_json(params: DiffusionTransformerParams) -> dict[str, Any]:
         "temporal_compression_ratio": params.time_compressed_rate,
         "max_text_seq_length": pos.text_length,
         "norm_elementwise_affine": params.elementwise_affine,
-        **positions_in_diffusers(params),
+        **positions_in_diffusers(params).entries(),
     }
 
 

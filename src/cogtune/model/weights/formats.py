@@ -88,8 +88,7 @@ class Format:
 
 
 def _diffusers(path: Path, weights: NetworkWeights, settings: Settings) -> int:
-    params = params_of(weights.plain_node())
-    assert isinstance(params, DiffusionTransformerParams)
+    params = params_of(weights.plain_node(), DiffusionTransformerParams)
     write_json(path / "config.json", config_json(params))
     return write_shards(path, settings.cast(to_diffusers(weights.merged(), params)), settings.note(), settings.shard)
 

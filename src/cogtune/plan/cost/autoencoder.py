@@ -49,9 +49,9 @@ class Autoencoder:
     """A `first_stage_config` node. Sizes are in pixels and frames of the video. Raises ConfigErrors for an invalid node."""
 
     def __init__(self, node: Node) -> None:
-        self.params: VideoAutoencoderParams = params_of(node)
-        self._encoder: Encoder3DParams = params_of(self.params.encoder_config)
-        self._decoder: Decoder3DParams = params_of(self.params.decoder_config)
+        self.params = params_of(node, VideoAutoencoderParams)
+        self._encoder = params_of(self.params.encoder_config, Encoder3DParams)
+        self._decoder = params_of(self.params.decoder_config, Decoder3DParams)
 
     @property
     def encoder_parameters(self) -> int:

@@ -58,15 +58,15 @@ class Network:
     def __init__(self, node: Node, frozen: Sequence[str] = ()) -> None:
         self._node = node
         self._frozen = tuple(frozen)
-        p: DiffusionTransformerParams = params_of(node)
+        p = params_of(node, DiffusionTransformerParams)
         self.params = p
         self.layers, self.width, self.heads = p.num_layers, p.hidden_size, p.num_attention_heads
         self.embedding = p.time_embed_dim or self.width
         assert isinstance(p.patch_size, list)  # canonical
         self.patch: tuple[int, int, int] = (p.patch_size[0], p.patch_size[1], p.patch_size[2])
-        positions: PositionParams = params_of(p.modules["pos_embed_config"])
-        modulation: AdaLNParams = params_of(p.modules["adaln_layer_config"])
-        patches: PatchEmbeddingParams = params_of(p.modules["patch_embed_config"])
+        positions = params_of(p.modules["pos_embed_config"], PositionParams)
+        modulation = params_of(p.modules["adaln_layer_config"], AdaLNParams)
+        patches = params_of(p.modules["patch_embed_config"], PatchEmbeddingParams)
         lora = p.modules.get("lora_config")
         self.rotary, self.qk_norm, self.text_width = positions.rotates, modulation.qk_ln, patches.text_hidden_size
         self.lora: LoraParams | None = params_of(lora) if lora else None

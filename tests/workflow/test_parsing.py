@@ -53,7 +53,7 @@ def test_a_fresh_clone_stays_as_it_is(clone: Path, words: list[str]) -> None:
 
 def test_a_dry_run_needs_no_cores_and_names_the_demo(clone: Path) -> None:
     """Without the profile, which says `cores: all`."""
-    done = look(clone, ["-n", "--workflow-profile", "none"])
+    done = look(clone, ["-n", "--workflow-profile", "none", "--rerun-triggers", "mtime"])
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
     assert "checkpoint demo_clips:" in done.stdout
 

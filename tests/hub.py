@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from cogtune.config.hub_paths import PINS, Pin, PinnedFile, Pins
+
 TOKEN = "hf_a-secret-that-nobody-may-print"
 LFS_FROM = 1000
 """Files of this size are in LFS: with sha256, and behind a redirect."""
@@ -155,3 +157,18 @@ def serving() -> Generator[Hub, None, None]:
         hub.stopped.set()
         server.shutdown()
         server.server_close()
+
+
+def pin(root: Path, repository: str, source: Path, inside: str = "") -> Path:
+    """What `weights get` leaves in ``root`` of a repository with the file or folder ``source`` at ``inside``; its copy."""
+    name, pins = f"{repository}@main", Pins(root / PINS)
+    known = pins.all.get(name, Pin(repository, "0123456789" * 4))
+    target, files = root / known.folder / inside, dict(known.files)
+    for path in [source] if source.is_file() else sorted(each for each in source.rglob("*") if each.is_file()):
+        copy = target / (path.name if source.is_file() else path.relative_to(source))
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(content := path.read_bytes())
+        in_repository = str(copy.relative_to(root / known.folder))
+        files[in_repository] = PinnedFile(hashlib.sha256(content).hexdigest(), len(content))
+    pins.write(name, Pin(repository, known.commit, files))
+    return target

@@ -1,19 +1,15 @@
 """Configs with `hf://…`: a pinned copy is identified as a local file of the same bytes, and nothing asks the network."""
 
-import hashlib
 import shutil
 import socket
-from pathlib import Path
 
 import pytest
 
 from cogtune.__main__ import main
 from cogtune.config.errors import ConfigErrors
-from cogtune.config.hub_paths import Pin, PinnedFile, Pins
 from cogtune.errors import UserError
+from tests.hub import pin
 from tests.unit.plan.world import World
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture(autouse=True)
@@ -25,31 +21,14 @@ def no_network(monkeypatch: pytest.MonkeyPatch, world: World) -> None:
     monkeypatch.chdir(world.root)
 
 
-def pin(world: World, repository: str, source: Path, inside: str = "") -> Path:
-    """What `weights get` leaves of a repository that holds ``source`` at ``inside``."""
-    name = f"{repository}@main"
-    known = Pins().all.get(name, Pin(repository, COMMIT))
-    target = world.root / known.folder / inside
-    files = dict(known.files)
-    for path in [source] if source.is_file() else sorted(source.rglob("*")):
-        copy = target / path.name if source.is_file() else target / path.relative_to(source)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, copy)
-        content = copy.read_bytes()
-        in_repository = str(copy.relative_to(world.root / known.folder))
-        files[in_repository] = PinnedFile(hashlib.sha256(content).hexdigest(), len(content))
-    Pins().write(name, Pin(repository, COMMIT, files))
-    return target
-
-
 def keys(world: World) -> dict[str, str]:
     return {stage: part.key for stage, part in world.slices().items() if stage != "report"}
 
 
 def test_the_same_bytes_have_the_same_key(world: World) -> None:
     local = keys(world)
-    pin(world, "me/vae", world.root / "assets/3d-vae.pt")
-    pin(world, "me/t5", world.root / "assets/t5")
+    pin(world.root, "me/vae", world.root / "assets/3d-vae.pt")
+    pin(world.root, "me/t5", world.root / "assets/t5")
     world.edit("assets/3d-vae.pt", "hf://me/vae/3d-vae.pt")
     world.edit("assets/t5", "hf://me/t5")
     assert keys(world) == local
@@ -69,7 +48,7 @@ def test_a_text_encoder_takes_the_tokenizer_beside_it(world: World) -> None:
     world.edit("model_dir: pipeline", "model_dir: pipeline/text_encoder")
     assert keys(world) == both
     for part in ("text_encoder", "tokenizer"):
-        pin(world, "me/pipeline", pipeline / part, part)
+        pin(world.root, "me/pipeline", pipeline / part, part)
     world.edit("pipeline/text_encoder", "hf://me/pipeline/text_encoder")
     assert keys(world) == both
     (pipeline / "transformer").mkdir()
@@ -86,7 +65,7 @@ def test_a_text_encoder_takes_the_tokenizer_beside_it(world: World) -> None:
 
 
 def test_another_file_than_the_pinned_one_is_refused(world: World) -> None:
-    folder = pin(world, "me/vae", world.root / "assets/3d-vae.pt")
+    folder = pin(world.root, "me/vae", world.root / "assets/3d-vae.pt")
     world.edit("assets/3d-vae.pt", "hf://me/vae/3d-vae.pt")
     content = bytearray((folder / "3d-vae.pt").read_bytes())
     content[-1] ^= 1

@@ -10,7 +10,7 @@ from cogtune.config.schema.common import SAMPLING_STEPS, SEED, STRENGTH
 from cogtune.data.images import load_image
 from cogtune.errors import UserError
 from cogtune.runtime.paths import is_key
-from cogtune.sampling.generate import Generator, encode_image, samplers
+from cogtune.sampling.generate import encode_image, samplers
 from cogtune.sampling.prompts import own_prompt
 from cogtune.sampling.video import write_mp4
 from cogtune.stages.job import Job
@@ -86,7 +86,8 @@ class Result:
         if image is not None:
             pixels_CHW = load_image(Path(image), self._job.input.video_size)
             images_BCHW = encode_image(self._models.vae, pixels_CHW, seed, own.id)[None]
-        generator = replace(self._generator(weights, strength), seed=seed)
+        chosen = self._models.generator("base") if weights == "base" else self._models.at_strength(strength)
+        generator = replace(chosen, seed=seed)
         sampler = samplers(self._job.input.sampler, self._job.input.steps if steps is None else steps)[guided]
         (video_FCHW,) = generator.videos([own.id], self._context(prompt)[None], sampler, images_BCHW)
         return Video(video_FCHW, self._job.input.fps)
@@ -96,9 +97,6 @@ class Result:
             raise UserError("image: missing; this is an image-to-video model, give the picture to start from")
         if image is not None and not self._models.takes_images:
             raise UserError("image: this is a text-to-video model, which takes no picture")
-
-    def _generator(self, weights: str, strength: float) -> Generator:
-        return self._models.generator("base") if weights == "base" else self._models.at_strength(strength)
 
     def _context(self, prompt: str) -> Tensor:
         if prompt not in self._contexts:

@@ -13,12 +13,14 @@ import pytest
 import torch
 import yaml
 
-from cogtune.model.start import trained_model
+from cogtune.commands.weights_convert import convert
+from cogtune.model.start import initial_model, trained_model
 from cogtune.stages.export import final
 from cogtune.stages.job import Job
-from cogtune.stages.sampled_models import _loaded
+from cogtune.stages.sampled_models import SampledModels, _loaded
 from cogtune.stages.train import start_of
-from cogtune.work.inputs import TrainInput
+from cogtune.work.inputs import PromptedInput, TrainInput
+from cogtune.work.slices import read_slice
 from cogtune.work.workspace import Workspace
 from tests.workflow.project import Project, environment, lay_out
 
@@ -45,6 +47,13 @@ experiments:
   by_name:
     base: [config/model.yaml, config/adapters.yaml, config/sampling.yaml]
     set: [args.load.experiment=tuned, "args.sampling_controls=[base, guided]", args.sampling_guided=false]
+"""
+MINE = """  mine:
+    base: [config/tiny.yaml, config/adapters.yaml]
+    set: [args.train_iters=2, "args.sampling_controls=[]", args.sampling_count=1, "args.export_formats=[merged]"]
+  later:
+    base: [config/tiny.yaml, config/adapters.yaml]
+    set: [args.train_iters=3]
 """
 BY_FILE = """  by_file:
     base: [config/model.yaml, config/sampling.yaml]
@@ -155,6 +164,87 @@ def test_what_is_lacking_is_said_by_every_command(
     told = cogtune(sampling, *command, "--base", "config/model.yaml", "config/sampling.yaml", "--", change)
     assert told.returncode != 0
     assert message in told.stderr
+
+
+def own(project: Project, *words: str) -> list[Path]:
+    """The videos of `cogtune sample`, which must end well."""
+    done = cogtune(project, "sample", *words)
+    assert done.returncode == 0, done.stderr
+    page = project.root / done.stdout.strip()
+    assert page.is_file()
+    return sorted((page.parent / "videos").iterdir())
+
+
+def test_own_prompts_of_an_experiment(sampling: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is trained or made twice; strengths 0 and 1 are the base and the tuned model to the bit."""
+    (sampling.root / "config/config.yaml").write_text(EXPERIMENTS + BY_FILE + MINE)
+    before = set(sampling.receipts())
+    (sampling.root / "two.txt").write_bytes(b"\xef\xbb\xbfsea\r\nfog\r\n")
+    words = ["mine", "--prompts", "two.txt", "--strength", "0", "1"]
+    told = cogtune(sampling, "sample", *words, "--dry-run")
+    assert "4 videos (2 prompts x 2 strengths x 1 seed), 0 of them in the store" in told.stderr
+    assert not (sampling.root / "results/mine").exists()
+    videos = own(sampling, *words)
+    assert [path.name for path in videos] == [
+        f"0{i}-{word}_strength-{strength}_seed-11.mp4" for i, word in ((1, "sea"), (2, "fog")) for strength in (0, 1)
+    ]
+    assert len({path.read_bytes() for path in videos}) >= 2
+    stamps = {path.resolve(): path.stat().st_mtime_ns for path in videos}
+    more = cogtune(sampling, "sample", *words[:3], "--prompt", "sky", "--strength", "0", "0.5", "1", "--seed", "11")
+    assert "made 5, reused 4" in more.stderr
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+    assert set(sampling.receipts()) == before
+
+    monkeypatch.chdir(sampling.root)
+    run = next(path for path in Path("results/.runs").glob("mine.prompts-*.json"))
+    key = next(key for key, part in json.loads(run.read_text())["parts"].items() if part.get("prompts"))
+    job: Job[PromptedInput] = Job(read_slice(Path(f"store/slices/{key}.json"), run.resolve()), Path("store").resolve())
+    start = start_of(job.upstream_job("load", TrainInput))
+    trained = trained_model(start, final(job.upstream_job("load", TrainInput), average=False))
+    models = SampledModels(job)
+    for weights, expected in (("tuned", trained), ("base", initial_model(start))):
+        state, exact = models._network(weights).state_dict(), expected.to(torch.bfloat16).state_dict()
+        assert state.keys() == exact.keys()
+        assert all(torch.equal(state[name], exact[name]) for name in exact)
+    rows = {(row.caption, row.strength): row.id for row in job.slice.volatile.prompts.rows}
+    assert {strength for _, strength in rows} <= {0.0, 0.5, 1.0}
+
+
+def test_own_prompts_of_weights(sampling: Project) -> None:
+    """A LoRA in any form gives the same bytes; its base is that of the YAML; full weights have one strength."""
+    lora = sampling.root / "results/tuned/export/pytorch_lora_weights.safetensors"
+    for i in range(2):  # two steps of training are not seen in a video
+        lora = convert(lora, "comfyui_lora", sampling.root / f"strong-{i}", strength=10)
+    same = convert(lora, "diffusers_lora", sampling.root / "same")
+    base = ["--base", "config/model.yaml", "--prompt", "sea", "--strength", "0.5", "1", "--", "args.load=weights"]
+    made = [[path.read_bytes() for path in own(sampling, str(file), *base)] for file in (lora, same)]
+    assert made[0] == made[1]
+    assert made[0][0] != made[0][1]
+    own(sampling, "weights", "--base", "config/model.yaml", "--prompt", "sea")
+    told = cogtune(sampling, "sample", "weights", "--base", "config/model.yaml", "--prompt", "sea", "--strength", "0.5")
+    assert (told.returncode, "the weights have no LoRA to multiply" in told.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("later", "later: the training of its present config is not finished (not started)"),
+        ("tuned --negative fog", "--negative: guidance leads away from it, but these videos are made without guidance"),
+        ("tuned --image a.png", "--image: this is a text-to-video model"),
+        ("tuned --frames 6", "--frames 6: the VAE makes 4k + 1 frames; expected 5 or 9"),
+        ("tuned --base config/model.yaml", "--base: the config of tuned is in config/config.yaml"),
+        ("tiny.pt", "tiny.pt: no such experiment"),
+        ("assets/3d-vae.pt --base config/model.yaml", "contains VAE; expected a LoRA, a transformer, or the name"),
+        ("tuned --prompt a.longer.prompt.than.eight", "--prompt 2:"),
+    ],
+)
+def test_own_prompts_that_cannot_be_sampled(sampling: Project, words: str, message: str) -> None:
+    (sampling.root / "config/config.yaml").write_text(EXPERIMENTS + BY_FILE + MINE)
+    model, *options = words.split()
+    told = cogtune(sampling, "sample", model, "--prompt", "sea", *options)
+    assert told.returncode in (1, 2)
+    assert message in told.stderr
+    assert "Traceback" not in told.stderr
 
 
 SWEEP = """sweep:

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from cogtune.commands import sample
 from cogtune.commands.job import run_job
 from cogtune.commands.options import Subcommands, add_job, add_part, add_ranks
 from cogtune.config.errors import ConfigError
@@ -19,14 +20,19 @@ from cogtune.work.stages import STAGES
 from cogtune.work.workspace import Workspace
 
 _log = logging.getLogger(__name__)
+_Raw = argparse.RawDescriptionHelpFormatter
+BY_HAND = "by-hand"
+"""Name of an experiment that no workflow config has."""
 
 
 def add_to(commands: Subcommands) -> None:
     """A subcommand for each stage."""
     for name, stage in STAGES.items():
-        epilog = f"example: cogtune {name} --base config/tiny/demo.yaml -- args.seed=7"
-        command = commands.add_parser(name, help=stage.help, description=stage.help, epilog=epilog)
-        source = command.add_mutually_exclusive_group(required=True)
+        own = name == "sample"
+        text = f"{stage.help}; or videos of own prompts" if own else stage.help
+        epilog = sample.EPILOG if own else f"example: cogtune {name} --base config/tiny/demo.yaml -- args.seed=7"
+        command = commands.add_parser(name, help=text, description=text, epilog=epilog, formatter_class=_Raw)
+        source = command.add_mutually_exclusive_group(required=not own)
         source.add_argument(
             "--base",
             nargs="+",
@@ -34,9 +40,11 @@ def add_to(commands: Subcommands) -> None:
             help="SAT-style YAML files, later ones override earlier ones; overrides follow `--`",
         )
         add_job(command, source)
-        command.add_argument(
-            "--name", default="by-hand", help="experiment name; results go to results/<name> (default: by-hand)"
-        )
+        names = "experiment name; results go to results/<name> (default: by-hand)"
+        if own:
+            sample.add_options(command)
+            names += "; with own prompts the name of their page (default: the file's name, or words of the prompt)"
+        command.add_argument("--name", default=None if own else BY_HAND, help=names)
         add_ranks(command)
         if stage.parts:
             add_part(command, f"cogtune {name} --base config/tiny/demo.yaml")
@@ -45,6 +53,10 @@ def add_to(commands: Subcommands) -> None:
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Run the job; returns the exit code. Of ranks that torchrun or DeepSpeed's launcher started, the first runs the job."""
+    if arguments.command == "sample":
+        if sample.is_wanted(arguments):
+            return sample.run(arguments, overrides)
+        arguments.name = arguments.name or BY_HAND
     if not STAGES[arguments.command].trains:
         return run_job(arguments, overrides, _prepare)
     from cogtune.train.joined import World, first_rank

@@ -3,7 +3,7 @@
 Shapes: B captions, L tokens, D width of the T5.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cogtune.checkpoints.text_encoder import read_text_encoder
-from cogtune.config.build import build
+from cogtune.config.build import build, params_of
 from cogtune.config.schema.text import GeneralConditionerParams, T5EmbedderParams
 from cogtune.errors import UserError
 
@@ -61,6 +61,33 @@ class GeneralConditioner:
         return build(self._node, device=device, dtype=dtype)
 
 
+def token_counter(conditioner: dict[str, Any]) -> tuple[Callable[[str], int], int] | None:
+    """(number of tokens of a caption, the most that are used) of a conditioner node, without its weights; None for a
+    plugin's encoder. Raises UserError."""
+    (node,) = params_of(conditioner).emb_models
+    params = params_of({"target": node["target"], "params": node["params"]})
+    if not isinstance(params, T5EmbedderParams):
+        return None
+    tokenizer = _tokenizer(Path(params.model_dir))
+    return lambda caption: len(tokenizer(caption)["input_ids"]), params.max_length
+
+
+def _tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()  # else it warns of captions that are too long
+    try:
+        return AutoTokenizer.from_pretrained(read_text_encoder(folder).tokenizer, local_files_only=True)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise _not_loaded(folder, error) from None
+
+
+def _not_loaded(folder: Path, error: Exception) -> UserError:
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return UserError(f"{folder}: cannot load T5: {first}")
+
+
 def _load(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     paths = read_text_encoder(folder)
     from transformers import AutoTokenizer, T5EncoderModel
@@ -75,8 +102,7 @@ def _load(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
             T5EncoderModel.from_pretrained(paths.weights, local_files_only=True, dtype=dtype, output_loading_info=True),
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{folder}: cannot load T5: {first}") from None
+        raise _not_loaded(folder, error) from None
     missing = sorted(report["missing_keys"])
     if missing:
         raise UserError(

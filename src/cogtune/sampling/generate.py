@@ -61,9 +61,11 @@ class Generator:
         sampler: Any,
         images_BCHW: Tensor | None = None,
         on_step: Callable[[int, Tensor], None] | None = None,
+        negative_BLD: Tensor | None = None,
     ) -> list[Tensor]:
         """One uint8 (F, 3, H, W) video on the CPU per id. ``images``: unscaled latents from `encode_image`, the input
-        images of an image-to-video model; with guidance both halves of the batch get them.
+        images of an image-to-video model; with guidance both halves of the batch get them. ``negative``: the context that
+        guidance leads away from; None: zeros, as for every published model.
 
         The initial noise and that of every step depend only on the seed and the id: not on the rest of the batch, on
         earlier samples, or on the weights. So all variants of one clip start from the same noise.
@@ -81,7 +83,7 @@ class Generator:
             lambda x, a, index, context: self.denoise(x, a, index, context, concat),
             torch.stack(initial).to(self.device),
             context_BLD,
-            torch.zeros_like(context_BLD),
+            torch.zeros_like(context_BLD) if negative_BLD is None else negative_BLD.to(context_BLD),
             noise=lambda: torch.stack([torch.randn(shape, generator=stream) for stream in noise_streams]),
             on_step=on_step,
         )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from threading import Lock
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ from cogtune.stages.make_rows import make_rows
 from cogtune.stages.run_counts import RunCounts
 from cogtune.stages.sampled_models import SampledModels
 from cogtune.work.content_hashes import Source, proven
-from cogtune.work.inputs import SampleInput
+from cogtune.work.inputs import PromptedInput, SampleInput
 from cogtune.work.variants import Variant, variants
 
 VIDEOS = "videos"
@@ -55,6 +56,10 @@ def run(job: Job[SampleInput]) -> RunCounts:
 
     Finished batches are stored, so a kill loses at most one flush. Raises UserError for invalid settings.
     """
+    if isinstance(job.input, PromptedInput):
+        from cogtune.stages.own_prompts import make_videos
+
+        return make_videos(cast("Job[PromptedInput]", job))
     folder = job.job_dir()
     prepare_torch(job.ranks * job.input.threads)
     prompts, sampled = prompts_and_variants(job)
@@ -63,9 +68,9 @@ def run(job: Job[SampleInput]) -> RunCounts:
     counts = make_rows(job, units, lambda missing: _SampleRun(job, prompts, sampled, set(missing)).make())
     if job.part:
         return counts  # views and their checksums are written by one job, for all parts
-    _write_views(folder, ids, job.input.fps)
+    write_views(folder, ids, job.input.fps)
     if SampledModels(job).takes_images:
-        _write_images(folder, ids)
+        write_images(folder, ids)
     return SampleCounts(
         made=counts.made,
         reused=counts.reused,
@@ -189,7 +194,7 @@ def _images(job: Job[SampleInput], prompts: list[Prompt]) -> dict[str, Tensor]:
     return images
 
 
-def _write_views(folder: Path, ids: set[str], fps: float) -> None:
+def write_views(folder: Path, ids: set[str], fps: float) -> None:
     """Write an mp4 file for each sample whose file is missing or truncated."""
     reader, lock = ShardReader(folder), Lock()
     views = {item: folder / VIDEOS / f"{item}.mp4" for item in sorted(ids)}
@@ -206,7 +211,7 @@ def _write_views(folder: Path, ids: set[str], fps: float) -> None:
             _add_sums(folder, list(pool.map(write, batch)))
 
 
-def _write_images(folder: Path, ids: set[str]) -> None:
+def write_images(folder: Path, ids: set[str]) -> None:
     """Write a png file for each prompt whose file is missing, named by the prompt's id."""
     reader = ShardReader(folder)
     rows = dict(sorted(SampleRow.read_all(reader, ids)))

@@ -34,17 +34,22 @@ def run(job: Job[TextInput]) -> RunCounts:
     Raises UserError if a context is not finite.
     """
     captions = {row.caption_id: row.caption for row in sorted(job.manifest(), key=lambda row: row.caption_id)}
-    counts = make_rows(
-        job,
-        [[caption_id] for caption_id in captions],
-        lambda missing: _encode(job, {caption_id: captions[caption_id] for caption_id in missing}),
-    )
+    counts = encode(job, captions)
     if job.part:
         return counts
     return TextCounts(
         made=counts.made,
         reused=counts.reused,
         truncated=sum(row.truncated for _, row in TextRow.read_all(job.rows(), captions)),
+    )
+
+
+def encode(job: Job[TextInput], captions: dict[str, str]) -> RunCounts:
+    """Make the rows that are missing of ``captions``, by caption id. The caller holds the lock of the folder."""
+    return make_rows(
+        job,
+        [[caption_id] for caption_id in captions],
+        lambda missing: _encode(job, {caption_id: captions[caption_id] for caption_id in missing}),
     )
 
 

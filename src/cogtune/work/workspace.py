@@ -177,6 +177,11 @@ class Workspace:
             )
         return self._resolvers[name]
 
+    def prompting(self, name: str, config: Config, ranks: int) -> Resolver:
+        """A resolver of the sample job of ``config``, which no experiment has; ``name`` names its run files."""
+        self._hashes = self._hashes or ContentHashes(self.store / "hashes.json")
+        return Resolver(config, RunPaths(self.store, self.results, ranks, name), self._hashes, writes=self.writes)
+
     def save_hashes(self) -> None:
         """Save the hashes, even while writes are held, so that a plan does not read 20 GB of weights each time."""
         if self._hashes is not None:

@@ -38,7 +38,7 @@ def publish(
     for name, target in links.items():
         _link(folder / name, target)
     for name, targets in (files or {}).items():
-        _link_files(folder / name, targets)
+        link_files(folder / name, targets)
     for name, text in texts.items():
         write_text(folder / name, text)
     if "report.html" in texts:
@@ -61,7 +61,7 @@ def _link_or_copy(path: Path, second: Path) -> None:
         write_text(second, path.read_text(encoding="utf-8"))
 
 
-def _link_files(folder: Path, targets: Mapping[str, Path]) -> None:
+def link_files(folder: Path, targets: Mapping[str, Path]) -> None:
     """Make ``folder`` hold a link for each of ``targets``, and no other link. Files that are no links stay."""
     if folder.is_symlink():  # earlier versions linked to the folder of the store
         folder.unlink()

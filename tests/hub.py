@@ -72,7 +72,9 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {name.lower(): value for name, value in self.headers.items()}
         self.hub.requests.append((self.command, headers.get("host", ""), path, headers))
         parts = path.strip("/").split("/")
-        if parts[:2] == ["api", "models"] and len(parts) >= 4:
+        if parts[:2] == ["api", "models"] and parts[4:5] == ["tree"]:
+            self._send(json.dumps([_entry(*item) for item in self.hub.trees[parts[5]].items()]).encode(), {})
+        elif parts[:2] == ["api", "models"] and len(parts) >= 4:
             self._info("/".join(parts[2:4]), parts[5] if len(parts) > 5 else "main")
         elif parts[0] == "cdn":
             self._content(parts[1], "/".join(parts[2:]))
@@ -101,6 +103,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_response(302)
             self.send_header("Location", f"http://localhost:{self.hub.port}/cdn/{commit}/{path}")
             self.send_header("Content-Length", "0")
+            self.send_header("X-Repo-Commit", commit)
+            self.send_header("X-Linked-Etag", f'"{hashlib.sha256(content).hexdigest()}"')
+            self.send_header("X-Linked-Size", str(len(content)))
             self.end_headers()
         else:
             self._content(commit, path)
@@ -140,6 +145,13 @@ def _sibling(path: str, content: bytes) -> dict[str, Any]:
     return {"rfilename": path, "size": len(content), "blobId": blob} | (
         {"lfs": lfs} if len(content) >= LFS_FROM else {}
     )
+
+
+def _entry(path: str, content: bytes) -> dict[str, Any]:
+    sibling = _sibling(path, content)
+    lfs = {"oid": sibling["lfs"]["sha256"], "size": len(content), "pointerSize": 130} if "lfs" in sibling else None
+    entry = {"type": "file", "path": path, "size": len(content), "oid": sibling["blobId"]}
+    return entry | ({"lfs": lfs} if lfs else {})
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -93,6 +94,23 @@ def test_dry_run_asks_nobody(hub: Hub, tmp_path: Path) -> None:
     assert files(tmp_path) == {}
     assert 'hf download zai-org/CogVideoX1.5-5B --include "transformer/*"' in printed
     assert "--local-dir disk/cogvideox1.5-5b" in printed
+
+
+def test_the_lines_by_hand_bring_the_same_files(hub: Hub, tmp_path: Path) -> None:
+    printed = get(hub, tmp_path, "cogvideox-2b", "--dry-run")
+    lines = [line.strip() for line in printed.splitlines() if line.startswith("  hf download")]
+    assert len(lines) == 2
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    for line in lines:
+        environment = hub.environment(tmp_path / "home", PATH=path)
+        done = subprocess.run(
+            line, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    by_hand = {name: content for name, content in files(tmp_path / "weights").items() if "/.cache/" not in f"/{name}"}
+    shutil.rmtree(tmp_path / "weights")
+    get(hub, tmp_path, "cogvideox-2b", "--yes")
+    assert by_hand == files(tmp_path / "weights")
 
 
 def test_a_killed_download_resumes_where_it_stopped(hub: Hub, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from cogtune.data.images import load_image
 from cogtune.data.rows import SampleRow, TextRow
 from cogtune.data.store import ShardWriter
 from cogtune.errors import UserError
-from cogtune.runtime.devices import set_threads
+from cogtune.runtime.devices import prepare_torch
 from cogtune.runtime.locks import hold_lock
 from cogtune.sampling.generate import encode_image, samplers
 from cogtune.sampling.prompts import own_prompt
@@ -37,7 +37,7 @@ def make_videos(job: Job[PromptedInput]) -> RunCounts:
     if run is None:
         raise UserError(f"{job.run_file}: no prompts for job {job.key}; run `cogtune sample` again")
     rows = {row.id: row for row in run.rows}
-    set_threads(job.ranks * job.input.threads)
+    prepare_torch(job.ranks * job.input.threads)
     counts = make_rows(job, [[name] for name in rows], lambda missing: _make(job, [rows[name] for name in missing]))
     write_views(job.job_dir(), set(rows), job.input.fps)
     if any(row.image for row in run.rows):

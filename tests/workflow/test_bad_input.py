@@ -87,7 +87,7 @@ def test_unlock_works_as_snakemake_advises_it(project: Project) -> None:
     [
         (("run=try", "base=config/tiny.yaml", "sett=args.seed=3"), "--config: sett: unknown key; did you mean 'set'?"),
         (("storedir=/x",), "--config: storedir: unknown key; did you mean 'store_dir'?"),
-        (("ranks=two",), "--config: ranks: expected an integer; found 'two'"),
+        (("ranks=two",), "--config: ranks: expected an integer or null; found 'two'"),
     ],
 )
 def test_a_slip_in_snakemakes_config_ends_before_any_job(project: Project, words: tuple[str, ...], told: str) -> None:

@@ -70,6 +70,7 @@ def test_from_clips_to_a_report(clone: Path) -> None:
     assert (weights.split()[:3], sample.split()[:2]) == (["cogtune", "weights", "get"], ["cogtune", "sample"])
     new = typed(clone, new_line.replace("--model cogvideox-5b --lora --device 4090", "--model toy --steps 20 --yes"))
     assert "4 clips of 1.0 to 1.0 s, captions: a .txt beside each clip" in new.stderr
+    typed(clone, f'cogtune new real --data "{CLIPS}" --model cogvideox-2b --device 24GB --yes')
     plan = typed(clone, plan_line).stdout
     assert re.search(r"train +stale +20 steps", plan)
     assert "4 clips a step = 4 x 1 accumulation x 1 rank" in plan
@@ -80,6 +81,7 @@ def test_from_clips_to_a_report(clone: Path) -> None:
     assert page.is_file()
     assert json.loads((clone / "results/mine/metrics.json").read_text())["samples.count"] == 4
     assert "results/demo" not in run.stderr, "only what was asked for is run"
+    assert "weights" not in run.stderr, "the experiment `real`, whose weights are missing, keeps no other from running"
 
     again = typed(clone, "snakemake --cores 1 experiment_mine")
     assert "Nothing to be done" in again.stdout + again.stderr

@@ -64,7 +64,8 @@ def open_workspace():
     workspace.writes.held = True
     for name in workspace.targets:
         if clips_are_made(workspace):
-            workspace.scan_receipts(name)
+            # What lacks files is refused when it is asked for: another experiment may be.
+            workspace.available(name)
         else:
             workspace.check(name)
     return workspace
@@ -98,7 +99,7 @@ onstart:
     # Known only now: jobs of another executor may find the GPU that this machine lacks.
     if workflow.local_exec:
         refused = in_one_sentence(refused_here)(
-            WORKSPACE, clips_are_made(WORKSPACE)
+            WORKSPACE, asked_for(), clips_are_made(WORKSPACE)
         )
     else:
         refused = in_one_sentence(unknown_device)(WORKSPACE)
@@ -110,7 +111,23 @@ onstart:
 
 
 TARGETS = {}
-"""Experiment or sweep that was asked for -> marker of its report. Snakemake evaluates the inputs of their rules only."""
+"""Experiment or sweep that was asked for -> marker of its report, "" before its scan. Snakemake evaluates the inputs of
+their rules only."""
+
+
+def asked_for():
+    """The experiments that this run is for: all that can run, if it was asked for files."""
+    members = [
+        member
+        for name in TARGETS
+        for member in (
+            WORKSPACE.sweeps[name].points if name in WORKSPACE.sweeps else [name]
+        )
+    ]
+    made = clips_are_made(WORKSPACE)
+    return members or [
+        name for name in WORKSPACE.targets if not made or WORKSPACE.available(name)
+    ]
 
 
 # Of several onsuccess sections Snakemake runs the last only.
@@ -306,6 +323,7 @@ def published(name):
 
     @in_one_sentence
     def target(wildcards):
+        TARGETS.setdefault(name, "")
         await_earlier_jobs()
         await_scans(name)
         TARGETS[name] = str(WORKSPACE.published(name))
@@ -319,6 +337,7 @@ def compared(name):
 
     @in_one_sentence
     def target(wildcards):
+        TARGETS.setdefault(name, "")
         await_earlier_jobs()
         for member in WORKSPACE.sweeps[name].points:
             await_scans(member)
@@ -350,4 +369,5 @@ def await_scans_for(key):
     refuse_forced_stages()
     if not WORKSPACE.knows(key):
         for name in WORKSPACE.experiments:
-            await_scans(name)
+            if not clips_are_made(WORKSPACE) or WORKSPACE.available(name):
+                await_scans(name)

@@ -86,7 +86,7 @@ class Requests:
         """The first experiment that has the job; None for a scan, a sweep, or an unknown job."""
         if stage in ("scan", "sweep") or not self._workspace.knows(key):
             return None
-        for name in self._workspace.experiments:
+        for name in filter(self._workspace.available, self._workspace.experiments):
             done = all(receipt.exists() for receipt in self._workspace.scan_receipts(name))
             if done and key in {part.key for part in self._workspace.slices(name).values()}:
                 return name

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
 
@@ -47,16 +47,17 @@ def unknown_device(workspace: Workspace) -> list[str]:
     ]
 
 
-def refused_here(workspace: Workspace, files_exist: bool = True) -> list[str]:
-    """A message for each target, or experiment that it starts from, with unfinished training that this machine cannot run.
+def refused_here(workspace: Workspace, targets: Iterable[str], files_exist: bool = True) -> list[str]:
+    """A message for each of ``targets``, or experiment that it starts from, with unfinished training that this machine
+    cannot run.
 
     ``files_exist``: False before the demo's data are made. Then nothing is trained yet, and only targets are checked.
     """
     if files_exist:
-        links = (link for target in workspace.targets for link in workspace.chain(target))
+        links = (link for target in targets for link in workspace.chain(target))
         configs = {name: workspace.config(name) for name in links}
     else:
-        configs = {name: workspace.check(name) for name in workspace.targets}
+        configs = {name: workspace.check(name) for name in targets}
     problems: list[str] = []
     for name, config in configs.items():
         problem = needs_gpu(config.values)

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cogtune.config.errors import ConfigError
+from cogtune.config.errors import ConfigError, ConfigErrors
 from cogtune.config.interpolate import RESOLVERS
 from cogtune.config.merge import Config
-from cogtune.config.paths import DATA
+from cogtune.config.paths import DATA, WEIGHTS
 from cogtune.config.plugins import allow_plugins
 from cogtune.config.schema.workflow import ResourcesSection
 from cogtune.runtime import machines
@@ -222,6 +222,32 @@ class Workspace:
                 receipts.add(resolver.place.receipt(part))
         return sorted(receipts)
 
+    def available(self, name: str) -> bool:
+        """Whether all weights and data exist that the experiment, and those that it starts from, name. One without them does
+        not keep others from running. Raises ConfigError for any other problem."""
+        try:
+            self.scan_receipts(name)
+        except ConfigErrors:
+            if not self._lacks_only_files(name):
+                raise
+            return False
+        return True
+
+    def _lacks_only_files(self, name: str) -> bool:
+        link, seen = name, set[str]()
+        while link in self.experiments and link not in seen:
+            seen.add(link)
+            experiment = self.experiments[link]
+            try:
+                config = load_config(
+                    experiment.base, experiment.set, resolvers=self.resolvers, may_miss={DATA, WEIGHTS}
+                )
+            except ConfigErrors:
+                return False
+            load = config.values["args"].get("load")
+            link = load["experiment"] if is_mapping(load) else ""
+        return True
+
     def slices(self, name: str) -> dict[str, Slice]:
         """The slices of all stages of the experiment; the scans of its chain must be finished."""
         loaded: Slice | None = None
@@ -291,11 +317,13 @@ class Workspace:
 
     def _cut_all(self) -> None:
         """Create the slices of all experiments whose scans are finished."""
-        for name in self.experiments:
+        for name in filter(self.available, self.experiments):
             if all(receipt.exists() for receipt in self.scan_receipts(name)):
                 self.slices(name)
         for name, sweep in self.sweeps.items():
-            if all(receipt.exists() for member in sweep.points for receipt in self.scan_receipts(member)):
+            if all(map(self.available, sweep.points)) and all(
+                receipt.exists() for member in sweep.points for receipt in self.scan_receipts(member)
+            ):
                 self.sweep_slice(name)
 
     def check(self, name: str) -> Config:

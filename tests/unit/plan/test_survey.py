@@ -384,12 +384,12 @@ def test_fp16_on_a_cpu_is_found_before_anything_is_cached(world: World, capsys: 
     assert not any("cannot run" in text for text in world.steps(machine=GPU)["train"].warnings)
     if has_gpu():
         return
-    assert refused_here(world.open(), files_exist=False) == refused_here(world.open())
-    assert refused_here(world.open()) == [
+    assert refused_here(world.open(), ["tiny"], files_exist=False) == refused_here(world.open(), ["tiny"])
+    assert refused_here(world.open(), ["tiny"]) == [
         "tiny: deepspeed.fp16.enabled: a CPU cannot train in fp16; set it to false, or use bf16, "
         "or run the workflow on a machine with a GPU"
     ]
     assert main(["config", "check", "--workflow", str(world.workflow)]) == 0
     assert "a CPU cannot train in fp16" in capsys.readouterr().err
     world.run()
-    assert refused_here(world.open()) == [], "it is trained already"
+    assert refused_here(world.open(), ["tiny"]) == [], "it is trained already"

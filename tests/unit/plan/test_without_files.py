@@ -117,3 +117,16 @@ def test_a_wrong_file_is_no_missing_file(tmp_path: Path) -> None:
     assert set(config.missing) == {"args.load", "model.first_stage_config.params.ckpt_path", model_dir}
     with pytest.raises(ConfigErrors, match="is a file; expected a folder"):
         load_config(base, [data, f"{model_dir}={wrong}"], may_miss={WEIGHTS})
+
+
+def test_an_experiment_without_its_files_keeps_no_other_from_running(world: World) -> None:
+    """It is refused when it is asked for; every other mistake ends the parsing."""
+    world.experiments("tiny", absent="args.load=nowhere", child="args.load.experiment=absent")
+    workspace = world.open()
+    assert [name for name in workspace.experiments if workspace.available(name)] == ["tiny"]
+    assert not workspace.knows("0" * 12)
+    with pytest.raises(ConfigErrors, match="no such file or folder: 'nowhere'"):
+        workspace.scan_receipts("child")
+    world.experiments("tiny", wrong="args.sede=1, args.load=nowhere")
+    with pytest.raises(ConfigErrors, match="did you mean 'seed'"):
+        world.open().available("wrong")

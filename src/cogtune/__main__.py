@@ -16,6 +16,7 @@ _EXAMPLES = """examples:
   cogtune new mine --data "my clips" --model cogvideox-5b --lora --device 4090
   cogtune plan mine
   cogtune run mine
+  cogtune sample mine --prompt "a rabbit waves" --strength 0 0.5 1
   cogtune plan demo_lora --device H100 -- deepspeed.optimizer.params.lr=1e-4
   cogtune plan --base config/cogvideox_5b.yaml config/sft.yaml --clips 100 --device H100 --ranks 8
   cogtune config check

@@ -76,9 +76,9 @@ def serve(side: str, folder: Path) -> None:
             used, started = cpu_seconds(), time.perf_counter()
             for _ in range(repeats):
                 pixels = run()
-            found = {"cpu": (cpu_seconds() - used) / repeats, "wall": (time.perf_counter() - started) / repeats}
+            seconds = {"cpu": (cpu_seconds() - used) / repeats, "wall": (time.perf_counter() - started) / repeats}
             digest = hashlib.sha256(pixels.contiguous().numpy().tobytes()).hexdigest()
-            print(json.dumps(found | {"digest": digest, "reader": reader}), file=answers, flush=True)
+            print(json.dumps(seconds | {"digest": digest, "reader": reader}), file=answers, flush=True)
 
 
 def cpu_seconds() -> float:
@@ -93,7 +93,7 @@ def cpu_seconds() -> float:
 
 def measure(folder: Path, cases: list[str], runs: int) -> dict[str, dict[str, list[dict[str, Any]]]]:
     """By case and side, the answers of each run."""
-    found: dict[str, dict[str, list[dict[str, Any]]]] = {case: {side: [] for side in SIDES} for case in cases}
+    answers: dict[str, dict[str, list[dict[str, Any]]]] = {case: {side: [] for side in SIDES} for case in cases}
     children = {
         side: subprocess.Popen(
             [sys.executable, "-m", "bench.decode", "--serve", side, "--folder", str(folder)],
@@ -110,11 +110,11 @@ def measure(folder: Path, cases: list[str], runs: int) -> dict[str, dict[str, li
                     assert child.stdin is not None
                     assert child.stdout is not None
                     print(case, file=child.stdin, flush=True)
-                    found[case][side].append(json.loads(child.stdout.readline()))
+                    answers[case][side].append(json.loads(child.stdout.readline()))
     finally:
         for child in children.values():
             child.communicate()
-    return found
+    return answers
 
 
 def main() -> None:
@@ -124,15 +124,15 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--serve", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.serve:
-        serve(asked.serve, asked.folder)
+    arguments = parser.parse_args()
+    if arguments.serve:
+        serve(arguments.serve, arguments.folder)
         return
     with tempfile.TemporaryDirectory(prefix="cogtune-bench-") as name:
         sources(Path(name))
-        found = measure(Path(name), asked.cases, asked.runs)
+        results = measure(Path(name), arguments.cases, arguments.runs)
     print(f"{'case':12} {'side':28} {'CPU, s':>22} {'time, s':>22} {'CPU ratio':>10} {'time ratio':>10}")
-    for case, sides in found.items():
+    for case, sides in results.items():
         peer = {kind: statistics.median(run[kind] for run in sides[SIDES[0]]) for kind in ("cpu", "wall")}
         for side, answers in sides.items():
             spans = {kind: [run[kind] for run in answers] for kind in ("cpu", "wall")}

@@ -55,14 +55,14 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=10)
     parser.add_argument("--formats", nargs="+", default=["diffusers_lora", "comfyui_lora", "diffusers", "merged"])
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.folder:
-        export(asked.formats[0], asked.layers, asked.folder)
+    arguments = parser.parse_args()
+    if arguments.folder:
+        export(arguments.formats[0], arguments.layers, arguments.folder)
         return
     print(f"{'format':16} {'network, GB':>12} {'built, s':>10} {'exported, s':>12} {'peak / network':>15} {'error':>9}")
-    for name in asked.formats:
+    for name in arguments.formats:
         with tempfile.TemporaryDirectory(prefix="cogtune-bench-") as folder:
-            own = ["--layers", str(asked.layers), "--formats", name, "--folder", folder]
+            own = ["--layers", str(arguments.layers), "--formats", name, "--folder", folder]
             command = [sys.executable, "-m", "bench.export", *own]
             done = subprocess.run(command, capture_output=True, text=True, cwd=CONFIG.parent)
         if done.returncode:

@@ -115,29 +115,29 @@ def main() -> None:
     parser.add_argument("--load", choices=KINDS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--layers", type=int, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.load:
-        load(asked.load, asked.folder, asked.layers)
+    arguments = parser.parse_args()
+    if arguments.load:
+        load(arguments.load, arguments.folder, arguments.layers)
         return
-    layers = max(1, round(asked.gigabytes * 1e9 / 2 / 56.2e6))
+    layers = max(1, round(arguments.gigabytes * 1e9 / 2 / 56.2e6))
     with tempfile.TemporaryDirectory(prefix="cogtune-bench-") as name:
         size = make(Path(name), layers)
-        print(f"{size / 1e9:.2f} GB of bf16 weights, {layers} layers of {HIDDEN}; {asked.runs} runs each")
+        print(f"{size / 1e9:.2f} GB of bf16 weights, {layers} layers of {HIDDEN}; {arguments.runs} runs each")
         print(f"{'':20} {'peak growth / model':>26} {'seconds':>22} {'… and read once':>22}")
         sums: set[float] = set()
         for kind in KINDS:
             command = [sys.executable, __file__, "--load", kind, "--folder", name, "--layers", str(layers)]
-            found = []
-            for _ in range(asked.runs):
+            results = []
+            for _ in range(arguments.runs):
                 done = subprocess.run(command, capture_output=True, text=True)
                 if done.returncode:
                     sys.exit(done.stderr)
-                found.append(json.loads(done.stdout.splitlines()[-1]))
-            ratios = [run["growth"] / run["held"] for run in found]
-            seconds = [run["seconds"] for run in found]
-            touched = [run["touched"] for run in found]
+                results.append(json.loads(done.stdout.splitlines()[-1]))
+            ratios = [run["growth"] / run["held"] for run in results]
+            seconds = [run["seconds"] for run in results]
+            touched = [run["touched"] for run in results]
             print(f"{kind:20} {spread(ratios):>26} {spread(seconds):>22} {spread(touched):>22}", flush=True)
-            sums.add(round(found[0]["sum"], 3))
+            sums.add(round(results[0]["sum"], 3))
         print("all hold the same weights" if len(sums) == 1 else f"the weights differ: {sums}")
 
 

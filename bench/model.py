@@ -1,8 +1,8 @@
 """DiT and VAE against diffusers with the same weights, time and peak memory: `python -m bench.model [--runs 5]`.
 
-Two processes hold one implementation each and take turns, so that a slow minute of the machine hits both. A run is the
-median of three turns; each run has processes of its own, since how one's memory happens to lie speeds it up or slows it
-down by some per cent for as long as it lives. Thirteen cases take half an hour on two cores. Peak memory is what a
+Two processes hold one implementation each and take turns, so that other load on the machine affects both. A run is the
+median of three turns; each run starts new processes, because the layout of a process's memory changes its speed by a few
+per cent. Thirteen cases take half an hour on two cores. Peak memory is what a
 process grows by during one call: on a CPU the high-water mark of its resident memory, in processes that give freed
 memory back at once; on a GPU torch's peak of allocated memory. Shapes: bench/shapes.yaml.
 

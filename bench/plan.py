@@ -102,8 +102,8 @@ def timed(root: Path) -> float:
         raise SystemExit(done.stderr)
     seconds = time.perf_counter() - started
     stages = json.loads(done.stdout)["experiments"][0]["stages"]
-    told = ", ".join(f"{one['stage']} {one['todo']:,} of {one['total']:,}" for one in stages[1:4])
-    print(f"    plan          {seconds:7.2f} s   ({told})", flush=True)
+    steps = ", ".join(f"{one['stage']} {one['todo']:,} of {one['total']:,}" for one in stages[1:4])
+    print(f"    plan          {seconds:7.2f} s   ({steps})", flush=True)
     return seconds
 
 

@@ -92,10 +92,10 @@ def main() -> None:
         for bf16 in (False, True):
             for ranks, threads in WAYS:
                 names = [f"{ranks}x{threads}-{bf16}-{run}" for run in range(arguments.runs)]
-                found = [measure(root, n, ranks, threads, bf16, arguments.steps, arguments.stage) for n in names]
-                rates = [summary["steps_per_second"] for summary in found]
-                wait = max(summary["data_wait_fraction"] for summary in found)
-                memory = max(summary["peak_memory"]["host_mib"] for summary in found)
+                summaries = [measure(root, n, ranks, threads, bf16, arguments.steps, arguments.stage) for n in names]
+                rates = [summary["steps_per_second"] for summary in summaries]
+                wait = max(summary["data_wait_fraction"] for summary in summaries)
+                memory = max(summary["peak_memory"]["host_mib"] for summary in summaries)
                 spread = f"{statistics.median(rates):6.2f} ({min(rates):.2f} .. {max(rates):.2f})"
                 precision = "bf16" if bf16 else "fp32"
                 print(f"{ranks} x {threads:<13} {precision:<10} {spread:<26} {wait:<11.4f} {memory:.0f}", flush=True)

@@ -87,24 +87,24 @@ def batches(seed: int):
 @torch.no_grad()
 def evaluate(vae: Any) -> dict[str, list[tuple[str, float]]]:
     """PSNR in dB of every clip through posterior mean and chunked decode, on uint8 pixels, and the latents' spread."""
-    found, latents = {}, []
+    psnr_by_kind, latents = {}, []
     for kind, clips in CLIPS.items():
-        found[kind] = []
+        psnr_by_kind[kind] = []
         for name, window, _ in clips:
             pixels_CTHW = clip_pixels(window).round()
             mean_BCTHW = vae.regularizer.mode(vae.encode(pixels_CTHW[None] / 127.5 - 1))
             again = ((vae.decode(mean_BCTHW)[0] + 1) * 127.5).clamp(0, 255).round()
-            found[kind].append((name, 10 * math.log10(255**2 / float((again - pixels_CTHW).square().mean()))))
+            psnr_by_kind[kind].append((name, 10 * math.log10(255**2 / float((again - pixels_CTHW).square().mean()))))
             latents.append(mean_BCTHW)
     print(f"scale_factor (1 / standard deviation of the latents): {1 / torch.cat(latents).std().item():.4f}")
-    return found
+    return psnr_by_kind
 
 
 def print_psnr(vae: Any) -> None:
-    found = evaluate(vae)
-    trained = [value for kind in ("clips", "clips_lora") for _, value in found[kind]]
-    held = [value for _, value in found["heldout"]]
-    print(*(f"{kind}/{name} {value:.2f}" for kind, rows in found.items() for name, value in rows), sep="\n")
+    psnr_by_kind = evaluate(vae)
+    trained = [value for kind in ("clips", "clips_lora") for _, value in psnr_by_kind[kind]]
+    held = [value for _, value in psnr_by_kind["heldout"]]
+    print(*(f"{kind}/{name} {value:.2f}" for kind, rows in psnr_by_kind.items() for name, value in rows), sep="\n")
     print(f"clips: mean {np.mean(trained):.2f} dB, min {min(trained):.2f} dB; held out: mean {np.mean(held):.2f} dB")
 
 

@@ -26,6 +26,6 @@ class Damage:
         """
         if clean_start and number not in self._errors:
             self._errors = {error for error in self._errors if error > number and error not in self._shown}
-            self._shown = {shown for shown in self._shown if shown > number}
+            self._shown = {later for later in self._shown if later > number}
         self._shown.add(number)
         return any(error <= number for error in self._errors)

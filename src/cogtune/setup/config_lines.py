@@ -53,11 +53,11 @@ def with_experiment(text: str, name: str, lines: Sequence[str], path: Path) -> s
     entries = node.value if isinstance(node, yaml.MappingNode) else []
     if node is not None and (not isinstance(node, yaml.MappingNode) or node.flow_style):
         raise _by_hand(path, lines)
-    found = [(key, value) for key, value in entries if key.value == "experiments"]
-    if not found:
+    experiments = [(key, value) for key, value in entries if key.value == "experiments"]
+    if not experiments:
         rows += ["experiments:", *lines]
     else:
-        key, value = found[0]
+        key, value = experiments[0]
         if isinstance(value, yaml.MappingNode) and value.flow_style and not value.value:
             raise _by_hand(path, lines)
         if isinstance(value, yaml.MappingNode) and value.flow_style:

@@ -78,9 +78,9 @@ def _share(job: Job[Any], part: Part, units: Sequence[Unit], present: set[str]) 
     path = _splits(job) / f"{job.key}-{part.count}.json"
     names = _read_names(path)
     if names is None:
-        lacking = [unit[0] for unit in units if any(row not in present for row in unit)]
-        write_json(path, lacking, indent=None)
-        names = set(lacking)
+        incomplete = [unit[0] for unit in units if any(row not in present for row in unit)]
+        write_json(path, incomplete, indent=None)
+        names = set(incomplete)
     return [
         *part.of([unit for unit in units if unit[0] in names]),
         *part.of([unit for unit in units if unit[0] not in names]),

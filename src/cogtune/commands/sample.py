@@ -111,14 +111,14 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     workspace = Workspace.by_hand(arguments.workflow)
     workspace.writes.held = True
     label, model = _model(arguments, workspace, overrides)
-    asked = asked_prompts(
+    prompts = asked_prompts(
         arguments.prompt or [],
         arguments.prompts,
         arguments.image,
         bool(model.config.values["model"]["noised_image_input"]),
     )
     _check_options(arguments, model)
-    request = _Request(workspace, label, model, asked, arguments)
+    request = _Request(workspace, label, model, prompts, arguments)
     request.check_lengths()
     print(request.told(), file=sys.stderr)
     if not arguments.dry_run:
@@ -187,15 +187,15 @@ class _Request:
     """The videos of one command: their rows, their job, and their page."""
 
     def __init__(
-        self, workspace: Workspace, label: str, model: Prompted, asked: Sequence[Asked], arguments: argparse.Namespace
+        self, workspace: Workspace, label: str, model: Prompted, prompts: Sequence[Asked], arguments: argparse.Namespace
     ) -> None:
-        self.workspace, self.model, self.asked, self.plain = workspace, model, asked, arguments.plain
+        self.workspace, self.model, self.prompts, self.plain = workspace, model, prompts, arguments.plain
         self.experiment, self.log, self.source = label, arguments.log, arguments.model
         args = model.config.values["args"]
         resolver = workspace.prompting(f"{label}.prompts", model.config, model.ranks)
         strengths, seeds = arguments.strength or [1.0], arguments.seed or [args["seed"]]
         self.rows = rows_of(
-            asked, strengths, seeds, arguments.negative, lambda path: resolver.hashes.of(path, "--image")
+            prompts, strengths, seeds, arguments.negative, lambda path: resolver.hashes.of(path, "--image")
         )
         if len(self.rows) > _MOST_VIDEOS:
             raise UserError(f"{len(self.rows)} videos; at most {_MOST_VIDEOS} fit a page; give fewer prompts or seeds")
@@ -222,11 +222,11 @@ class _Request:
 
         reader = ShardReader(self.workspace.store / "text" / self.parts["text"].items_key)
         known = reader.ids()
-        cached = dict(TextRow.read_all(reader, {caption_id(one.line.caption) for one in self.asked} & known))
-        new = [one for one in self.asked if caption_id(one.line.caption) not in cached]
-        new += [one for one in self.asked if (row := cached.get(caption_id(one.line.caption))) and row.truncated]
+        cached = dict(TextRow.read_all(reader, {caption_id(one.line.caption) for one in self.prompts} & known))
+        new = [one for one in self.prompts if caption_id(one.line.caption) not in cached]
+        new += [one for one in self.prompts if (row := cached.get(caption_id(one.line.caption))) and row.truncated]
         negative = [
-            Asked("--negative", replace(self.asked[0].line, caption=row.negative))
+            Asked("--negative", replace(self.prompts[0].line, caption=row.negative))
             for row in self.rows[:1]
             if row.negative
         ]
@@ -271,7 +271,7 @@ class _Request:
     def counts(self) -> str:
         """How many videos, in words."""
         strengths, seeds = len({row.strength for row in self.rows}), len({row.seed for row in self.rows})
-        of = f"{_many(len(self.asked), 'prompt')} x {_many(strengths, 'strength')} x {_many(seeds, 'seed')}"
+        of = f"{_many(len(self.prompts), 'prompt')} x {_many(strengths, 'strength')} x {_many(seeds, 'seed')}"
         return f"{_many(len(self.rows), 'video')} ({of})"
 
     def settings(self) -> str:

@@ -41,25 +41,25 @@ def asked_prompts(texts: Sequence[str], file: Path | None, image: Path | None, t
     except ConfigError as error:
         raise UserError(f"--prompts: {error.message}") from None
     typed = [Asked(f"--prompt {i}", Line(text.strip())) for i, text in enumerate(texts, 1)]
-    asked = typed + [Asked(f"{file}:{i}", line) for i, line in lines.items()]
+    prompts = typed + [Asked(f"{file}:{i}", line) for i, line in lines.items()]
     problems = [f"{one.where}: {why}" for one in typed if (why := line_problem(one.line, takes_image))]
     invalid |= {i: why for i, line in lines.items() if (why := line_problem(line, takes_image))}
     problems += [f"{file}:{i}: {why}" for i, why in sorted(invalid.items())]
     if problems:
         raise UserError("\n  ".join(["these prompts cannot be sampled:", *problems]))
     if image is not None:
-        asked = [Asked(one.where, Line(one.line.caption, image.resolve())) for one in asked]
+        prompts = [Asked(one.where, Line(one.line.caption, image.resolve())) for one in prompts]
     first: dict[tuple[str, Path | None], Asked] = {}
-    for one in asked:
+    for one in prompts:
         first.setdefault((one.line.caption, one.line.image), one)
     return list(first.values())
 
 
-def refuse_long(asked: Sequence[Asked], tokens: Callable[[str], int], most: int) -> None:
+def refuse_long(prompts: Sequence[Asked], tokens: Callable[[str], int], most: int) -> None:
     """Raise UserError that lists the prompts with more tokens than the text encoder takes."""
     problems = [
         f"{one.where}: {count} tokens; the text encoder takes {most}, and would drop the end; shorten it"
-        for one in asked
+        for one in prompts
         if (count := tokens(one.line.caption)) > most
     ]
     if problems:
@@ -72,7 +72,7 @@ def caption_id(caption: str) -> str:
 
 
 def rows_of(
-    asked: Sequence[Asked],
+    prompts: Sequence[Asked],
     strengths: Sequence[float],
     seeds: Sequence[int],
     negative: str | None,
@@ -81,7 +81,7 @@ def rows_of(
     """A row for each prompt, strength and seed, in this order. ``content``: the digest of an image."""
     negative_id = None if negative is None else caption_id(negative)
     rows = list[PromptRow]()
-    for one in asked:
+    for one in prompts:
         own, image = caption_id(one.line.caption), one.line.image
         pixels = None if image is None else content(image)
         for strength in dict.fromkeys(strength + 0.0 for strength in strengths):

@@ -227,10 +227,10 @@ def _experiment_of(workspace: Workspace, header: Header) -> Experiment:
             name = json.loads(path.read_text(encoding="utf-8")).get("experiment")
             if name in workspace.experiments:
                 return workspace.experiments[name]
-    told = f"; its metadata names {facts['base']}" if isinstance(facts.get("base"), str) else ""
+    named = f"; its metadata names {facts['base']}" if isinstance(facts.get("base"), str) else ""
     kind = "its base model, with args.load" if kinds.roles(header) == ["lora"] else "the network"
     again = f"cogtune sample {shlex.quote(str(header.path))} --base config/NAME.yaml …"
-    raise UserError(f"{header.path}: give the YAML of {kind} with --base{told}:\n  {again}")
+    raise UserError(f"{header.path}: give the YAML of {kind} with --base{named}:\n  {again}")
 
 
 def facts_of(header: Header) -> Mapping[str, Any]:

@@ -81,7 +81,8 @@ def _check(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     else:
         workspace = Workspace.load(arguments.workflow)
         experiments = {
-            name: replace(known, set=(*known.set, *overrides)) for name, known in workspace.experiments.items()
+            name: replace(known, set=(*known.set, *overrides), typed=len(overrides))
+            for name, known in workspace.experiments.items()
         }
     errors: list[ConfigError] = []
     notices: dict[str, None] = {}

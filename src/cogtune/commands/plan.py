@@ -82,7 +82,9 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
             make_demo_data()
         for name, known in workspace.experiments.items():
             ranks = arguments.ranks or known.ranks
-            workspace.experiments[name] = replace(known, set=(*known.set, *overrides), ranks=ranks)
+            workspace.experiments[name] = replace(
+                known, set=(*known.set, *overrides), typed=len(overrides), ranks=ranks
+            )
     workspace.may_miss = frozenset({WEIGHTS})
     workspace.writes.held = True
     return show(arguments, workspace, lambda space, name: stage.scan_first(space, name, arguments.plain))

@@ -1,11 +1,12 @@
 """An experiment of config/config.yaml."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from cogtune.config.errors import ConfigError
 from cogtune.config.key_types import nearest
+from cogtune.config.overrides import COMMAND_LINE, parse_overrides
 from cogtune.config.schema.common import RANKS
 from cogtune.runtime.paths import check_name
 from cogtune.runtime.typed_json import is_list, is_mapping
@@ -23,6 +24,10 @@ class Experiment:
     set: tuple[str, ...] = ()
     ranks: int = 1
     started_by: str = ""
+    place: str = field(default="", compare=False)
+    """File and key that hold `set`; "" for an experiment of the command line."""
+    typed: int = 0
+    """Number of words at the end of `set` that were typed after `--`."""
 
     @property
     def command(self) -> str:
@@ -47,7 +52,7 @@ def parse_experiment(name: str, body: Any, ranks: int, where: str) -> Experiment
     own = body.get("ranks", ranks)
     if not isinstance(own, int) or isinstance(own, bool) or own not in RANKS:
         raise ConfigError(f"{where}.ranks: expected an integer from {RANKS}; found {own!r}")
-    return Experiment(name, base, _texts(body.get("set") or [], f"{where}.set"), own)
+    return Experiment(name, base, _texts(body.get("set") or [], f"{where}.set"), own, place=f"{where}.set")
 
 
 def refuse_unknown(body: Mapping[str, Any], known: Collection[str], where: str) -> None:
@@ -64,3 +69,19 @@ def _texts(value: Any, where: str) -> tuple[str, ...]:
     if not is_list(items) or not all(isinstance(item, str) for item in items):
         raise ConfigError(f"{where}: expected a list of strings; found {value!r}")
     return tuple(items)
+
+
+def with_place(origin: Mapping[str, str], experiment: Experiment) -> dict[str, str]:
+    """The origins of values, where those of the experiment's `set` name the file that holds it, not the command line."""
+    count = len(experiment.set) - experiment.typed
+    written, typed = (
+        {".".join(override.path) for override in parse_overrides(words)}
+        for words in (experiment.set[:count], experiment.set[count:])
+    )
+    of_file = written - typed
+
+    def place(key: str, source: str) -> str:
+        in_file = any(key == name or key.startswith(f"{name}.") for name in of_file)
+        return experiment.place if source == COMMAND_LINE.origin and in_file else source
+
+    return {key: place(key, source) for key, source in origin.items()}

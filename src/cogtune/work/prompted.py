@@ -88,7 +88,7 @@ def of_weights(
     note = ""
     if not base:
         known = _experiment_of(workspace, header)
-        experiment = replace(known, set=(*known.set, *overrides))
+        experiment = replace(known, set=(*known.set, *overrides), typed=len(overrides))
         note = f"base: the config of experiment {known.name}, which the file's metadata names"
     written = workspace.load_config(experiment, check_files=False, partial=True)
     if not Values(written.values).get("model.network_config"):

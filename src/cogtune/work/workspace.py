@@ -17,7 +17,7 @@ from cogtune.runtime.deferred import DeferredWrites
 from cogtune.runtime.shared import check_shared, let_group_write, make_shared
 from cogtune.runtime.typed_json import is_mapping
 from cogtune.work.content_hashes import ContentHashes
-from cogtune.work.experiment import Experiment, parse_experiment
+from cogtune.work.experiment import Experiment, parse_experiment, with_place
 from cogtune.work.load import load_config
 from cogtune.work.resolve import Resolver, RunPaths, check_batch
 from cogtune.work.roots import register
@@ -152,7 +152,7 @@ class Workspace:
             experiment.base, experiment.set, resolvers=self.resolvers, may_miss=self.may_miss | assumed, **options
         )
         check_batch(config, experiment.ranks)
-        return config
+        return replace(config, origin=with_place(config.origin, experiment)) if experiment.place else config
 
     def config(self, name: str) -> Config:
         """The merged, checked config of an experiment."""

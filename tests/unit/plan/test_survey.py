@@ -296,7 +296,10 @@ def test_never_run_but_another_experiment_was(world: World) -> None:
     world.run()
     world.experiments("tiny", other="args.seed=12")
     texts = [reason.text for reason in world.steps("other")["train"].why]
-    assert texts == ["never run; closest previous run differs in:", "args.seed 11 → 12 (command line)"]
+    assert texts == [
+        "never run; closest previous run differs in:",
+        f"args.seed 11 → 12 ({world.workflow}: experiments.other.set)",
+    ]
 
 
 def test_a_config_that_cannot_be_planned_leaves_the_others(world: World) -> None:

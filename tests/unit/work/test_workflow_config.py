@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from cogtune.config.errors import ConfigError
+from cogtune.work.experiment import Experiment, with_place
 from cogtune.work.stages import STAGES
 from cogtune.work.workflow_config import workflow_values
 
@@ -45,3 +46,12 @@ def test_every_path_in_a_rule_is_quoted_for_the_shell() -> None:
     assert {line.split("python -m cogtune ")[1].split()[0] for line in lines} == {*STAGES, "sweep"}
     named = [name for line in lines for name in re.findall(r"{([^{}]*)}", line)]
     assert {name for name in named if not name.endswith(":q")} == set()
+
+
+def test_what_was_typed_after_the_set_of_an_experiment() -> None:
+    """The last one wins, and is named."""
+    experiment = Experiment(
+        "a", ("x.yaml",), ("args.seed=1", "args.load.experiment=b", "args.seed=2"), place="c.yaml", typed=1
+    )
+    origin = {"args.seed": "command line", "args.load.experiment": "command line", "args.lr": "x.yaml:3"}
+    assert with_place(origin, experiment) == origin | {"args.load.experiment": "c.yaml"}

@@ -63,19 +63,19 @@ def publish_prompts(folder: Path, page: PromptsPage, samples: Path) -> Path:
 def render(page: PromptsPage, folder: Path) -> str:
     """The page as HTML, with the videos in ``folder``. All texts are escaped; it loads nothing from the network or other
     files."""
-    videos, used = dict[str, Embedded](), 0
+    embedded_videos, used = dict[str, Embedded](), 0
     for row in page.rows:
         path = folder / page.files[row.id]
         used += path.stat().st_size
-        if used > MAX_VIDEO_BYTES and videos:
+        if used > MAX_VIDEO_BYTES and embedded_videos:
             break
-        videos[row.id] = embedded(ReportVideo(f"strength {number(row.strength)}", path))
+        embedded_videos[row.id] = embedded(ReportVideo(f"strength {number(row.strength)}", path))
     prompts = list[_Prompt]()
     for _, group in groupby(page.rows, key=lambda row: (row.caption, row.image)):
         rows = list(group)
         image = None if rows[0].image is None else embedded(ReportVideo("First frame given", page.images[rows[0].id]))
         by_seed = [
-            (seed, [videos[row.id] for row in rows if row.seed == seed and row.id in videos])
+            (seed, [embedded_videos[row.id] for row in rows if row.seed == seed and row.id in embedded_videos])
             for seed in dict.fromkeys(row.seed for row in rows)
         ]
         if videos := [(seed, videos) for seed, videos in by_seed if videos]:
@@ -83,5 +83,5 @@ def render(page: PromptsPage, folder: Path) -> str:
     return (
         environment()
         .get_template("prompts.html.j2")
-        .render(page=page, prompts=prompts, counts=page.counts, left_out=len(page.rows) - len(videos))
+        .render(page=page, prompts=prompts, counts=page.counts, left_out=len(page.rows) - len(embedded_videos))
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from cogtune.errors import UserError
 from cogtune.runtime import slurm
 from cogtune.runtime.locks import HeldError
-from cogtune.runtime.log import append_note, log_to_file
+from cogtune.runtime.log import append_note, log_of_all_starts, log_to_file
 from cogtune.runtime.stopping import Stopped, ignore_sigterm, stop_on_sigterm
 from cogtune.work.slices import Slice, read_slice
 
@@ -25,17 +25,19 @@ def run_job(arguments: argparse.Namespace, overrides: Sequence[str], prepare: Pr
     """Run the job of ``--slice``, or the one that ``prepare`` returns; return the exit code. Raises UserError, and Stopped
     after SIGTERM: under Slurm the job has requeued itself then, if Slurm takes its machine. Under Slurm it also requeues
     itself, and raises Stopped, if a live process holds the lock of its work."""
+    by_snakemake = arguments.log and arguments.slice
+    log: Path | None = log_of_all_starts(arguments.log) if by_snakemake else arguments.log
     with stop_on_sigterm():
         try:
-            return _run(arguments, overrides, prepare)
+            return _run(arguments, overrides, prepare, log)
         except Stopped as stopped:
-            _requeue(stopped, arguments.max_restarts, arguments.log)
+            _requeue(stopped, arguments.max_restarts, log)
             raise
         except HeldError as held:
-            raise _requeue_behind(held, arguments.log) from None
+            raise _requeue_behind(held, log) from None
 
 
-def _run(arguments: argparse.Namespace, overrides: Sequence[str], prepare: Prepare) -> int:
+def _run(arguments: argparse.Namespace, overrides: Sequence[str], prepare: Prepare, log: Path | None) -> int:
     from cogtune.stages.execute import execute_logged
     from cogtune.stages.job import Job
 
@@ -50,7 +52,7 @@ def _run(arguments: argparse.Namespace, overrides: Sequence[str], prepare: Prepa
         raise UserError(f"{arguments.slice}: is a slice of stage {part.stage!r}; expected {arguments.command!r}")
     cut = arguments.part if "part" in arguments else None
     command = "cogtune " + shlex.join(word for word in sys.argv[1:] if word != "--plain")
-    execute_logged(Job(part, store, arguments.log, arguments.plain, cut), receipt, command)
+    execute_logged(Job(part, store, log, arguments.plain, cut), receipt, command)
     return 0
 
 

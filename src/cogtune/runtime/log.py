@@ -14,6 +14,8 @@ from cogtune.errors import UserError
 FILE_ONLY = {"file_only": True}
 """``extra`` of a message that the terminal shows in a different form."""
 
+STARTS = "starts"
+"""Folder of the logs of all starts, beside the logs that Snakemake knows."""
 _TAIL_BYTES = 1 << 16
 _WITH_TIME = ("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S")
 _log = logging.getLogger(__name__)
@@ -89,6 +91,18 @@ def log_to_file(path: Path) -> Generator[None, None, None]:
         root.removeHandler(handler)
         with suppress(OSError):  # after a full disk, data is still in the buffer
             handler.close()
+
+
+def log_of_all_starts(path: Path) -> Path:
+    """The file for the log of a job that a scheduler starts, perhaps several times: ``starts/<name>`` beside ``path``, which
+    becomes a link to it. Snakemake deletes a rule's log whenever the job starts, also while an earlier start still writes
+    it: so it deletes the link only. Returns ``path`` itself if it is a file, or if the file system has no links.
+    """
+    kept = path.parent / STARTS / path.name
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):
+        path.symlink_to(Path(STARTS, path.name))
+    return kept if path.is_symlink() else path
 
 
 def last_lines(path: Path, n: int) -> list[str]:

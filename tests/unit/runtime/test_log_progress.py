@@ -11,7 +11,7 @@ import pytest
 
 from cogtune.errors import UserError
 from cogtune.runtime import progress as module
-from cogtune.runtime.log import last_lines, log_to_file, log_to_terminal
+from cogtune.runtime.log import last_lines, log_of_all_starts, log_to_file, log_to_terminal
 from cogtune.runtime.progress import Progress, progress
 
 
@@ -154,3 +154,33 @@ def test_plain_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
         bar.advance(2)
     assert terminal.getvalue().count("\n") == 1
     assert "\x1b" not in terminal.getvalue()
+
+
+def test_a_log_that_snakemake_deletes_keeps_all_starts(tmp_path: Path) -> None:
+    """Also while the first start still writes: it and the second write to one file."""
+    log = tmp_path / "logs/train-1.log"
+    first = log_of_all_starts(log)
+    with first.open("a") as still_open:
+        still_open.write("first\n")
+        still_open.flush()
+        log.unlink()
+        second = log_of_all_starts(log)
+        with second.open("a") as stream:
+            stream.write("second\n")
+        still_open.write("first again\n")
+    assert log.read_text() == "first\nsecond\nfirst again\n"
+    assert log_of_all_starts(log).samefile(log)
+
+
+def test_a_log_that_is_a_file_stays_one(tmp_path: Path) -> None:
+    log = tmp_path / "train-1.log"
+    log.write_text("by an earlier version\n")
+    assert log_of_all_starts(log) == log
+
+
+def test_without_links_the_log_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path, target: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    assert log_of_all_starts(tmp_path / "train-1.log") == tmp_path / "train-1.log"

@@ -31,12 +31,12 @@ class NoCapabilityError(NoSlurmError):
     """This process lacks a capability, which no package gives it."""
 
 
-def missing() -> NoSlurmError | None:
+def missing(programs: Sequence[str] = PROGRAMS, packages: str = "slurm-wlm munge util-linux") -> NoSlurmError | None:
     """Why Slurm cannot start here; None if nothing is known to stand against it."""
     if not sys.platform.startswith("linux"):
         return NoSlurmError("Slurm runs on Linux only")
-    if absent := [name for name in PROGRAMS if shutil.which(name, path=_PATH) is None]:
-        return NoSlurmError(f"not installed: {', '.join(absent)} (apt-get install slurm-wlm munge util-linux)")
+    if absent := [name for name in programs if shutil.which(name, path=_PATH) is None]:
+        return NoSlurmError(f"not installed: {', '.join(absent)} (apt-get install {packages})")
     if not Path("/etc/slurm").is_dir():
         return NoSlurmError("no folder /etc/slurm, where the tests mount their config")
     if os.geteuid() != 0:
@@ -62,13 +62,14 @@ class JobState:
 class Cluster:
     """Starts the daemons in a temporary folder and a mount namespace; `stop` ends them and all jobs."""
 
-    def __init__(self) -> None:
+    def __init__(self, accounting: bool = False) -> None:
+        """``accounting``: with a database, so that `sacct` knows all jobs, and with limits of memory by cgroups."""
         self._temporary = tempfile.TemporaryDirectory(prefix="slurm-", dir="/tmp")  # short: it holds a Unix socket
         self.folder = Path(self._temporary.name)
         self.folder.chmod(0o755)  # jobs of other users enter it
         command = ["unshare", "--mount", "--propagation", "private", sys.executable, "-m", "tests.slurm.daemons"]
         self._daemons = subprocess.Popen(
-            [*command, str(self.folder), ",".join(NODES)],
+            [*command, str(self.folder), ",".join(NODES), *(["accounting"] if accounting else [])],
             cwd=REPO,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -12,6 +12,14 @@ import pytest
 from tests.slurm.cluster import Cluster, NoCapabilityError, NoSlurmError, missing
 from tests.workflow.project import Project, environment, lay_out
 
+ENCODE = """
+import sys
+from cogtune.__main__ import main
+for stage in ("preprocess", "latents", "text"):
+    if code := main([stage, "--base", "config/tiny.yaml"]):
+        sys.exit(code)
+"""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
@@ -61,3 +69,14 @@ def local(laid_out: Project, tmp_path_factory: pytest.TempPathFactory) -> Projec
 def fresh(running_cluster: Cluster, laid_out: Project, tmp_path: Path) -> Project:
     """The tiny project before its first run."""
     return Project(Path(shutil.copytree(laid_out.root, tmp_path / "fresh")))
+
+
+@pytest.fixture(scope="session")
+def encoded(running_cluster: Cluster, laid_out: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The tiny project with its clips and captions encoded, before its training."""
+    project = Project(Path(shutil.copytree(laid_out.root, tmp_path_factory.mktemp("encoded") / "project")))
+    done = subprocess.run(
+        [sys.executable, "-c", ENCODE], cwd=project.root, env=environment(), capture_output=True, text=True, timeout=900
+    )
+    assert done.returncode == 0, done.stderr[-8000:]
+    return project

@@ -1,4 +1,5 @@
-"""Runs the daemons of a Slurm for tests: `python -m tests.slurm.daemons FOLDER NODES`, in a mount namespace of its own.
+"""Runs the daemons of a Slurm for tests: `python -m tests.slurm.daemons FOLDER NODES [accounting]`, in a mount namespace
+of its own.
 
 Prints "ready" when all nodes are idle, or one line with the reason why not. Ends everything that it started, with all
 jobs, when its standard input closes: also when the process that started it was killed.
@@ -36,7 +37,6 @@ SlurmctldLogFile={folder}/log/slurmctld.log
 SlurmdLogFile={folder}/log/slurmd-%n.log
 SlurmdParameters=config_overrides
 ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
 MpiDefault=none
 SwitchType=switch/none
 SelectType=select/cons_tres
@@ -53,8 +53,38 @@ InactiveLimit=0
 MinJobAge=3600
 ReturnToService=2
 GresTypes=gpu
+"""
+WITHOUT_ACCOUNTING = """\
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
+"""
+WITH_ACCOUNTING = """\
+JobAcctGatherType=jobacct_gather/linux
+AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=localhost
+AccountingStoragePort={port}
+AccountingStoragePass={folder}/munge.socket
+AccountingStorageTRES=gres/gpu
+"""
+MEMORY_CGROUPS = Path("/sys/fs/cgroup/memory")
+CGROUPS = """\
+CgroupPlugin=cgroup/v1
+CgroupMountpoint=/sys/fs/cgroup
+ConstrainRAMSpace=yes
+"""
+SLURMDBD_CONF = """\
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+SlurmUser=root
+DbdHost=localhost
+DbdPort={port}
+LogFile={folder}/log/slurmdbd.log
+PidFile={folder}/slurmdbd.pid
+StorageType=accounting_storage/mysql
+StorageHost=127.0.0.1
+StoragePort={database}
+StorageUser=root
+StorageLoc=slurm
 """
 PARTITIONS = """\
 PartitionName=main Nodes={nodes} Default=YES State=UP MaxTime=INFINITE PriorityTier=10
@@ -68,25 +98,46 @@ NODE = (
 )
 
 
-def main(folder: Path, nodes: list[str]) -> None:
+def main(folder: Path, nodes: list[str], accounting: bool) -> None:
     # What a daemon or a job leaves behind becomes a child of this process, and not of init.
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C of pytest: it closes the input when its tests are done
     try:
-        _write_config(folder, nodes)
+        database, slurmdbd = _free_ports(2)
+        _write_config(folder, nodes, slurmdbd if accounting else None)
         _mount(folder)
+        _start_munged(folder)
+        if accounting:
+            _start_accounting(folder, database, slurmdbd)
         _start(folder, nodes)
         print(_wait_until_idle(folder, len(nodes)), flush=True)
         _reap_until_input_ends(folder)
     finally:
         end_descendants(os.getpid())
+        if accounting:
+            _remove_cgroups(nodes)
 
 
-def _write_config(folder: Path, nodes: list[str]) -> None:
+def limits_memory() -> bool:
+    """Whether Slurm can limit the memory of jobs here: with version 2 of cgroups it needs systemd."""
+    return os.access(MEMORY_CGROUPS / "cgroup.procs", os.W_OK)
+
+
+def _remove_cgroups(nodes: list[str]) -> None:
+    """What slurmd leaves. A cgroup with processes is not removed."""
+    for node in nodes:
+        for folder, _, _ in os.walk(MEMORY_CGROUPS / f"slurm_{node}", topdown=False):
+            with suppress(OSError):
+                os.rmdir(folder)
+
+
+def _write_config(folder: Path, nodes: list[str], slurmdbd: int | None) -> None:
     ports = _free_ports(len(nodes) + 1)
     for name in ("etc/slurm", "state", "log", "gpus"):
         (folder / name).mkdir(parents=True)
     text = SLURM_CONF.format(folder=folder, port=ports[0])
+    text += f"TaskPlugin=task/{'cgroup' if slurmdbd and limits_memory() else 'none'}\n"
+    text += WITH_ACCOUNTING.format(folder=folder, port=slurmdbd) if slurmdbd else WITHOUT_ACCOUNTING
     text += "".join(NODE.format(name=n, port=port, gpus=GPUS) for n, port in zip(nodes, ports[1:], strict=True))
     (folder / "etc/slurm/slurm.conf").write_text(text + PARTITIONS.format(nodes=",".join(nodes)))
     lines: list[str] = []
@@ -97,7 +148,9 @@ def _write_config(folder: Path, nodes: list[str]) -> None:
     (folder / "etc/slurm/gres.conf").write_text("".join(lines))
     # Newer versions ask for cgroups even if no plugin uses them; this one does not know the value.
     version = subprocess.run(["slurmctld", "-V"], capture_output=True, text=True).stdout.split()[-1]
-    if tuple(map(int, version.split(".")[:2])) >= (23, 11):
+    if slurmdbd and limits_memory():
+        (folder / "etc/slurm/cgroup.conf").write_text(CGROUPS)
+    elif tuple(map(int, version.split(".")[:2])) >= (23, 11):
         (folder / "etc/slurm/cgroup.conf").write_text("CgroupPlugin=disabled\n")
     known = Path("/etc/hosts").read_text()
     (folder / "etc/hosts").write_text(known + "".join(f"127.0.0.1 {node}\n" for node in nodes))
@@ -128,13 +181,42 @@ def _mount(folder: Path) -> None:
         subprocess.run(["mount", "--bind", folder / "etc" / name, f"/etc/{name}"], check=True)
 
 
-def _start(folder: Path, nodes: list[str]) -> None:
+def _start_munged(folder: Path) -> None:
     munged = [f"--{name}={folder}/munge.{name.removesuffix('-file')}" for name in ("pid-file", "log-file", "seed-file")]
     _daemon(
         folder, "munged", ["munged", "-F", f"--key-file={folder}/munge.key", f"--socket={folder}/munge.socket", *munged]
     )
     while not (folder / "munge.socket").exists():
         time.sleep(0.05)
+
+
+def _start_accounting(folder: Path, database: int, port: int) -> None:
+    """A database that anybody on this machine may use, and slurmdbd."""
+    data, socket_path = folder / "database", folder / "database.socket"
+    install = ["mariadb-install-db", "--no-defaults", "--user=root", f"--datadir={data}", "--skip-test-db"]
+    subprocess.run(install, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    options = ["--no-defaults", "--user=root", f"--datadir={data}", f"--socket={socket_path}", "--skip-grant-tables"]
+    _daemon(folder, "mariadbd", ["mariadbd", *options, "--bind-address=127.0.0.1", f"--port={database}"])
+    conf = folder / "etc/slurm/slurmdbd.conf"
+    conf.touch(mode=0o600)
+    conf.write_text(SLURMDBD_CONF.format(folder=folder, port=port, database=database))
+    _wait_for_port(database)
+    _daemon(folder, "slurmdbd", ["slurmdbd", "-D"])
+    _wait_for_port(port)
+    subprocess.run(["sacctmgr", "--immediate", "add", "cluster", "test"], check=True, stdout=subprocess.DEVNULL)
+
+
+def _wait_for_port(port: int) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            return
+        if time.monotonic() > deadline:
+            raise SystemExit(f"nothing listens on port {port} after {START_SECONDS} s")
+        time.sleep(0.1)
+
+
+def _start(folder: Path, nodes: list[str]) -> None:
     _daemon(folder, "slurmctld", ["slurmctld", "-D"])
     for node in nodes:
         start_node(folder, node)
@@ -208,4 +290,4 @@ def _descendants(pid: int) -> list[int]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2].split(","))
+    main(Path(sys.argv[1]), sys.argv[2].split(","), sys.argv[3:] == ["accounting"])

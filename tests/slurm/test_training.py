@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.slurm.cluster import Cluster, login_environment, wait_until
-from tests.workflow.project import Project, environment, lay_out
+from tests.workflow.project import Project
 
 STEPS = 500
 """20 s of training on an idle machine: Slurm needs up to 4 s to pre-empt it."""
@@ -25,13 +25,6 @@ ENDLESS = 100_000
 """Steps of a training that a test stops."""
 LIMIT = 600
 """Seconds that a step of a test may take on a busy machine."""
-ENCODE = """
-import sys
-from cogtune.__main__ import main
-for stage in ("preprocess", "latents", "text"):
-    if code := main([stage, "--base", "config/tiny.yaml"]):
-        sys.exit(code)
-"""
 
 
 def command(ranks: int, *options: str, steps: int = STEPS) -> list[str]:
@@ -114,16 +107,6 @@ def ranks_of(run: Run) -> dict[int, int]:
         except OSError:
             pass
     return pids
-
-
-@pytest.fixture(scope="module")
-def encoded(running_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    project = lay_out(tmp_path_factory.mktemp("encoded"))
-    done = subprocess.run(
-        [sys.executable, "-c", ENCODE], cwd=project.root, env=environment(), capture_output=True, text=True, timeout=900
-    )
-    assert done.returncode == 0, done.stderr[-8000:]
-    return project
 
 
 def copy_of(encoded: Project, folder: Path) -> Run:

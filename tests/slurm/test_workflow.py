@@ -186,6 +186,7 @@ def without_training(local: Project, root: Path) -> Project:
     for name in ("train", "export", "sample", "evaluate"):
         for path in (root / "results/.receipts").glob(f"{name}-*.json"):
             path.unlink()
+    shutil.rmtree(root / "results/tiny")  # with its marker that all is published
     shutil.copytree(root / "profiles/slurm-multinode", root / "profiles/mycluster")
     config = root / "profiles/mycluster/config.yaml"
     project.edit("tasks: 16", "tasks: 2", config)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 GPUS = 2
 """Fake GPUs of a node. Slurm hands out a character device, or a link to one, by the number at the end of its name."""
+CONTROLLER = "slurmctld"
 START_SECONDS = 30
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -217,9 +218,14 @@ def _wait_for_port(port: int) -> None:
 
 
 def _start(folder: Path, nodes: list[str]) -> None:
-    _daemon(folder, "slurmctld", ["slurmctld", "-D"])
+    start_controller(folder)
     for node in nodes:
         start_node(folder, node)
+
+
+def start_controller(folder: Path) -> None:
+    """What sbatch and squeue talk to. It finds the jobs of the one before."""
+    _daemon(folder, CONTROLLER, [CONTROLLER, "-D"])
 
 
 def start_node(folder: Path, node: str) -> None:
@@ -248,13 +254,14 @@ def _lines(path: Path) -> list[str]:
 
 
 def _reap_until_input_ends(folder: Path) -> None:
-    """Start a node again for each line of standard input that names one."""
+    """Start a node, or the controller, again for each line of standard input that names one."""
     while True:
         if select.select([0], [], [], 0.1)[0]:
             line = sys.stdin.readline()
             if not line:
                 return
-            start_node(folder, line.strip())
+            name = line.strip()
+            start_controller(folder) if name == CONTROLLER else start_node(folder, name)
         _reap()
 
 

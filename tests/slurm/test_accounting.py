@@ -77,6 +77,7 @@ def test_a_preempted_job_of_the_shipped_profile(accounted: Cluster, run: Run) ->
     profile = root / "profiles/mycluster/config.yaml"
     run.project.edit("train: {slurm_extra", "train: {slurm_partition: spot, slurm_extra", profile)
     run.project.edit("before-status-checks: 20", "before-status-checks: 3", profile)
+    run.project.edit("checks-per-second: 0.1", "checks-per-second: 10", profile)
     run.project.edit("- ranks=8", "- ranks=2", profile)
     command = [sys.executable, "-m", "snakemake", "--workflow-profile", "profiles/mycluster", "--until", "train"]
     log = root / "main.log"

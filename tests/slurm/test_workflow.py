@@ -19,7 +19,7 @@ import pytest
 
 from cogtune.data.shards import Shard
 from cogtune.data.store import shard_paths
-from tests.slurm.cluster import Cluster, JobState, profile_command, wait_until
+from tests.slurm.cluster import NODES, Cluster, JobState, profile_command, wait_until
 from tests.workflow.project import Project, add_clip
 
 ROWS = ("preprocess", "latents", "text", "sample", "evaluate")
@@ -112,10 +112,11 @@ class UsedGpus:
 
 
 def gpus_of(line: str) -> set[str]:
-    """As n1:0 and n1:1 of `Nodes=n1 … GRES=gpu:2(IDX:0-1)`."""
+    """As n1:0 and n1:1 of `Nodes=n1 … GRES=gpu:2(IDX:0-1)`; of both nodes for `Nodes=n[1-2] …`."""
     found: set[str] = set()
-    for node, first, last in re.findall(r"Nodes=(\S+) CPU_IDs=\S* Mem=\d+ GRES=gpu:\d+\(IDX:(\d+)(?:-(\d+))?\)", line):
-        found |= {f"{node}:{number}" for number in range(int(first), int(last or first) + 1)}
+    for nodes, first, last in re.findall(r"Nodes=(\S+) CPU_IDs=\S* Mem=\d+ GRES=gpu:\d+\(IDX:(\d+)(?:-(\d+))?\)", line):
+        for node in NODES if nodes == "n[1-2]" else (nodes,):
+            found |= {f"{node}:{number}" for number in range(int(first), int(last or first) + 1)}
     return found
 
 

@@ -63,9 +63,9 @@ test-gpu: setup  ## tests on a CUDA device
 
 test-slurm: setup  ## tests on a Slurm that they start themselves (as root, with the packages slurm-wlm and munge)
 	@# Both mostly wait, each for a Slurm of its own.
-	@pytest -q -m "slurm and not slow" --durations=5 tests/slurm/test_workflow.py > .whole-runs.log 2>&1 & whole=$$!; \
+	@log=$$(mktemp); pytest -q -m "slurm and not slow" --durations=5 tests/slurm/test_workflow.py > $$log 2>&1 & whole=$$!; \
 	pytest -m "slurm and not slow" --durations=10 tests/slurm --ignore=tests/slurm/test_workflow.py; rest=$$?; \
-	wait $$whole; whole=$$?; cat .whole-runs.log; rm .whole-runs.log; exit $$((rest | whole))
+	wait $$whole; whole=$$?; cat $$log; rm $$log; exit $$((rest | whole))
 
 test-all: setup lint  ## also the tests that take over a minute
 	pytest

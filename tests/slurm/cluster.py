@@ -13,7 +13,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.slurm.daemons import CONTROLLER
 from tests.workflow.project import REPO, environment
 
 NODES = ("n1", "n2")
@@ -186,23 +185,11 @@ class Cluster:
 
     def revive_node(self, node: str) -> None:
         """Start the node's daemon again and wait until jobs can run there."""
-        self._start_again(node)
+        assert self._daemons.stdin is not None
+        self._daemons.stdin.write(f"{node}\n")
+        self._daemons.stdin.flush()
         idle = ["sinfo", "--noheader", f"--nodes={node}", "--partition=main", "--states=idle,mixed", "--format=%D"]
         wait_until(lambda: bool(self.run(*idle).stdout.strip()), f"{node} idle", 60)
-
-    def kill_controller(self) -> None:
-        """From now on no command of Slurm answers. Jobs run on."""
-        os.kill(int((self.folder / f"{CONTROLLER}.pid").read_text()), signal.SIGKILL)
-
-    def revive_controller(self) -> None:
-        """Start the controller again and wait until it answers."""
-        self._start_again(CONTROLLER)
-        wait_until(lambda: self.run("scontrol", "ping", check=False).returncode == 0, "answer of Slurm", 60)
-
-    def _start_again(self, name: str) -> None:
-        assert self._daemons.stdin is not None
-        self._daemons.stdin.write(f"{name}\n")
-        self._daemons.stdin.flush()
 
     def _daemon_of(self, node: str) -> int:
         return int((self.folder / f"slurmd-{node}.pid").read_text())

@@ -18,7 +18,6 @@ from pathlib import Path
 
 GPUS = 2
 """Fake GPUs of a node. Slurm hands out a character device, or a link to one, by the number at the end of its name."""
-CONTROLLER = "slurmctld"
 START_SECONDS = 30
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -218,14 +217,9 @@ def _wait_for_port(port: int) -> None:
 
 
 def _start(folder: Path, nodes: list[str]) -> None:
-    start_controller(folder)
+    _daemon(folder, "slurmctld", ["slurmctld", "-D"])
     for node in nodes:
         start_node(folder, node)
-
-
-def start_controller(folder: Path) -> None:
-    """What sbatch and squeue talk to. It finds the jobs of the one before."""
-    _daemon(folder, CONTROLLER, [CONTROLLER, "-D"])
 
 
 def start_node(folder: Path, node: str) -> None:
@@ -254,14 +248,13 @@ def _lines(path: Path) -> list[str]:
 
 
 def _reap_until_input_ends(folder: Path) -> None:
-    """Start a node, or the controller, again for each line of standard input that names one."""
+    """Start a node again for each line of standard input that names one."""
     while True:
         if select.select([0], [], [], 0.1)[0]:
             line = sys.stdin.readline()
             if not line:
                 return
-            name = line.strip()
-            start_controller(folder) if name == CONTROLLER else start_node(folder, name)
+            start_node(folder, line.strip())
         _reap()
 
 

@@ -1,10 +1,13 @@
 """A Slurm with accounting, as real clusters are: the shipped profile asks `sacct`, which knows jobs that ran out of memory
 or were pre-empted."""
 
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,7 +65,7 @@ def test_a_rank_that_the_kernel_kills_for_memory(accounted: Cluster, run: Run, n
     said = accounted.output(job)
     assert f"rank 1{place} was killed by SIGKILL; it was out of memory: reduce" in said, said[-3000:]
     assert "request more memory (mem_mb of the rule train under Slurm)" in said
-    assert states(accounted, job) == [state]
+    wait_until(lambda: states(accounted, job) == [state], f"{state} in the database", 30)
     no_rank_left(run)
     accounted.cancel_all()
 
@@ -96,7 +99,8 @@ def test_a_preempted_job_of_the_shipped_profile(accounted: Cluster, run: Run) ->
     accounted.wait_for(other, "COMPLETED")
     assert main.wait(timeout=300) == 0, log.read_text()[-6000:]
     assert accounted.job(job).restarts == 1
-    assert training_states(states(accounted, job)) == ["REQUEUED", "COMPLETED"]
+    known = ["REQUEUED", "COMPLETED"]
+    wait_until(lambda: training_states(states(accounted, job)) == known, "both starts in the database", 30)
     (path,) = (root / "results/.logs").glob("train-*.log")
     text = path.read_text()
     assert f"Slurm job {job} is pre-empted; requeued (restart 1 of at most 100)" in text
@@ -106,3 +110,22 @@ def test_a_preempted_job_of_the_shipped_profile(accounted: Cluster, run: Run) ->
 def training_states(states: list[str]) -> list[str]:
     """Slurm calls the end of the first start REQUEUED or PREEMPTED, whichever it notices first."""
     return ["REQUEUED" if state == "PREEMPTED" else state for state in states]
+
+
+@pytest.mark.slow
+def test_accounting_that_does_not_answer_for_a_while(accounted: Cluster, run: Run) -> None:
+    """With the profile's attempts. The executor's own 5 take a second; then it forgets its jobs and never ends."""
+    root = run.project.root
+    command = [sys.executable, "-m", "snakemake", "--workflow-profile", "profiles/slurm", "--until", "scan"]
+    log = root / "main.log"
+    main = accounted.popen([*command, "--config", "device=A100", "ranks=2"], cwd=root, log=log)
+    wait_until(lambda: "has been submitted" in log.read_text() or main.poll() is not None, "submitted job", 180)
+    os.kill(int((accounted.folder / "slurmdbd.pid").read_text()), signal.SIGKILL)
+    time.sleep(60)  # the first query is 20 s after the submission
+    again = accounted.popen(["slurmdbd", "-D"])
+    try:
+        assert main.wait(timeout=300) == 0, log.read_text()[-6000:]
+    finally:
+        main.kill()
+        again.terminate()
+        again.wait()

@@ -1,6 +1,5 @@
 """The main process of Snakemake and its jobs: neither depends on what happens to the other, or to a config, meanwhile."""
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,19 +62,3 @@ def test_a_restarted_main_process_waits_for_the_jobs_of_a_killed_one(
     assert drained.job(scan.number).state == "COMPLETED"
     (text,) = (path.read_text() for path in (fresh.root / "results/.logs").glob("*.log"))
     assert "[scan]" in text
-
-
-@pytest.mark.slow
-def test_a_slurm_that_does_not_answer_for_a_while(cluster: Cluster, fresh: Project, tmp_path: Path) -> None:
-    """With the profile's rate of queries. The executor's own 5 attempts take a second, and then it never ends."""
-    command = [*profile_command(*SCAN), "--max-status-checks-per-second", "0.1"]
-    log = tmp_path / "main.log"
-    main = cluster.popen(command, cwd=fresh.root, log=log)
-    wait_until(lambda: bool(jobs_of(cluster, fresh)) or main.poll() is not None, "submitted job", 180)
-    cluster.kill_controller()
-    try:
-        time.sleep(45)
-    finally:
-        cluster.revive_controller()
-    assert main.wait(timeout=200) == 0, log.read_text()[-6000:]
-    assert [job.state for job in jobs_of(cluster, fresh)] == ["COMPLETED"]

@@ -20,6 +20,7 @@ READERS = {
         "stages/sampled_models.py",
     ),  # sampling rebuilds the model from it
     "sample": ("sampling/prompts.py", "stages/sampled_models.py"),
+    "report": ("stages/report_setup.py",),
 }
 """Files that read a stage's input beside its own."""
 HOLDERS = {"input", "given", "settings", "model"}

@@ -96,6 +96,8 @@ class Workspace:
             settings = [f"run={name}", f"base={' '.join(one_off.base)}", f"set={' '.join(one_off.set)}"]
             command = shlex.join(["snakemake", "--cores", "all", "--config", *settings])
             experiments[name] = replace(one_off, started_by=command)
+        if not alone and "ranks" in (overrides or {}):  # as a profile does, for its machines
+            experiments = {name: replace(known, ranks=ranks) for name, known in experiments.items()}
         if not experiments:
             raise ConfigError(f"{path}: no experiments; expected names with `base: [file.yaml, …]`")
         if unknown := [name for name in values.resolvers if name not in RESOLVERS]:

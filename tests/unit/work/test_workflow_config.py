@@ -10,6 +10,7 @@ from cogtune.config.errors import ConfigError
 from cogtune.work.experiment import Experiment, with_place
 from cogtune.work.stages import STAGES
 from cogtune.work.workflow_config import workflow_values
+from cogtune.work.workspace import Workspace
 
 REPO = Path(__file__).parents[3]
 
@@ -55,3 +56,12 @@ def test_what_was_typed_after_the_set_of_an_experiment() -> None:
     )
     origin = {"args.seed": "command line", "args.load.experiment": "command line", "args.lr": "x.yaml:3"}
     assert with_place(origin, experiment) == origin | {"args.load.experiment": "c.yaml"}
+
+
+def test_ranks_of_a_profile_win_over_those_of_an_experiment(tmp_path: Path) -> None:
+    """A profile gives them by `--config`, for its machines; what `cogtune new` writes is for the machine of the user."""
+    path = tmp_path / "config.yaml"
+    path.write_text("experiments: {a: {base: [x.yaml], ranks: 2}, b: {base: [x.yaml]}}")
+    ranks = {name: known.ranks for name, known in Workspace.load(path, {"ranks": 8}).experiments.items()}
+    assert ranks == {"a": 8, "b": 8}
+    assert Workspace.load(path).experiments["a"].ranks == 2

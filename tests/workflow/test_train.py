@@ -195,9 +195,12 @@ def test_sigkill_and_a_damaged_checkpoint_change_no_byte(uninterrupted: Training
     assert training.result() == uninterrupted.result()
 
 
-def test_sigterm_checkpoints_and_the_same_ranks_resume(uninterrupted: Training, caches: Path) -> None:
+def test_ctrl_c_and_sigterm_checkpoint_and_the_same_ranks_resume(uninterrupted: Training, caches: Path) -> None:
     training = Training(caches / "terminated", changes=SETTINGS)
-    assert training.interrupt(signal.SIGTERM, at_step=13) == 143
+    assert training.interrupt(signal.SIGINT, at_step=5) in (130, -signal.SIGINT)
+    by_ctrl_c = len(training.losses())
+    assert training.checkpoints()[-1].name == f"step-{by_ctrl_c:08d}"
+    assert training.interrupt(signal.SIGTERM, at_step=len(training.rows()) + 5) == 143
     stopped_at = len(training.losses())
     assert training.checkpoints()[-1].name == f"step-{stopped_at:08d}"
     training.ranks = 1

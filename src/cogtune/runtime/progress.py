@@ -17,22 +17,29 @@ LINE_SECONDS = 5.0
 
 
 class Progress:
-    """Counts to ``total``: calls ``draw`` with the count at every step, ``say`` with a line at most every 5 s."""
+    """Counts to ``total``: calls ``draw`` with the count and the note at every step, ``say`` with a line at most every
+    5 s."""
 
     def __init__(
-        self, total: int, label: str, unit: str, say: Callable[[str], None], draw: Callable[[int], None] | None = None
+        self,
+        total: int,
+        label: str,
+        unit: str,
+        say: Callable[[str], None],
+        draw: Callable[[int, str], None] | None = None,
     ) -> None:
         self.total, self.label, self.unit = total, label, unit
-        self.count = 0
+        self.count, self.note = 0, ""
         self._say, self._draw = say, draw
         self._started = self._said_at = time.monotonic()
         self._said = -1
 
-    def advance(self, n: int = 1) -> None:
-        """Add ``n`` to the count."""
+    def advance(self, n: int = 1, note: str = "") -> None:
+        """Add ``n`` to the count. ``note``: what else to show, such as the loss."""
         self.count += n
+        self.note = note
         if self._draw is not None:
-            self._draw(self.count)
+            self._draw(self.count, note)
         if time.monotonic() - self._said_at >= LINE_SECONDS:
             self._write()
 
@@ -50,6 +57,7 @@ class Progress:
         end = f", took {_duration(seconds)}" if self.count >= self.total else ""
         return (
             f"[{self.label}] {self.count}/{self.total} {self.unit} ({percent} %), {_rate(rate, self.unit)}{left}{end}"
+            f"{f', {self.note}' if self.note else ''}"
         )
 
     def _write(self) -> None:
@@ -79,7 +87,7 @@ def progress(total: int, label: str, unit: str = "items", plain: bool = False) -
 
 
 @contextmanager
-def _drawn(terminal: TextIO, total: int, label: str, unit: str) -> Generator[Callable[[int], None], None, None]:
+def _drawn(terminal: TextIO, total: int, label: str, unit: str) -> Generator[Callable[[int, str], None], None, None]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
@@ -95,11 +103,12 @@ def _drawn(terminal: TextIO, total: int, label: str, unit: str) -> Generator[Cal
         MofNCompleteColumn(),
         Rate(),
         TimeRemainingColumn(elapsed_when_finished=True),
+        TextColumn("{task.fields[note]}"),
     )
     # Output during progress appears above the bar.
     with Bars(*columns, console=Console(file=terminal)) as bars:
-        task = bars.add_task(label, total=total)
-        yield lambda count: bars.update(task, completed=count)
+        task = bars.add_task(label, total=total, note="")
+        yield lambda count, note: bars.update(task, completed=count, note=note)
 
 
 def _rate(per_second: float, unit: str) -> str:

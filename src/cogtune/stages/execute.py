@@ -120,7 +120,8 @@ def execute_logged(job: Job[Any], receipt: Path | None, command: str) -> RunCoun
         if not isinstance(error, KeyboardInterrupt | SystemExit | UserError):
             tail = "\n".join(last_lines(job.log_path, 15))
             _log.error("\nstage %r failed; last lines of %s:\n%s", job.slice.stage, job.log_path, tail)
-        _log.error("\nto repeat this job by hand:\n  %s", command)
+        if not isinstance(error, KeyboardInterrupt | Stopped):  # nothing failed: the user's own command resumes it
+            _log.error("\nto repeat this job by hand:\n  %s", command)
         raise
 
 

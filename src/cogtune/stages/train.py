@@ -2,8 +2,10 @@
 
 import json
 import logging
+from collections import deque
 from contextlib import AbstractContextManager
 from dataclasses import asdict, astuple, dataclass
+from pathlib import Path
 from typing import Any
 
 from cogtune.data.rows import Pair
@@ -16,12 +18,14 @@ from cogtune.stages.job import Job
 from cogtune.stages.latents import accepted
 from cogtune.stages.preprocess import clips_of
 from cogtune.stages.run_counts import RunCounts
+from cogtune.stages.watch_training import TrainingPage
 from cogtune.train import checkpoint, result
 from cogtune.train.joined import World, run_joined_ranks
 from cogtune.train.launch import run_ranks
 from cogtune.train.rank_log import RANK_LOG, RankLog
 from cogtune.train.session import Plan
 from cogtune.train.srun import check_ranks, run_ranks_by_srun
+from cogtune.work import training_log
 from cogtune.work.batches import BatchMemo
 from cogtune.work.content_hashes import Source, restamped
 from cogtune.work.inputs import TrainInput
@@ -129,10 +133,27 @@ def _train(job: Job[TrainInput]) -> None:
         BatchMemo(job.store, memo).write(job.input.global_batch, job.key)
     checkpoint.clear_unfinished(folder / "checkpoints")
     plan = plan_of(job)
-    with _Reports(job) as reports:
-        done = _run_ranks(job, plan, RankLog(folder / RANK_LOG, job.log_path), reports)
+    page = TrainingPage(job)
+    page.begin()
+    reports = _Reports(job, page)
+    try:
+        with reports:
+            done = _run_ranks(job, plan, RankLog(folder / RANK_LOG, job.log_path), reports)
+    except KeyboardInterrupt:
+        _say_stopped(folder, reports)
+        raise
     if not done:
+        _say_stopped(folder, reports)
         raise Stopped(progress=reports.steps > 0, log=folder / RANK_LOG)
+
+
+def _say_stopped(folder: Path, reports: "_Reports") -> None:
+    """The last line of a training that was stopped: what is saved, and how to go on."""
+    saved = checkpoint.newest_step(folder / "checkpoints")
+    kept = f"the checkpoint of step {saved} is saved" if saved else "there is no checkpoint yet"
+    step, steps = reports.place
+    place = f"at step {step} of {steps}" if steps else "before the first step"
+    _log.warning("[train] stopped %s; %s. Run the same command again to resume", place, kept)
 
 
 def _run_ranks(job: Job[TrainInput], plan: Plan, log: RankLog, reports: "_Reports") -> bool:
@@ -150,10 +171,13 @@ def _run_ranks(job: Job[TrainInput], plan: Plan, log: RankLog, reports: "_Report
 
 
 class _Reports:
-    """Converts reports of the first rank to a progress bar."""
+    """Converts reports of the first rank to a progress bar and to ``page``."""
 
-    def __init__(self, job: Job[TrainInput]) -> None:
-        self._job = job
+    def __init__(self, job: Job[TrainInput], page: TrainingPage) -> None:
+        self._job, self._page = job, page
+        self.place = (0, 0)
+        """The last step, and the number of all steps."""
+        self._losses: deque[float] = deque(maxlen=training_log.AVERAGED)
         self._context: AbstractContextManager[Progress] | None = None
         self._bar: Progress | None = None
         self.steps = 0
@@ -165,6 +189,7 @@ class _Reports:
     def __exit__(self, *exception: Any) -> None:
         if self._context is not None:
             self._context.__exit__(*exception)
+        self._page.end()
 
     def line(self, text: str) -> None:
         report = json.loads(text)
@@ -172,8 +197,18 @@ class _Reports:
             _log.warning("[train] %s", report["notice"])
         elif "start" in report:
             label = f"train from step {report['start']}" if report["start"] else "train"
+            self.place = (report["start"], report["steps"])
             self._context = self._job.progress(report["steps"] - report["start"], label, "steps")
             self._bar = self._context.__enter__()
         elif self._bar is not None:
             self.steps += 1
-            self._bar.advance(1)
+            self.place = (report["step"], self.place[1])
+            self._bar.advance(1, self._note(report))
+            self._page.advance(*self.place)
+
+    def _note(self, report: dict[str, Any]) -> str:
+        """Loss, as the mean of the last steps, because single steps differ by their noise level, and learning rate."""
+        if report["loss"] is not None:
+            self._losses.append(report["loss"])
+        mean = f"loss {sum(self._losses) / len(self._losses):.4f}, " if self._losses else ""
+        return f"{mean}lr {report['lr']:.3g}"

@@ -105,6 +105,11 @@ def newest(folder: Path, warn: Callable[[str], object] = _log.warning) -> SavedC
     return None
 
 
+def newest_step(folder: Path) -> int | None:
+    """The step of the newest checkpoint by its name, which it gets when it is complete; None if there is none."""
+    return max((int(path.name.removeprefix("step-")) for path in folder.glob("step-*")), default=None)
+
+
 def _report_damaged(damaged: list[str], start: str, warn: Callable[[str], object]) -> None:
     for message in damaged:
         warn(f"{message} and is ignored; training resumes from {start}")

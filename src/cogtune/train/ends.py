@@ -72,6 +72,14 @@ class MemoryKills:
         return now is not None and self._before is not None and now > self._before
 
 
+def outcome(ends: Sequence[RankEnd], received: Sequence[int], log: Path) -> bool:
+    """`verdict` after the signals ``received``. Raises KeyboardInterrupt if Ctrl-C stopped the ranks."""
+    done = verdict(ends, bool(received), log)
+    if not done and signal.SIGINT in received:
+        raise KeyboardInterrupt
+    return done
+
+
 def verdict(ends: Sequence[RankEnd], stop_requested: bool, log: Path) -> bool:
     """True if all ranks are done, False if they were stopped. Raises UserError, or RuntimeError with a traceback, for
     the rank that failed first: others fail because their peer is gone."""

@@ -17,9 +17,9 @@ from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsa
 from cogtune.errors import UserError
 from cogtune.train import channel as channels
 from cogtune.train.channel import Channel
-from cogtune.train.ends import MemoryKills, RankEnd, verdict
+from cogtune.train.ends import MemoryKills, RankEnd, outcome
 from cogtune.train.follow import WORKER, Follower, threads_of_rank
-from cogtune.train.launch import forwarding_sigterm
+from cogtune.train.launch import forwarding_stops
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def run_joined_ranks(
     memory, channel = MemoryKills(), Channel.join(world.address, 0, world.attempt)
     environment = os.environ | world.for_worker() | threads_of_rank(threads) | {"COGTUNE_PARENT": str(os.getpid())}
     processes: list[subprocess.Popen[bytes]] = []
-    with log.open("a") as output, forwarding_sigterm(processes) as sigterms:
+    with log.open("a") as output, forwarding_stops(processes) as received:
         own = subprocess.Popen(WORKER, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
         processes.append(own)
         channel.send_plan(plan)
@@ -116,7 +116,7 @@ def run_joined_ranks(
             ends = follower.until_ended()
         finally:
             follower.end_all(lambda: None)
-    return verdict(ends, bool(sigterms), log)
+    return outcome(ends, received, log)
 
 
 def _own_end(process: "subprocess.Popen[bytes]", memory: MemoryKills) -> dict[int, RankEnd]:

@@ -5,6 +5,7 @@ too soon for a large checkpoint. For several machines see `srun.py` and `joined.
 """
 
 import json
+import logging
 import os
 import selectors
 import signal
@@ -20,7 +21,9 @@ from types import FrameType
 from typing import Any, TextIO
 
 from cogtune.runtime.atomic import write_json
-from cogtune.train.ends import MemoryKills, RankEnd, RankError, patience, verdict
+from cogtune.train.ends import MemoryKills, RankEnd, RankError, outcome, patience
+
+_log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 5.0
@@ -37,8 +40,8 @@ def run_ranks(
     """Run ``cogtune.train.worker`` in ``ranks`` processes until all end; True if done, False if stopped by SIGTERM.
 
     ``plan`` is the input of the workers. Their output is appended to ``log``; ``on_line`` gets each line reported by the
-    first rank; ``on_poll`` is called several times a second. SIGTERM to this process is forwarded. Raises UserError with
-    the message of the rank that failed first.
+    first rank; ``on_poll`` is called several times a second. SIGTERM to this process is forwarded, and so is Ctrl-C, after
+    which KeyboardInterrupt is raised. Raises UserError with the message of the rank that failed first.
     """
     memory = MemoryKills()
     with tempfile.TemporaryDirectory(prefix="cogtune-train-") as scratch, log.open("a") as output:
@@ -47,7 +50,7 @@ def run_ranks(
         reading, writing = os.pipe()
         processes: list[subprocess.Popen[bytes]] = []
         try:
-            with forwarding_sigterm(processes) as sigterms:
+            with forwarding_stops(processes) as received:
                 for rank in range(ranks):
                     fd = writing if rank == 0 else None
                     processes.append(_start(folder, rank, ranks, threads, output, fd))
@@ -57,7 +60,7 @@ def run_ranks(
             os.close(reading)
             _kill(processes)
         ends = [RankEnd(rank, code, _error_of(folder, rank), memory.any()) for rank, code in enumerate(codes)]
-        return verdict(ends, bool(sigterms), log)
+        return outcome(ends, received, log)
 
 
 def _start(
@@ -82,25 +85,32 @@ def _start(
 
 
 @contextmanager
-def forwarding_sigterm(processes: list[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
-    """Within the context, SIGTERM is forwarded to the ranks instead of ending this process, and added to the yielded
-    list. Outside the main thread signals are not caught."""
-    sigterms: list[int] = []
+def forwarding_stops(processes: list[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
+    """Within the context, SIGTERM and the first SIGINT (Ctrl-C) are added to the yielded list, and the ranks get SIGTERM:
+    they save a checkpoint after their step. A second Ctrl-C raises KeyboardInterrupt. Outside the main thread signals are
+    not caught; a SIGINT that the shell ignores (a job in the background) stays ignored."""
+    received: list[int] = []
 
     def forward(number: int, frame: FrameType | None) -> None:
-        sigterms.append(number)
+        if number == signal.SIGINT and signal.SIGINT in received:
+            raise KeyboardInterrupt
+        received.append(number)
         for process in processes:
             with suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
+        if number == signal.SIGINT:
+            _log.warning("[train] stopping after this step, with a checkpoint; Ctrl-C again to stop without one")
 
     if threading.current_thread() is not threading.main_thread():
-        yield sigterms
+        yield received
         return
-    previous_handler = signal.signal(signal.SIGTERM, forward)
+    caught = [number for number in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(number) != signal.SIG_IGN]
+    previous_handlers = {number: signal.signal(number, forward) for number in caught}
     try:
-        yield sigterms
+        yield received
     finally:
-        signal.signal(signal.SIGTERM, previous_handler)
+        for number, handler in previous_handlers.items():
+            signal.signal(number, handler)
 
 
 def _watch(

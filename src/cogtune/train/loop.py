@@ -58,7 +58,7 @@ class Step:
 class Loop:
     """The training loop of one rank. ``training_log`` exists on the first rank only.
 
-    ``on_step(step, loss)`` is called on the first rank after each step, with None for a loss that is not finite.
+    ``on_step(step, loss, lr)`` is called on the first rank after each step, with None for a loss that is not finite.
     ``stopping()`` returns whether this rank received SIGTERM. Random draws depend only on (seed, step, position in the
     global batch). ``skips``: the skipped steps and their allowed number.
     """
@@ -75,7 +75,7 @@ class Loop:
     rank: int
     device: torch.device
     training_log: TrainingLog | None = None
-    on_step: Callable[[int, float | None], None] = lambda step, loss: None
+    on_step: Callable[[int, float | None, float], None] = lambda step, loss, lr: None
     stopping: Callable[[], bool] = lambda: False
     skips: Skips = field(default_factory=lambda: Skips(0))
 
@@ -178,7 +178,7 @@ class Loop:
             data_wait=round(waited, 6),
         )
         self.training_log.add(row)
-        self.on_step(outcome.number, outcome.loss if math.isfinite(outcome.loss) else None)
+        self.on_step(outcome.number, outcome.loss if math.isfinite(outcome.loss) else None, outcome.rate)
         if self.intervals.log and outcome.number % self.intervals.log == 0:
             figures = f"loss {outcome.loss:.5f}  lr {outcome.rate:.3g}  grad norm {outcome.norm:.4g}  {seconds:.3f} s"
             _log.info("step %d/%d  %s", outcome.number, self.steps, figures)

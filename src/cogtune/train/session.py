@@ -130,7 +130,7 @@ def _set_up(
         folder=Path(plan.folder) / "checkpoints",
         rank=rank_info.rank,
         device=rank_info.device,
-        on_step=lambda step, loss: print(json.dumps({"step": step, "loss": loss}), file=report),
+        on_step=lambda step, loss, lr: print(json.dumps({"step": step, "loss": loss, "lr": lr}), file=report),
         stopping=stopping,
         skips=Skips(settings.max_skipped_steps, plan.names),
     )

@@ -12,9 +12,9 @@ from cogtune.errors import UserError
 from cogtune.runtime.slurm import SlurmJob
 from cogtune.train import channel as channels
 from cogtune.train.channel import Channel
-from cogtune.train.ends import RankEnd, verdict
+from cogtune.train.ends import RankEnd, outcome
 from cogtune.train.follow import WORKER, Follower, threads_of_rank
-from cogtune.train.launch import forwarding_sigterm
+from cogtune.train.launch import forwarding_stops
 from cogtune.train.network import own_address
 
 _SRUN = [
@@ -73,7 +73,7 @@ def run_ranks_by_srun(
     environment = srun_environment(os.environ) | threads_of_rank(threads) | {channels.ADDRESS: channel.address}
     messages = SrunMessages(log)
     processes: list[subprocess.Popen[bytes]] = []
-    with log.open("a") as output, forwarding_sigterm(processes) as sigterms:
+    with log.open("a") as output, forwarding_stops(processes) as received:
         processes.append(
             subprocess.Popen(
                 [*_SRUN, *geometry, *WORKER], env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
@@ -84,9 +84,9 @@ def run_ranks_by_srun(
             ends = follower.until_ended()
         finally:
             follower.end_all(lambda: _cancel_step(job.id, channel.step()))
-    if processes[0].returncode and not sigterms and all(end.code is None for end in ends):
+    if processes[0].returncode and not received and all(end.code is None for end in ends):
         raise UserError(f"srun could not start the ranks: {messages.last or 'no message'} ({log})")
-    return verdict(ends, bool(sigterms), log)
+    return outcome(ends, received, log)
 
 
 def srun_environment(environment: Mapping[str, str]) -> dict[str, str]:

@@ -19,6 +19,7 @@ from cogtune.runtime.digest import DIGESTS, data_digests, digest
 from cogtune.runtime.saved import how_to_repair, read_sealed
 from cogtune.work.batches import BatchMemo, plan_batches
 from cogtune.work.content_hashes import ContentHashes, Source
+from cogtune.work.export_formats import export_formats
 from cogtune.work.inputs import ScanInput
 from cogtune.work.runs import run_path, write_run
 from cogtune.work.slices import Slice, cut, reads_identity
@@ -127,7 +128,7 @@ class Resolver:
     def all(self) -> dict[str, Slice]:
         """The slices of all stages, with their run file. The scan, if any, must be finished."""
         digests = self.digests() if self.scans else {}
-        digests |= {"formats": digest(sorted(self.config.values["args"]["export_formats"]))}
+        digests |= {"formats": digest(sorted(export_formats(self.config.values)))}
         for name, stage in self.stages.items():
             if name == "scan":
                 self.scan()

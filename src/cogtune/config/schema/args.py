@@ -298,8 +298,8 @@ class OwnArgs:
     ema_sampling: bool = key(False, "export and sample the moving average of the weights (ours)")
     export_formats: list[str] = key(
         [],
-        "additional formats; the default one is diffusers_lora for a LoRA, diffusers for a full network, and sat_lora or "
-        "sat for a network that diffusers does not have (ours)",
+        "additional formats; always written: diffusers_lora and comfyui_lora for a LoRA, diffusers for a full network, and "
+        "sat_lora or sat for a network that diffusers does not have (ours)",
         choices=[
             "diffusers",
             "sat",

@@ -1,0 +1,49 @@
+"""The page of a training that runs: its loss so far. It loads itself again while the training runs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from cogtune.evaluation.report import plots, summary_text
+from cogtune.evaluation.report.report_data import LossPoint
+
+RELOAD_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class State:
+    """``step`` of ``steps`` are done. ``running``: whether more steps follow in this start. ``files``: (what, path)."""
+
+    name: str
+    step: int
+    steps: int
+    running: bool
+    files: list[tuple[str, str]]
+
+
+def render(state: State, training: Sequence[LossPoint], validation: Sequence[LossPoint]) -> str:
+    """The page as HTML text, with a chart if there are two steps or more."""
+    from cogtune.evaluation.report.page import environment
+
+    if not state.steps:
+        headline = "Training starts."
+    elif state.step == state.steps:
+        headline = f"Training is done: {state.steps:,} steps."
+    else:
+        verb = "Training: step" if state.running else "Training stopped after step"
+        headline = f"{verb} {state.step:,} of {state.steps:,}."
+    chart = plots.both(partial(plots.loss_plot, training, validation)) if len(training) > 1 else None
+    text = " ".join([summary_text.training(training, {}), summary_text.overfitting(training, validation)]).strip()
+    return (
+        environment(with_script=False)
+        .get_template("training.html.j2")
+        .render(
+            name=state.name,
+            running=state.running,
+            seconds=RELOAD_SECONDS,
+            headline=headline,
+            text=text,
+            chart=chart,
+            files=state.files,
+        )
+    )

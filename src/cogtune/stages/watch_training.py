@@ -1,0 +1,92 @@
+"""What a user can look at while a training runs: links in results/<experiment>/, and a page with the loss so far."""
+
+import logging
+import os
+import time
+import uuid
+from pathlib import Path
+
+from cogtune.evaluation.report.gather import loss_curves
+from cogtune.evaluation.report.training_page import RELOAD_SECONDS, State, render
+from cogtune.runtime.atomic import write_text
+from cogtune.runtime.paths import named_folder
+from cogtune.stages.job import Job
+from cogtune.train.rank_log import RANK_LOG
+from cogtune.work import training_log
+from cogtune.work.inputs import TrainInput
+
+FIRST_SECONDS = 10.0
+"""The first chart is drawn after this time, so that a short training does not spend a second on one."""
+_SHARE = 0.02
+"""Of the time that may be spent on drawing: reading the log of 100,000 steps takes seconds."""
+_log = logging.getLogger(__name__)
+
+
+class TrainingPage:
+    """Writes `results/.logs/train-<key>.html`, and links to it and to the log in the folder of the experiment. A failure to
+    write them is logged once and never stops the training."""
+
+    def __init__(self, job: Job[TrainInput]) -> None:
+        self._rows, self._key = job.job_dir() / "log.jsonl", job.key
+        self._log_path = job.log_path or job.job_dir() / RANK_LOG
+        self.path = job.results / ".logs" / f"train-{job.key}.html"
+        self._name = job.run_file.stem.rpartition("-")[0]
+        self.folder = named_folder(job.results, self._name, "experiment")
+        self._started = time.monotonic()
+        self._next = self._started + FIRST_SECONDS
+        self._steps = self._step = 0
+        self._failed = self._drawn = False
+
+    def begin(self) -> None:
+        """Make the folder with its links and a page without a chart, and say once where they are."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._write(running=True, draw=False)
+            _link(self.folder / "training.html", self.path)
+            _link(self.folder / "training.log", self._log_path)
+        except OSError as error:
+            self._failed = True
+            _log.warning("[train] no page with the loss: %s", error)
+            return
+        _log.info("[train] log: %s; loss curve: %s", _short(self._log_path), _short(self.folder / "training.html"))
+
+    def advance(self, step: int, steps: int) -> None:
+        """``step`` of ``steps`` are done: draw the page again if it is old enough."""
+        self._step, self._steps = step, steps
+        if time.monotonic() >= self._next:
+            self._renew(running=True)
+
+    def end(self) -> None:
+        """The last page, which does not load itself again."""
+        self._renew(running=False, draw=self._drawn or time.monotonic() - self._started >= FIRST_SECONDS)
+
+    def _renew(self, running: bool, draw: bool = True) -> None:
+        if self._failed:
+            return
+        before = time.monotonic()
+        try:
+            self._write(running, draw)
+        except OSError as error:
+            self._failed = True
+            _log.warning("[train] the page with the loss is not renewed any more: %s", error)
+        spent = time.monotonic() - before
+        self._next = time.monotonic() + max(RELOAD_SECONDS, spent / _SHARE)
+
+    def _write(self, running: bool, draw: bool) -> None:
+        files = [("Log", str(self._log_path)), ("Loss of each step", str(self._rows))]
+        files += [("Report, when all stages are done", str(self.folder / "report.html"))]
+        curves = loss_curves(training_log.read(self._rows, warn=False)) if draw else ([], [])
+        self._drawn = self._drawn or draw
+        write_text(self.path, render(State(self._name, self._step, self._steps, running, files), *curves))
+
+
+def _short(path: Path) -> str:
+    """Relative to the current folder if it is inside."""
+    return os.path.relpath(path) if path.resolve().is_relative_to(Path.cwd()) else str(path)
+
+
+def _link(path: Path, target: Path) -> None:
+    temporary = path.with_name(f".{uuid.uuid4().hex}")
+    temporary.symlink_to(os.path.relpath(target.absolute(), path.parent.absolute()))
+    os.replace(temporary, path)

@@ -5,7 +5,7 @@ import torch
 
 from cogtune.config.build import build
 from cogtune.errors import UserError
-from cogtune.model.lora import merge_lora, set_strength, set_trainable
+from cogtune.model.lora import AdaptedLinear, merge_lora, set_strength, set_trainable
 from tests.families import FAMILIES, inputs, network_config, randomised
 
 ATTENTION = "transformer.layers.0.attention"
@@ -60,8 +60,9 @@ def test_strength_scales_the_update(family: str) -> None:
 def test_half_the_strength_is_half_the_update() -> None:
     """Of one layer, to the bit: 0.5 is a power of two."""
     layer = randomised(network_config("5b", lora={"r": 4})).get_submodule("transformer.layers.0.attention.dense")
+    assert isinstance(layer, AdaptedLinear)
     x_BND = torch.randn(2, 5, 48)
-    update = {}
+    update: dict[float, torch.Tensor] = {}
     layer.original.weight.zero_()
     layer.original.bias.zero_()
     for strength in (1.0, 0.5):

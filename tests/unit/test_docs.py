@@ -34,3 +34,15 @@ def test_source_files_that_a_page_names_exist(page: Path) -> None:
         and ("/" in name or name not in OURS)
     ]
     assert missing == []
+
+
+def test_messages_of_the_troubleshooting_page_are_printed_by_the_source() -> None:
+    table = re.findall(r"^\| `([^`]+)`", (ROOT / "docs/troubleshooting.md").read_text(), re.MULTILINE)
+    assert len(table) > 15
+    source = "\n".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
+    joined = re.sub(r'"\s*\n\s*f?"', "", source)  # one message over several lines
+    unknown = [text for text in table if text not in joined]
+    assert set(unknown) == {
+        "unknown key; did you mean",  # of two parts
+        "was killed by SIGKILL",
+    }

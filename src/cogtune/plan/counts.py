@@ -14,6 +14,7 @@ from cogtune.data.store import ShardReader, row_ids
 from cogtune.plan.history import History
 from cogtune.plan.outlook import Outlook, outlook_of
 from cogtune.work.batches import total_steps
+from cogtune.work.export_formats import BESIDE_DEFAULT
 from cogtune.work.inputs import ExportInput, PreprocessInput, SampleInput, TrainInput
 from cogtune.work.slices import Slice
 from cogtune.work.stage_input import read_input
@@ -179,7 +180,7 @@ class Counts:
     def formats(self, part: Slice) -> tuple[int, int, int]:
         """For an export: one model, unless all formats exist."""
         index = self._history.json(f"export/{part.items_key}/index.json") if self.folder(part).is_dir() else {}
-        wanted = set(read_input(ExportInput, part.config()).formats)
+        wanted = {*read_input(ExportInput, part.config()).formats, *BESIDE_DEFAULT.get(index.get("format", ""), ())}
         return int(not index or not wanted <= index.get("formats", {}).keys()), 1, 0
 
     def videos(self, part: Slice, parts: Parts) -> tuple[int, int, int]:

@@ -33,6 +33,7 @@ from cogtune.stages.run_counts import RunCounts
 from cogtune.stages.train import start_of, start_sources
 from cogtune.train import result
 from cogtune.work.content_hashes import proven
+from cogtune.work.export_formats import BESIDE_DEFAULT
 from cogtune.work.inputs import ExportInput, TrainInput
 from cogtune.work.results import INDEX, ExportedFormat, ExportIndex, ForeignCheck, read_index
 
@@ -54,9 +55,10 @@ class ExportCounts(RunCounts):
 
 
 def run(job: Job[ExportInput]) -> ExportCounts:
-    """Write the default format and ``args.export_formats``, unless cached.
+    """Write the default format, those beside it, and ``args.export_formats``, unless cached.
 
-    Default: diffusers_lora for a LoRA, else diffusers; sat_lora and sat if diffusers cannot compute the network.
+    Default: diffusers_lora with comfyui_lora for a LoRA, else diffusers; sat_lora and sat if diffusers cannot compute the
+    network.
 
     index.json holds for each format its path, and by how much the output changes when the file is loaded by us and by
     the library that it is for. The library's output is compared twice: as loaded, and with the epsilon of its last norm
@@ -67,7 +69,8 @@ def run(job: Job[ExportInput]) -> ExportCounts:
     index = _index(folder)
     if not index:
         remove_own(folder)  # left by a run that was killed before it wrote index.json
-    formats = dict.fromkeys([index.format if index else _default(job), *job.input.formats])
+    default = index.format if index else _default(job)
+    formats = dict.fromkeys([default, *BESIDE_DEFAULT.get(default, ()), *job.input.formats])
     missing_formats = [name for name in formats if index is None or name not in index.formats]
     if index is None or missing_formats:
         index = _export(job, folder, index, missing_formats)

@@ -8,6 +8,8 @@ from cogtune.config.diffusers_limits import refusal
 from cogtune.config.schema.dit import DiffusionTransformerParams
 
 COMFYUI = "comfyui_lora"
+BESIDE_DEFAULT = {"diffusers_lora": (COMFYUI,)}
+"""Default format -> formats that are always written beside it."""
 
 
 def export_formats(values: Mapping[str, Any]) -> list[str]:

@@ -15,11 +15,14 @@ from cogtune.errors import UserError
 from cogtune.model.lora import is_adapter
 from cogtune.model.start import initial_model
 from cogtune.model.weights import foreign, formats, load_weights, lora_formats
+from cogtune.plan.counts import Counts
+from cogtune.plan.history import History
 from cogtune.stages import export
 from cogtune.stages.job import Job
 from cogtune.stages.train import start_of
 from cogtune.train.result import write_tensors
 from cogtune.work.inputs import TrainInput
+from cogtune.work.results import read_index
 from tests.unit.stages.finished import Finished
 
 pytestmark = pytest.mark.heavy
@@ -96,6 +99,7 @@ def test_a_lora_keeps_its_strength(root: Path) -> None:
     job = trained(root, *ONLY_LORA).job("export")
     counts = export.run(job)
     assert counts.format == "diffusers_lora"
+    assert set(counts.foreign) == {"diffusers_lora", "comfyui_lora"}
     assert counts.max_abs_error <= 1e-5
     assert float(counts.foreign["diffusers_lora"]) <= 1e-4
     assert changed_by(job) > 1e-3
@@ -178,9 +182,28 @@ def test_another_format_is_added_and_nothing_downstream_changes(root: Path) -> N
     assert second.job("export").key != first.job("export").key
     assert second.job("sample").key == first.job("sample").key
     counts = export.run(second.job("export"))
-    assert (counts.made, counts.reused) == (1, 1)
+    assert (counts.made, counts.reused) == (1, 2)
     assert (folder / "kohya_lora.safetensors").is_file()
     assert (folder / "pytorch_lora_weights.safetensors").stat().st_mtime_ns == before
+
+
+def test_the_export_of_an_earlier_version_gets_the_file_for_comfyui_only(root: Path) -> None:
+    """Its job has another key, so Snakemake runs it; the folder and all that is in it stay."""
+    made = trained(root, *ONLY_LORA, "args.seed=11")
+    job = made.job("export")
+    export.run(job)
+    folder = job.items_dir()
+    index = read_index(folder)
+    (folder / index.formats.pop("comfyui_lora").path).unlink()
+    index.write(folder)
+    before = (folder / "pytorch_lora_weights.safetensors").stat().st_mtime_ns
+    todo, total, _ = Counts(History(made.store, made.root / "results")).formats(job.slice)
+    assert (todo, total) == (1, 1)
+    counts = export.run(job)
+    assert (counts.made, counts.reused) == (1, 1)
+    assert (folder / "comfyui_lora.safetensors").is_file()
+    assert (folder / "pytorch_lora_weights.safetensors").stat().st_mtime_ns == before
+    assert Counts(History(made.store, made.root / "results")).formats(job.slice)[0] == 0
 
 
 def test_a_large_folder_is_written_in_shards_with_their_index(root: Path) -> None:

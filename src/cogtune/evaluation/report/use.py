@@ -2,19 +2,13 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cogtune.evaluation.report.report_data import Copied, Exported, Use
 
-PIPELINES = {
-    "CogVideoX-2B": "THUDM/CogVideoX-2b",
-    "CogVideoX-5B": "THUDM/CogVideoX-5b",
-    "CogVideoX-5B-I2V": "THUDM/CogVideoX-5b-I2V",
-    "CogVideoX1.5-5B": "THUDM/CogVideoX1.5-5B",
-    "CogVideoX1.5-5B-I2V": "THUDM/CogVideoX1.5-5B-I2V",
-}
-"""Published diffusers pipelines by the name of `setup.model_name`."""
+_TOKENS = 226
+"""Length of captions in diffusers, unless the lines give another."""
 OWN_PIPELINE = "base-pipeline"
 """Stands in the lines for the pipeline of a model that is not published."""
 OWN_TRANSFORMER = "base-transformer"
@@ -23,16 +17,18 @@ OWN_TRANSFORMER = "base-transformer"
 @dataclass(frozen=True)
 class Base:
     """The weights that a LoRA was trained on. ``pipeline``: the folder or Hub name of the published pipeline;
-    ``transformer``: the folder of other weights in its place, if any."""
+    ``transformer``: the folder of other weights in its place, if any; ``text_encoder``: the folders of T5 and of its
+    tokenizer, if the pipeline's folder has none."""
 
     pipeline: str
     transformer: str | None = None
+    text_encoder: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
 class Clip:
     """A video to generate. ``dynamic``: whether the guidance varies with the step; ``dtype``: of torch; ``image``: whether
-    the model needs a first frame."""
+    the model needs a first frame; ``tokens``: length of the captions that it was trained on."""
 
     caption: str
     height: int
@@ -44,6 +40,7 @@ class Clip:
     dynamic: bool
     dtype: str
     image: bool = False
+    tokens: int = _TOKENS
 
 
 def use(experiment: str, folder: str, root: Path, exports: Sequence[Exported], base: Base, clip: Clip) -> Use:
@@ -78,27 +75,33 @@ def _lora_lines(folder: str, file: str, base: Base, clip: Clip) -> str:
 
 
 def _network_lines(transformer: str, base: Base, clip: Clip) -> str:
-    return _lines(Base(base.pipeline, transformer), clip, [])
+    return _lines(replace(base, transformer=transformer), clip, [])
 
 
 def _lines(base: Base, clip: Clip, load: Sequence[str]) -> str:
     pipeline = "CogVideoXImageToVideoPipeline" if clip.image else "CogVideoXPipeline"
     dtype, functions = f"torch.{clip.dtype}", "export_to_video, load_image" if clip.image else "export_to_video"
     names, with_transformer, given = pipeline, [], ""
+    imports, with_t5 = _t5_lines(base, dtype)
     if base.transformer:
         names = f"{pipeline}, CogVideoXTransformer3DModel"
         source = f"{_text(base.transformer)}, torch_dtype={dtype}"
         with_transformer = [f"transformer = CogVideoXTransformer3DModel.from_pretrained({source})"]
         given = "transformer=transformer, "
+    if with_t5:
+        given += "**t5, "
     first = 'image=load_image("first-frame.png"), ' if clip.image else ""
     dynamic = ", use_dynamic_cfg=True" if clip.dynamic else ""
     size = f"height={clip.height}, width={clip.width}, num_frames={clip.frames}"
+    tokens = f", max_sequence_length={clip.tokens}" if clip.tokens != _TOKENS else ""
     return "\n".join(
         [
             "import torch",
             f"from diffusers import {names}",
             f"from diffusers.utils import {functions}",
+            *imports,
             "",
+            *with_t5,
             *with_transformer,
             f"pipe = {pipeline}.from_pretrained({_text(base.pipeline)}, {given}torch_dtype={dtype})",
             *load,
@@ -106,12 +109,25 @@ def _lines(base: Base, clip: Clip, load: Sequence[str]) -> str:
             "video = pipe(",
             f"    {_text(clip.caption)},",
             f"    {first}{size},",
-            f"    num_inference_steps={clip.steps}, guidance_scale={clip.guidance:g}{dynamic},",
+            f"    num_inference_steps={clip.steps}, guidance_scale={clip.guidance:g}{dynamic}{tokens},",
             ").frames[0]",
             f'export_to_video(video, "sample.mp4", fps={clip.fps:g})',
             "",
         ]
     )
+
+
+def _t5_lines(base: Base, dtype: str) -> tuple[list[str], list[str]]:
+    """The import and the lines that load T5 from a folder of its own; empty if the pipeline has it."""
+    if base.text_encoder is None:
+        return [], []
+    weights, tokenizer = map(_text, base.text_encoder)
+    return ["from transformers import AutoTokenizer, T5EncoderModel"], [
+        "t5 = {",
+        f'    "tokenizer": AutoTokenizer.from_pretrained({tokenizer}),',
+        f'    "text_encoder": T5EncoderModel.from_pretrained({weights}, torch_dtype={dtype}),',
+        "}",
+    ]
 
 
 def _comfyui(experiment: str, folder: str, by_format: dict[str, Exported]) -> list[Copied]:

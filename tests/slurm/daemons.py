@@ -102,6 +102,9 @@ def main(folder: Path, nodes: list[str], accounting: bool) -> None:
     # What a daemon or a job leaves behind becomes a child of this process, and not of init.
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C of pytest: it closes the input when its tests are done
+    signal.signal(
+        signal.SIGTERM, lambda number, frame: None
+    )  # of `timeout`, too; not SIG_IGN, which jobs would inherit
     try:
         database, slurmdbd = _free_ports(2)
         _write_config(folder, nodes, slurmdbd if accounting else None)

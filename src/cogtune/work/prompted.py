@@ -145,7 +145,7 @@ def _sets(config: Config, options: Options) -> list[str]:
 
 def _published_size(config: Config) -> list[str]:
     """Size, length and rate for which the network's YAML was published, unless the config gives them."""
-    args = config.raw.get("args") or {}
+    args: dict[str, Any] = config.raw.get("args") or {}
     if is_mapping(config.raw.get("data")) or any(f"sampling_{name}" in args for name in _SIZES):
         return []
     network = config.values["model"]["network_config"]["params"]

@@ -269,5 +269,6 @@ def test_numbers_without_effect_are_refused(to: str, options: dict[str, Any], me
 @pytest.mark.parametrize("option", ["alpha", "strength"])
 def test_numbers_of_a_lora_need_a_lora(option: str, tmp_path: Path) -> None:
     save_file(build(network_config("5b")).state_dict(), tmp_path / "full.safetensors")
+    options: dict[str, Any] = {option: 2.0}
     with pytest.raises(UserError, match=rf"--{option}: there is no LoRA in .*full\.safetensors"):
-        convert(tmp_path / "full.safetensors", "merged", tmp_path / "a", **{option: 2.0})
+        convert(tmp_path / "full.safetensors", "merged", tmp_path / "a", **options)

@@ -50,7 +50,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         layers_per_block=1, norm_num_groups=4,
     )  # fmt: skip
     parts: dict[str, Any] = {"tokenizer": None, "text_encoder": None, "vae": vae, "scheduler": CogVideoXDDIMScheduler()}
-    twin = diffusers_twin(start.network_config, base.state_dict())
+    twin: Any = diffusers_twin(start.network_config, base.state_dict())
     CogVideoXPipeline(transformer=twin, **parts).save_pretrained(root / "weights/tiny")
     make_t5(root / "weights/t5", seed=1)
     return root

@@ -43,7 +43,9 @@ def test_the_licence_is_that_of_the_metadata(package: str) -> None:
         pytest.skip(f"{package} is not installed")
     fields = [metadata[name] for name in ("License-Expression", "License") if name in metadata]
     classifiers = [line for line in metadata.get_all("Classifier") or [] if line.startswith("License")]
-    said = " ".join([*fields, *classifiers])
+    files = importlib.metadata.files(package) or []
+    texts = [path.read_text() for path in files if path.name == "LICENSE"] if not fields + classifiers else []
+    said = " ".join([*fields, *classifiers, *texts])
     assert re.search(METADATA[ROWS[package]], said, re.IGNORECASE), said[:200]
 
 

@@ -280,7 +280,7 @@ CLIP = Clip('a "fox"\n', 64, 96, 9, 8.0, 25, 6.0, True, "float32")
 
 def test_use_it_names_the_files_and_the_folders():
     exports = [EXPORTED, replace(EXPORTED, format="comfyui_lora", path="comfyui_lora.safetensors")]
-    made = use("mine", "results/mine/export", Path("/p"), exports, Base("THUDM/CogVideoX-2b"), CLIP)
+    made = use("mine", "results/mine/export", Path("/p"), exports, Base("zai-org/CogVideoX-2b"), CLIP)
     assert 'pipe.load_lora_weights("results/mine/export", weight_name="pytorch_lora_weights' in made.diffusers
     assert '"a \\"fox\\"\\n"' in made.diffusers
     assert [(row.file, row.folder) for row in made.comfyui] == [

@@ -68,7 +68,7 @@ def render(report: ReportData) -> str:
     )
 
 
-def environment(with_script: bool = True) -> Any:
+def environment(script_file: str = "report.js") -> Any:
     """The Jinja environment of all pages: strings are escaped unless marked as markup; undefined values are errors.
 
     Pages extend layout.html.j2 and use the macros of blocks.html.j2. The policy allows inline styles, data: media and,
@@ -85,11 +85,13 @@ def environment(with_script: bool = True) -> Any:
     )
     jinja.filters.update(duration=plots.duration, error=_error, figure=_figure, in_units=_in_units)
     jinja.globals["css"] = plots.markup(Path(__file__).with_name("report.css").read_text())
-    script = Path(__file__).with_name("report.js").read_text() if with_script else ""
+    script = Path(__file__).with_name(script_file).read_text()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     jinja.globals["script"] = plots.markup(script)
-    allowed = f" script-src 'sha256-{digest}';" if script else ""
-    policy = f"default-src 'none';{allowed} style-src 'unsafe-inline'; img-src data:; media-src data:"
+    jinja.globals["viewer"] = script_file == "report.js"
+    policy = (
+        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; media-src data:"
+    )
     jinja.globals["policy"] = plots.markup(policy)
     return jinja
 

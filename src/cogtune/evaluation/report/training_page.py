@@ -8,6 +8,7 @@ from cogtune.evaluation.report import plots, summary_text
 from cogtune.evaluation.report.report_data import LossPoint
 
 RELOAD_SECONDS = 30
+"""Also the interval of training.js."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,11 @@ def render(state: State, training: Sequence[LossPoint], validation: Sequence[Los
     chart = plots.both(partial(plots.loss_plot, training, validation)) if len(training) > 1 else None
     text = " ".join([summary_text.training(training, {}), summary_text.overfitting(training, validation)]).strip()
     return (
-        environment(with_script=False)
+        environment("training.js")
         .get_template("training.html.j2")
         .render(
             name=state.name,
             running=state.running,
-            seconds=RELOAD_SECONDS,
             headline=headline,
             text=text,
             chart=chart,

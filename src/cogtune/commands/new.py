@@ -95,7 +95,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     if may_ask and not confirm(f"Add these lines to {path}?"):
         _log.info("nothing was written")
         return 0
-    write(path, changed, experiment)
+    write(path, text, changed, experiment)
     _next_steps(experiment, model, path)
     return 0
 

@@ -35,7 +35,7 @@ def lines_of(experiment: NewExperiment, command: Sequence[str], indent: str = _I
     inner = indent + _INDENT
     settings = [(f"{inner}{_INDENT}- {_scalar(one.override)}", one.why) for one in experiment.settings]
     rows = [
-        (f"{indent}{experiment.name}:", shlex.join(command)),
+        (f"{indent}{_key(experiment.name)}:", shlex.join(command)),
         (f"{inner}base: [{', '.join(experiment.base)}]", ""),
         (f"{inner}ranks: {experiment.ranks}", "training processes, one per GPU"),
         (f"{inner}set:", ""),
@@ -76,10 +76,12 @@ def indent_of(text: str) -> str:
     return _INDENT
 
 
-def write(path: Path, text: str, experiment: NewExperiment) -> None:
-    """Replace the file atomically, through links, with its permissions, if it reads as before with the experiment added.
-    Raises ConfigError."""
-    before = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+def write(path: Path, old: str, text: str, experiment: NewExperiment) -> None:
+    """Replace the file, whose text was ``old``, atomically, through links, with its permissions, if ``text`` reads as ``old``
+    with the experiment added. Raises ConfigError, also if the file changed meanwhile: a question may wait for hours."""
+    if path.read_bytes() != old.encode():
+        raise ConfigError(f"{path}: changed while this command ran; nothing was written; run the same command again")
+    before = yaml.safe_load(old) or {}
     after = yaml.safe_load(text)
     body = after["experiments"].pop(experiment.name)
     same = (after | {"experiments": after["experiments"] or None}) == before | {
@@ -104,6 +106,11 @@ def _last_line(rows: Sequence[str], first: int) -> int:
         if row.strip():
             last = number
     return last
+
+
+def _key(name: str) -> str:
+    """A folder name as a YAML key: quoted if YAML reads it as a number, a date or a boolean, such as `on` and `2024-01-01`."""
+    return name if yaml.safe_load(name) == name else f"'{name}'"
 
 
 def _scalar(text: str) -> str:

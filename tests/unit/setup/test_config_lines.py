@@ -1,6 +1,7 @@
 """Lines are added to config/config.yaml; every other byte stays, and what is read is what was meant."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ def test_lines_are_added(form: str, experiment: NewExperiment, tmp_path: Path) -
     path.write_bytes(FORMS[form].encode())
     lines = lines_of(experiment, ["cogtune", "new", "mine"], indent_of(FORMS[form]))
     text = with_experiment(FORMS[form], "mine", lines, path)
-    write(path, text, experiment)
+    write(path, FORMS[form], text, experiment)
     assert path.read_bytes() == text.encode()
     before, after = FORMS[form].splitlines(), text.splitlines()
     added = set(lines) | {"experiments:"}
@@ -66,21 +67,33 @@ def test_a_link_and_its_mode_stay(experiment: NewExperiment, tmp_path: Path) -> 
     real.write_text(SHIPPED)
     real.chmod(0o640)
     link.symlink_to(real)
-    write(link, with_experiment(SHIPPED, "mine", lines_of(experiment, ["x"]), link), experiment)
+    write(link, SHIPPED, with_experiment(SHIPPED, "mine", lines_of(experiment, ["x"]), link), experiment)
     assert link.is_symlink()
     assert real.stat().st_mode & 0o777 == 0o640
     assert "mine:" in real.read_text()
     assert os.listdir(tmp_path) == ["real.yaml", "config.yaml"] or len(os.listdir(tmp_path)) == 2
 
 
-def test_a_file_that_changed_meanwhile_is_not_overwritten(experiment: NewExperiment, tmp_path: Path) -> None:
+@pytest.mark.parametrize("added", ["  other:\n    base: [y.yaml]\n", "# only a comment\n"])
+def test_a_file_that_changed_meanwhile_is_not_overwritten(
+    added: str, experiment: NewExperiment, tmp_path: Path
+) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(SHIPPED)
     text = with_experiment(SHIPPED, "mine", lines_of(experiment, ["x"]), path)
-    path.write_text(SHIPPED + "  other:\n    base: [y.yaml]\n")
-    with pytest.raises(ConfigError, match="add the printed lines by hand"):
-        write(path, text, experiment)
-    assert "other:" in path.read_text()
+    path.write_text(SHIPPED + added)
+    with pytest.raises(ConfigError, match="run the same command again"):
+        write(path, SHIPPED, text, experiment)
+    assert path.read_text() == SHIPPED + added
+
+
+@pytest.mark.parametrize("name", ["on", "null", "123", "1.5", "0x1f", "1_000", "2024-01-01", "1e3", "-a", "--", "---", "_"])
+def test_names_that_yaml_reads_as_something_else(name: str, experiment: NewExperiment, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(SHIPPED)
+    named = replace(experiment, name=name)
+    write(path, SHIPPED, with_experiment(SHIPPED, name, lines_of(named, ["x"]), path), named)
+    assert Workspace.load(path).experiments[name].base == experiment.base
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """`hf://…` and the pin file: what is valid, and where it leads."""
 
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,15 @@ def test_pins_are_written_and_read(tmp_path: Path) -> None:
 
 
 ENTRY = {"commit": COMMIT, "files": {"x": {"sha256": "a" * 64, "size": 3}}}
+
+
+def test_pins_written_at_the_same_time_are_all_kept(tmp_path: Path) -> None:
+    names = [f"a/b{i}@main" for i in range(12)]
+    with ThreadPoolExecutor(len(names)) as pool:
+        list(pool.map(lambda name: Pins(tmp_path / "pins.json").write(name, Pin(name[:-5], COMMIT)), names))
+    assert sorted(Pins(tmp_path / "pins.json").all) == sorted(names)
+    assert os.listdir(tmp_path) == ["pins.json"]
+
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,6 @@ def test_pins_written_at_the_same_time_are_all_kept(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["pins.json"]
 
 
-
 @pytest.mark.parametrize(
     "content",
     [

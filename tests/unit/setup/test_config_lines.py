@@ -87,7 +87,9 @@ def test_a_file_that_changed_meanwhile_is_not_overwritten(
     assert path.read_text() == SHIPPED + added
 
 
-@pytest.mark.parametrize("name", ["on", "null", "123", "1.5", "0x1f", "1_000", "2024-01-01", "1e3", "-a", "--", "---", "_"])
+@pytest.mark.parametrize(
+    "name", ["on", "null", "123", "1.5", "0x1f", "1_000", "2024-01-01", "1e3", "-a", "--", "---", "_"]
+)
 def test_names_that_yaml_reads_as_something_else(name: str, experiment: NewExperiment, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(SHIPPED)

@@ -10,7 +10,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
-from cogtune.evaluation.report import compare, page, training_page
+from cogtune.evaluation.report import compare, page, prompts_page, training_page
 from cogtune.evaluation.report.report_data import (
     ClipFacts,
     Copied,
@@ -23,6 +23,7 @@ from cogtune.evaluation.report.report_data import (
     StageFacts,
     Use,
 )
+from cogtune.work.volatile import PromptRow
 
 pytestmark = pytest.mark.heavy
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -44,7 +45,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report of a training, one of prompts only, a sweep, and a training that runs."""
+    """The report of a training, one of prompts only, a sweep, one of `cogtune sample`, and a training that runs."""
     folder = tmp_path_factory.mktemp("pages")
     video = folder / "v.mp4"
     frames = np.random.default_rng(1).integers(0, 255, (9, 32, 48, 3), dtype=np.uint8)
@@ -71,7 +72,15 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     member = compare.Member("s-1", {"args.lr": 1e-4}, metrics, {}, curve, validation, strips)
     other = compare.Member("s-2", {"args.lr": 1e-3}, metrics | {"samples.psnr_db": 21.0}, {}, curve, [], strips)
     state = training_page.State("x", 199, 300, True, [("Log", LONG)])
+    rows = [
+        PromptRow(f"{seed}-{strength}", caption, "c", seed, strength)
+        for caption in (LONG, "a fox")
+        for seed in (1, 2)
+        for strength in (0.0, 1.0)
+    ]
+    own = prompts_page.PromptsPage("x", "8 videos", "9 frames", rows, {row.id: video.name for row in rows}, {})
     for name, html in {
+        "own_prompts": prompts_page.render(own, folder),
         "report": page.render(report),
         "prompts": page.render(prompts),
         "sweep": compare.render("s", [member, other]),
@@ -103,10 +112,22 @@ class Tab:
         assert self.said == []
 
 
-NAMES = ("report", "prompts", "sweep", "training")
+def wait_for(tab: Any, condition: str) -> None:
+    """Playwright's wait_for_function evaluates in the page, which the page's policy forbids."""
+    for _ in range(200):
+        if tab.evaluate(condition):
+            return
+        tab.wait_for_timeout(50)
+    raise AssertionError(condition)
+
+
+NAMES = ("report", "prompts", "sweep", "own_prompts", "training")
 _SMALLEST_TEXT = """[...document.querySelectorAll('svg text')].filter((text) => text.getClientRects().length).map((text) => {
   const matrix = text.getScreenCTM(); return parseFloat(getComputedStyle(text).fontSize) * Math.hypot(matrix.a, matrix.b);
 }).reduce((a, b) => Math.min(a, b), 99)"""
+_SMALLEST_WORDS = """[...document.querySelectorAll('body *')].filter((one) => one.checkVisibility() && !one.closest('svg')
+  && [...one.childNodes].some((node) => node.nodeType === 3 && node.data.trim()))
+  .reduce((least, one) => Math.min(least, parseFloat(getComputedStyle(one).fontSize)), 99)"""
 _OPEN_ALL = "document.querySelectorAll('details').forEach((one) => one.open = true)"
 
 
@@ -116,6 +137,7 @@ def test_nothing_overflows_and_charts_are_readable(browser: Any, pages: Path, na
     with Tab(browser, pages / f"{name}.html", width) as tab:
         assert tab.evaluate(_SMALLEST_TEXT) >= 11
         tab.evaluate(_OPEN_ALL)
+        assert tab.evaluate(_SMALLEST_WORDS) >= 11
         assert tab.evaluate("document.documentElement.scrollWidth") <= width
 
 
@@ -136,7 +158,7 @@ _PLAYING = "[...document.querySelectorAll('.video video')].filter((video) => !vi
 def test_videos_play_unless_less_motion_is_wanted(browser: Any, pages: Path) -> None:
     with Tab(browser, pages / "prompts.html", 1280) as tab:
         tab.locator(".strips").scroll_into_view_if_needed()
-        tab.wait_for_function(f"{_PLAYING} > 0")
+        wait_for(tab, f"{_PLAYING} > 0")
         tab.get_by_role("button", name="Pause videos").press("Enter")
         assert tab.evaluate(_PLAYING) == 0
     with Tab(browser, pages / "prompts.html", 1280, motion="reduce") as tab:
@@ -145,7 +167,15 @@ def test_videos_play_unless_less_motion_is_wanted(browser: Any, pages: Path) -> 
         assert tab.evaluate(_PLAYING) == 0
         assert tab.evaluate("document.querySelector('[autoplay]')") is None
         tab.get_by_role("button", name="Play videos").press("Enter")
-        tab.wait_for_function(f"{_PLAYING} > 0")
+        wait_for(tab, f"{_PLAYING} > 0")
+
+
+def test_only_videos_that_are_drawn_larger_have_sharp_pixels(browser: Any, pages: Path) -> None:
+    with Tab(browser, pages / "prompts.html", 1280) as tab:
+        wait_for(tab, "document.querySelectorAll('.sharp').length === 3")  # 48 pixels in 500
+        tab.add_style_tag(content=".video { width: 40px !important; }")
+        tab.evaluate("document.querySelectorAll('.video video').forEach((video) => video.load())")
+        wait_for(tab, "document.querySelectorAll('.sharp').length === 0")
 
 
 def test_videos_are_enlarged_and_compared_by_keyboard(browser: Any, pages: Path) -> None:
@@ -164,14 +194,16 @@ def test_videos_are_enlarged_and_compared_by_keyboard(browser: Any, pages: Path)
         assert button.evaluate("(one) => one === document.activeElement")
 
 
-def test_everything_is_reached_by_tab(browser: Any, pages: Path) -> None:
-    with Tab(browser, pages / "prompts.html", 1280) as tab:
-        focusable = tab.evaluate(
-            "[...document.querySelectorAll('button, summary, a[href], [tabindex=\"0\"]')]"
-            ".filter((one) => one.checkVisibility()).length"
-        )
-        reached = set()
-        for _ in range(focusable):
+_CONTROLS = """[...document.querySelectorAll('button, summary, a[href], [tabindex="0"]')]
+  .filter((one) => one.checkVisibility())"""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_everything_is_reached_by_tab(browser: Any, pages: Path, name: str) -> None:
+    with Tab(browser, pages / f"{name}.html", 1280) as tab:
+        count = len(tab.evaluate(_CONTROLS))
+        assert count
+        for _ in range(count + 20):  # the browser adds what scrolls
             tab.keyboard.press("Tab")
-            reached.add(tab.evaluate("document.activeElement.outerHTML"))
-        assert len(reached) == focusable > 3
+            tab.evaluate("document.activeElement.dataset.reached = true")
+        assert tab.evaluate(f"{_CONTROLS}.filter((one) => !one.dataset.reached).map((one) => one.outerHTML)") == []

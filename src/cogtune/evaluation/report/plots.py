@@ -128,8 +128,8 @@ def loss_plot(training: Sequence[LossPoint], validation: Sequence[LossPoint], na
 
 @styled
 def seconds_plot(seconds: dict[str, float], narrow: bool = False) -> str:
-    """Horizontal bars of the time of each stage. "" without stages."""
-    if not seconds:
+    """Horizontal bars of the time of each stage. "" for less than two stages."""
+    if len(seconds) < 2:
         return ""
     figure, (axes,) = new_figure(NARROW if narrow else 8.6, 0.6 + 0.3 * len(seconds))
     names, values = list(seconds), list(seconds.values())
@@ -188,10 +188,11 @@ def new_figure(
 
 
 def log_axis(axes: Any) -> None:
-    """A logarithmic y axis with plain numbers."""
-    from matplotlib.ticker import NullFormatter, ScalarFormatter
+    """A logarithmic y axis with plain numbers, also if it spans less than a factor of 10."""
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(ScalarFormatter())
     axes.yaxis.set_minor_formatter(NullFormatter())
 

@@ -30,6 +30,16 @@
   reduced.addEventListener("change", () => { playing = !reduced.matches; show(); });
   show();
 
+  // Toy videos are drawn with sharp pixels. Larger ones are not: without smoothing, a picture drawn smaller gets patterns.
+  const sharpen = ({ target: media }) => {
+    media.classList.toggle("sharp", (media.videoWidth || media.naturalWidth) < media.clientWidth);
+  };
+  const watch = (media) => {
+    media.addEventListener("loadedmetadata", sharpen);
+    media.addEventListener("load", sharpen);
+    if (media.readyState || media.complete) sharpen({ target: media });
+  };
+
   const viewer = document.querySelector(".viewer");
   const picture = viewer.querySelector(".picture");
   let row = [], index = 0;
@@ -45,6 +55,7 @@
       }, { once: true });
     }
     picture.replaceChildren(media);
+    watch(media);
     const place = row.length > 1 ? ` (${index + 1} of ${row.length})` : "";
     viewer.querySelector(".viewed").textContent = (media.getAttribute("aria-label") || media.alt) + place;
     for (const name of ["previous", "next"]) viewer.querySelector(`.${name}`).hidden = row.length < 2;
@@ -62,6 +73,7 @@
 
   for (const frame of document.querySelectorAll(".frame")) {
     const media = frame.firstElementChild;
+    watch(media);
     const button = document.createElement("button");
     button.type = "button";
     button.className = "enlarge";

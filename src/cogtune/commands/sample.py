@@ -106,6 +106,8 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         ("--guidance", arguments.guidance, GUIDANCE),
     ):
         _check_range(option, values, valid)
+    if any("\ud800" <= letter <= "\udfff" for letter in arguments.negative or ""):
+        raise ConfigError("--negative: is not valid UTF-8 text")
     if arguments.name is not None and (problem := check_name(arguments.name)):
         raise ConfigError(f"--name {arguments.name!r}: {problem}")
     workspace = Workspace.by_hand(arguments.workflow)

@@ -26,6 +26,7 @@ from cogtune.work.prompt_rows import asked_prompts, file_names, rows_of
         ("mine --prompt sea --strength 0.5 nan", "--strength nan: expected a number from -10 to 10"),
         ("mine --prompt sea --steps 0", "--steps 0: expected a number from 1 to"),
         ("mine --prompt sea --guidance -1", "--guidance -1: expected a number from 0 to 100"),
+        ("mine --prompt sea --negative a\udcff", "--negative: is not valid UTF-8 text"),
         ("mine --prompt sea --name ../x", "--name '../x': invalid folder name"),
     ],
 )

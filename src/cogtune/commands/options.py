@@ -18,11 +18,18 @@ def add_workflow(command: argparse.ArgumentParser, what: str) -> None:
     """Add ``--workflow``; ``what``: the parts that the command uses."""
     command.add_argument(
         "--workflow",
-        type=Path,
+        type=_existing_file,
         default=Path("config/config.yaml"),
         metavar="FILE",
         help=f"workflow config: {what} (default: config/config.yaml)",
     )
+
+
+def _existing_file(text: str) -> Path:
+    """A path that is given must exist: with the defaults in its place, `store gc` would work on another store."""
+    if not Path(text).exists():
+        raise argparse.ArgumentTypeError(f"{text}: no such file")
+    return Path(text)
 
 
 def add_ranks(command: argparse.ArgumentParser) -> None:

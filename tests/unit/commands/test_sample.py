@@ -50,6 +50,19 @@ def test_what_is_neither_an_experiment_nor_weights(
     )
 
 
+@pytest.mark.parametrize(
+    "words",
+    ["sample mine --prompt sea", "store gc --yes", "store drop 0123456789ab", "config check", "doctor", "new mine"],
+)
+def test_a_missing_workflow_config_is_not_replaced_by_defaults(
+    words: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        main([*words.split(), "--workflow", "typo.yaml"])
+    assert "--workflow: typo.yaml: no such file" in capsys.readouterr().err
+
+
 def test_the_page(tmp_path: Path) -> None:
     """Texts are text; files have readable names; an earlier page of the name leaves nothing behind."""
     hostile = "<script>alert(1)</script>\"&'"

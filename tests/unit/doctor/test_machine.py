@@ -151,6 +151,7 @@ def test_the_disk_checks_leave_nothing_behind(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.heavy
 def test_on_this_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     workflow = tmp_path / "config.yaml"
+    workflow.write_text("experiments:\n")
     code = main(["doctor", "--json", "--ranks", "2", "--store", str(tmp_path / "store"), "--workflow", str(workflow)])
     report = json.loads(capsys.readouterr().out)
     checks = {(check["topic"], check["name"]): check for check in report["checks"]}

@@ -228,7 +228,7 @@ def test_own_prompts_of_weights(sampling: Project) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("later", "later: the training of its present config is not finished (not started)"),
+        ("later", "later: the training of its present config is not finished (not started;"),
         ("tuned --negative fog", "--negative: guidance leads away from it, but these videos are made without guidance"),
         ("tuned --image a.png", "--image: this is a text-to-video model"),
         ("tuned --frames 6", "--frames 6: the VAE makes 4k + 1 frames; expected 5 or 9"),

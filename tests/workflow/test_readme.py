@@ -16,7 +16,7 @@ ELSEWHERE = {
     ". .venv/bin/activate": "what `make setup` made",
     "cogtune weights get cogvideox-5b": "tests/unit/commands/test_weights_get, from a local server",
     'cogtune new mine --data "my clips" --model cogvideox-5b --lora --device 4090': "tests/unit/setup",
-    "cogtune plan mine": "tests/unit/setup",
+    "cogtune plan mine --device 4090": "tests/unit/setup",
     "cogtune run mine": "test_first_run, with the toy",
     "cogtune sample mine --prompts prompts.txt --strength 0 0.5 1": "test_docs_sampling, on the tiny project",
 }

@@ -96,7 +96,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         _log.info("nothing was written")
         return 0
     write(path, text, changed, experiment)
-    _next_steps(experiment, model, path)
+    _next_steps(experiment, model, answers.device, path)
     return 0
 
 
@@ -176,10 +176,12 @@ def _show(experiment: NewExperiment, data: Data, lines: Sequence[str], path: Pat
     print("\n".join(lines))
 
 
-def _next_steps(experiment: NewExperiment, model: StartModel, path: Path) -> None:
+def _next_steps(experiment: NewExperiment, model: StartModel, device: str | None, path: Path) -> None:
     _log.info("added %s to %s", experiment.name, path)
     if experiment.config.missing and not model.is_toy:
         _log.info("weights are missing: `cogtune weights get %s` downloads them", model.name)
-    _log.info(
-        "next: `cogtune plan %s` shows time and memory, `cogtune run %s` runs it", experiment.name, experiment.name
-    )
+    load = experiment.config.values["args"]["load"]
+    if isinstance(load, dict):
+        _log.info("note: it starts from the result of experiment %s, which is trained first", load["experiment"])
+    plan = shlex.join(["cogtune", "plan", experiment.name, *(["--device", device] if device else [])])
+    _log.info("next: `%s` shows time and memory, `cogtune run %s` runs it", plan, experiment.name)

@@ -138,7 +138,8 @@ def _draw_total(surveys: Sequence[Survey], machine: Machine, console: "Console")
         f"{duration(seconds)} if run serially",
         f"{size(sum(e.disk for e in known))} of disk",
     ]
-    words += [f"at most {size(peak)} {'on a device' if device.gpu else 'in a process'}"] if peak else []
+    room = f", which has {size(device.memory)}" if device.gpu and device.memory else ""
+    words += [f"at most {size(peak)} {'on a device' if device.gpu else 'in a process'}{room}"] if peak else []
     words += [f"{size(host)} of CPU memory"] if host > _WORTH_TELLING and device.gpu else []
     if machine.assumed:
         on += f" ({'1 rank' if machine.count == 1 else f'{machine.count} ranks, one on each'}; --ranks N changes it)"

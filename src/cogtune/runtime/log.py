@@ -96,11 +96,14 @@ def log_to_file(path: Path) -> Generator[None, None, None]:
 def log_of_all_starts(path: Path) -> Path:
     """The file for the log of a job that a scheduler starts, perhaps several times: ``starts/<name>`` beside ``path``, which
     becomes a link to it. Snakemake deletes a rule's log whenever the job starts, also while an earlier start still writes
-    it: so it deletes the link only. Returns ``path`` itself if it is a file, or if the file system has no links.
+    it: so it deletes the link only. A file at ``path`` is moved there. Returns ``path`` itself if that is not possible, for
+    example on a file system without links.
     """
     kept = path.parent / STARTS / path.name
     kept.parent.mkdir(parents=True, exist_ok=True)
     with suppress(OSError):
+        if path.is_file() and not path.is_symlink() and not kept.exists():
+            path.rename(kept)
         path.symlink_to(Path(STARTS, path.name))
     return kept if path.is_symlink() else path
 

@@ -70,12 +70,15 @@ def look_at(
 
 
 def reasons(rejects: Sequence[Reject]) -> list[str]:
-    """The reasons for files that are not used, most frequent first, each with its first file."""
+    """The reasons for files that are not used, most frequent first, each with its number of files and the first one."""
     first = dict[str, Reject]()
     for reject in rejects:
         first.setdefault(reject.reason.partition(":")[0], reject)
     counts = Counter(reject.reason.partition(":")[0] for reject in rejects)
-    return [f"{count} x {first[kind].name}: {first[kind].reason}" for kind, count in counts.most_common(_MAX_LISTED)]
+    return [
+        f"{f'{count} files, e.g. ' if count > 1 else ''}{first[kind].name}: {first[kind].reason}"
+        for kind, count in counts.most_common(_MAX_LISTED)
+    ]
 
 
 def _folder(written: str, option: str) -> Path:

@@ -4,6 +4,7 @@ import logging
 import os
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 from cogtune.evaluation.report.gather import loss_curves
@@ -67,7 +68,7 @@ class TrainingPage:
         before = time.monotonic()
         try:
             self._write(running, draw)
-        except OSError as error:
+        except Exception as error:  # whatever matplotlib raises
             self._failed = True
             _log.warning("[train] the page with the loss is not renewed any more: %s", error)
         spent = time.monotonic() - before
@@ -89,4 +90,9 @@ def _short(path: Path) -> str:
 def _link(path: Path, target: Path) -> None:
     temporary = path.with_name(f".{uuid.uuid4().hex}")
     temporary.symlink_to(os.path.relpath(target.absolute(), path.parent.absolute()))
-    os.replace(temporary, path)
+    try:
+        os.replace(temporary, path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()
+        raise

@@ -195,8 +195,8 @@ def _require_finished(workspace: Workspace, name: str, train: Slice) -> None:
         else ""
     )
     raise UserError(
-        f"{name}: the training of its present config is not finished ({state}), and a checkpoint cannot be sampled; run "
-        f"first:\n  snakemake --cores all experiment_{name}{earlier}"
+        f"{name}: the training of its present config is not finished ({state}; `cogtune plan {name}` says why), and a "
+        f"checkpoint cannot be sampled; run first:\n  cogtune run {name}{earlier}"
     )
 
 

@@ -42,7 +42,7 @@ def toy() -> Toy:
 
 def test_recipes_are_found_in_all_places() -> None:
     places = set[str]().union(*printed().values())
-    assert {"README.md", "image_to_video.md", "plan.md", "lora.yaml"} <= places
+    assert {"experiments.md", "image_to_video.md", "plan.md", "lora.yaml"} <= places
     assert any("lora" in name for files in printed() for name in files)
 
 

@@ -83,6 +83,9 @@ def test_from_clips_to_a_report(clone: Path) -> None:
     assert "results/demo" not in run.stderr, "only what was asked for is run"
     assert "weights" not in run.stderr, "the experiment `real`, whose weights are missing, keeps no other from running"
 
+    (watched,) = re.findall(r"^tail .*", (REPO / "docs/report.md").read_text(), re.MULTILINE)
+    assert "20/20 steps" in typed(clone, watched).stdout
+
     again = typed(clone, "snakemake --cores 1 experiment_mine")
     assert "Nothing to be done" in again.stdout + again.stderr
     assert "up to date: nothing to run (4 clips, 4 captions, 20 steps)" in typed(clone, "cogtune plan mine").stdout

@@ -17,6 +17,7 @@ from cogtune.runtime.paths import inside, named_folder
 from cogtune.stages.job import Job
 from cogtune.stages.report_setup import About
 from cogtune.stages.run_counts import RunCounts
+from cogtune.stages.watch_training import link_views
 from cogtune.work import training_log
 from cogtune.work.inputs import ReportInput, SampleInput
 from cogtune.work.results import read_index, read_summary
@@ -62,6 +63,8 @@ def run(job: Job[ReportInput]) -> RunCounts:
     }
     if data.data:
         texts["clips.csv"] = gather.clips_csv(data.data.each)
+    if "train" in job.upstream:
+        link_views(job.results, target(job), job.upstream["train"])
     publish(target(job), job.key, texts, _links(job), files=_files(job, figures.samples, names))
     return RunCounts(made=1, reused=0)
 

@@ -23,6 +23,19 @@ _SHARE = 0.02
 _log = logging.getLogger(__name__)
 
 
+def link_views(results: Path, folder: Path, key: str) -> None:
+    """Let the links in the experiment's ``folder`` lead to the page and the log of the training ``key``. A link to another
+    training is removed if this one ran elsewhere."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for suffix in (".html", ".log"):
+        view = results / ".logs" / f"train-{key}{suffix}"
+        path = folder / f"training{suffix}"
+        if view.exists():
+            _link(path, view)
+        elif path.is_symlink():
+            path.unlink()
+
+
 class TrainingPage:
     """Writes `results/.logs/train-<key>.html`, and links to it and to the log in the folder of the experiment. A failure to
     write them is logged once and never stops the training."""

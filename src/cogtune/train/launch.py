@@ -27,6 +27,8 @@ _log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 5.0
+_SAME_SECONDS = 1.0
+"""Two SIGINT within this time are one Ctrl-C."""
 
 
 def run_ranks(
@@ -87,14 +89,20 @@ def _start(
 @contextmanager
 def forwarding_stops(processes: list[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
     """Within the context, SIGTERM and the first SIGINT (Ctrl-C) are added to the yielded list, and the ranks get SIGTERM:
-    they save a checkpoint after their step. A second Ctrl-C raises KeyboardInterrupt. Outside the main thread signals are
+    they save a checkpoint after their step. A second Ctrl-C raises KeyboardInterrupt; a launcher such as torchrun passes on
+    the first one, which the terminal has sent already, so a second within a second is the same. Outside the main thread signals are
     not caught; a SIGINT that the shell ignores (a job in the background) stays ignored."""
     received: list[int] = []
+    interrupted_at: list[float] = []
 
     def forward(number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and signal.SIGINT in received:
-            raise KeyboardInterrupt
+            if time.monotonic() - interrupted_at[0] > _SAME_SECONDS:
+                raise KeyboardInterrupt
+            return
         received.append(number)
+        if number == signal.SIGINT:
+            interrupted_at.append(time.monotonic())
         for process in processes:
             with suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)

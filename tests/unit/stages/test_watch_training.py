@@ -83,3 +83,16 @@ def test_a_page_that_cannot_be_written_stops_nothing(
     page.advance(1, 2)
     page.end()
     assert "no page with the loss" in caplog.text
+
+
+def test_a_report_links_to_its_own_training(tmp_path: Path) -> None:
+    """Also after a training under another config; a link to a training that ran elsewhere is removed."""
+    folder, logs = tmp_path / "tiny", tmp_path / ".logs"
+    folder.mkdir()
+    logs.mkdir()
+    for suffix in (".html", ".log"):
+        (folder / f"training{suffix}").symlink_to(f"../.logs/train-old{suffix}")
+    (logs / "train-new.html").write_text("the page")
+    watch_training.link_views(tmp_path, folder, "new")
+    assert (folder / "training.html").read_text() == "the page"
+    assert not (folder / "training.log").is_symlink()

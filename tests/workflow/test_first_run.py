@@ -35,7 +35,7 @@ def printed_commands(clone: Path) -> None:
     assert len(table) >= 8
     assert len(printed) >= 6
     words = [shlex.split(line)[1:] for line in (*table, *printed)]
-    rest = [line for line in words if line[0] not in ("new", "run", "doctor") and line != ["plan", "mine"]]
+    rest = [line for line in words if line[0] not in ("new", "run", "sample", "doctor") and line != ["plan", "mine"]]
     script = (
         "import sys, json; from cogtune.__main__ import main; print([l for l in json.loads(sys.argv[1]) if main(l)])"
     )
@@ -82,6 +82,10 @@ def test_from_clips_to_a_report(clone: Path) -> None:
     assert json.loads((clone / "results/mine/metrics.json").read_text())["samples.count"] == 4
     assert "results/demo" not in run.stderr, "only what was asked for is run"
     assert "weights" not in run.stderr, "the experiment `real`, whose weights are missing, keeps no other from running"
+
+    (clone / "prompts.txt").write_text("a rabbit waves\n")
+    typed(clone, sample.replace("--strength 0 0.5 1", "--strength 0 1"))  # the toy trains all weights
+    assert len(list((clone / "results/mine/prompts/prompts/videos").glob("*.mp4"))) == 2
 
     (watched,) = re.findall(r"^tail .*", (REPO / "docs/report.md").read_text(), re.MULTILINE)
     assert "20/20 steps" in typed(clone, watched).stdout

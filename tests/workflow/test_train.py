@@ -197,6 +197,7 @@ def test_sigkill_and_a_damaged_checkpoint_change_no_byte(uninterrupted: Training
 
 def test_ctrl_c_and_sigterm_checkpoint_and_the_same_ranks_resume(uninterrupted: Training, caches: Path) -> None:
     training = Training(caches / "terminated", changes=SETTINGS)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # children of a background job would ignore it
     assert training.interrupt(signal.SIGINT, at_step=5) in (130, -signal.SIGINT)
     by_ctrl_c = len(training.losses())
     assert training.checkpoints()[-1].name == f"step-{by_ctrl_c:08d}"

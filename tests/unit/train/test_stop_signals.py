@@ -13,6 +13,7 @@ def test_a_second_ctrl_c_ends_at_once_but_not_a_copy_of_the_first(monkeypatch: p
     """torchrun sends its workers the SIGINT that the terminal has sent them already."""
     now = [100.0]
     monkeypatch.setattr(launch.time, "monotonic", lambda: now[0])
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
     before = signal.getsignal(signal.SIGINT)
     with forwarding_stops([]) as received:
         os.kill(os.getpid(), signal.SIGINT)

@@ -4,7 +4,8 @@ One clip, bf16, random weights, at the size each family was published for (tests
 all layers and everything else frozen: what `config/*_lora.yaml` trains, without the optimizer. For each policy of
 args.checkpoint_activations it prints the seconds of forward and backward pass, the share of the card's peak that this
 is by the FLOPs of `cogtune plan`, and the bytes that the step keeps and needs at its highest point, beside the plan's
-estimate. diffusers with the same adapters (peft) is the peer, in the same process. --compile adds rows in which each
+estimate. diffusers with the same adapters (peft) is the peer, in the same process. With --rank 0 all
+weights train, and the peak includes their gradients, which the plan counts apart. --compile adds rows in which each
 layer is compiled by torch.compile(fullgraph=True). A row that does not fit the card says so. Nothing fails.
 """
 

@@ -21,6 +21,20 @@ _DIFFUSERS_EXTRAS = ("model_index.json", "scheduler/*", "LICENSE*")
 
 
 @dataclass(frozen=True)
+class ClipForm:
+    """Clips that a model was published for: (height, width) in pixels, frames, frames per second."""
+
+    size: tuple[int, int]
+    frames: int
+    fps: int
+
+
+FIRST = ClipForm((480, 720), 49, 8)
+NEWER = ClipForm((768, 1360), 81, 16)
+"""Of CogVideoX1.5, whose patches have two frames."""
+
+
+@dataclass(frozen=True)
 class Licence:
     """``name`` as in the metadata of exports; ``link`` to its text; ``note``: one sentence for commercial users."""
 

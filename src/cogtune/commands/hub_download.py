@@ -7,7 +7,6 @@ a 10 GB file, the last byte could be lost twice. A file appears under its name a
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
 from collections.abc import Generator, Iterable, Sequence
@@ -19,6 +18,7 @@ from cogtune.config.hub_paths import COMMIT, is_plain_path
 from cogtune.errors import UserError
 from cogtune.runtime.atomic import sync
 from cogtune.runtime.digest import file_digest
+from cogtune.runtime.directory import alone_in
 from cogtune.runtime.paths import quoted
 
 _PARTIAL = ".incomplete"
@@ -157,22 +157,18 @@ def _verify(path: Path, file: HubFile) -> tuple[str, str]:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Generator[None, None, None]:
-    """One process at a time downloads into a folder; the system releases the lock of a dead one."""
+    """One process at a time downloads into a folder."""
     partial = folder / _PARTIAL
     if partial.is_symlink():
         raise UserError(f"{partial}: a symbolic link; remove it. Unfinished downloads are kept there")
-    partial.mkdir(exist_ok=True)
-    with (partial / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise
-            raise UserError(f"{folder}: another process downloads into this folder; wait for it") from None
-        yield
-        (partial / "lock").unlink()
-        with contextlib.suppress(OSError):  # unfinished files of another revision are kept
-            partial.rmdir()
+    try:
+        with alone_in(folder, wait=False):
+            partial.mkdir(exist_ok=True)
+            yield
+            with contextlib.suppress(OSError):  # unfinished files of another revision are kept
+                partial.rmdir()
+    except BlockingIOError:
+        raise UserError(f"{folder}: another process downloads into this folder; wait for it") from None
 
 
 @contextlib.contextmanager

@@ -5,17 +5,15 @@ records commit, sizes and sha256 in ``weights/pins.json``. Everything else reads
 version control. The pin of a branch stays on its commit until `weights get --update`.
 """
 
-import fcntl
 import json
 import os
 import re
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from cogtune.errors import UserError
+from cogtune.runtime.directory import alone_in
 from cogtune.runtime.paths import inside, quoted
 from cogtune.runtime.typed_json import is_mapping
 
@@ -149,7 +147,7 @@ class Pins:
     def write(self, name: str, pin: Pin) -> None:
         """Add or replace one pin. Those that other processes write meanwhile are kept."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(self.path.parent):
+        with alone_in(self.path.parent, wait=True):
             self._write(name, pin)
 
     def _write(self, name: str, pin: Pin) -> None:
@@ -164,18 +162,6 @@ class Pins:
             for each, pin in pins.items()
         }
         write_json(self.path, {"format": _FORMAT, "pins": entries})
-
-
-@contextmanager
-def _alone(folder: Path) -> Generator[None, None, None]:
-    """One process at a time. The lock is that of the folder itself, so no file is left beside the pins."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        with suppress(OSError):  # a file system without such locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,21 @@ def _follow_umask(path: Path) -> None:
         path.chmod(wanted)
 
 
+def replace_link(path: Path, target: Path) -> None:
+    """Make ``path`` a link to ``target``, in place of a link that may be there. It is relative, so that both can move
+    together."""
+    temporary = path.with_name(f".{uuid.uuid4().hex}")
+    temporary.symlink_to(
+        os.path.relpath(target.absolute(), path.parent.absolute()), target_is_directory=target.is_dir()
+    )
+    try:
+        os.replace(temporary, path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+
+
 def write_changed(path: str | os.PathLike[str], text: str) -> None:
     """Like `write_text`, but skip files that already contain ``text``: a finished store needs no write permission."""
     with suppress(OSError):

@@ -1,14 +1,16 @@
-"""Allow one Snakemake at a time in a working directory.
+"""Locks of the kernel, which end with the process: one Snakemake at a time in a working directory, one process at a time in a
+folder outside of the store.
 
-Snakemake's own lock is a file, which remains after a SIGKILL or a power cut until `snakemake --unlock`. This lock is held
-by the kernel and ends with the process. It prevents two runs from starting the same jobs; data is safe without it,
+Snakemake's own lock is a file, which remains after a SIGKILL or a power cut until `snakemake --unlock`. `hold_directory` is held
+by the kernel. It prevents two runs from starting the same jobs; data is safe without it,
 because every stage holds the lock of its folder in the store.
 """
 
 import errno
 import fcntl
 import os
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from stat import S_ISREG
 from typing import IO
@@ -55,6 +57,23 @@ def hold_directory(path: Path) -> None:
         stream.write(f"{os.getpid()}\n")
         stream.flush()
     _HELD[path.absolute()] = stream
+
+
+@contextmanager
+def alone_in(folder: Path, *, wait: bool) -> Generator[None, None, None]:
+    """One process at a time, of those on this machine. The lock is that of the folder itself, so it leaves no file. Raises
+    BlockingIOError if another process is in it, unless ``wait``. No lock is taken on a file system without locks."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _not_a_file(path: Path) -> UserError:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from cogtune.checkpoints.published import MODELS, PublishedModel
+from cogtune.checkpoints.published import FIRST, MODELS, NEWER, PublishedModel
 from cogtune.config.key_types import nearest
 from cogtune.errors import UserError
 
@@ -61,13 +61,13 @@ _TOY = StartModel(
 
 
 def _start(model: PublishedModel) -> StartModel:
-    newer = "1.5" in model.name
+    clips = NEWER if "1.5" in model.name else FIRST
     return StartModel(
         model.name,
         model.title,
-        (768, 1360) if newer else (480, 720),
-        81 if newer else 49,
-        16 if newer else 8,
+        clips.size,
+        clips.frames,
+        clips.fps,
         _SKIP,
         "fp16" if model.name.endswith("2b") else "bf16",
         # The rate of sft.yaml is for full tuning, so a LoRA file follows it.

@@ -3,13 +3,11 @@
 import logging
 import os
 import time
-import uuid
-from contextlib import suppress
 from pathlib import Path
 
 from cogtune.evaluation.report.gather import loss_curves
 from cogtune.evaluation.report.training_page import RELOAD_SECONDS, State, render
-from cogtune.runtime.atomic import write_text
+from cogtune.runtime.atomic import replace_link, write_text
 from cogtune.runtime.paths import named_folder
 from cogtune.stages.job import Job
 from cogtune.train.rank_log import RANK_LOG
@@ -31,7 +29,7 @@ def link_views(results: Path, folder: Path, key: str) -> None:
         view = results / ".logs" / f"train-{key}{suffix}"
         path = folder / f"training{suffix}"
         if view.exists():
-            _link(path, view)
+            replace_link(path, view)
         elif path.is_symlink():
             path.unlink()
 
@@ -57,8 +55,8 @@ class TrainingPage:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._write(running=True, draw=False)
-            _link(self.folder / "training.html", self.path)
-            _link(self.folder / "training.log", self._log_path)
+            replace_link(self.folder / "training.html", self.path)
+            replace_link(self.folder / "training.log", self._log_path)
         except OSError as error:
             self._failed = True
             _log.warning("[train] no page with the loss: %s", error)
@@ -98,14 +96,3 @@ class TrainingPage:
 def _short(path: Path) -> str:
     """Relative to the current folder if it is inside."""
     return os.path.relpath(path) if path.resolve().is_relative_to(Path.cwd()) else str(path)
-
-
-def _link(path: Path, target: Path) -> None:
-    temporary = path.with_name(f".{uuid.uuid4().hex}")
-    temporary.symlink_to(os.path.relpath(target.absolute(), path.parent.absolute()))
-    try:
-        os.replace(temporary, path)
-    except OSError:
-        with suppress(OSError):
-            temporary.unlink()
-        raise

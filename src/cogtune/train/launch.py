@@ -89,9 +89,9 @@ def _start(
 @contextmanager
 def forwarding_stops(processes: list[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
     """Within the context, SIGTERM and the first SIGINT (Ctrl-C) are added to the yielded list, and the ranks get SIGTERM:
-    they save a checkpoint after their step. A second Ctrl-C raises KeyboardInterrupt; a launcher such as torchrun passes on
-    the first one, which the terminal has sent already, so a second within a second is the same. Outside the main thread signals are
-    not caught; a SIGINT that the shell ignores (a job in the background) stays ignored."""
+    they save a checkpoint after their step. A second Ctrl-C raises KeyboardInterrupt, unless it comes within a second:
+    torchrun passes on the SIGINT that the terminal has sent already. Outside the main thread signals are not caught. A
+    SIGINT that the shell ignores (a job in the background) stays ignored."""
     received: list[int] = []
     interrupted_at: list[float] = []
 

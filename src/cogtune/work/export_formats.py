@@ -7,8 +7,7 @@ from cogtune.config.build import params_of
 from cogtune.config.diffusers_limits import refusal
 from cogtune.config.schema.dit import DiffusionTransformerParams
 
-COMFYUI = "comfyui_lora"
-BESIDE_DEFAULT = {"diffusers_lora": (COMFYUI,)}
+BESIDE_DEFAULT = {"diffusers_lora": ("comfyui_lora",)}
 """Default format -> formats that are always written beside it."""
 
 
@@ -19,5 +18,6 @@ def export_formats(values: Mapping[str, Any]) -> list[str]:
     network = params_of(values["model"]["network_config"])
     if not isinstance(network, DiffusionTransformerParams):
         return formats
-    is_lora = bool(network.modules.get("lora_config")) and refusal(network) is None
-    return [*formats, COMFYUI] if is_lora and COMFYUI not in formats else formats
+    if not network.modules.get("lora_config") or refusal(network) is not None:
+        return formats
+    return list(dict.fromkeys([*formats, *BESIDE_DEFAULT["diffusers_lora"]]))

@@ -10,6 +10,7 @@ from typing import Any
 
 from cogtune.checkpoints import Header, fit, kinds, read_header
 from cogtune.checkpoints.lora import PROJECTIONS, read_lora
+from cogtune.checkpoints.published import FIRST, NEWER
 from cogtune.config.geometry import NETWORK_PREFIX, PIXELS_PER_LATENT, latent_frames
 from cogtune.config.merge import Config
 from cogtune.config.overrides import parse_overrides
@@ -149,13 +150,10 @@ def _published_size(config: Config) -> list[str]:
     if is_mapping(config.raw.get("data")) or any(f"sampling_{name}" in args for name in _SIZES):
         return []
     network = config.values["model"]["network_config"]["params"]
-    later = network["patch_size"][0] > 1  # CogVideoX1.5, whose latent_height and latent_width are the largest possible
-    size = (
-        [768, 1360]
-        if later
-        else [network["latent_height"] * PIXELS_PER_LATENT, network["latent_width"] * PIXELS_PER_LATENT]
-    )
-    values = (size, latent_frames(network["num_frames"]), 16 if later else 8)
+    clips, size = FIRST, [network["latent_height"] * PIXELS_PER_LATENT, network["latent_width"] * PIXELS_PER_LATENT]
+    if network["patch_size"][0] > 1:  # CogVideoX1.5, whose latent_height and latent_width are the largest possible
+        clips, size = NEWER, list(NEWER.size)
+    values = (size, latent_frames(network["num_frames"]), clips.fps)
     return [f"args.sampling_{name}={value}" for name, value in zip(_SIZES, values, strict=True)]
 
 

@@ -1,7 +1,6 @@
 """Downloads where the machine refuses: no server is asked, the request itself is replaced where it would fail."""
 
 import errno
-import fcntl
 import hashlib
 import io
 import sys
@@ -12,6 +11,7 @@ import pytest
 from cogtune.commands import hub_download, weights_get
 from cogtune.commands.hub_download import HubFile, Listing, download
 from cogtune.errors import UserError
+from cogtune.runtime.directory import alone_in
 
 COMMIT = "0123456789" * 4
 CONTENT = b"ten bytes!"
@@ -61,11 +61,10 @@ def test_other_errors_of_the_disk_are_not_blamed_on_the_hub(tmp_path: Path, monk
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
-    (tmp_path / ".incomplete").mkdir()
-    with (tmp_path / ".incomplete/lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with alone_in(tmp_path, wait=False):
         with pytest.raises(UserError, match="another process downloads into this folder"):
             download(LISTING, LISTING.files, tmp_path)
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_unfinished_files_are_not_written_through_a_link(tmp_path: Path) -> None:

@@ -84,6 +84,7 @@ def test_validation_clips(clone: Path) -> None:
     assert {"args.train_data=[both/train]", "args.valid_data=[both/valid]"} <= set(read(clone)["mine"]["set"])  # pyright: ignore
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [

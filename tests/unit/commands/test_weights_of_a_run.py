@@ -51,6 +51,7 @@ def test_computed_tables_may_be_missing(family: str, tmp_path: Path) -> None:
     assert [name for name in computed if not torch.equal(loaded[name], computed[name])] == []
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("write", [final, checkpoint])
 def test_inspect_and_convert_read_a_full_training(
     write: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]

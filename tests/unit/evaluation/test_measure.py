@@ -54,6 +54,7 @@ def test_controls_that_were_not_sampled_are_absent():
     assert found["samples.count"] == 2
 
 
+@pytest.mark.heavy
 def test_one_answer_for_all_captions_is_right_once():
     _, found = evaluated({(clip, "base"): CLIPS["bb"] for clip in CLIPS})
     assert found["samples.retrieval_accuracy_base"] == pytest.approx(1 / 3, abs=1e-4)

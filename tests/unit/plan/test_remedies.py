@@ -26,6 +26,7 @@ def of(stage: str, config: dict[str, Any]) -> Any:
     return cost_of(STAGES[stage])(Costs(config))
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("ranks", [1, 4])
 def test_each_helps_and_the_best_is_first(model: str, ranks: int) -> None:

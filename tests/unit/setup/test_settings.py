@@ -37,6 +37,7 @@ def chosen_or_refused(asked: Wish) -> tuple[NewExperiment | None, str]:
         return None, str(error)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("lora", [True, False])
 def test_what_is_chosen_fits(model: str, lora: bool, tmp_path: Path) -> None:
@@ -72,6 +73,7 @@ def test_what_does_not_fit_names_what_would() -> None:
         choose(wish("cogvideox-5b", "16GB", lora=False))
 
 
+@pytest.mark.heavy
 def test_more_memory_never_chooses_a_slower_setting() -> None:
     order = ["selective", "attention", "full"]
     for model in MODELS:

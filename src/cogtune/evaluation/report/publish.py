@@ -1,14 +1,12 @@
 """Publishes a report in results/<experiment>/, so that the folder always matches the current config."""
 
 import json
-import os
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cogtune.errors import UserError
-from cogtune.runtime.atomic import write_text
+from cogtune.runtime.atomic import replace_link, write_text
 from cogtune.runtime.paths import inside
 
 MARKER, PAGE = ".published-", ".page-"
@@ -77,6 +75,4 @@ def _link(path: Path, target: Path) -> None:
     if path.exists() and not path.is_symlink():
         kind = "folder" if path.is_dir() else "file"
         raise UserError(f"{path}: is a {kind}, but the report needs this name for a link; move or rename the {kind}")
-    temporary = path.with_name(f".{uuid.uuid4().hex}")
-    temporary.symlink_to(os.path.relpath(target, path.parent), target_is_directory=target.is_dir())
-    os.replace(temporary, path)
+    replace_link(path, target)

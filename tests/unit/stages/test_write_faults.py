@@ -97,6 +97,8 @@ def content(root: Path) -> dict[str, Any]:
         index = path.name == "index.json" and "/export/" not in name
         if index or "/locks/" in name or path.name in ("memo.jsonl", "timings.json", "hashes.json"):
             continue
+        if name.startswith("results/.logs/starts/"):
+            continue  # where a log is kept; without links, beside that folder
         if path.name.startswith("training.") or (name.startswith("results/.logs/") and path.suffix == ".html"):
             continue  # a view of the training, which goes on without it
         if path.suffix == ".log" or name.endswith("report.html"):

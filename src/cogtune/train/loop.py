@@ -18,25 +18,23 @@ from cogtune.errors import UserError
 from cogtune.train import checkpoint
 from cogtune.train.engine import take_step
 from cogtune.train.feed import Feed, MicroBatch, Prefetch, StepFeed
+from cogtune.train.micro_loss import micro_loss
 from cogtune.train.schedule import Schedule
 from cogtune.train.skipped import Skipped, Skips
+from cogtune.train.validation import Validation
 from cogtune.work.batches import BatchPlan
-from cogtune.work.training_log import StepRow, TrainingLog, ValidationRow
+from cogtune.work.training_log import StepRow, TrainingLog
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Intervals:
-    """Intervals in steps, 0 for never: ``save`` a checkpoint (and keep the newest ``keep``), ``log``, ``evaluate`` with
-    ``evaluate_draws`` draws in batches of ``evaluate_batch``."""
+    """Intervals in steps, 0 for never: ``save`` a checkpoint (and keep the newest ``keep``), ``log``."""
 
     save: int
     keep: int
     log: int
-    evaluate: int = 0
-    evaluate_batch: int = 1
-    evaluate_draws: int = 0
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ class Loop:
     engine: Any
     loss: VideoDiffusionLoss
     feed: Feed
-    validation: Feed | None
+    validation: Validation | None
     plan: BatchPlan
     schedule: Schedule
     steps: int
@@ -96,7 +94,8 @@ class Loop:
                 waited = time.perf_counter() - started
                 outcome = self._step(step, micro_batches, step_feed)
                 self._record(outcome, time.perf_counter() - started, waited)
-                self._evaluate(step + 1)
+                if self.validation is not None:
+                    self.validation.run(step + 1, self.training_log)
                 done = step + 1 == self.steps
                 too_many = self.skips.too_many(self.steps if done else None)
                 save_due = self.intervals.save and (step + 1) % self.intervals.save == 0
@@ -116,7 +115,7 @@ class Loop:
         for draws, positions in zip(micro_batches, self._positions(), strict=True):
             # Dropout, if a LoRA has it, is the only draw from torch's global generator.
             torch.manual_seed(generator(self.feed.seed, "dropout", step, positions[0]).initial_seed())
-            loss_B = self._loss(draws)
+            loss_B = micro_loss(self.engine, self.loss, draws.to(self.device))
             self.engine.backward(loss_B.mean())
             losses.append(loss_B.detach())
             if len(losses) < self.plan.accumulation:
@@ -131,19 +130,6 @@ class Loop:
             skipped = Skipped(step + 1, why, step_feed.clips(step, bad or range(self.plan.global_batch)))
             self.skips.steps.append(skipped)
         return Step(step + 1, loss, rate, update.norm, stop, skipped, update.overflowed)
-
-    def _loss(self, draws: MicroBatch) -> Tensor:
-        draws = draws.to(self.device)
-        offset_B = draws.offset_B if self.loss.params.offset_noise_level else None
-        return self.loss(
-            self.engine,
-            draws.x0_BTCHW,
-            draws.context_BLD,
-            draws.index_B,
-            draws.noise_BTCHW,
-            concat=draws.concat_BTCHW,
-            offset_B=offset_B,
-        )
 
     def _positions(self) -> list[range]:
         return [self.plan.positions(self.rank, k) for k in range(self.plan.accumulation)]
@@ -182,33 +168,6 @@ class Loop:
         if self.intervals.log and outcome.number % self.intervals.log == 0:
             figures = f"loss {outcome.loss:.5f}  lr {outcome.rate:.3g}  grad norm {outcome.norm:.4g}  {seconds:.3f} s"
             _log.info("step %d/%d  %s", outcome.number, self.steps, figures)
-
-    def _evaluate(self, step: int) -> None:
-        if self.validation is None or not self.intervals.evaluate or step % self.intervals.evaluate:
-            return
-        loss = self.validation_loss(self.validation)
-        if self.training_log is not None and math.isfinite(loss):
-            self.training_log.add(ValidationRow(step, loss))
-        elif self.training_log is not None:
-            _log.warning("step %d: the validation loss is %s; it is not logged", step, loss)
-
-    @torch.no_grad()
-    def validation_loss(self, feed: Feed) -> float:
-        """Mean loss over fixed draws: the same noise every time, one timestep per stratum, no dropout of conditions."""
-        total, size = self.intervals.evaluate_draws, self.intervals.evaluate_batch
-        chunks = [range(first, min(first + size, total)) for first in range(0, total, size)]
-        sums = torch.zeros(2, dtype=torch.float64, device=self.device)
-        self.engine.eval()
-        # With ZeRO-3 a forward pass is collective, so all ranks run the same number; surplus results are not counted.
-        for turn in range(-(-len(chunks) // self.plan.ranks)):
-            index = turn * self.plan.ranks + self.rank
-            chunk = chunks[min(index, len(chunks) - 1)]
-            loss_B = self._loss(feed.validation_batch([j % len(feed.data) for j in chunk], chunk, total))
-            if index < len(chunks):
-                sums += torch.stack([loss_B.double().sum(), torch.tensor(float(len(chunk)), device=self.device)])
-        self.engine.train()
-        dist.all_reduce(sums)
-        return float(sums[0] / sums[1])
 
     def _save(self, step: int) -> None:
         if self.training_log is not None:

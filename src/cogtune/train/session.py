@@ -39,7 +39,8 @@ from cogtune.train.loop import Intervals, Loop
 from cogtune.train.schedule import Schedule
 from cogtune.train.skipped import Skips
 from cogtune.train.stop import StopRequest
-from cogtune.work.batches import plan_batches, total_steps
+from cogtune.train.validation import Validation
+from cogtune.work.batches import BatchPlan, plan_batches, total_steps
 from cogtune.work.content_hashes import Source, proven
 from cogtune.work.inputs import TrainInput
 from cogtune.work.results import TrainSummary
@@ -122,11 +123,11 @@ def _set_up(
         engine=engine,
         loss=loss,
         feed=_feed(plan, settings, plan.pairs, module, loss),
-        validation=_feed(plan, settings, plan.validation_pairs, module, loss) if plan.validation_pairs else None,
+        validation=_validation(plan, settings, engine, module, loss, batches, rank_info),
         plan=batches,
         schedule=_schedule(settings, steps),
         steps=steps,
-        intervals=_intervals(settings, batches.micro),
+        intervals=Intervals(settings.save_interval, settings.keep_checkpoints, settings.log_interval),
         folder=Path(plan.folder) / "checkpoints",
         rank=rank_info.rank,
         device=rank_info.device,
@@ -189,15 +190,28 @@ def _schedule(settings: TrainInput, steps: int) -> Schedule:
     )
 
 
-def _intervals(settings: TrainInput, micro: int) -> Intervals:
-    size = settings.eval_batch_size or micro
-    return Intervals(
-        save=settings.save_interval,
-        keep=settings.keep_checkpoints,
-        log=settings.log_interval,
-        evaluate=settings.eval_interval or 0,
-        evaluate_batch=size,
-        evaluate_draws=size * settings.eval_iters,
+def _validation(
+    plan: Plan,
+    settings: TrainInput,
+    engine: Any,
+    module: nn.Module,
+    loss: VideoDiffusionLoss,
+    batches: BatchPlan,
+    rank_info: RankInfo,
+) -> Validation | None:
+    if not plan.validation_pairs or not settings.eval_interval:
+        return None
+    size = settings.eval_batch_size or batches.micro
+    return Validation(
+        engine=engine,
+        loss=loss,
+        feed=_feed(plan, settings, plan.validation_pairs, module, loss),
+        rank=rank_info.rank,
+        ranks=rank_info.ranks,
+        device=rank_info.device,
+        interval=settings.eval_interval,
+        batch=size,
+        draws=size * settings.eval_iters,
     )
 
 

@@ -1,6 +1,5 @@
 """The training loop."""
 
-import logging
 import math
 import time
 from collections.abc import Callable
@@ -19,44 +18,25 @@ from cogtune.train import checkpoint
 from cogtune.train.engine import take_step
 from cogtune.train.feed import Feed, MicroBatch, Prefetch, StepFeed
 from cogtune.train.micro_loss import micro_loss
+from cogtune.train.monitor import Monitor, Step
 from cogtune.train.schedule import Schedule
 from cogtune.train.skipped import Skipped, Skips
 from cogtune.train.validation import Validation
 from cogtune.work.batches import BatchPlan
-from cogtune.work.training_log import StepRow, TrainingLog
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Intervals:
-    """Intervals in steps, 0 for never: ``save`` a checkpoint (and keep the newest ``keep``), ``log``."""
+    """Intervals in steps, 0 for never: ``save`` a checkpoint (and keep the newest ``keep``)."""
 
     save: int
     keep: int
-    log: int
-
-
-@dataclass(frozen=True)
-class Step:
-    """The outcome of one step. ``number`` from 1; ``loss``: mean over the global batch; ``norm``: of the gradient before
-    clipping. ``skipped``: loss or gradient was not finite, so nothing was updated; ``overflowed``: nothing was updated
-    because DeepSpeed is searching for a scale of the fp16 loss."""
-
-    number: int
-    loss: float
-    rate: float
-    norm: float
-    stop: bool
-    skipped: Skipped | None = None
-    overflowed: bool = False
 
 
 @dataclass
 class Loop:
-    """The training loop of one rank. ``training_log`` exists on the first rank only.
+    """The training loop of one rank.
 
-    ``on_step(step, loss, lr)`` is called on the first rank after each step, with None for a loss that is not finite.
     ``stopping()`` returns whether this rank received SIGTERM. Random draws depend only on (seed, step, position in the
     global batch). ``skips``: the skipped steps and their allowed number.
     """
@@ -72,8 +52,7 @@ class Loop:
     folder: Path
     rank: int
     device: torch.device
-    training_log: TrainingLog | None = None
-    on_step: Callable[[int, float | None, float], None] = lambda step, loss, lr: None
+    monitor: Monitor
     stopping: Callable[[], bool] = lambda: False
     skips: Skips = field(default_factory=lambda: Skips(0))
 
@@ -93,9 +72,9 @@ class Loop:
                 micro_batches = next(batch_iterator)
                 waited = time.perf_counter() - started
                 outcome = self._step(step, micro_batches, step_feed)
-                self._record(outcome, time.perf_counter() - started, waited)
+                self.monitor.step(outcome, time.perf_counter() - started, waited)
                 if self.validation is not None:
-                    self.validation.run(step + 1, self.training_log)
+                    self.validation.run(step + 1, self.monitor)
                 done = step + 1 == self.steps
                 too_many = self.skips.too_many(self.steps if done else None)
                 save_due = self.intervals.save and (step + 1) % self.intervals.save == 0
@@ -145,32 +124,7 @@ class Loop:
         losses_RKB = by_rank[:, :-1].view(self.plan.ranks, self.plan.accumulation, self.plan.micro)
         return losses_RKB.transpose(0, 1).flatten().tolist(), bool(by_rank[:, -1].any())
 
-    def _record(self, outcome: Step, seconds: float, waited: float) -> None:
-        if self.training_log is None:
-            return
-        skipped = outcome.skipped
-        if skipped is not None:
-            clips = self.skips.describe(skipped.clips)
-            _log.warning("step %d was skipped because %s; its clips: %s", outcome.number, skipped.why, clips)
-        row = StepRow(
-            step=outcome.number,
-            skipped=skipped.why if skipped else None,
-            clips=skipped.clips if skipped else None,
-            loss=None if skipped else outcome.loss,
-            overflow=True if outcome.overflowed else None,
-            lr=outcome.rate,
-            grad_norm=outcome.norm,
-            seconds=round(seconds, 6),
-            data_wait=round(waited, 6),
-        )
-        self.training_log.add(row)
-        self.on_step(outcome.number, outcome.loss if math.isfinite(outcome.loss) else None, outcome.rate)
-        if self.intervals.log and outcome.number % self.intervals.log == 0:
-            figures = f"loss {outcome.loss:.5f}  lr {outcome.rate:.3g}  grad norm {outcome.norm:.4g}  {seconds:.3f} s"
-            _log.info("step %d/%d  %s", outcome.number, self.steps, figures)
-
     def _save(self, step: int) -> None:
-        if self.training_log is not None:
-            self.training_log.sync()
+        self.monitor.sync()
         skipped = [skipped.to_dict() for skipped in self.skips.steps]
         checkpoint.save(self.engine, self.folder, step, self.intervals.keep, skipped)

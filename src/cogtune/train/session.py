@@ -36,6 +36,7 @@ from cogtune.train.engine import (
 )
 from cogtune.train.feed import Feed
 from cogtune.train.loop import Intervals, Loop
+from cogtune.train.monitor import Monitor
 from cogtune.train.schedule import Schedule
 from cogtune.train.skipped import Skips
 from cogtune.train.stop import StopRequest
@@ -96,7 +97,7 @@ def train(plan_dict: dict[str, Any], report: TextIO, stop: StopRequest, store: S
     loop.skips.restore(saved.skipped if saved else [])
     if rank_info.rank == 0:
         _log.info("%s step %d of %d", "resuming after" if start else "starting at", start, loop.steps)
-        loop.training_log = TrainingLog(Path(plan.folder) / "log.jsonl", start)
+        loop.monitor.training_log = TrainingLog(Path(plan.folder) / "log.jsonl", start)
         print(json.dumps({"start": start, "steps": loop.steps}), file=report)
     stop.defer()
     finished = loop.run(start)
@@ -119,6 +120,7 @@ def _set_up(
     engine = build_engine(module, optimizer, deepspeed_config(section, batches, rank_info.device))
     if rank_info.rank == 0 and section["zero_optimization"].get("load_from_fp32_weights") is False:
         _log.warning("load_from_fp32_weights: false is ignored; exact resume needs true")
+    skips = Skips(settings.max_skipped_steps, plan.names)
     loop = Loop(
         engine=engine,
         loss=loss,
@@ -127,13 +129,18 @@ def _set_up(
         plan=batches,
         schedule=_schedule(settings, steps),
         steps=steps,
-        intervals=Intervals(settings.save_interval, settings.keep_checkpoints, settings.log_interval),
+        intervals=Intervals(settings.save_interval, settings.keep_checkpoints),
         folder=Path(plan.folder) / "checkpoints",
         rank=rank_info.rank,
         device=rank_info.device,
-        on_step=lambda step, loss, lr: print(json.dumps({"step": step, "loss": loss, "lr": lr}), file=report),
+        monitor=Monitor(
+            steps=steps,
+            log_interval=settings.log_interval,
+            on_step=lambda step, loss, lr: print(json.dumps({"step": step, "loss": loss, "lr": lr}), file=report),
+            skips=skips,
+        ),
         stopping=stopping,
-        skips=Skips(settings.max_skipped_steps, plan.names),
+        skips=skips,
     )
     return loop, module
 

@@ -1,7 +1,5 @@
 """The loss on clips that are not trained on, while a model trains."""
 
-import logging
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +9,8 @@ import torch.distributed as dist
 from cogtune.diffusion.loss import VideoDiffusionLoss
 from cogtune.train.feed import Feed
 from cogtune.train.micro_loss import micro_loss
-from cogtune.work.training_log import TrainingLog, ValidationRow
-
-_log = logging.getLogger(__name__)
+from cogtune.train.monitor import Monitor
+from cogtune.work.training_log import ValidationRow
 
 
 @dataclass(frozen=True)
@@ -30,15 +27,10 @@ class Validation:
     batch: int
     draws: int
 
-    def run(self, step: int, training_log: TrainingLog | None) -> None:
-        """Validate if it is due after ``step``. Collective; the first rank alone has a ``training_log``."""
-        if step % self.interval:
-            return
-        loss = self.mean_loss()
-        if training_log is not None and math.isfinite(loss):
-            training_log.add(ValidationRow(step, loss))
-        elif training_log is not None:
-            _log.warning("step %d: the validation loss is %s; it is not logged", step, loss)
+    def run(self, step: int, monitor: Monitor) -> None:
+        """Validate if it is due after ``step``. Collective."""
+        if step % self.interval == 0:
+            monitor.validation(ValidationRow(step, self.mean_loss()))
 
     @torch.no_grad()
     def mean_loss(self) -> float:

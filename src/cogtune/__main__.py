@@ -11,6 +11,7 @@ from cogtune.config.schema.args import ArgsSection
 from cogtune.errors import UserError
 from cogtune.runtime.failures import explained
 from cogtune.runtime.log import log_to_terminal
+from cogtune.runtime.stopping import Interrupted, Stopped
 
 _EXAMPLES = """examples:
   cogtune new mine --data "my clips" --model cogvideox-5b --lora --device 4090
@@ -76,9 +77,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"cogtune: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("cogtune: interrupted; finished work is kept", file=sys.stderr)
+    except Interrupted:
         return 130
+    except KeyboardInterrupt:
+        _say_stopped(arguments)
+        return 130
+    except Stopped as stopped:
+        if not stopped.explained:
+            _say_stopped(arguments)
+        raise
+
+
+def _say_stopped(arguments: argparse.Namespace) -> None:
+    """The last line after Ctrl-C or SIGTERM. Of a job of Snakemake, its main process says it."""
+    if not getattr(arguments, "plain", False):
+        print("cogtune: stopped; finished work is kept. Run the same command again to resume", file=sys.stderr)
 
 
 if __name__ == "__main__":

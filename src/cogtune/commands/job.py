@@ -67,7 +67,7 @@ def _requeue_behind(held: HeldError, log: Path | None) -> BaseException:
         _log.warning("%s and does the same work: this job is requeued, and starts again when that one has ended", held)
     if (problem := slurm.requeue_behind(held.slurm_job)) is not None:
         return UserError(f"{held}, and does the same work. {problem}; run again when it has ended")
-    return Stopped()
+    return Stopped(explained=True)
 
 
 def _requeue(stopped: Stopped, limit: int, log: Path | None) -> None:
@@ -77,5 +77,6 @@ def _requeue(stopped: Stopped, limit: int, log: Path | None) -> None:
         return
     with log_to_file(log) if log else nullcontext():
         _log.warning(message)
+    stopped.explained = True
     if stopped.log is not None:
         append_note(stopped.log, message)

@@ -15,12 +15,17 @@ class Stopped(SystemExit):
     """The job was stopped by SIGTERM, and the same command resumes it.
 
     ``progress``: whether this start did work that the next one does not repeat. ``log``: a file that records why the
-    job stopped and whether it was requeued, besides the log of the job.
+    job stopped and whether it was requeued, besides the log of the job. ``explained``: whether a message has said where it
+    stopped and how it goes on.
     """
 
-    def __init__(self, progress: bool = False, log: Path | None = None) -> None:
+    def __init__(self, progress: bool = False, log: Path | None = None, explained: bool = False) -> None:
         super().__init__(STOPPED)
-        self.progress, self.log = progress, log
+        self.progress, self.log, self.explained = progress, log, explained
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, after a message said where the work stopped and how it goes on."""
 
 
 @contextmanager

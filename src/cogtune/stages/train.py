@@ -13,7 +13,7 @@ from cogtune.errors import UserError
 from cogtune.model.start import Start
 from cogtune.runtime import slurm
 from cogtune.runtime.progress import Progress
-from cogtune.runtime.stopping import Stopped
+from cogtune.runtime.stopping import Interrupted, Stopped
 from cogtune.stages.job import Job
 from cogtune.stages.latents import accepted
 from cogtune.stages.preprocess import clips_of
@@ -141,10 +141,10 @@ def _train(job: Job[TrainInput]) -> None:
             done = _run_ranks(job, plan, RankLog(folder / RANK_LOG, job.log_path), reports)
     except KeyboardInterrupt:
         _say_stopped(folder, reports)
-        raise
+        raise Interrupted from None
     if not done:
         _say_stopped(folder, reports)
-        raise Stopped(progress=reports.steps > 0, log=folder / RANK_LOG)
+        raise Stopped(progress=reports.steps > 0, log=folder / RANK_LOG, explained=True)
 
 
 def _say_stopped(folder: Path, reports: "_Reports") -> None:

@@ -19,7 +19,7 @@ from cogtune.train import channel as channels
 from cogtune.train.channel import Channel
 from cogtune.train.ends import MemoryKills, RankEnd, outcome
 from cogtune.train.follow import WORKER, Follower, threads_of_rank
-from cogtune.train.launch import forwarding_stops
+from cogtune.train.launch import announcing, forwarding_stops
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def run_joined_ranks(
         own = subprocess.Popen(WORKER, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
         processes.append(own)
         channel.send_plan(plan)
-        follower = Follower(channel, ranks, own, on_line, on_poll, lambda: _own_end(own, memory))
+        follower = Follower(channel, ranks, own, on_line, announcing(received, on_poll), lambda: _own_end(own, memory))
         try:
             ends = follower.until_ended()
         finally:

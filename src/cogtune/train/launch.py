@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -57,7 +57,7 @@ def run_ranks(
                     fd = writing if rank == 0 else None
                     processes.append(_start(folder, rank, ranks, threads, output, fd))
                 os.close(writing)
-                codes = _watch(processes, reading, on_line, on_poll)
+                codes = _watch(processes, reading, on_line, announcing(received, on_poll))
         finally:
             os.close(reading)
             _kill(processes)
@@ -106,8 +106,6 @@ def forwarding_stops(processes: list[subprocess.Popen[bytes]]) -> Iterator[list[
         for process in processes:
             with suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
-        if number == signal.SIGINT:
-            _log.warning("[train] stopping after this step, with a checkpoint; Ctrl-C again to stop without one")
 
     if threading.current_thread() is not threading.main_thread():
         yield received
@@ -119,6 +117,21 @@ def forwarding_stops(processes: list[subprocess.Popen[bytes]]) -> Iterator[list[
     finally:
         for number, handler in previous_handlers.items():
             signal.signal(number, handler)
+
+
+def announcing(received: Sequence[int], on_poll: Callable[[], None]) -> Callable[[], None]:
+    """``on_poll``, which first says once that Ctrl-C was received. The signal handler cannot say it: if it interrupts a
+    write to the same stream, Python raises "reentrant call"."""
+    announced = False
+
+    def poll() -> None:
+        nonlocal announced
+        if not announced and signal.SIGINT in received:
+            announced = True
+            _log.warning("[train] stopping after this step, with a checkpoint; Ctrl-C again to stop without one")
+        on_poll()
+
+    return poll
 
 
 def _watch(

@@ -14,7 +14,7 @@ from cogtune.train import channel as channels
 from cogtune.train.channel import Channel
 from cogtune.train.ends import RankEnd, outcome
 from cogtune.train.follow import WORKER, Follower, threads_of_rank
-from cogtune.train.launch import forwarding_stops
+from cogtune.train.launch import announcing, forwarding_stops
 from cogtune.train.network import own_address
 
 _SRUN = [
@@ -79,7 +79,7 @@ def run_ranks_by_srun(
                 [*_SRUN, *geometry, *WORKER], env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
             )
         )
-        follower = Follower(channel, ranks, processes[0], on_line, on_poll, messages.read)
+        follower = Follower(channel, ranks, processes[0], on_line, announcing(received, on_poll), messages.read)
         try:
             ends = follower.until_ended()
         finally:

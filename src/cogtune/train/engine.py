@@ -12,15 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
 
-from cogtune.config.build import params_of
-from cogtune.config.registry import PluginEntry, find
 from cogtune.errors import UserError
 from cogtune.runtime.devices import device_for
-from cogtune.train.optim import AdamWEma, parameter_groups
+from cogtune.train.optim import AdamWEma
 from cogtune.work.batches import BatchPlan
 
 NOT_FOR_DEEPSPEED = (
-    "optimizer",  # built here, in PyTorch
+    "optimizer",  # built in PyTorch, by `optimizers.py`
     *("loss_scale", "loss_scale_window", "hysteresis", "min_loss_scale", "initial_scale_power"),  # keys of fp16
 )
 """Keys of the section that are not passed to DeepSpeed. Upstream's sft.yaml has the last five one level too high."""
@@ -121,24 +119,6 @@ def deepspeed_config(section: dict[str, Any], plan: BatchPlan, device: torch.dev
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
     }
-
-
-def make_optimizer(module: nn.Module, node: dict[str, Any], weight_decay: float) -> torch.optim.Optimizer:
-    """The PyTorch optimizer for a config's `deepspeed.optimizer` node; DeepSpeed's own would compile a kernel.
-
-    The node's lr and weight_decay are not read: the loop sets the rate of every step, and ``weight_decay`` is an argument.
-    A plugin gets the parameter groups, each with its weight_decay, and its params.
-    """
-    entry, params = find(node["type"], "optimizer"), node.get("params") or {}
-    groups = parameter_groups(module, weight_decay)
-    if isinstance(entry, PluginEntry):
-        return entry.optimizer(groups, params)
-    checked = params_of({"target": entry.name, "params": params})
-    common = {"lr": 0.0, "betas": tuple(checked.betas), "eps": checked.eps, "amsgrad": checked.amsgrad}
-    if entry.name == "FusedEmaAdam":
-        return AdamWEma(groups, ema_decay=checked.ema_decay, ramp=checked.use_num_upates, **common)
-    decoupled = entry.name == "AdamW" or checked.adam_w_mode
-    return (torch.optim.AdamW if decoupled else torch.optim.Adam)(groups, **common)
 
 
 def engine_dtype(section: Mapping[str, Any]) -> torch.dtype:

@@ -31,12 +31,12 @@ from cogtune.train.engine import (
     connect,
     deepspeed_config,
     engine_dtype,
-    make_optimizer,
     with_own_gpu,
 )
 from cogtune.train.feed import Feed
 from cogtune.train.loop import Intervals, Loop
 from cogtune.train.monitor import Monitor
+from cogtune.train.optimizers import make_optimizer
 from cogtune.train.schedule import Schedule
 from cogtune.train.skipped import Skips
 from cogtune.train.stop import StopRequest

@@ -133,7 +133,7 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             "train",
-            4,
+            5,
             TrainInput,
             help="train the diffusion transformer (LoRA or full) with DeepSpeed; resumes automatically",
             unit="steps",

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from cogtune.train.engine import RankInfo, build_engine, connect, deepspeed_config, make_optimizer, take_step
+from cogtune.train.engine import RankInfo, build_engine, connect, deepspeed_config, take_step
+from cogtune.train.optimizers import make_optimizer
 from cogtune.work.batches import BatchPlan
 
 GPU_ONLY = torch.device("cuda")

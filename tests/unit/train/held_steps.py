@@ -15,9 +15,9 @@ from cogtune.train.engine import (
     connect,
     deepspeed_config,
     full_tensors,
-    make_optimizer,
     take_step,
 )
+from cogtune.train.optimizers import make_optimizer
 from cogtune.work.batches import BatchPlan
 from tests.unit.train.deepspeed_steps import GPU_ONLY
 

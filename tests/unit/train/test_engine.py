@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from cogtune.errors import UserError
-from cogtune.train.engine import deepspeed_config, make_optimizer
+from cogtune.train.engine import deepspeed_config
 from cogtune.train.optim import AdamWEma
+from cogtune.train.optimizers import make_optimizer
 from cogtune.work.batches import BatchPlan
 
 CPU = torch.device("cpu")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cogtune.config.build import build
 from cogtune.model.dit import DiffusionTransformer
 from cogtune.model.lora import draw_adapters, set_trainable
-from cogtune.train.engine import make_optimizer
+from cogtune.train.optimizers import make_optimizer
 from tests.families import network_config
 
 SIZE = {"num_layers": 2, "hidden_size": 64, "num_attention_heads": 4}

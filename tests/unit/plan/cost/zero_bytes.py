@@ -10,7 +10,8 @@ import torch
 
 from cogtune.config.build import build
 from cogtune.model.lora import set_trainable
-from cogtune.train.engine import RankInfo, build_engine, connect, deepspeed_config, make_optimizer, take_step
+from cogtune.train.engine import RankInfo, build_engine, connect, deepspeed_config, take_step
+from cogtune.train.optimizers import make_optimizer
 from cogtune.work.batches import BatchPlan
 from tests.families import inputs, network_config
 

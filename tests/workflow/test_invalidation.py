@@ -147,7 +147,7 @@ ROWS = [
         **replaced("log_interval: 1", "log_interval: 1\n  export_formats: [merged]"),
     ),
     Row("links are not followed", **replaced("skip_frms_num: 0", "skip_frms_num: 0, follow_links: false")),
-    Row("log interval", **replaced("log_interval: 1", "log_interval: 2")),
+    Row("log interval", **replaced("log_interval: 1", "log_interval: 2\n  snapshot_interval: 5")),
     Row("save folder", **replaced("save: checkpoints", "save: elsewhere")),
     Row("touch of every video and caption", touch_everything, report=False),
     Row("lost .snakemake", lose(".snakemake"), report=False),

@@ -16,8 +16,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from cogtune.data.store import ShardReader, ShardWriter
+from cogtune.runtime.sums import check_sums
 from cogtune.work.load import load_config
 from tests.workflow.project import environment
 
@@ -148,6 +150,7 @@ def caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
 SETTINGS = {
     "args.train_iters": STEPS,
     "args.save_interval": 10,
+    "args.snapshot_interval": STEPS // 2,
     "args.eval_interval": 25,
     "args.eval_iters": 2,
     "args.global_batch_size": 4,
@@ -169,6 +172,16 @@ def test_result(uninterrupted: Training) -> None:
     assert [row["step"] for row in uninterrupted.rows() if "loss" in row] == list(range(1, STEPS + 1))
     assert [row["step"] for row in uninterrupted.rows() if "validation_loss" in row] == [25, 50, 75, 100]
     assert [path.name for path in uninterrupted.checkpoints()] == ["step-00000110", "step-00000120"]
+    snapshots = sorted((uninterrupted.folder / "snapshots").iterdir())
+    assert [path.name for path in snapshots] == ["step-00000060", "step-00000120"]
+    assert not list(uninterrupted.folder.rglob(".writing-*"))
+    last, average = (
+        load_file(snapshots[-1] / "ema.safetensors"),
+        load_file(uninterrupted.folder / "final/ema.safetensors"),
+    )
+    assert check_sums(snapshots[-1])
+    assert last.keys() == average.keys()
+    assert all(torch.equal(last[name], average[name]) for name in last)
     assert summary["loss_last"] < summary["loss_first"]
     assert summary["parameters_trained"] < summary["parameters_total"]  # the position table is not trained
     assert summary["steps_per_second"] > 0

@@ -99,6 +99,8 @@ def folder_checks(folder: Path, done: bool) -> Iterator[Check]:
     if stage == "train":
         for path in sorted(folder.glob("checkpoints/step-*")):
             yield Check(partial(_checkpoint, path), tuple(file for file in path.rglob("*") if file.is_file()))
+        for path in sorted(folder.glob("snapshots/*")):
+            yield Check(partial(_snapshot, path), tuple(file for file in path.rglob("*") if file.is_file()))
         yield Check(partial(_log, folder, done), (folder / "log.jsonl",))
         if done or (folder / "final/summary.json").exists():
             read = partial(read_summary, folder)
@@ -254,6 +256,14 @@ def _checkpoint(path: Path) -> Iterator[Damage]:
     except (DamagedError, ValueError) as error:
         # Training resumes from the previous checkpoint; a finished training does not need it.
         yield Damage(f"{path}: damaged ({_first(error)}); {_REPAIRED}", partial(remove_own, path), rerun=False)
+
+
+def _snapshot(path: Path) -> Iterator[Damage]:
+    comparison = compare_sums(path, [file.name for file in path.glob("*.safetensors")])
+    if comparison is None or not comparison.intact or comparison.damaged or not comparison.proven:
+        damaged = ", ".join(sorted(comparison.damaged)) if comparison else ""
+        what = f"damaged ({damaged or SUMS}); {_REPAIRED}, and it is not made again"
+        yield Damage(f"{path}: {what}", partial(remove_own, path), rerun=False)
 
 
 def _log(train: Path, done: bool) -> Iterator[Damage]:

@@ -19,7 +19,7 @@ from cogtune.stages.latents import accepted
 from cogtune.stages.preprocess import clips_of
 from cogtune.stages.run_counts import RunCounts
 from cogtune.stages.watch_training import TrainingPage
-from cogtune.train import checkpoint, result
+from cogtune.train import checkpoint, result, snapshot
 from cogtune.train.joined import World, run_joined_ranks
 from cogtune.train.launch import run_ranks
 from cogtune.train.rank_log import RANK_LOG, RankLog
@@ -132,6 +132,7 @@ def _train(job: Job[TrainInput]) -> None:
     if memo := job.slice.volatile.batch_memo:
         BatchMemo(job.store, memo).write(job.input.global_batch, job.key)
     checkpoint.clear_unfinished(folder / "checkpoints")
+    snapshot.clear_unfinished(folder / snapshot.FOLDER)
     plan = plan_of(job)
     page = TrainingPage(job)
     page.begin()

@@ -200,10 +200,17 @@ def _skipping_optimizer(engine: Any, hold: bool) -> Iterator[list[bool]]:
         del optimizer.step  # restores the method of the class
 
 
-def full_tensors(engine: Any, module: nn.Module, state: str | None = None) -> Iterator[tuple[str, Tensor]]:
-    """(name, fp32 tensor on the CPU) of every trained parameter: its master weight, or its optimizer state ``state``.
+def trained_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Trained parameter -> its full shape, sorted by name. (ZeRO-3 leaves a part of it on each rank.)"""
+    trained = ((name, p) for name, p in module.named_parameters() if p.requires_grad)
+    return {name: tuple(getattr(p, "ds_shape", p.shape)) for name, p in sorted(trained, key=lambda pair: pair[0])}
 
-    Collective: all ranks must iterate, and each gets every tensor.
+
+def full_tensors(engine: Any, module: nn.Module, state: str | None = None) -> Iterator[Tensor]:
+    """The fp32 tensor, on the engine's device, of every trained parameter in the order of `trained_shapes`: its master
+    weight, or its optimizer state ``state``.
+
+    Collective: all ranks must iterate to the end. Each tensor may be one that the optimizer uses: read it only.
     """
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
@@ -211,17 +218,16 @@ def full_tensors(engine: Any, module: nn.Module, state: str | None = None) -> It
         # ZeRO 1 and 2 link the state after the first group's step, when the other groups have no state yet.
         engine.optimizer._hp_optimizer_states_linked = False
         engine.optimizer._lazy_init_hp_params_optimizer_state()
-    masters = _unpartitioned(engine)
-    for name, p in module.named_parameters():
-        if not p.requires_grad:
-            continue
+    masters, parameters = _unpartitioned(engine), dict(module.named_parameters())
+    for name in trained_shapes(module):
+        p = parameters[name]
         if masters is not None:
             master = masters[p]
             full = master if state is None else engine.basic_optimizer.state[master][state]
         else:
             full = safe_get_full_fp32_param(p) if state is None else safe_get_full_optimizer_state(p, state)
             assert full is not None, f"ZeRO has no trained parameter {name}"
-        yield name, full.detach().to("cpu", torch.float32, copy=True)
+        yield full.detach().float()
 
 
 def _unpartitioned(engine: Any) -> dict[Tensor, Tensor] | None:

@@ -21,16 +21,18 @@ from cogtune.train.micro_loss import micro_loss
 from cogtune.train.monitor import Monitor, Step
 from cogtune.train.schedule import Schedule
 from cogtune.train.skipped import Skipped, Skips
+from cogtune.train.snapshot import Snapshots
 from cogtune.train.validation import Validation
 from cogtune.work.batches import BatchPlan
 
 
 @dataclass(frozen=True)
 class Intervals:
-    """Intervals in steps, 0 for never: ``save`` a checkpoint (and keep the newest ``keep``)."""
+    """Intervals in steps, 0 for never: ``save`` a checkpoint (and keep the newest ``keep``), ``snapshot``."""
 
     save: int
     keep: int
+    snapshot: int = 0
 
 
 @dataclass
@@ -53,6 +55,7 @@ class Loop:
     rank: int
     device: torch.device
     monitor: Monitor
+    snapshots: Snapshots
     stopping: Callable[[], bool] = lambda: False
     skips: Skips = field(default_factory=lambda: Skips(0))
 
@@ -78,6 +81,9 @@ class Loop:
                 done = step + 1 == self.steps
                 too_many = self.skips.too_many(self.steps if done else None)
                 save_due = self.intervals.save and (step + 1) % self.intervals.save == 0
+                if self.intervals.snapshot and (step + 1) % self.intervals.snapshot == 0:
+                    # Before the checkpoint: a training that resumes from that does not write this snapshot again.
+                    self.snapshots.save(self.engine, step + 1)
                 if outcome.stop or done or too_many or save_due:
                     self._save(step + 1)
                 if too_many:

@@ -2,16 +2,18 @@
 
 import json
 import resource
+from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from cogtune.model.weights.write import stream_safetensors, write_safetensors
 from cogtune.runtime.atomic import replacing
 from cogtune.runtime.sums import write_sums
-from cogtune.train.engine import full_tensors, keeps_average
+from cogtune.train.engine import full_tensors, keeps_average, trained_shapes
 from cogtune.train.optim import SHADOW
 from cogtune.work.results import PeakMemory
 
@@ -19,26 +21,36 @@ MODEL, AVERAGE = "model.safetensors", "ema.safetensors"
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    """Write a safetensors file with ``facts`` as one JSON string in the metadata key "cogtune": safetensors does not fix
-    the order of several keys, so the file's bytes would differ between runs."""
-    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    with replacing(path) as temporary:
-        save_file(contiguous, temporary, {"cogtune": json.dumps(facts, sort_keys=True)})
+    """Write a safetensors file of weights with ``facts`` in its metadata."""
+    write_safetensors(path, dict(sorted(tensors.items())), _metadata(facts))
 
 
-def write_weights(engine: Any, module: nn.Module, final: Path, facts: dict[str, Any], first: bool) -> None:
-    """Gather the fp32 master weights of all trained parameters, and their average, into ``final``. Collective."""
+def _metadata(facts: dict[str, Any]) -> dict[str, str]:
+    return {"cogtune": json.dumps(facts, sort_keys=True)}
+
+
+def write_weights(
+    engine: Any, module: nn.Module, folder: Path, facts: dict[str, Any], first: bool, names: Sequence[str] | None = None
+) -> None:
+    """Write the fp32 master weights of all trained parameters (`MODEL`), and their average (`AVERAGE`) if the optimizer
+    keeps one, into ``folder``, with their checksums. ``names``: only these of the two.
+
+    Collective. The tensors are gathered and written one by one, so the first rank's host holds one of them, and the other
+    ranks' hosts none.
+    """
+    states: dict[str, str | None] = {MODEL: None} | ({AVERAGE: SHADOW} if keeps_average(engine) else {})
+    written = [name for name in states if names is None or name in names]
+    for name in written:
+        tensors = full_tensors(engine, module, states[name])
+        if not first:
+            deque(tensors, maxlen=0)
+            continue
+        layout = {parameter: (torch.float32, shape) for parameter, shape in trained_shapes(module).items()}
+        metadata = _metadata(facts | ({"average": True} if name == AVERAGE else {}))
+        with replacing(folder / name) as temporary:
+            stream_safetensors(temporary, layout, tensors, metadata)
     if first:
-        final.mkdir(parents=True, exist_ok=True)
-    weights = dict(full_tensors(engine, module))
-    if first:
-        write_tensors(final / MODEL, weights, facts)
-    if keeps_average(engine):
-        averages = dict(full_tensors(engine, module, SHADOW))
-        if first:
-            write_tensors(final / AVERAGE, averages, facts | {"average": True})
-    if first:
-        write_sums(final, [path for name in (MODEL, AVERAGE) if (path := final / name).exists()])
+        write_sums(folder, [folder / name for name in written])
 
 
 def parameter_counts(module: nn.Module) -> dict[str, int]:

@@ -21,7 +21,7 @@ from cogtune.diffusion.image import image_condition
 from cogtune.diffusion.loss import VideoDiffusionLoss
 from cogtune.errors import UserError
 from cogtune.model.lora import set_trainable
-from cogtune.model.start import Start, initial_model
+from cogtune.model.start import Start, initial_model, lora_of
 from cogtune.runtime.devices import gpu_uuid, prepare_torch, visible_gpus
 from cogtune.runtime.typed_json import from_json
 from cogtune.train import checkpoint, result
@@ -39,6 +39,8 @@ from cogtune.train.monitor import Monitor
 from cogtune.train.optimizers import make_optimizer
 from cogtune.train.schedule import Schedule
 from cogtune.train.skipped import Skips
+from cogtune.train.snapshot import FOLDER as SNAPSHOTS
+from cogtune.train.snapshot import Snapshots
 from cogtune.train.stop import StopRequest
 from cogtune.train.validation import Validation
 from cogtune.work.batches import BatchPlan, plan_batches, total_steps
@@ -129,10 +131,11 @@ def _set_up(
         plan=batches,
         schedule=_schedule(settings, steps),
         steps=steps,
-        intervals=Intervals(settings.save_interval, settings.keep_checkpoints),
+        intervals=Intervals(settings.save_interval, settings.keep_checkpoints, settings.snapshot_interval),
         folder=Path(plan.folder) / "checkpoints",
         rank=rank_info.rank,
         device=rank_info.device,
+        snapshots=_snapshots(plan, settings),
         monitor=Monitor(
             steps=steps,
             log_interval=settings.log_interval,
@@ -220,6 +223,11 @@ def _validation(
         batch=size,
         draws=size * settings.eval_iters,
     )
+
+
+def _snapshots(plan: Plan, settings: TrainInput) -> Snapshots:
+    facts = {"run": plan.key, "base": Start.from_dict(plan.start).origin()}
+    return Snapshots(Path(plan.folder) / SNAPSHOTS, facts, adapters=lora_of(settings.network) is not None)
 
 
 def _finish(plan: Plan, loop: Loop, module: nn.Module, rank_info: RankInfo) -> None:

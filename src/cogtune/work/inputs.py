@@ -142,6 +142,7 @@ class TrainInput:
     log_interval: int = volatile("args.log_interval")
     save_interval: int = volatile("args.save_interval")
     keep_checkpoints: int = volatile("args.keep_checkpoints")
+    snapshot_interval: int = volatile("args.snapshot_interval")
     max_skipped_steps: int = volatile("args.max_skipped_steps")
     eval_interval: int | None = volatile("args.eval_interval")
     eval_iters: int = volatile("args.eval_iters")

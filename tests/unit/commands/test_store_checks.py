@@ -51,3 +51,27 @@ def test_a_shard_of_another_version_is_reported_and_kept(tmp_path: Path) -> None
     for damage in found:
         damage.take_out()
     assert (folder / "shard-0.safetensors").exists()
+
+
+@pytest.mark.parametrize("damage", ["flip", "lost file", "no checksums", "another file"])
+def test_a_damaged_snapshot_is_removed(tmp_path: Path, damage: str) -> None:
+    train = tmp_path / "train" / "0123456789ab"
+    for step in (5, 10):
+        snapshot = train / f"snapshots/step-{step:08d}"
+        snapshot.mkdir(parents=True)
+        save_file({"x": torch.ones(3)}, snapshot / "model.safetensors")
+        write_sums(snapshot, [snapshot / "model.safetensors"])
+    snapshots = [damage for check in folder_checks(train, False) for damage in check.run()]
+    assert snapshots == []
+    if damage == "flip":
+        flip_last_byte(snapshot / "model.safetensors")
+    elif damage == "lost file":
+        (snapshot / "model.safetensors").unlink()
+    elif damage == "no checksums":
+        (snapshot / SUMS).unlink()
+    else:
+        save_file({"x": torch.ones(3)}, snapshot / "ema.safetensors")
+    (found,) = [damage for check in folder_checks(train, False) for damage in check.run()]
+    assert f"{snapshot}: damaged" in found.message
+    found.take_out()
+    assert [path.name for path in (train / "snapshots").iterdir()] == ["step-00000005"]

@@ -24,7 +24,7 @@ from tests.unit.train.deepspeed_steps import GPU_ONLY
 
 def state(engine: Any, module: nn.Module, optimizer: torch.optim.Optimizer) -> list[Tensor]:
     """Copies of all that a step may move: masters, weights, moments, average, counters, the loss scale."""
-    tensors = [p for _, p in full_tensors(engine, module)] + [p.detach() for p in module.parameters()]
+    tensors = list(full_tensors(engine, module)) + [p.detach() for p in module.parameters()]
     for held in optimizer.state.values():
         tensors += [value for value in held.values() if torch.is_tensor(value)]
     scaler = getattr(engine.optimizer, "loss_scaler", None)

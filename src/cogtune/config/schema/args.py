@@ -251,6 +251,13 @@ class OwnArgs:
     keep_checkpoints: int = key(
         2, "checkpoints kept (ours)", range=Range(1, 1_000_000, "resuming needs one; a large number keeps all")
     )
+    snapshot_interval: int = key(
+        0,
+        "steps between snapshots: the weights only, all kept in the training's snapshots/ (for a full network their average, if "
+        "the optimizer keeps one); 0: none (ours)",
+        unit="steps",
+        range=Range(0, 1_000_000_000, "0 writes none, and a multiple that is never reached neither"),
+    )
     max_skipped_steps: int = key(
         10,
         "maximum number of steps skipped because loss or gradient is not finite; one more fails the training and lists "

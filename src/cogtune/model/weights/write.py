@@ -1,8 +1,9 @@
 """Write weight files: safetensors, single or sharded with an index, and SAT's torch files."""
 
+import itertools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +24,38 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
     Not written with the safetensors library, because it copies all tensors in memory, and writes the keys of
     ``metadata`` in random order, so that equal weights would give different files.
     """
-    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
+    layout = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+    with replacing(path) as temporary:
+        return stream_safetensors(temporary, layout, tensors.values(), metadata)
+
+
+def stream_safetensors(
+    path: Path,
+    layout: Mapping[str, tuple[torch.dtype, tuple[int, ...]]],
+    tensors: Iterable[Tensor],
+    metadata: Mapping[str, str],
+    on_bytes: Callable[[memoryview], object] = lambda chunk: None,
+) -> int:
+    """Write a file whose ``tensors`` come one by one, on any device, in the order of ``layout`` (name -> dtype, shape), so
+    that only one of them is in memory. ``on_bytes`` gets all that is written. Returns the size in bytes."""
+    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
     begin = 0
-    for name, tensor in tensors.items():
-        dtype = _NAMES[tensor.dtype]
-        end = begin + tensor.numel() * SIZES[dtype]
-        header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    for name, (dtype, shape) in layout.items():
+        end = begin + math.prod(shape) * SIZES[_NAMES[dtype]]
+        header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
         begin = end
     head = json.dumps(header, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)  # data begin at a multiple of 8
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        file.write(len(head).to_bytes(8, "little") + head)
-        for tensor in tensors.values():
-            flat = tensor.detach().cpu().contiguous().reshape(-1)
-            file.write(flat.view(torch.uint8).numpy().data)
+    with path.open("wb") as file:
+        for chunk in itertools.chain([memoryview(len(head).to_bytes(8, "little") + head)], map(_bytes_of, tensors)):
+            file.write(chunk)
+            on_bytes(chunk)
     return 8 + len(head) + begin
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data
 
 
 def write_shards(folder: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], shard_bytes: float) -> int:

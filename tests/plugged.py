@@ -45,6 +45,8 @@ class {name}({module}.{base}):
 OPTIMIZER = """
 
 class Optimizer(torch.optim.SGD):
+    elementwise = True
+
     def __init__(self, params, lr: float = 1e-3, mark: str = "", weight_decay: float = 0.0):
         super().__init__(params, lr=lr, momentum=0.9, weight_decay=weight_decay)
         made("optimizer", mark)

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from cogtune.config.registry import PluginEntry, find, kind
+from cogtune.config.optimizers import STAGES, plugin_stages
+from cogtune.config.plugins import load_class
+from cogtune.config.registry import Entry, PluginEntry, find, kind
 from cogtune.config.schema.common import fields_of
 
 Section = dict[str, Any]
@@ -92,10 +94,27 @@ def _other_accumulation(section: Section) -> bool:
     return accumulated not in (None, trained)
 
 
+def _optimizer(section: Section) -> Entry:
+    return find(value_of(section, "optimizer.type") or "AdamW", "optimizer")
+
+
+def _is(name: str) -> Callable[[Section], bool]:
+    return lambda section: _optimizer(section).name == name
+
+
+def _all(*conditions: Callable[[Section], bool]) -> Callable[[Section], bool]:
+    return lambda section: all(condition(section) for condition in conditions)
+
+
+def _no_package(name: str) -> Callable[[Section], bool]:
+    return lambda section: find_spec(name) is None
+
+
 def _lacks(package: str, key: str) -> Callable[[Section], bool]:
-    return lambda section: bool(value_of(section, f"{key}.enabled")) and find_spec(package) is None
+    return _all(_on(key), _no_package(package))
 
 
+_8BIT = "AdamW8bit"
 _NO_NVME = "needs DeepSpeed's async_io, which is compiled at first use; set `device: cpu`"
 _STAGE_1 = "needs ZeRO stage 1 or higher; set zero_optimization.stage to 1, 2 or 3, or remove it"
 
@@ -136,6 +155,23 @@ LIMITS = (
         "must equal the training precision at ZeRO stage 0; set zero_optimization.stage to 1, 2 or 3, or remove it",
     ),
     Limit(
+        "optimizer.params.adam_w_mode",
+        _all(_is("AdamW"), lambda section: value_of(section, "optimizer.params.adam_w_mode") is False),
+        "with type: AdamW, which always decouples the decay; set type: Adam for L2 decay",
+    ),
+    Limit(
+        "optimizer.type", _all(_is(_8BIT), _no_package("bitsandbytes")),
+        "needs the package bitsandbytes, which is not installed; `pip install bitsandbytes`, or set type: AdamW",
+    ),
+    Limit(
+        "zero_optimization.offload_optimizer.device", _all(_is(_8BIT), _offloads("offload_optimizer")),
+        "with AdamW8bit, whose step runs on GPUs only; remove one of the two",
+    ),
+    Limit(
+        "bf16.bf16_optimizer_states", _low_states_with(_is(_8BIT)),
+        "with AdamW8bit, which keeps its states in 8 bits; remove one of the two",
+    ),
+    Limit(
         "tensorboard.enabled", _lacks("tensorboard", "tensorboard"),
         "TensorBoard is not installed; `pip install tensorboard`, or set it to false",
     ),
@@ -158,8 +194,12 @@ def refused(section: Section) -> Iterator[tuple[str, str]]:
     for limit in LIMITS:
         if limit.applies(section):
             value = value_of(section, limit.key)
-            value_text = str(0 if value is None else value).lower()
+            value_text = value if isinstance(value, str) else str(0 if value is None else value).lower()
             yield limit.key, f"{value_text}; {limit.message}"
+    entry, stage = _optimizer(section), stage_of(section)
+    stages = plugin_stages(load_class(entry.name)) if isinstance(entry, PluginEntry) else STAGES[entry.name]
+    if stages[stage]:
+        yield "zero_optimization.stage", f"{stage} {stages[stage]}"
 
 
 def idle(section: Section) -> Iterator[str]:
@@ -168,7 +208,7 @@ def idle(section: Section) -> Iterator[str]:
     zero_keys = [name for name in zero if name not in _NOT_OF_A_STAGE]
     if keys := [name for name in zero_keys if stage == 0 or (stage < 3 and name in ZERO_3_KEYS)]:
         yield f"deepspeed.zero_optimization: ignored at stage {stage}: {', '.join(keys)}"
-    entry = find(value_of(section, "optimizer.type") or "AdamW", "optimizer")
+    entry = _optimizer(section)
     if isinstance(entry, PluginEntry) and "weight_decay" not in fields_of(entry.schema):
         yield f"deepspeed.optimizer: {entry.name} does not take weight_decay, so weights do not decay"
     for name in ("bf16", "fp16"):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from cogtune.config import plugins
+from cogtune.config import optimizers, plugins
 from cogtune.config.errors import ConfigError
 from cogtune.config.schema.common import fields_of, with_article
 
@@ -105,16 +105,19 @@ ENTRIES = (
     _entry("SFTDataset", "dataset", "data", "cogtune.data.dataset", "data_video.SFTDataset"),
     Entry("FusedEmaAdam", "optimizer", f"{_SCHEMA}.deepspeed:FusedEmaAdamParams",
           "cogtune.train.optim:AdamWEma", ("sat.ops.FusedEmaAdam",)),
-    Entry("AdamW", "optimizer", f"{_SCHEMA}.deepspeed:AdamParams", "torch.optim:AdamW"),
-    Entry("Adam", "optimizer", f"{_SCHEMA}.deepspeed:AdamParams", "torch.optim:Adam"),
+    Entry("AdamW", "optimizer", f"{_SCHEMA}.deepspeed:AdamParams", "torch.optim:AdamW", ("adamw", "torch.optim.AdamW")),
+    Entry("Adam", "optimizer", f"{_SCHEMA}.deepspeed:AdamParams", "torch.optim:Adam", optimizers.MEAN_ADAM),
+    Entry("AdamW8bit", "optimizer", f"{_SCHEMA}.deepspeed:AdamW8bitParams",
+          "bitsandbytes.optim:AdamW8bit", ("bitsandbytes.optim.AdamW8bit",)),
 )  # fmt: skip
 
 UNAVAILABLE = {
     "data_video.VideoDataset": "webdataset shards are not read; unpack them and use data_video.SFTDataset",
     f"{_SGM}.loss.StandardDiffusionLoss": "CogVideoX is trained with VideoDiffusionLoss",
     f"{_SGM}.denoiser.Denoiser": "CogVideoX needs DiscreteDenoiser",
+    **optimizers.UNSUPPORTED,
 }
-"""Upstream targets that are known but not supported, with the reason."""
+"""Targets that are known but not supported, with the reason."""
 
 
 _TENSORS = "weights are checked, loaded and exported by the names and shapes of its tensors"

@@ -118,7 +118,7 @@ def _set_up(
     steps = total_steps(settings.steps, settings.epochs, len(plan.pairs), batches.global_batch)
     loss: VideoDiffusionLoss = build(settings.loss)
     module = trainable_model(plan, settings)
-    optimizer = make_optimizer(module, section["optimizer"], settings.weight_decay)
+    optimizer = make_optimizer(module, section["optimizer"], settings.weight_decay, rank_info.device)
     engine = build_engine(module, optimizer, deepspeed_config(section, batches, rank_info.device))
     if rank_info.rank == 0 and section["zero_optimization"].get("load_from_fp32_weights") is False:
         _log.warning("load_from_fp32_weights: false is ignored; exact resume needs true")

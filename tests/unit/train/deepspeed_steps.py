@@ -22,7 +22,7 @@ def norm_seen(section: dict[str, Any]) -> float:
     """L2 norm, fp32, of all gradients that the optimizer was given; ZeRO steps once for each group of parameters."""
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 8))
-    optimizer = make_optimizer(module, section.get("optimizer") or {"type": "AdamW"}, 0.0)
+    optimizer = make_optimizer(module, section.get("optimizer") or {"type": "AdamW"}, 0.0, torch.device("cpu"))
     seen: list[torch.Tensor] = []
 
     def look(optimizer: torch.optim.Optimizer, *_: Any) -> None:

@@ -35,7 +35,7 @@ def state(engine: Any, module: nn.Module, optimizer: torch.optim.Optimizer) -> l
 def moved(section: dict[str, Any], kind: str, at: int) -> dict[str, Any]:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 8))
-    optimizer = make_optimizer(module, section["optimizer"], 0.01)
+    optimizer = make_optimizer(module, section["optimizer"], 0.01, torch.device("cpu"))
     engine = build_engine(module, optimizer, deepspeed_config(section, BatchPlan(1, 1, 1), GPU_ONLY))
     seen = []
     for step in range(3):

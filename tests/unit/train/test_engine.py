@@ -1,5 +1,6 @@
 """What DeepSpeed is told, and which optimizer is made."""
 
+import sys
 from typing import Any
 
 import pytest
@@ -60,8 +61,19 @@ def test_fp16_on_the_cpu_is_refused() -> None:
     ],
 )
 def test_optimizers_are_made_in_torch(node: dict[str, Any], kind: type) -> None:
-    optimizer = make_optimizer(nn.Linear(3, 3), node, 0.01)
+    optimizer = make_optimizer(nn.Linear(3, 3), node, 0.01, CPU)
     assert type(optimizer) is kind
     decays = [group["weight_decay"] for group in optimizer.param_groups]
     assert decays == [0.01, 0.0], "what the config check made of args.weight_decay and the node's own"
     assert all(group["lr"] == 0.0 for group in optimizer.param_groups)
+
+
+def test_adamw_8bit_needs_a_gpu() -> None:
+    with pytest.raises(UserError, match="AdamW8bit needs a GPU"):
+        make_optimizer(nn.Linear(3, 3), {"type": "AdamW8bit", "params": {}}, 0.01, CPU)
+
+
+def test_adamw_8bit_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    with pytest.raises(UserError, match="pip install bitsandbytes"):
+        make_optimizer(nn.Linear(3, 3), {"type": "AdamW8bit", "params": {}}, 0.01, torch.device("cuda"))

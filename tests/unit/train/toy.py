@@ -65,7 +65,7 @@ class Toy:
 
     def _train(self, network: DiffusionTransformer, data: Tensor, recipe: Recipe, rate: float, steps: int) -> None:
         optimizer = make_optimizer(
-            network.train(), recipe.optimizer, recipe.optimizer["params"].get("weight_decay", 0.0)
+            network.train(), recipe.optimizer, recipe.optimizer["params"].get("weight_decay", 0.0), torch.device("cpu")
         )
         trained = [p for p in network.parameters() if p.requires_grad]
         for step in range(steps):

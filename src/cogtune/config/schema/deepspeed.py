@@ -35,6 +35,7 @@ _MISPLACED = "DeepSpeed reads it in its fp16 section only (upstream ignores it t
 _PARTS = "PyTorch recomputes activations, block by block (args.checkpoint_activations)"
 _REMOVED = "DeepSpeed has removed this key; remove it"
 _NOT_HERE = "not supported by this trainer; remove it"
+_FUSED = "the step is always PyTorch's fused one, on GPUs and CPUs"
 
 
 @dataclass(kw_only=True)
@@ -183,11 +184,25 @@ class AdamParams:
         None, "decoupled weight decay, not applied to biases and norms; null: args.weight_decay", range=DECAY
     )
     amsgrad: bool = key(False, "use the maximum of the second moment")
-    adam_w_mode: bool = key(True, "decoupled decay (AdamW) for type Adam")
+    adam_w_mode: bool = key(True, "decoupled decay (AdamW), as in DeepSpeed; false: L2 decay")
+    adamw_mode: bool = key(True, "DeepSpeedCPUAdam's name of adam_w_mode", refused="set adam_w_mode")
     bias_correction: bool = key(True, "divide the moments by 1 - beta^n", refused="it is always on; remove it")
-    torch_adam: bool = key(
-        False, "use PyTorch's implementation", without_effect="PyTorch's implementation is always used"
+    torch_adam: bool = key(False, "use PyTorch's implementation", without_effect=_FUSED)
+    fused: bool = key(True, "use one kernel for the step", without_effect=_FUSED)
+    foreach: bool = key(False, "use kernels over lists of tensors", without_effect=_FUSED)
+    set_grad_none: bool = key(True, "free gradients", without_effect="DeepSpeed manages the gradients")
+    fp32_optimizer_states: bool = key(
+        True, "moments in fp32 (DeepSpeedCPUAdam)", refused="set bf16.bf16_optimizer_states to keep them in bf16"
     )
+    max_grad_norm: float = key(0.0, "clipping by the optimizer", refused="set deepspeed.gradient_clipping")
+
+
+@dataclass(kw_only=True)
+class AdamW8bitParams(AdamParams):
+    """`optimizer.params` of AdamW8bit: AdamW whose moments take 8 bits each, from the package bitsandbytes. GPU only."""
+
+    amsgrad: bool = key(False, "use the maximum of the second moment", refused="bitsandbytes has no amsgrad")
+    adam_w_mode: bool = key(True, "decoupled decay", refused="AdamW8bit always decouples it")
 
 
 @dataclass(kw_only=True)
@@ -196,7 +211,6 @@ class FusedEmaAdamParams(AdamParams):
 
     ema_decay: float = key(0.9999, "decay of the average", range=Range(0, 0.999999, "at 1 the average never changes"))
     use_num_upates: bool = key(True, "limit the decay at step n to (1 + n) / (10 + n); upstream's spelling")
-    set_grad_none: bool = key(True, "free gradients", without_effect="DeepSpeed manages the gradients")
     adam_w_mode: bool = key(
         True, "decoupled decay", refused="FusedEmaAdam is always AdamW; for plain Adam set type: Adam"
     )
@@ -206,7 +220,12 @@ class FusedEmaAdamParams(AdamParams):
 class Optimizer(OmitNulls):
     """`optimizer`."""
 
-    type: str = key("AdamW", "sat.ops.FusedEmaAdam (AdamW with a moving average), AdamW, or Adam", node="optimizer")
+    type: str = key(
+        "AdamW",
+        "sat.ops.FusedEmaAdam (AdamW with a moving average), AdamW, Adam (also as FusedAdam, CPUAdam, DeepSpeedCPUAdam), or "
+        "AdamW8bit",
+        node="optimizer",
+    )
     params: Component = key({}, "its parameters")
     legacy_fusion: bool | None = key(None, "old fused kernel", without_effect="PyTorch's optimizer is used")
 

@@ -58,7 +58,7 @@ def _run(arguments: argparse.Namespace, overrides: Sequence[str], prepare: Prepa
 
 def _requeue_behind(held: HeldError, log: Path | None) -> BaseException:
     """Let this job wait in the queue for the one that does its work, without GPUs; returns what ends this start."""
-    if held.slurm_job is None or held.slurm_job == slurm.job_id():
+    if held.slurm_job is None:
         return UserError(
             f"{held}. It does the same work, and this Slurm job would hold its GPUs idle; run again when it has ended"
         )

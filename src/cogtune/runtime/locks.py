@@ -26,7 +26,15 @@ from typing import Any
 
 from cogtune.errors import UserError
 from cogtune.runtime.atomic import write_json
-from cogtune.runtime.owners import Timing, is_dead, name_of, owner_of, slurm_job, this_process
+from cogtune.runtime.owners import (
+    Timing,
+    in_this_slurm_job,
+    is_dead,
+    name_of,
+    owner_of,
+    slurm_job,
+    this_process,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -68,7 +76,7 @@ def hold_lock(
     its heartbeat did not move for ``timing.stale`` seconds of this process's own clock, so clocks need not agree.
     Not re-entrant. Should another host take the lock over because this process did not run for that long, this process
     exits immediately with exit code 1: two writers never overlap. Raises UserError if ``path`` is a link or a file, and
-    HeldError after ``patience`` seconds if the owner sent a heartbeat meanwhile.
+    HeldError after ``patience`` seconds if the owner sent a heartbeat meanwhile and is in another Slurm job, or in none.
     """
     folder = Path(path)
     claim = _acquire(folder, timing, patience)
@@ -112,7 +120,7 @@ def _acquire(folder: Path, timing: Timing, patience: float) -> _Claim:
                 return claim
             time.sleep(_POLL_SECONDS)  # on NFS a listing may be old for a minute: do not ask the server all the time
             continue
-        if alive and now - started > patience:
+        if alive and now - started > patience and not in_this_slurm_job(newest.owner):
             raise HeldError(f"{_name(newest)} holds the lock of {folder.stem}", newest.owner.get("slurm_job"))
         if now >= say_at:
             say_at = now + timing.say

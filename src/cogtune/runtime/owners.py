@@ -56,6 +56,12 @@ def slurm_job() -> dict[str, str]:
     return {"slurm_job": job} if job else {}
 
 
+def in_this_slurm_job(owner: dict[str, Any]) -> bool:
+    """Whether an owner belongs to the Slurm job of this process: waiting for it keeps no GPU from another job."""
+    job = slurm_job()
+    return bool(job) and owner.get("slurm_job") == job["slurm_job"]
+
+
 def name_of(owner: dict[str, Any]) -> str:
     """An owner for messages."""
     job = f" (Slurm job {owner['slurm_job']})" if owner.get("slurm_job") else ""

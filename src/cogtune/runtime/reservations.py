@@ -21,7 +21,15 @@ from typing import Any, cast
 
 from cogtune.runtime.atomic import write_json
 from cogtune.runtime.locks import HeldError, hold_lock, holder
-from cogtune.runtime.owners import Timing, is_dead, name_of, owner_of, slurm_job, this_process
+from cogtune.runtime.owners import (
+    Timing,
+    in_this_slurm_job,
+    is_dead,
+    name_of,
+    owner_of,
+    slurm_job,
+    this_process,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -108,7 +116,7 @@ class Reservations:
                 count = sum(len(one.rows if rows is None else one.rows.intersection(rows)) for one in blocking)
                 names = ", ".join(sorted({one.name for one in blocking}))
                 _log.info("waiting for %s to make %d rows of %s (%.0f s)", names, count, self._lock.stem, now - started)
-            alive = next((one for one in blocking if one.beats), None)
+            alive = next((one for one in blocking if one.beats and not in_this_slurm_job(one.owner)), None)
             if alive is not None and now - started > self._patience:
                 held = f"{alive.name} makes rows of {self._lock.stem}"
                 raise HeldError(held, alive.owner.get("slurm_job"))

@@ -6,6 +6,7 @@ the time limit (`--signal`) and `scancel` all send it. The state tells them apar
 `scancel`.
 """
 
+import logging
 import math
 import os
 import re
@@ -15,20 +16,30 @@ from dataclasses import dataclass
 
 from cogtune.errors import UserError
 
+_log = logging.getLogger(__name__)
+
 MAX_RESTARTS = 100
 """Default limit of restarts of a job, counted by Slurm: one that is pre-empted before its first step every time ends too."""
 _SECONDS = 30.0
 """Limit for one Slurm command. A busy controller answers after some seconds; the grace time is often 30 to 60 s."""
+_ANSWER_SECONDS = 60.0
+"""How long a command is repeated while the controller does not answer: it may be restarted, or busy."""
+_AGAIN_SECONDS = 2.0
+_NO_ANSWER = re.compile(r"contact slurm controller|timed out|zero bytes|connection|try again|temporarily", re.I)
+"""What commands print if the controller does not answer; other errors are not repeated."""
 _PATIENCE_SECONDS = 30.0
 """How long a Slurm job waits for a live owner of a lock or of rows: the owner may be about to end."""
 _LINK_SECONDS = 5.0
 """Limit for linking a requeued job to another one. Slurm kills its processes after KillWait, 30 s by default."""
 _FIELD = re.compile(r"(?:^|\s)(\w+)=(\S*)")
+_NAME = re.compile(r"JobName=.*? (?=UserId=\S+\(\d+\) GroupId=)")
+"""The user chose it, so it may look like other fields. All other texts of users are behind the fields that are read."""
 
 
 @dataclass(frozen=True)
 class SlurmJob:
-    """What `scontrol show job` says. ``nodes``, ``tasks``: numbers granted; ``restarts``: how often it was requeued;
+    """What `scontrol show job` says. ``id``: for Slurm's commands, "12", or "12_3" for a task of an array, because "12"
+    may stand for all of its tasks; ``nodes``, ``tasks``: numbers granted; ``restarts``: how often it was requeued;
     ``preempted``: whether Slurm is taking its machine for another job; ``hosts``: node list, as n[1-2]."""
 
     id: str
@@ -59,19 +70,22 @@ def this_job() -> SlurmJob | None:
     job = job_id()
     if job is None:
         return None
-    done = _run("scontrol", "show", "job", "-o", job)
+    done = _answer("scontrol", "show", "job", "-o", job)
     if done.returncode:
         raise UserError(f"`scontrol show job {job}` failed: {_last_line(done.stderr)}")
     return parse(job, done.stdout)
 
 
 def parse(job: str, text: str) -> SlurmJob:
-    """The job in one line of `scontrol show job -o`. Raises UserError if it has no state."""
-    fields = dict(_FIELD.findall(text))
+    """The job in its line of `scontrol show job -o`: of an array, there is a line for each task. Raises UserError if it
+    has no state."""
+    line = next((line for line in text.splitlines() if line.startswith(f"JobId={job} ")), "")
+    fields = dict(reversed(_FIELD.findall(_NAME.sub("", line, count=1))))  # of several, the first
     if "JobState" not in fields:
-        raise UserError(f"`scontrol show job {job}`: expected JobState=…, found {text.strip()[:200]!r}")
+        raise UserError(f"`scontrol show job {job}`: expected JobId={job} … JobState=…, found {text.strip()[:200]!r}")
+    array = f"{fields['ArrayJobId']}_{fields['ArrayTaskId']}" if fields.keys() >= {"ArrayJobId", "ArrayTaskId"} else ""
     return SlurmJob(
-        id=job,
+        id=array or job,
         state=fields["JobState"],
         nodes=_number(fields.get("NumNodes")),
         tasks=_number(fields.get("NumTasks")),
@@ -118,7 +132,7 @@ def requeue_if_taken(progress: bool, limit: int) -> str | None:
         return None
     decision = decide(job, progress, limit)
     if decision.requeue:
-        done = _run("scontrol", "requeue", job.id)
+        done = _answer("scontrol", "requeue", job.id)
         if done.returncode:
             return f"Slurm job {job.id} could not be requeued ({_last_line(done.stderr)}). The same command resumes it"
     return decision.reason
@@ -132,14 +146,17 @@ def patience() -> float:
 def requeue_behind(owner: str) -> str | None:
     """Free this job's allocation until Slurm job ``owner``, which does the same work, has ended; returns why not, None if
     done. The caller ignores SIGTERM: Slurm sends it after the first command, and the second must still run."""
-    job = job_id()
+    try:
+        job = this_job()
+    except UserError as error:
+        return f"This job could not be requeued: {error}"
     if job is None:
         return "this process is not in a Slurm job"
-    done = _run("scontrol", "requeue", job)
+    done = _answer("scontrol", "requeue", job.id)
     if done.returncode:
-        return f"Slurm job {job} could not be requeued ({_last_line(done.stderr)})"
+        return f"Slurm job {job.id} could not be requeued ({_last_line(done.stderr)})"
     deadline = time.monotonic() + _LINK_SECONDS
-    while _run("scontrol", "update", f"JobId={job}", f"Dependency=afterany:{owner}").returncode:
+    while _run("scontrol", "update", f"JobId={job.id}", f"Dependency=afterany:{owner}").returncode:
         if time.monotonic() > deadline:  # it starts again when Slurm likes, and looks again
             return None
         time.sleep(0.2)
@@ -148,8 +165,20 @@ def requeue_behind(owner: str) -> str | None:
 
 def out_of_memory(job: str) -> bool | None:
     """Whether accounting knows a step of ``job`` that ran out of memory; None without accounting."""
-    done = _run("sacct", "-j", job, "-n", "-P", "-o", "State")
-    return None if done.returncode else "OUT_OF_MEMORY" in done.stdout
+    done = _run("sacct", "-j", job, "-n", "-P", "-o", "JobIDRaw,State")
+    if done.returncode:
+        return None
+    rows = [line.partition("|") for line in done.stdout.splitlines()]
+    return any(name.partition(".")[0] == job and state.startswith("OUT_OF_MEMORY") for name, _, state in rows)
+
+
+def _answer(*command: str) -> "subprocess.CompletedProcess[str]":
+    """`_run`, repeated while the controller does not answer."""
+    deadline = time.monotonic() + _ANSWER_SECONDS
+    while (done := _run(*command)).returncode and _NO_ANSWER.search(done.stderr) and time.monotonic() < deadline:
+        _log.warning("`%s`: %s; asking again", " ".join(command), _last_line(done.stderr))
+        time.sleep(_AGAIN_SECONDS)
+    return done
 
 
 def _run(*command: str) -> "subprocess.CompletedProcess[str]":

@@ -142,9 +142,10 @@ def watch(channel: Channel, rank: int, silence: float = ANSWER_SECONDS) -> None:
     """Start the threads that end this rank when the stage aborts, is gone, or does not answer for ``silence`` seconds.
 
     Only calls that return at once may use ``channel`` too. The second thread is needed because TCPStore has no time
-    limit for an answer: after a power cut of the first machine a call waits forever.
+    limit for an answer: after a power cut of the first machine a call waits forever. It counts its own turns, so that
+    the time for which Slurm suspends the whole job is no silence.
     """
-    answered = [time.monotonic()]
+    silent = [0.0]
 
     def leave(why: str) -> None:
         _log.error("rank %d stops: %s", rank, why)
@@ -158,12 +159,13 @@ def watch(channel: Channel, rank: int, silence: float = ANSWER_SECONDS) -> None:
                 why = "the process that runs the stage has ended"
             if why is not None:
                 leave(why)
-            answered[0] = time.monotonic()
+            silent[0] = 0.0
             time.sleep(_WATCH_SECONDS)
 
     def guard() -> None:
-        while time.monotonic() - answered[0] < silence:
+        while silent[0] < silence:
             time.sleep(_WATCH_SECONDS)
+            silent[0] += _WATCH_SECONDS
         leave(f"the process that runs the stage did not answer for {silence:.0f} s")
 
     for target in (ask, guard):

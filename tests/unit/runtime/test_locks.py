@@ -300,6 +300,7 @@ def test_the_impatient_leave_a_live_owner_and_name_its_slurm_job(
 ) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     owner = holder(tmp_path / "key.lock", 60)
+    monkeypatch.setenv("SLURM_JOB_ID", "18")
     try:
         began = time.monotonic()
         with (
@@ -311,6 +312,14 @@ def test_the_impatient_leave_a_live_owner_and_name_its_slurm_job(
         assert time.monotonic() - began >= 1.0
     finally:
         owner.kill()
+
+
+def test_an_owner_in_the_same_slurm_job_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if Slurm were not there: a whole workflow may be one job, and waiting keeps no GPU from others."""
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    owner = holder(tmp_path / "key.lock", 1.5)
+    with hold_lock(tmp_path / "key.lock", patience=0.3):
+        assert owner.wait(10) == 0
 
 
 def test_the_impatient_wait_for_a_silent_owner(tmp_path: Path) -> None:

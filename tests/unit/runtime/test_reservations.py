@@ -97,6 +97,7 @@ def test_the_impatient_leave_a_live_owner_and_name_its_slurm_job(
     monkeypatch.setenv("SLURM_JOB_ID", "77")
     lock = tmp_path / "latents-key.lock"
     process, _ = holder(lock, 60, "a")
+    monkeypatch.setenv("SLURM_JOB_ID", "78")
     impatient = Reservations(lock, QUICK, patience=0.5)
     try:
         with pytest.raises(
@@ -109,6 +110,14 @@ def test_the_impatient_leave_a_live_owner_and_name_its_slurm_job(
         process.kill()
         process.wait()
     assert impatient.wait("a") == 0
+
+
+def test_an_owner_in_the_same_slurm_job_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    lock = tmp_path / "latents-key.lock"
+    process, _ = holder(lock, 1.5, "a")
+    assert Reservations(lock, QUICK, patience=0.3).wait("a") > 0.3
+    assert process.wait(10) == 0
 
 
 def test_an_owner_on_another_host_is_dead_after_silence(tmp_path: Path) -> None:

@@ -10,10 +10,12 @@ from cogtune.runtime import slurm
 from cogtune.runtime.oom import oom_kills
 
 SHOWN = (
-    "JobId=12 JobName=train UserId=root(0) Priority=1 JobState={state} Reason=None Requeue=1 Restarts={restarts} "
-    "RunTime=00:01:00 PreemptEligibleTime=2026-11-26T04:00:00 PreemptTime={preempted} NodeList=n[1-2] NumNodes=2 NumCPUs=8 "
-    "NumTasks=4 CPUs/Task=1 Command=/tmp/a b JobState-like=x"
+    "JobId=12 JobName=a JobState=FAILED NumTasks=9 UserId=x UserId=root(0) GroupId=root(0) Priority=1 JobState={state} "
+    "Reason=None Requeue=1 Restarts={restarts} RunTime=00:01:00 PreemptEligibleTime=2026-11-26T04:00:00 "
+    "PreemptTime={preempted} NodeList=n[1-2] NumNodes=2 NumCPUs=8 NumTasks=4 CPUs/Task=1 Command=/tmp/a b JobState-like=x "
+    "WorkDir=/tmp/c NumNodes=7 Comment=Restarts=77 JobState=CANCELLED "
 )
+"""With names of jobs, folders and comments that look like fields."""
 STATES = (
     "PENDING", "CONFIGURING", "COMPLETING", "COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "PREEMPTED",
     "OUT_OF_MEMORY", "SUSPENDED", "STOPPED", "REQUEUED", "SIGNALING", "STAGE_OUT", "BOOT_FAIL", "DEADLINE",
@@ -27,6 +29,7 @@ def scontrol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     program.write_text(
         f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n'
         f'if [ "$1" = requeue ] && [ -e {tmp_path}/fails ]; then echo "Job is held" >&2; exit 1; fi\n'
+        f'if [ -s {tmp_path}/away ]; then sed -i 1d {tmp_path}/away; echo "Unable to contact slurm controller" >&2; exit 1; fi\n'
         f'[ "$1" = show ] && cat {tmp_path}/shown\nexit 0\n'
     )
     program.chmod(0o755)
@@ -97,6 +100,43 @@ def test_a_refused_requeue_says_what_slurm_said(scontrol: Path) -> None:
     assert "could not be requeued (Job is held)" in message
 
 
+def test_a_task_of_an_array_requeues_only_itself(scontrol: Path) -> None:
+    """Its number may be that of the array: for Slurm's commands that means all tasks, and it is shown with them."""
+    array = SHOWN.replace("JobId=12 ", "JobId={number} ArrayJobId=12 ArrayTaskId={task} ")
+    lines = [
+        array.format(number=number, task=task, state=state, restarts=number, preempted="None")
+        for number, task, state in ((13, 0, "COMPLETED"), (12, 2, "RUNNING"), (14, 1, "CANCELLED"))
+    ]
+    (scontrol / "shown").write_text("\n".join(lines) + "\n")
+    assert slurm.this_job() == slurm.SlurmJob("12_2", "RUNNING", 2, 4, 12, False, "n[1-2]")
+    message = slurm.requeue_if_taken(True, 100)
+    assert message is not None
+    assert "Slurm job 12_2" in message
+    assert slurm.requeue_behind("99") is None
+    calls = [line for line in (scontrol / "calls").read_text().splitlines() if not line.startswith("show")]
+    assert calls == ["requeue 12_2", "requeue 12_2", "update JobId=12_2 Dependency=afterany:99"]
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_controller_that_does_not_answer_is_asked_again(
+    scontrol: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    monkeypatch.setattr("cogtune.runtime.slurm._AGAIN_SECONDS", 0.01)
+    (scontrol / "away").write_text("x\n" * times)
+    assert slurm.this_job() == slurm.SlurmJob("12", "RUNNING", 2, 4, 0, False, "n[1-2]")
+    (scontrol / "away").write_text("x\n" * times)
+    assert "restart 1 of" in str(slurm.requeue_if_taken(True, 100))
+    assert requeued(scontrol)
+
+
+def test_a_controller_that_stays_away_is_an_error(scontrol: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cogtune.runtime.slurm._AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr("cogtune.runtime.slurm._ANSWER_SECONDS", 0.1)
+    (scontrol / "away").write_text("x\n" * 1000)
+    with pytest.raises(UserError, match="`scontrol show job 12` failed: Unable to contact slurm controller"):
+        slurm.this_job()
+
+
 def test_outside_slurm_nothing_is_called(scontrol: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SLURM_JOB_ID")
     assert slurm.requeue_if_taken(True, 100) is None
@@ -107,7 +147,7 @@ def test_outside_slurm_nothing_is_called(scontrol: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("answer", ["", "slurm_load_jobs error: Invalid job id specified"])
 def test_an_answer_without_a_state_is_an_error(scontrol: Path, answer: str) -> None:
     (scontrol / "shown").write_text(answer)
-    with pytest.raises(UserError, match="expected JobState="):
+    with pytest.raises(UserError, match="expected JobId=12 … JobState="):
         slurm.this_job()
     message = slurm.requeue_if_taken(True, 100)
     assert message is not None
@@ -122,7 +162,15 @@ def test_a_job_without_scontrol_is_not_requeued(scontrol: Path) -> None:
     assert "scontrol" in message
 
 
-@pytest.mark.parametrize(("printed", "answer"), [("COMPLETED\nOUT_OF_MEMORY\n", True), ("RUNNING\n", False)])
+@pytest.mark.parametrize(
+    ("printed", "answer"),
+    [
+        ("12|RUNNING\n12.0|OUT_OF_MEMORY\n", True),
+        ("12|OUT_OF_MEMORY\n", True),
+        ("12|RUNNING\n12.batch|RUNNING\n", False),
+        ("12|RUNNING\n13|OUT_OF_MEMORY\n13.0|OUT_OF_MEMORY\n", False),  # another task of the array
+    ],
+)
 def test_accounting_says_whether_memory_ran_out(scontrol: Path, printed: str, answer: bool) -> None:
     (scontrol / "sacct").write_text(f"#!/bin/sh\nprintf '{printed}'\n")
     (scontrol / "sacct").chmod(0o755)

@@ -97,6 +97,23 @@ def test_a_rank_ends_with_its_stage(how: str) -> None:
             stage.kill()
 
 
+def test_a_rank_that_was_suspended_with_its_stage_goes_on() -> None:
+    """As by `scontrol suspend`: the time in which nobody ran is no silence. 3 s are allowed here."""
+    stage = Channel.host("localhost")
+    command = [sys.executable, "-c", WATCHED, stage.address]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as rank:
+        try:
+            assert rank.stdout is not None
+            assert rank.stdout.readline() == "ready\n"
+            rank.send_signal(signal.SIGSTOP)
+            time.sleep(4.5)
+            rank.send_signal(signal.SIGCONT)
+            with pytest.raises(subprocess.TimeoutExpired):
+                rank.wait(1.5)
+        finally:
+            rank.kill()
+
+
 @pytest.mark.parametrize(("mode", "code"), [("at once", 143), ("deferred", 7)])
 def test_sigterm_is_answered_at_once_before_the_loop_and_later_in_it(mode: str, code: int) -> None:
     process = subprocess.Popen([sys.executable, "-c", ASKED, mode], stdout=subprocess.PIPE, text=True)

@@ -15,6 +15,8 @@ from cogtune.errors import UserError
 
 _TOPIC = "profile"
 OTHERS = "all other rules"
+_RULE = re.compile(r"(?m)^(?:(?:rule|checkpoint) (\w+)|use rule (\w+) as (\w+) with):")
+"""The first line of a rule: its name, or the rule that it is derived from, above it in the same file, and its name."""
 _MINUTES = {"s": 1 / 60, "m": 1.0, "h": 60.0, "d": 1440.0, "w": 10080.0}
 _MEGABYTES = {"": 1e-6, "k": 1e-3, "m": 1.0, "g": 1e3, "t": 1e6}
 
@@ -111,9 +113,10 @@ def rules_of(workflow: Path) -> dict[str, bool]:
     """The rules in the files of a workflow, and whether each requests a GPU; empty if there are no files."""
     rules: dict[str, bool] = {}
     for path in sorted(workflow.glob("rules/*.smk")):
-        _, *parts = re.split(r"(?m)^(?:rule|checkpoint) (\w+):", path.read_text(errors="replace"))
-        for name, body in zip(parts[::2], parts[1::2], strict=True):
-            rules[name] = re.search(r"(?m)^\s+gpu=", body) is not None
+        _, *parts = _RULE.split(path.read_text(errors="replace"))
+        for name, base, derived, body in zip(parts[::4], parts[1::4], parts[2::4], parts[3::4], strict=True):
+            on_gpu = re.search(r"(?m)^\s+gpu=", body) is not None
+            rules[name or derived] = on_gpu or rules.get(base, False)
     return rules
 
 

@@ -25,6 +25,7 @@ from cogtune.doctor.slurm import (
     slurm_checks,
 )
 from cogtune.errors import UserError
+from cogtune.work.stages import STAGES
 from tests.unit.doctor.conftest import Install
 from tests.unit.doctor.outputs import scontrol
 
@@ -196,6 +197,7 @@ def test_a_job_that_gathers_needs_no_gpu(slurm: Slurm) -> None:
 def test_rules_of_this_workflow() -> None:
     rules = rules_of(REPO / "workflow")
     assert (rules["train"], rules["latents"], rules["scan"], rules["report"]) == (True, True, False, False)
+    assert {f"{name}_part": rules[name] for name, stage in STAGES.items() if stage.parts}.items() <= rules.items()
 
 
 PROFILES = {
@@ -264,3 +266,4 @@ def test_the_shipped_profiles_are_read() -> None:
         without_gpu = {rule for rule, body in profile.resources.items() if body.get("slurm_partition") == "cpu"}
         computing = {rule for rule, on_gpu in rules_of(REPO / "workflow").items() if on_gpu and rule in without_gpu}
         assert computing == profile.gathers - {"preprocess"}, folder
+        assert profile.resources.keys() - {OTHERS} <= rules_of(REPO / "workflow").keys(), folder

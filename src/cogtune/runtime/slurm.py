@@ -101,6 +101,8 @@ def decide(job: SlurmJob, progress: bool, limit: int) -> Decision:
     A start without ``progress`` is not repeated unless the job was pre-empted: a time limit that is shorter than the
     start would repeat forever. At most ``limit`` restarts in all.
     """
+    if job.state == "PENDING":
+        return Decision(False, f"Slurm job {job.id} was requeued by Slurm; it starts again by itself")
     if job.state != "RUNNING":
         return Decision(
             False,

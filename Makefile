@@ -9,7 +9,7 @@ SNAKEMAKE := snakemake --cores $(CORES)
 KERNELS := ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-assets picture plan check golden lint test test-fast test-kernels test-slurm test-gpu test-all clean
+.PHONY: help setup demo demo-assets picture plan check golden lint test test-fast test-kernels test-slurm test-gpu test-all bench-gpu verify-weights clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -66,6 +66,13 @@ test-slurm: setup  ## tests on a Slurm that they start themselves (as root, with
 	@log=$$(mktemp); pytest -q -m "slurm and not slow" --durations=5 tests/slurm/test_workflow.py > $$log 2>&1 & whole=$$!; \
 	pytest -m "slurm and not slow" --durations=10 tests/slurm --ignore=tests/slurm/test_workflow.py; rest=$$?; \
 	wait $$whole; whole=$$?; cat $$log; rm $$log; exit $$((rest | whole))
+
+bench-gpu: setup  ## speed and memory on a CUDA device, beside diffusers and the plan (docs/performance.md)
+	python -m bench.gpu
+
+verify-weights: setup  ## compare the real weights in MODEL=folder with diffusers and transformers
+	@test -n "$(MODEL)" || { echo "make verify-weights: set MODEL, such as MODEL=weights/cogvideox-5b"; exit 2; }
+	python -m tests.verify_weights "$(MODEL)"
 
 test-all: setup lint  ## also the tests that take over a minute
 	pytest

@@ -163,21 +163,26 @@ def vae_case(side: str, case: str, shape: dict[str, Any], device: torch.device) 
 
 
 def _diffusers_vae(node: dict[str, Any], ours: nn.Module, batch: int) -> Any:
+    twin = diffusers_vae(node)
+    levels = len(node["params"]["encoder_config"]["params"]["ch_mult"])
+    twin.load_state_dict({vae_in_diffusers(name, levels): value for name, value in ours.state_dict().items()})
+    twin.num_sample_frames_batch_size = batch
+    return twin
+
+
+def diffusers_vae(node: dict[str, Any]) -> Any:
+    """diffusers' VAE of a `first_stage_config` node, with weights of its own."""
     from diffusers.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX
 
     coder = node["params"]["encoder_config"]["params"]
-    twin = AutoencoderKLCogVideoX(
+    make: Any = AutoencoderKLCogVideoX  # its annotations say tuple[str] for tuples of any length
+    return make(
         down_block_types=("CogVideoXDownBlock3D",) * 4,
         up_block_types=("CogVideoXUpBlock3D",) * 4,
         block_out_channels=[coder["ch"] * factor for factor in coder["ch_mult"]],
         latent_channels=16,
         layers_per_block=coder["num_res_blocks"],
     )
-    twin.load_state_dict(
-        {vae_in_diffusers(name, len(coder["ch_mult"])): value for name, value in ours.state_dict().items()}
-    )
-    twin.num_sample_frames_batch_size = batch
-    return twin
 
 
 MAKERS = {"dit": dit_case, "vae": vae_case}

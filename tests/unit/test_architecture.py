@@ -129,7 +129,7 @@ def test_only_one_place_removes_folders() -> None:
     everywhere = [
         *FILES,
         *(REPO / "demo").glob("*.py"),
-        *(REPO / "bench").glob("*.py"),
+        *(REPO / "bench").rglob("*.py"),
         *(REPO / "workflow").rglob("*.smk"),
     ]
     removing = {

@@ -44,14 +44,14 @@ def test_results_survive_their_file(tmp_path: Path) -> None:
     assert Results.read(tmp_path / "gpu.json") == written
 
 
-@pytest.mark.parametrize("seconds, verdict", [(2.0, "met"), (2.3, "met"), (2.31, "MISSED"), (None, "MISSED")])
+@pytest.mark.parametrize(("seconds", "verdict"), [(2.0, "met"), (2.3, "met"), (2.31, "MISSED"), (None, "MISSED")])
 def test_target_of_a_time(seconds: float | None, verdict: str) -> None:
     text = results(replace(ROW, seconds=seconds, note="" if seconds else "out of memory")).markdown()
     assert f"<= 2.3 s {verdict}" in text
     assert (seconds is not None) or "out of memory" in text
 
 
-@pytest.mark.parametrize("seconds, missed", [(16 / 150, 0), (16 / 149, 1)])
+@pytest.mark.parametrize(("seconds", "missed"), [(16 / 150, 0), (16 / 149, 1)])
 def test_target_of_a_rate(seconds: float, missed: int) -> None:
     row = Row("encoders", "t5", "226 tokens, batches of 16", "cogtune", seconds, "captions", 16)
     assert len(results(row).missed()) == missed

@@ -5,13 +5,12 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from cogtune.commands import config, doctor, new, plan, run, stage, store, sweep, weights
 from cogtune.config.errors import ConfigError, ConfigErrors
 from cogtune.config.schema.args import ArgsSection
 from cogtune.errors import UserError
 from cogtune.runtime.failures import explained
 from cogtune.runtime.log import log_to_terminal
-from cogtune.runtime.stopping import Interrupted, Stopped
+from cogtune.runtime.stopping import RESUME, Interrupted, Stopped
 
 _EXAMPLES = """examples:
   cogtune new mine --data "my clips" --model cogvideox-5b --lora --device 4090
@@ -35,6 +34,9 @@ Values after `--` override all files: key.path=value, or SAT's flags (--train-it
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line. Arguments after ``--`` are overrides and are not passed to argparse."""
+    # Imported only here, which takes up to a second: `main` answers a Ctrl-C during that time.
+    from cogtune.commands import config, doctor, new, plan, run, stage, store, sweep, weights
+
     parser = argparse.ArgumentParser(
         "cogtune",
         description="Fine-tune CogVideoX.",
@@ -61,9 +63,23 @@ def _unknown_words(unknown: Sequence[str], words: Sequence[str]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point. Exit codes: 0 success, 2 usage or config error, 1 any other error."""
-    log_to_terminal()
+    """Entry point. Exit codes: 0 success, 2 usage or config error, 130 Ctrl-C, 143 SIGTERM, 1 any other error."""
     words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(words)
+    except Interrupted:
+        return 130
+    except KeyboardInterrupt:
+        _say_stopped(words)
+        return 130
+    except Stopped as stopped:
+        if not stopped.explained:
+            _say_stopped(words)
+        raise
+
+
+def _run(words: Sequence[str]) -> int:
+    log_to_terminal()
     cut = words.index("--") if "--" in words else len(words)
     parser = build_parser()
     arguments, unknown = parser.parse_known_args(words[:cut])
@@ -77,21 +93,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"cogtune: {error}", file=sys.stderr)
         return error.exit_code
-    except Interrupted:
-        return 130
-    except KeyboardInterrupt:
-        _say_stopped(arguments)
-        return 130
-    except Stopped as stopped:
-        if not stopped.explained:
-            _say_stopped(arguments)
-        raise
 
 
-def _say_stopped(arguments: argparse.Namespace) -> None:
+def _say_stopped(words: Sequence[str]) -> None:
     """The last line after Ctrl-C or SIGTERM. Of a job of Snakemake, its main process says it."""
-    if not getattr(arguments, "plain", False):
-        print("cogtune: stopped; finished work is kept. Run the same command again to resume", file=sys.stderr)
+    if "--plain" not in words:
+        print(f"cogtune: stopped; finished work is kept. {RESUME}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from cogtune.runtime.allocation import granted_cores, granted_gpus
 from cogtune.runtime.directory import hold_directory
 from cogtune.runtime.failures import explained
 from cogtune.runtime.submitted_jobs import await_submitted_jobs
-from cogtune.work.machine_limits import refused_here, unknown_device
 from cogtune.work.parts import Part, check_scatter, read_part
 from cogtune.work.stages import STAGES, SWEEP
 from cogtune.work.started import load_started, save_started
@@ -91,51 +90,6 @@ STORE, RESULTS = str(WORKSPACE.store), str(WORKSPACE.results)
 SCATTER = workflow.resource_settings.overwrite_scatter
 if not IS_MODULE:
     in_one_sentence(check_scatter)("--set-scatter", SCATTER)
-
-
-# Before the first job, not for a dry run, nor on a cluster's nodes. Of several onstart sections Snakemake runs the last only.
-onstart:
-    in_one_sentence(hold_directory)(Path(".cogtune.lock"))
-    # Known only now: jobs of another executor may find the GPU that this machine lacks.
-    if workflow.local_exec:
-        refused = in_one_sentence(refused_here)(
-            WORKSPACE, asked_for(), clips_are_made(WORKSPACE)
-        )
-    else:
-        refused = in_one_sentence(unknown_device)(WORKSPACE)
-    if refused:
-        print("\n".join(refused), file=sys.stderr)
-        sys.exit(2)
-    in_one_sentence(WORKSPACE.start)()
-    in_one_sentence(save_started)(WORKSPACE)
-
-
-TARGETS = {}
-"""Experiment or sweep that was asked for -> marker of its report, "" before its scan. Snakemake evaluates the inputs of
-their rules only."""
-
-
-def asked_for():
-    """The experiments that this run is for: all that can run, if it was asked for files."""
-    members = [
-        member
-        for name in TARGETS
-        for member in (
-            WORKSPACE.sweeps[name].points if name in WORKSPACE.sweeps else [name]
-        )
-    ]
-    made = clips_are_made(WORKSPACE)
-    return members or [
-        name for name in WORKSPACE.targets if not made or WORKSPACE.available(name)
-    ]
-
-
-# Of several onsuccess sections Snakemake runs the last only.
-onsuccess:
-    for name, marker in TARGETS.items():
-        if workflow.is_main_process and os.path.exists(marker):
-            page = os.path.abspath(f"{RESULTS}/{name}/report.html")
-            print(f"report: {page}", file=sys.stderr)
 
 
 wildcard_constraints:
@@ -273,7 +227,10 @@ def run_file(wildcards):
 def known_run_file(wildcards):
     """The same for a job that waits for no scan."""
     if starts_without_hook():
+        first = WORKSPACE.writes.held
         WORKSPACE.start()
+        if first:
+            show_results()
     job = job_of(wildcards)
     if workflow.is_main_process and not WORKSPACE.writes.held:
         save_started(WORKSPACE)
@@ -327,6 +284,7 @@ def published(name):
         await_earlier_jobs()
         await_scans(name)
         TARGETS[name] = str(WORKSPACE.published(name))
+        open_results([name])
         return TARGETS[name]
 
     return target
@@ -342,6 +300,7 @@ def compared(name):
         for member in WORKSPACE.sweeps[name].points:
             await_scans(member)
         TARGETS[name] = str(WORKSPACE.compared(name))
+        open_results(WORKSPACE.sweeps[name].points)
         return TARGETS[name]
 
     return target

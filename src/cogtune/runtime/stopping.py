@@ -9,6 +9,8 @@ from types import FrameType
 
 STOPPED = 143
 """Exit code of a process that SIGTERM stopped: 128 + SIGTERM."""
+RESUME = "Run the same command again to resume"
+"""The end of a message about a stop on request."""
 
 
 class Stopped(SystemExit):

@@ -17,10 +17,10 @@ from cogtune.runtime.paths import inside, named_folder
 from cogtune.stages.job import Job
 from cogtune.stages.report_setup import About
 from cogtune.stages.run_counts import RunCounts
-from cogtune.stages.watch_training import link_views
 from cogtune.work import training_log
 from cogtune.work.inputs import ReportInput, SampleInput
 from cogtune.work.results import read_index, read_summary
+from cogtune.work.results_folder import link_training
 from cogtune.work.volatile import ReportRun
 
 
@@ -64,7 +64,7 @@ def run(job: Job[ReportInput]) -> RunCounts:
     if data.data:
         texts["clips.csv"] = gather.clips_csv(data.data.each)
     if "train" in job.upstream:
-        link_views(job.results, target(job), job.upstream["train"])
+        link_training(job.results, target(job), job.upstream["train"], job.job_dir("train") / "checkpoints")
     publish(target(job), job.key, texts, _links(job), files=_files(job, figures.samples, names))
     return RunCounts(made=1, reused=0)
 
@@ -120,7 +120,8 @@ class Figures:
 def _links(job: Job[ReportInput]) -> dict[str, Path]:
     if "train" not in job.upstream:
         return {}
-    return {"checkpoints": job.job_dir("train") / "checkpoints", "export": job.items_dir("export")}
+    checkpoints = job.job_dir("train") / "checkpoints"  # somebody may have removed them to free space
+    return ({"checkpoints": checkpoints} if checkpoints.exists() else {}) | {"export": job.items_dir("export")}
 
 
 def _files(

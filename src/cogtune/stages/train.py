@@ -13,7 +13,7 @@ from cogtune.errors import UserError
 from cogtune.model.start import Start
 from cogtune.runtime import slurm
 from cogtune.runtime.progress import Progress
-from cogtune.runtime.stopping import Interrupted, Stopped
+from cogtune.runtime.stopping import RESUME, Interrupted, Stopped
 from cogtune.stages.job import Job
 from cogtune.stages.latents import accepted
 from cogtune.stages.preprocess import clips_of
@@ -154,7 +154,7 @@ def _say_stopped(folder: Path, reports: "_Reports") -> None:
     kept = f"the checkpoint of step {saved} is saved" if saved else "there is no checkpoint yet"
     step, steps = reports.place
     place = f"at step {step} of {steps}" if steps else "before the first step"
-    _log.warning("[train] stopped %s; %s. Run the same command again to resume", place, kept)
+    _log.warning("[train] stopped %s; %s. %s", place, kept, RESUME)
 
 
 def _run_ranks(job: Job[TrainInput], plan: Plan, log: RankLog, reports: "_Reports") -> bool:

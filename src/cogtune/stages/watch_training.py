@@ -13,6 +13,7 @@ from cogtune.stages.job import Job
 from cogtune.train.rank_log import RANK_LOG
 from cogtune.work import training_log
 from cogtune.work.inputs import TrainInput
+from cogtune.work.results_folder import LOG, PAGE, folders_of_training, link_training, training_view
 
 FIRST_SECONDS = 10.0
 """The first chart is drawn after this time, so that a short training does not spend a second on one."""
@@ -21,27 +22,16 @@ _SHARE = 0.02
 _log = logging.getLogger(__name__)
 
 
-def link_views(results: Path, folder: Path, key: str) -> None:
-    """Let the links in the experiment's ``folder`` lead to the page and the log of the training ``key``. A link to another
-    training is removed if this one ran elsewhere."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for suffix in (".html", ".log"):
-        view = results / ".logs" / f"train-{key}{suffix}"
-        path = folder / f"training{suffix}"
-        if view.exists():
-            replace_link(path, view)
-        elif path.is_symlink():
-            path.unlink()
-
-
 class TrainingPage:
-    """Writes `results/.logs/train-<key>.html`, and links to it and to the log in the folder of the experiment. A failure to
-    write them is logged once and never stops the training."""
+    """Writes `results/.logs/train-<key>.html`. Links to it, to the log and to the checkpoints are in the folders of all
+    experiments of the run that share this training. A failure to write them is logged once and never stops the
+    training."""
 
     def __init__(self, job: Job[TrainInput]) -> None:
         self._rows, self._key = job.job_dir() / "log.jsonl", job.key
+        self._checkpoints = job.job_dir() / "checkpoints"
         self._log_path = job.log_path or job.job_dir() / RANK_LOG
-        self.path = job.results / ".logs" / f"train-{job.key}.html"
+        self.path = training_view(job.results, job.key, PAGE)
         self._name = job.run_file.stem.rpartition("-")[0]
         self.folder = named_folder(job.results, self._name, "experiment")
         self._started = time.monotonic()
@@ -50,18 +40,21 @@ class TrainingPage:
         self._failed = self._drawn = False
 
     def begin(self) -> None:
-        """Make the folder with its links and a page without a chart, and say once where they are."""
+        """Create a page without a chart, and the links; say once where they are."""
         try:
+            self._checkpoints.mkdir(parents=True, exist_ok=True)
             self.folder.mkdir(parents=True, exist_ok=True)
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._write(running=True, draw=False)
-            replace_link(self.folder / "training.html", self.path)
-            replace_link(self.folder / "training.log", self._log_path)
+            results = self.folder.parent
+            for folder in {self.folder, *folders_of_training(results, self._key)}:
+                link_training(results, folder, self._key, self._checkpoints)
+                replace_link(folder / LOG, self._log_path)
         except OSError as error:
             self._failed = True
             _log.warning("[train] no page with the loss: %s", error)
             return
-        _log.info("[train] log: %s; loss curve: %s", _short(self._log_path), _short(self.folder / "training.html"))
+        _log.info("[train] log: %s; loss curve: %s", _short(self._log_path), _short(self.folder / PAGE))
 
     def advance(self, step: int, steps: int) -> None:
         """``step`` of ``steps`` are done: draw the page again if it is old enough."""

@@ -20,6 +20,7 @@ from cogtune.work.content_hashes import ContentHashes
 from cogtune.work.experiment import Experiment, parse_experiment, with_place
 from cogtune.work.load import load_config
 from cogtune.work.resolve import Resolver, RunPaths, check_batch
+from cogtune.work.results_folder import open_results
 from cogtune.work.roots import register
 from cogtune.work.runs import run_path, write_run
 from cogtune.work.slices import Slice, cut, upstream_receipts
@@ -335,6 +336,14 @@ class Workspace:
     def published(self, name: str) -> Path:
         """The marker file of the report of the current config: the target of an experiment."""
         return self.results / name / f".published-{self.slices(name)['report'].key}"
+
+    def open_results(self, name: str, data_exists: bool = True) -> Path:
+        """Create the results folder of an experiment that is run, with links to its training if the scans of its chain are
+        finished (`results_folder.open_results`)."""
+        training = None
+        if data_exists and all(receipt.exists() for receipt in self.scan_receipts(name)):
+            training = self.slices(name).get("train")
+        return open_results(self.results, self.store, name, training.key if training else None)
 
     def sweep_slice(self, name: str) -> Slice:
         """The slice of a sweep's report; the scans of all members must be finished."""

@@ -9,6 +9,7 @@ from cogtune.stages import watch_training
 from cogtune.stages.job import Job
 from cogtune.stages.watch_training import TrainingPage
 from cogtune.work.inputs import TrainInput
+from cogtune.work.results_folder import open_results
 from cogtune.work.training_log import StepRow, TrainingLog
 from tests.unit.stages.finished import Finished
 
@@ -38,6 +39,20 @@ def test_the_page_and_its_links_are_there_from_the_start(
     assert (page.folder / "training.html").resolve() == page.path.resolve()
     assert "Training starts." in page.path.read_text()
     assert [record.message.count("loss curve:") for record in caplog.records] == [1]
+
+
+@pytest.mark.heavy
+def test_experiments_that_share_a_training_all_link_to_it(job: Job[TrainInput]) -> None:
+    """The job has the run file of one of them only."""
+    for name, key in (("first", job.key), ("second", job.key), ("elsewhere", "0123456789ab")):
+        open_results(job.results, job.store, name, key)
+    page = TrainingPage(job)
+    page.begin()
+    for name in ("first", "second"):
+        folder = job.results / name
+        assert (folder / "checkpoints").resolve() == (job.job_dir() / "checkpoints").resolve()
+        assert "Training starts." in (folder / "training.html").read_text()
+    assert not (job.results / "elsewhere/checkpoints").is_symlink()
 
 
 @pytest.mark.heavy
@@ -83,16 +98,3 @@ def test_a_page_that_cannot_be_written_stops_nothing(
     page.advance(1, 2)
     page.end()
     assert "no page with the loss" in caplog.text
-
-
-def test_a_report_links_to_its_own_training(tmp_path: Path) -> None:
-    """Also after a training under another config; a link to a training that ran elsewhere is removed."""
-    folder, logs = tmp_path / "tiny", tmp_path / ".logs"
-    folder.mkdir()
-    logs.mkdir()
-    for suffix in (".html", ".log"):
-        (folder / f"training{suffix}").symlink_to(f"../.logs/train-old{suffix}")
-    (logs / "train-new.html").write_text("the page")
-    watch_training.link_views(tmp_path, folder, "new")
-    assert (folder / "training.html").read_text() == "the page"
-    assert not (folder / "training.log").is_symlink()

@@ -1,0 +1,89 @@
+"""What happens when a run starts and ends. Its results folders are there from the start."""
+
+import logging
+
+from cogtune.runtime.stopped_workflow import StopSentence
+from cogtune.work.machine_limits import refused_here, unknown_device
+
+TARGETS = {}
+"""Experiment or sweep that was asked for -> marker of its report, "" before its scan. Snakemake evaluates the inputs of
+their rules only."""
+
+
+def experiments_of(targets):
+    """The experiments among targets, and the members of sweeps."""
+    return [
+        member
+        for name in targets
+        for member in (
+            WORKSPACE.sweeps[name].points if name in WORKSPACE.sweeps else [name]
+        )
+    ]
+
+
+def asked_for():
+    """The experiments that this run is for: all that can run, if it was asked for files."""
+    members = experiments_of(TARGETS)
+    made = clips_are_made(WORKSPACE)
+    return members or [
+        name for name in WORKSPACE.targets if not made or WORKSPACE.available(name)
+    ]
+
+
+def open_results(names):
+    """Create results/<experiment>/ of experiments that this run makes, with links to the training once its key is known."""
+    if WORKSPACE.writes.held or not workflow.is_main_process:
+        return []  # no run has started: a dry run writes nothing
+    known = clips_are_made(WORKSPACE)
+    return [os.path.relpath(WORKSPACE.open_results(name, known)) for name in names]
+
+
+def show_results():
+    """The folders of the results, when a run starts."""
+    wanted = experiments_of(
+        name for name, marker in TARGETS.items() if not os.path.exists(marker)
+    )
+    names = [name for name in WORKSPACE.experiments if name in wanted]
+    if folders := open_results(names):
+        rest = f" and {len(folders) - 3} more" if len(folders) > 4 else ""
+        listed = ", ".join(folders[: 3 if rest else 4])
+        print(f"results: {listed}{rest}", file=sys.stderr)
+
+
+# Before the first job, not for a dry run, nor on a cluster's nodes. Of several onstart sections Snakemake runs the last only.
+onstart:
+    in_one_sentence(hold_directory)(Path(".cogtune.lock"))
+    # Known only now: jobs of another executor may find the GPU that this machine lacks.
+    if workflow.local_exec:
+        refused = in_one_sentence(refused_here)(
+            WORKSPACE, asked_for(), clips_are_made(WORKSPACE)
+        )
+    else:
+        refused = in_one_sentence(unknown_device)(WORKSPACE)
+    if refused:
+        print("\n".join(refused), file=sys.stderr)
+        sys.exit(2)
+    in_one_sentence(WORKSPACE.start)()
+    in_one_sentence(save_started)(WORKSPACE)
+    in_one_sentence(show_results)()
+
+
+# Of several onsuccess sections Snakemake runs the last only.
+onsuccess:
+    for name, marker in TARGETS.items():
+        if workflow.is_main_process and os.path.exists(marker):
+            page = os.path.abspath(f"{RESULTS}/{name}/report.html")
+            print(f"report: {page}", file=sys.stderr)
+
+
+def end_in_one_sentence():
+    """After Ctrl-C or SIGTERM the last line on the terminal says how to go on. Snakemake's log file keeps all messages."""
+    sentence = StopSentence()
+    sys.excepthook = sentence.excepthook
+    for handler in logging.getLogger("snakemake.logging").handlers:
+        if handler.name == "DefaultStreamHandler":
+            handler.addFilter(sentence)
+
+
+if workflow.is_main_process and not IS_MODULE:
+    end_in_one_sentence()

@@ -16,7 +16,8 @@ from cogtune.config.build import build
 from cogtune.config.schema.checkpointing import Policy
 from cogtune.diffusion.loss import VideoDiffusionLoss
 from cogtune.plan.stage_costs import TrainCost
-from cogtune.train.engine import RankInfo, build_engine, connect, deepspeed_config, make_optimizer, take_step
+from cogtune.train.engine import RankInfo, build_engine, connect, deepspeed_config, take_step
+from cogtune.train.optimizers import make_optimizer
 from cogtune.work.batches import plan_batches
 
 
@@ -40,7 +41,7 @@ def _step(bench: Bench, setting: Setting) -> None:
         return
     section = setting.values["deepspeed"]
     module = setting.network(bench.device)
-    optimizer = make_optimizer(module, section["optimizer"], weight_decay=1e-4)
+    optimizer = make_optimizer(module, section["optimizer"], 1e-4, bench.device)
     engine = build_engine(module, optimizer, deepspeed_config(section, plan_batches(1, 1, 1), bench.device))
     loss: VideoDiffusionLoss = build(setting.values["model"]["loss_fn_config"])
     x0_BTCHW, _, context_BLD = setting.inputs(bench.device)

@@ -100,8 +100,13 @@ def test_every_row_is_reached() -> None:
     cases.append(section(3, "bf16", "") | {"zero_optimization": {"stage": 3, "offload_param": {"device": "nvme"}}})
     cases.append(section(2, "bf16", "low states") | {"optimizer": {"type": "FusedEmaAdam"}})
     cases += [{name: {"enabled": True}} for name in ("tensorboard", "wandb")]
+    cases.append({"optimizer": {"type": "AdamW", "params": {"adam_w_mode": False}}})
+    cases += [
+        section(2, "bf16", variant) | {"optimizer": {"type": "AdamW8bit"}} for variant in ("offload", "low states")
+    ]
+    packages = {"tensorboard.enabled": "tensorboard", "wandb.enabled": "wandb", "optimizer.type": "bitsandbytes"}
     for limit in LIMITS:
-        absent = limit.key.split(".")[0] not in ("tensorboard", "wandb") or find_spec(limit.key.split(".")[0]) is None
+        absent = limit.key not in packages or find_spec(packages[limit.key]) is None
         assert any(limit.applies(case) for case in cases) == absent, limit
     assert not list(refused({}))
 

@@ -122,6 +122,13 @@ class Estimator:
             messages.append(f"does not fit: {stage} needs {self._ranks} devices (ranks), found {self._machine.count}")
         return messages
 
+    def notes(self, stage: str) -> list[str]:
+        """What the cost model says of a stage beside its figures."""
+        try:
+            return cost_of(STAGES[stage])(self._costs).notes()
+        except Unmodelled:
+            return []
+
     def _advice(self, stage: str, needed: float) -> str:
         """What would save memory, the largest saving first. ``needed``: bytes of the estimate, which measurements may have
         moved away from the model; so are the figures here."""

@@ -69,6 +69,10 @@ class StageCost:
         """Bytes that ``units`` units add to the store."""
         return 0.0
 
+    def notes(self) -> list[str]:
+        """What else the plan says of the stage, one line each. Raises Unmodelled."""
+        return []
+
     def measured_rate(self, history: History, key: str, record: Record, machine: Machine, ranks: int) -> float | None:
         """Seconds per unit of work in the earlier run ``key`` (whose costs these are), without start-up, scaled to
         ``machine``.."""

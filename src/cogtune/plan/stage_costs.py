@@ -9,7 +9,7 @@ from cogtune.config.schema.args import WHOLE_FORMATS
 from cogtune.config.schema.diffusion import VideoDDIMSamplerParams
 from cogtune.plan.cache_costs import ImagesCost, LatentsCost, PreprocessCost, ScanCost, TextCost
 from cogtune.plan.cost.activations import activations
-from cogtune.plan.cost.training import element_bytes, keeps_average, memory, optimizer_states
+from cogtune.plan.cost.training import checkpoint_bytes, element_bytes, keeps_average, memory
 from cogtune.plan.cost.work import require_ours
 from cogtune.plan.counts import Counts, Parts
 from cogtune.plan.history import History
@@ -28,6 +28,10 @@ from cogtune.work.training_log import StepRow
 from cogtune.work.variants import variants
 
 _LOG_ROWS = 200
+DISK_RATE = 1e9
+"""Bytes per second that a disk writes, assumed: an NVMe disk, or a parallel file system."""
+_LARGE_CHECKPOINT = 10e9
+"""Smaller ones take no time that matters."""
 _WEIGHTS_PER_SECOND = 0.5e9
 """Bytes of weights that an export reads, converts and compares per second."""
 _INFERENCE_UNITS = 12
@@ -75,13 +79,28 @@ class TrainCost(StageCost):
         return ranks * max(float(network.count) * width, memory(network, self.costs.deepspeed, ranks).host)
 
     def disk_bytes(self, units: int) -> float:
-        """The kept checkpoints, one more during writing, and the final weights with their average."""
+        """The kept checkpoints, one more during writing, all snapshots, and the final weights with their average."""
         if not units:
             return 0.0
-        settings, trained = self.costs.train, self.costs.network.trained_count
-        checkpoint = trained * (self.width() + FP32 * (1 + optimizer_states(self.costs.deepspeed)))
+        settings, averages = self.costs.train, keeps_average(self.costs.deepspeed)
         kept = min(settings.keep_checkpoints, -(-units // settings.save_interval))
-        return float((kept + 1) * checkpoint + trained * FP32 * (1 + keeps_average(self.costs.deepspeed)))
+        weights = float(FP32 * self.costs.network.trained_count)
+        snapshot = weights * (2 if averages and self.costs.only_adapters else 1)
+        snapshots = units // settings.snapshot_interval if settings.snapshot_interval else 0
+        return (kept + 1) * self._checkpoint() + snapshots * snapshot + weights * (1 + averages)
+
+    def notes(self) -> list[str]:
+        size = self._checkpoint()
+        if size < _LARGE_CHECKPOINT:
+            return []
+        kept = self.costs.train.keep_checkpoints
+        return [
+            f"train: a checkpoint has {size / 1e9:,.0f} GB, about {size / DISK_RATE:,.0f} s at {DISK_RATE / 1e9:g} GB/s; "
+            f"{kept} of them are kept (args.keep_checkpoints)"
+        ]
+
+    def _checkpoint(self) -> float:
+        return checkpoint_bytes(self.costs.network, self.costs.deepspeed)
 
     def measured_rate(self, history: History, key: str, record: Record, machine: Machine, ranks: int) -> float | None:
         summary = from_json(TrainSummary, history.json(f"train/{key}/final/summary.json"))

@@ -135,6 +135,7 @@ class Surveyor:
         state, why = self._explained(part, work, name, config, steps)
         estimate = estimator.of_parts(part, work, work.parts(self.parts.get(stage, 1)))
         notes = [self._batch(name, part)] if row.trains and work.todo else []
+        notes += estimator.notes(stage) if work.todo else []
         if estimate.parts > 1:
             most = work.largest(estimate.parts)
             unit = work.unit.removesuffix("s") if most == 1 else work.unit

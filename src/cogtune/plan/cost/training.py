@@ -3,6 +3,7 @@
 Sources: ZeRO (arXiv:1910.02054, section 3) and DeepSpeed 0.19, runtime/zero/{stage_1_and_2,stage3}.py.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cogtune.config.build import params_of
@@ -11,6 +12,7 @@ from cogtune.config.schema.deepspeed import (
     PERSISTENCE_THRESHOLD,
     REDUCE_BUCKET_SIZE,
     AdamParams,
+    AdamW8bitParams,
     DeepSpeedSection,
     FusedEmaAdamParams,
     Offload,
@@ -21,6 +23,8 @@ from cogtune.plan.cost.transformer import Network, Parameter
 _FP32 = 4
 _STEP = 4
 """Bytes of a step counter: one fp32 number for each tensor of the optimizer."""
+_BLOCK, _LEAST_8BIT, _TABLES_8BIT = 256, 4096, 2 * 256 * _FP32
+"""bitsandbytes: moments that share a scale, weights below which a tensor's moments are in fp32, bytes of its two tables."""
 _ALIGNED = 2
 """ZeRO 1 and 2 pad a flat group so that each rank's part is a multiple of this (nccl_start_alignment_factor)."""
 
@@ -61,6 +65,17 @@ def optimizer_states(deepspeed: DeepSpeedSection) -> int:
     return 2 + optimizer_params(deepspeed).amsgrad + keeps_average(deepspeed)
 
 
+def optimizer_bytes(deepspeed: DeepSpeedSection, sizes: Sequence[int]) -> float:
+    """Bytes of the optimizer's state for tensors of ``sizes`` weights. Its step makes no temporary tensors: it is fused and
+    in place (`python -m bench.train` measures 0 bytes a weight)."""
+    if isinstance(optimizer_params(deepspeed), AdamW8bitParams):
+        small = sum(size for size in sizes if size < _LEAST_8BIT)
+        large = [size for size in sizes if size >= _LEAST_8BIT]
+        scales = sum(-(-size // _BLOCK) for size in large)
+        return float(2 * (_FP32 * small + sum(large) + _FP32 * scales) + (_TABLES_8BIT if large else 0))
+    return float(optimizer_states(deepspeed) * _master_bytes(deepspeed) * sum(sizes) + _STEP * len(sizes))
+
+
 def groups(network: Network) -> list[list[Parameter]]:
     """The optimizer's groups of trained parameters: those with weight decay, then norms and biases."""
     plain = [one for one in network.trained if one.name.endswith(".bias") or "norm" in one.name]
@@ -69,30 +84,37 @@ def groups(network: Network) -> list[list[Parameter]]:
     return [group for group in (decayed, plain) if group]
 
 
-def partition(network: Network, stage: int, ranks: int) -> tuple[int, int]:
-    """(trained weights, tensors) of one rank's optimizer, with padding."""
+def partition(network: Network, stage: int, ranks: int) -> list[int]:
+    """Sizes of the tensors of one rank's optimizer, with padding."""
     if stage == 0:
-        return network.trained_count, len(network.trained)
+        return [one.count for one in network.trained]
     if stage == 3:
-        return sum(-(-one.count // ranks) for one in network.trained), len(groups(network))
+        return [sum(-(-one.count // ranks) for one in group) for group in groups(network)]
     sizes = [sum(one.count for one in group) for group in groups(network)]
-    return sum(-(-size // (_ALIGNED * ranks)) * _ALIGNED for size in sizes), len(sizes)
+    return [-(-size // (_ALIGNED * ranks)) * _ALIGNED for size in sizes]
+
+
+def checkpoint_bytes(network: Network, deepspeed: DeepSpeedSection) -> float:
+    """Bytes of a checkpoint: weights, masters and optimizer state of what trains."""
+    masters = (element_bytes(deepspeed) + _FP32) * network.trained_count
+    return masters + optimizer_bytes(deepspeed, partition(network, deepspeed.zero_optimization.stage, 1))
 
 
 def memory(network: Network, deepspeed: DeepSpeedSection, ranks: int) -> Memory:
     """Bytes of one of ``ranks`` processes during a step, without activations."""
     zero = deepspeed.zero_optimization
     stage, width = zero.stage, element_bytes(deepspeed)
-    own, tensors = partition(network, stage, ranks)
+    sizes = partition(network, stage, ranks)
+    own = sum(sizes)
     weights = width * network.count
     if stage == 3:
         weights = width * _zero3_weights(network, zero, ranks)
     wide = _master_bytes(deepspeed)
     masters = 0.0 if stage == 0 and width == _FP32 else float(wide * own)
-    optimizer = float(optimizer_states(deepspeed) * wide * own + _STEP * tensors)
+    optimizer = optimizer_bytes(deepspeed, sizes)
     gradients = _gradients(network, zero, width, own, wide)
     host = 0.0
-    if _offloads(zero.offload_optimizer):
+    if _offloads(zero.offload_optimizer) and stage > 0:
         # The step's fp32 gradients are on the CPU too.
         host, masters, optimizer = masters + optimizer + _FP32 * own, 0.0, 0.0
     if _offloads(zero.offload_param) and stage == 3:
@@ -108,7 +130,8 @@ def _master_bytes(deepspeed: DeepSpeedSection) -> int:
 def _gradients(network: Network, zero: ZeroOptimization, width: int, own: int, wide: int) -> float:
     """Gradients in the compute precision: all of them, or the rank's part and the buckets of the reduce. In addition,
     during the step, the rank's part with ``wide`` bytes per number."""
-    step = 0.0 if width == _FP32 or _offloads(zero.offload_optimizer) else float(wide * own)
+    offloaded = _offloads(zero.offload_optimizer) and zero.stage > 0
+    step = 0.0 if width == _FP32 or offloaded else float(wide * own)
     if zero.stage < 2:
         return float(width * network.trained_count) + step
     bucket = min(zero.reduce_bucket_size or REDUCE_BUCKET_SIZE, network.trained_count)

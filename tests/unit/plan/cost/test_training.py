@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from cogtune.config.build import section_of
 from cogtune.config.schema.deepspeed import DeepSpeedSection
-from cogtune.plan.cost.training import memory, optimizer_states
+from cogtune.plan.cost.training import checkpoint_bytes, memory, optimizer_bytes, optimizer_states
 from cogtune.plan.cost.transformer import Network
 from tests.families import full_size, network_config
 from tests.kernels import needs_bf16_attention
@@ -97,3 +98,44 @@ def test_a_limit_of_zero_is_not_deepspeeds_default() -> None:
     zero = {"stage": 3, "stage3_param_persistence_threshold": 0, "stage3_max_live_parameters": 0}
     split = memory(network, typed(BASE | {"zero_optimization": zero}), 2)
     assert split.weights == 2 * sum(-(-one.count // 2) for one in network.parameters)
+
+
+def test_offload_counts_only_where_it_acts() -> None:
+    network = Network(network_config("5b"))
+    plain, offloaded = (
+        memory(network, typed(BASE | {"zero_optimization": {"stage": 0} | more}), 2)
+        for more in ({}, {"offload_optimizer": {"device": "cpu"}})
+    )
+    assert plain == offloaded
+
+
+def test_moments_in_8_bits_take_a_quarter() -> None:
+    section = typed({"optimizer": {"type": "AdamW8bit", "params": {}}})
+    assert optimizer_bytes(section, [1_000_000]) == pytest.approx(2 * 1_000_000 * (1 + 4 / 256), rel=0.01)
+    assert optimizer_bytes(section, [4000, 300]) == 8 * 4300, "small tensors keep them in fp32"
+
+
+@pytest.mark.heavy
+def test_moments_in_8_bits_to_the_byte() -> None:
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    sizes = [100, 4096, 70_001]
+    tensors = [torch.nn.Parameter(torch.zeros(size)) for size in sizes]
+    for p in tensors:
+        p.grad = torch.ones_like(p)
+    optimizer = bitsandbytes.optim.AdamW8bit(tensors)
+    optimizer.step()
+    held = {
+        value.data_ptr(): value
+        for state in optimizer.state.values()
+        for value in state.values()
+        if torch.is_tensor(value)
+    }
+    section = typed({"optimizer": {"type": "AdamW8bit", "params": {}}})
+    assert optimizer_bytes(section, sizes) == sum(value.nbytes for value in held.values())
+
+
+def test_a_checkpoint_of_5b() -> None:
+    """bf16 weights, fp32 masters, two moments and the average: 18 bytes a weight."""
+    network = Network(full_size("5b"))
+    section = typed({"bf16": {"enabled": True}, "optimizer": {"type": "FusedEmaAdam", "params": {}}})
+    assert checkpoint_bytes(network, section) == pytest.approx(18 * network.trained_count, rel=1e-6)

@@ -19,7 +19,7 @@ setup: $(VENV)/.installed  ## .venv with the pinned versions of constraints.txt
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "make: needs Python 3.11 or newer; set PYTHON=python3.x")'
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,test,dev,slurm]'
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,test,dev,slurm,trackers]'
 	@touch $@
 
 demo: setup  ## the default experiments, from clips to report (6 minutes on 2 cores)

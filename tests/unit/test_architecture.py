@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "sampling": {*_BELOW, "data", "model", "diffusion", "work"},
     "train": {*_BELOW, "data", "model", "diffusion", "work"},
     "evaluation": {*_BELOW, "data", "model", "diffusion", "work", "sampling"},
-    "stages": {*_BELOW, "data", "model", "diffusion", "work", "sampling", "train", "evaluation"},
+    "stages": {*_BELOW, "data", "model", "diffusion", "work", "plan", "sampling", "train", "evaluation"},
     "doctor": {"errors", "runtime"},
     "setup": {*_BELOW, "data", "work", "plan"},
     "commands": {

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cogtune.data.store import ShardReader, ShardWriter
 from cogtune.runtime.sums import check_sums
@@ -25,6 +26,7 @@ from tests.workflow.project import environment
 
 REPO = Path(__file__).parents[2]
 STEPS = 120
+MEASURED = {"seconds", "data_wait", "seconds_mean", "tokens_per_second", "mfu", "peak_memory_mib"}
 LAUNCH = """
 import json, sys
 from pathlib import Path
@@ -90,6 +92,9 @@ class Training:
             "pairs": pairs[:4],
             "validation_pairs": pairs[4:],
             "threads": 1,
+            "flops": 1e9,
+            "tracking": {name: str(self.folder / name) for name in ("tensorboard", "csv")}
+            | {"folder": str(self.folder)},
         }
 
     def log(self) -> str:
@@ -100,11 +105,20 @@ class Training:
         return (self.folder / "told.txt").read_text()
 
     def rows(self) -> list[dict[str, Any]]:
-        """log.jsonl without its timings, which differ from run to run."""
+        """log.jsonl without its measurements, which differ from run to run."""
         path = self.folder / "log.jsonl"
         lines = path.read_text().split("\n")[:-1] if path.exists() else []
-        timings = {"seconds", "data_wait", "crc32"}
-        return [{k: v for k, v in json.loads(line).items() if k not in timings} for line in lines]
+        return [{k: v for k, v in json.loads(line).items() if k not in {*MEASURED, "crc32"}} for line in lines]
+
+    def curves(self) -> dict[str, list[tuple[int, float]]]:
+        """What TensorBoard's own reader finds in the event files of all starts: scalar -> (step, value)."""
+        events = EventAccumulator(str(self.folder / "tensorboard")).Reload()
+        names = [name for name in events.Tags()["scalars"] if name.removeprefix("train/") not in MEASURED]
+        return {name: [(event.step, event.value) for event in events.Scalars(name)] for name in names}
+
+    def table(self, name: str) -> list[list[str]]:
+        """The rows of a CSV file of the training."""
+        return [line.split(",") for line in (self.folder / f"csv/{name}.csv").read_text().splitlines()]
 
     def losses(self) -> list[float]:
         return [row["loss"] for row in self.rows() if "loss" in row]
@@ -150,6 +164,7 @@ def caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
 SETTINGS = {
     "args.train_iters": STEPS,
     "args.save_interval": 10,
+    "args.log_interval": 5,
     "args.snapshot_interval": STEPS // 2,
     "args.eval_interval": 25,
     "args.eval_iters": 2,
@@ -188,6 +203,27 @@ def test_result(uninterrupted: Training) -> None:
     assert summary["ranks"] == 2
 
 
+def test_tensorboard_and_csv_files_have_the_figures_of_the_log(uninterrupted: Training) -> None:
+    lines = (uninterrupted.folder / "log.jsonl").read_text().splitlines()
+    rows = [json.loads(line, parse_constant=pytest.fail) for line in lines]
+    logged = [row for row in rows if "loss_mean" in row]
+    assert [row["step"] for row in logged] == list(range(5, STEPS + 1, 5))
+    losses = uninterrupted.losses()
+    assert logged[-1]["loss_mean"] == pytest.approx(sum(losses[-20:]) / 20)
+    assert all(row["peak_memory_mib"] > 100 and "mfu" not in row for row in logged)  # no peak is known of a CPU
+    for row in logged:  # 4 clips of 2 x 2 x 3 patches
+        assert row["tokens_per_second"] == pytest.approx(4 * 12 / row["seconds_mean"], rel=1e-3)
+    curves = uninterrupted.curves()
+    assert {"train/loss", "train/lr", "train/grad_norm", "train/loss_mean", "validation/loss"} <= curves.keys()
+    for name, points in curves.items():
+        part, _, key = name.partition("/")
+        if part == "train":
+            assert points == [(row["step"], pytest.approx(row[key])) for row in logged], name
+    validated = [(row["step"], pytest.approx(row["validation_loss"])) for row in rows if "validation_loss" in row]
+    assert curves["validation/loss"] == validated
+    assert uninterrupted.table("train_loss") == [["step", "loss"], *([str(r["step"]), str(r["loss"])] for r in logged)]
+
+
 def test_sigkill_and_a_damaged_checkpoint_change_no_byte(uninterrupted: Training, caches: Path) -> None:
     training = Training(caches / "killed", changes=SETTINGS)
     process = training.start()
@@ -205,6 +241,8 @@ def test_sigkill_and_a_damaged_checkpoint_change_no_byte(uninterrupted: Training
     assert f"{newest}: this checkpoint is damaged" in training.told()
     assert "resuming after step" in training.log()
     assert training.rows() == uninterrupted.rows()
+    assert training.curves() == uninterrupted.curves()
+    assert training.table("train_loss") == uninterrupted.table("train_loss")
     assert training.result() == uninterrupted.result()
 
 

@@ -1,6 +1,7 @@
 """Cross-field validation. Each check reads canonical values and yields the wrong key with the values that are valid."""
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Any
 
 from cogtune.config import deepspeed_limits
@@ -280,7 +281,12 @@ def _inference(at: Values) -> Iterator[Problem]:
         yield "args.ema_sampling", "true, but a weight file holds no moving average; set it to false"
 
 
+def _trackers(at: Values) -> Iterator[Problem]:
+    if at["args.wandb"] and at["args.mode"] != "inference" and find_spec("wandb") is None:
+        yield "args.wandb", "true; Weights & Biases is not installed; `pip install wandb`, or set it to false"
+
+
 _CHECKS = (
     _frames, _patch, _size, _fixed_grid, _channels, _groups, _tiles, _text, _heads, _ofs, _timestep, _images, _lora,
-    _precision, _deepspeed, _length, _batch, _timesteps, _steps, _prefix, _exports, _inference,
+    _precision, _deepspeed, _length, _batch, _timesteps, _steps, _prefix, _exports, _inference, _trackers,
 )  # fmt: skip

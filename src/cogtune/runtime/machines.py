@@ -113,6 +113,29 @@ def find(name: str) -> Device | None:
     )
 
 
+_VENDOR = re.compile(r"^(NVIDIA|GeForce|Tesla|AMD|Instinct)\s+", re.IGNORECASE)
+_OF_THE_SAME = re.compile(r"[\s-]+(\d+GB|SXM\d|HBM\d\w?|Generation|OAM)\b", re.IGNORECASE)
+"""Words that do not change the rate. PCIe is not among them: such cards are often slower."""
+_ALSO = {"A100 PCIe": "A100", "A100-PCIE": "A100", "A30 PCIe": "A30"}
+
+
+def same(name: str) -> Device | None:
+    """The known device that a GPU is, by the driver's name, for figures that must not be wrong: None for a variant with other
+    words in its name (Laptop GPU, Max-Q, NVL, a MIG slice), which may be slower."""
+    for device in KNOWN:
+        if _without_vendor(name).lower() == device.name.lower():
+            return device
+    rest = _OF_THE_SAME.sub("", _without_vendor(name))
+    rest = _ALSO.get(rest, rest)
+    return next((device for device in KNOWN if device.name.lower() == rest.lower()), None)
+
+
+def _without_vendor(name: str) -> str:
+    while (rest := _VENDOR.sub("", name)) != name:
+        name = rest
+    return name.strip()
+
+
 def _plain(name: str) -> str:
     return "".join(letter for letter in name.lower() if letter.isalnum())
 

@@ -136,6 +136,11 @@ class Job(Generic[Input]):
         return self.slice.run
 
     @property
+    def experiment(self) -> str:
+        """The experiment of the run file, `<experiment>-<digest>.json`."""
+        return self.run_file.stem.rpartition("-")[0]
+
+    @property
     def results(self) -> Path:
         """The results folder of this run, which contains the run file."""
         return self.run_file.parent.parent

@@ -47,12 +47,12 @@ class About:
         """The first lines of the page. ``index``: of the export, None without training."""
         if not self._trained or index is None or self.data is None:
             sample = self._job.upstream_job("sample", LoadedSampleInput)
-            loaded = f"result of {_experiment_of(sample.upstream_job('load'))}" if "load" in sample.upstream else ""
+            loaded = f"result of {sample.upstream_job('load').experiment}" if "load" in sample.upstream else ""
             return setup.sampled_facts(sample.input, loaded or str(sample.input.load), self._record("sample"))
         train, sample = self._job.upstream_job("train", TrainInput), self._job.upstream_job("sample", SampleInput)
         base = str(index.facts.get("base", ""))
         if "load" in train.upstream:
-            base = f"result of {_experiment_of(train.upstream_job('load'))}"
+            base = f"result of {train.upstream_job('load').experiment}"
         summary = read_summary(self._job.job_dir("train"))
         return setup.trained_facts(train.input, sample.input, summary, base, self.data, self._record("train"))
 
@@ -98,9 +98,7 @@ def _base(train: Job[TrainInput], text: Job[TextInput], root: Path) -> Base:
     before = train.upstream_job("load", TrainInput)
     base, adapters = _base(before, text, root), _adapters(before.input)
     if adapters is None:
-        return replace(
-            base, transformer=_name(before.results / _experiment_of(before) / "export" / "transformer", root)
-        )
+        return replace(base, transformer=_name(before.results / before.experiment / "export" / "transformer", root))
     return base if adapters == _adapters(train.input) else replace(base, transformer=OWN_TRANSFORMER)
 
 
@@ -133,8 +131,3 @@ def _name(path: Path, root: Path) -> str:
 
 def _adapters(train: TrainInput) -> Any:
     return params_of(train.network).modules.get("lora_config")
-
-
-def _experiment_of(job: Job[Any]) -> str:
-    """The experiment that a job's run file is of: `<experiment>-<digest>.json`."""
-    return job.run_file.stem.rpartition("-")[0]

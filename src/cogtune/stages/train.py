@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections import deque
+import os
 from contextlib import AbstractContextManager
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from cogtune.stages.job import Job
 from cogtune.stages.latents import accepted
 from cogtune.stages.preprocess import clips_of
 from cogtune.stages.run_counts import RunCounts
+from cogtune.stages.train_costs import model_flops
 from cogtune.stages.watch_training import TrainingPage
 from cogtune.train import checkpoint, result, snapshot
 from cogtune.train.joined import World, run_joined_ranks
@@ -25,11 +26,12 @@ from cogtune.train.launch import run_ranks
 from cogtune.train.rank_log import RANK_LOG, RankLog
 from cogtune.train.session import Plan
 from cogtune.train.srun import check_ranks, run_ranks_by_srun
-from cogtune.work import training_log
+from cogtune.train.trackers import NO_TENSORBOARD, Tracking, WandbRun, has_tensorboard
 from cogtune.work.batches import BatchMemo
 from cogtune.work.content_hashes import Source, restamped
 from cogtune.work.inputs import TrainInput
 from cogtune.work.results import SUMMARY, read_summary
+from cogtune.work.results_folder import EVENTS
 
 _log = logging.getLogger(__name__)
 
@@ -121,8 +123,33 @@ def plan_of(job: Job[TrainInput]) -> Plan:
         threads=job.input.threads,
         names={row.clip: row.path for row in rows},
         plugins=job.slice.volatile.plugins,
+        flops=model_flops(job),
+        tracking=tracking_of(job),
         sources=[list(astuple(source)) for source in restamped(start_sources(job))],
         images=str(job.items_dir("images")) if "images" in job.upstream else None,
+    )
+
+
+def tracking_of(job: Job[TrainInput]) -> Tracking:
+    """Where the curves go, by upstream's keys (args.wandb, args.summary_dir) and DeepSpeed's sections. A folder that a key
+    names gets one folder for each training, named like the experiment and the key."""
+    settings, section, folder = job.input, job.input.deepspeed, job.job_dir()
+    name = f"{job.experiment}-{job.key}"
+    board, table, wandb = (section.get(part) or {} for part in ("tensorboard", "csv_monitor", "wandb"))
+
+    def place(node: dict[str, Any], own: Path) -> str:
+        path = node.get("output_path") or (settings.summary_dir if own.name == EVENTS else "")
+        return os.path.abspath(Path(path, node.get("job_name") or "", name) if path else own)
+
+    run = None
+    if settings.wandb or wandb.get("enabled"):
+        project, team = wandb.get("project") or settings.wandb_project, wandb.get("team") or settings.wandb_team
+        run = WandbRun(project, name, team, wandb.get("group"))
+    return Tracking(
+        folder=os.path.abspath(folder),
+        tensorboard=None if board.get("enabled") is False else place(board, folder / EVENTS),
+        csv=place(table, folder / "csv") if table.get("enabled") else None,
+        wandb=run,
     )
 
 
@@ -134,7 +161,11 @@ def _train(job: Job[TrainInput]) -> None:
     checkpoint.clear_unfinished(folder / "checkpoints")
     snapshot.clear_unfinished(folder / snapshot.FOLDER)
     plan = plan_of(job)
-    page = TrainingPage(job)
+    event_files = plan.tracking.tensorboard if plan.tracking else None
+    if event_files and not has_tensorboard():
+        event_files = None
+        _log.info("[train] %s", NO_TENSORBOARD)
+    page = TrainingPage(job, Path(event_files) if event_files else None)
     page.begin()
     reports = _Reports(job, page)
     try:
@@ -171,6 +202,10 @@ def _run_ranks(job: Job[TrainInput], plan: Plan, log: RankLog, reports: "_Report
     return run_ranks(values, job.ranks, plan.threads, log.path, reports.line, log.copy)
 
 
+_RATES = {"tokens_per_second": "{:,.0f} tokens/s", "mfu": "MFU {:.0%}"}
+"""Figures of a report that are measured over several steps, and how the progress line has them."""
+
+
 class _Reports:
     """Converts reports of the first rank to a progress bar and to ``page``."""
 
@@ -178,7 +213,7 @@ class _Reports:
         self._job, self._page = job, page
         self.place = (0, 0)
         """The last step, and the number of all steps."""
-        self._losses: deque[float] = deque(maxlen=training_log.AVERAGED)
+        self._rates = dict[str, float]()
         self._context: AbstractContextManager[Progress] | None = None
         self._bar: Progress | None = None
         self.steps = 0
@@ -204,12 +239,15 @@ class _Reports:
         elif self._bar is not None:
             self.steps += 1
             self.place = (report["step"], self.place[1])
+            self._rates |= {name: report[name] for name in _RATES if report[name] is not None}
             self._bar.advance(1, self._note(report))
             self._page.advance(*self.place)
 
     def _note(self, report: dict[str, Any]) -> str:
-        """Loss, as the mean of the last steps, because single steps differ by their noise level, and learning rate."""
-        if report["loss"] is not None:
-            self._losses.append(report["loss"])
-        mean = f"loss {sum(self._losses) / len(self._losses):.4f}, " if self._losses else ""
-        return f"{mean}lr {report['lr']:.3g}"
+        """Loss, as the mean of the last steps, because single steps differ by their noise level, and the last rates."""
+        parts = [] if report["loss"] is None else [f"loss {report['loss']:.4f}"]
+        parts.append(f"lr {report['lr']:.3g}")
+        parts += [text.format(self._rates[name]) for name, text in _RATES.items() if name in self._rates]
+        if report["skipped"]:
+            parts.append(f"{report['skipped']} skipped")
+        return ", ".join(parts)

@@ -13,7 +13,7 @@ from cogtune.stages.job import Job
 from cogtune.train.rank_log import RANK_LOG
 from cogtune.work import training_log
 from cogtune.work.inputs import TrainInput
-from cogtune.work.results_folder import LOG, PAGE, folders_of_training, link_training, training_view
+from cogtune.work.results_folder import EVENTS, LOG, PAGE, folders_of_training, link_training, training_view
 
 FIRST_SECONDS = 10.0
 """The first chart is drawn after this time, so that a short training does not spend a second on one."""
@@ -23,16 +23,17 @@ _log = logging.getLogger(__name__)
 
 
 class TrainingPage:
-    """Writes `results/.logs/train-<key>.html`. Links to it, to the log and to the checkpoints are in the folders of all
-    experiments of the run that share this training. A failure to write them is logged once and never stops the
-    training."""
+    """Writes `results/.logs/train-<key>.html`. Links to it, to the log, to TensorBoard's files (``event_files``) and to the
+    checkpoints are in the folders of all experiments of the run that share this training. A failure to write them is
+    logged once and never stops the training."""
 
-    def __init__(self, job: Job[TrainInput]) -> None:
+    def __init__(self, job: Job[TrainInput], event_files: Path | None = None) -> None:
+        self._event_files = event_files
         self._rows, self._key = job.job_dir() / "log.jsonl", job.key
         self._checkpoints = job.job_dir() / "checkpoints"
         self._log_path = job.log_path or job.job_dir() / RANK_LOG
         self.path = training_view(job.results, job.key, PAGE)
-        self._name = job.run_file.stem.rpartition("-")[0]
+        self._name = job.experiment
         self.folder = named_folder(job.results, self._name, "experiment")
         self._started = time.monotonic()
         self._next = self._started + FIRST_SECONDS
@@ -47,6 +48,9 @@ class TrainingPage:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._write(running=True, draw=False)
             results = self.folder.parent
+            if self._event_files is not None:
+                self._event_files.mkdir(parents=True, exist_ok=True)
+                replace_link(training_view(results, self._key, EVENTS), self._event_files)
             for folder in {self.folder, *folders_of_training(results, self._key)}:
                 link_training(results, folder, self._key, self._checkpoints)
                 replace_link(folder / LOG, self._log_path)
@@ -54,7 +58,8 @@ class TrainingPage:
             self._failed = True
             _log.warning("[train] no page with the loss: %s", error)
             return
-        _log.info("[train] log: %s; loss curve: %s", _short(self._log_path), _short(self.folder / PAGE))
+        board = f"; TensorBoard: tensorboard --logdir {_short(self.folder / EVENTS)}" if self._event_files else ""
+        _log.info("[train] log: %s; loss curve: %s%s", _short(self._log_path), _short(self.folder / PAGE), board)
 
     def advance(self, step: int, steps: int) -> None:
         """``step`` of ``steps`` are done: draw the page again if it is old enough."""

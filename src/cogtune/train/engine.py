@@ -19,6 +19,7 @@ from cogtune.work.batches import BatchPlan
 
 NOT_FOR_DEEPSPEED = (
     "optimizer",  # built in PyTorch, by `optimizers.py`
+    *("tensorboard", "csv_monitor", "wandb"),  # written by trackers.py
     *("loss_scale", "loss_scale_window", "hysteresis", "min_loss_scale", "initial_scale_power"),  # keys of fp16
 )
 """Keys of the section that are not passed to DeepSpeed. Upstream's sft.yaml has the last five one level too high."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
@@ -42,6 +43,8 @@ from cogtune.train.skipped import Skips
 from cogtune.train.snapshot import FOLDER as SNAPSHOTS
 from cogtune.train.snapshot import Snapshots
 from cogtune.train.stop import StopRequest
+from cogtune.train.throughput import Throughput, latent_tokens, peak_flops
+from cogtune.train.trackers import Trackers, Tracking, open_trackers
 from cogtune.train.validation import Validation
 from cogtune.work.batches import BatchPlan, plan_batches, total_steps
 from cogtune.work.content_hashes import Source, proven
@@ -71,6 +74,9 @@ class Plan:
     images: str | None = None
     names: dict[str, str] = field(default_factory=dict)
     plugins: dict[str, str] = field(default_factory=dict)
+    flops: float | None = None
+    """Of the model for one training clip, forward and backward; None if it has no cost model."""
+    tracking: Tracking | None = None
     sources: list[list[str]] = field(default_factory=list)
     """`content_hashes.Source` of the initial weights and of the plugins, as rows: every rank reads these files."""
 
@@ -99,12 +105,14 @@ def train(plan_dict: dict[str, Any], report: TextIO, stop: StopRequest, store: S
     loop.skips.restore(saved.skipped if saved else [])
     if rank_info.rank == 0:
         _log.info("%s step %d of %d", "resuming after" if start else "starting at", start, loop.steps)
-        loop.monitor.training_log = TrainingLog(Path(plan.folder) / "log.jsonl", start)
+        trackers = open_trackers(plan.tracking, start, plan.config) if plan.tracking else Trackers()
+        loop.monitor.begin(TrainingLog(Path(plan.folder) / "log.jsonl", start), trackers)
         print(json.dumps({"start": start, "steps": loop.steps}), file=report)
     stop.defer()
     finished = loop.run(start)
     if finished:
         _finish(plan, loop, module, rank_info)
+    loop.monitor.close()
     dist.barrier()
     dist.destroy_process_group()
     return finished
@@ -122,11 +130,11 @@ def _set_up(
     engine = build_engine(module, optimizer, deepspeed_config(section, batches, rank_info.device))
     if rank_info.rank == 0 and section["zero_optimization"].get("load_from_fp32_weights") is False:
         _log.warning("load_from_fp32_weights: false is ignored; exact resume needs true")
-    skips = Skips(settings.max_skipped_steps, plan.names)
+    skips, feed = Skips(settings.max_skipped_steps, plan.names), _feed(plan, settings, plan.pairs, module, loss)
     loop = Loop(
         engine=engine,
         loss=loss,
-        feed=_feed(plan, settings, plan.pairs, module, loss),
+        feed=feed,
         validation=_validation(plan, settings, engine, module, loss, batches, rank_info),
         plan=batches,
         schedule=_schedule(settings, steps),
@@ -139,7 +147,8 @@ def _set_up(
         monitor=Monitor(
             steps=steps,
             log_interval=settings.log_interval,
-            on_step=lambda step, loss, lr: print(json.dumps({"step": step, "loss": loss, "lr": lr}), file=report),
+            throughput=_throughput(plan, settings, feed, module, batches, rank_info),
+            report=lambda values: print(json.dumps(values), file=report),
             skips=skips,
         ),
         stopping=stopping,
@@ -187,6 +196,17 @@ def _feed(plan: Plan, settings: TrainInput, pairs: list[Pair], module: nn.Module
         image=image_condition(settings.image_input, settings.image_scale_factor, settings.image_everywhere),
         image_dropout=settings.image_dropout,
     )
+
+
+def _throughput(
+    plan: Plan, settings: TrainInput, feed: Feed, module: nn.Module, batches: BatchPlan, rank_info: RankInfo
+) -> Throughput:
+    """All clips of a training have the size of the first one."""
+    patch: Any = module.patch_size
+    tokens = batches.global_batch * latent_tokens(feed.data.moments(0).shape[1:], patch)
+    flops = plan.flops and batches.global_batch * plan.flops
+    half = engine_dtype(settings.deepspeed) != torch.float32
+    return Throughput(tokens, flops, peak_flops(rank_info.device, half, rank_info.ranks))
 
 
 def _schedule(settings: TrainInput, steps: int) -> Schedule:

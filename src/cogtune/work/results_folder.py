@@ -6,7 +6,7 @@ from cogtune.runtime.atomic import replace_link, write_text
 from cogtune.runtime.paths import named_folder
 from cogtune.work.results import SUMMARY
 
-PAGE, LOG = "training.html", "training.log"
+PAGE, LOG, EVENTS = "training.html", "training.log", "tensorboard"
 _WAITING = "The training has not started: the stages before it run first."
 _WAITING_PAGE = f"""<!doctype html>
 <html lang="en">
@@ -21,8 +21,9 @@ _WAITING_PAGE = f"""<!doctype html>
 
 
 def training_view(results: Path, key: str, name: str) -> Path:
-    """Where the page (`PAGE`) or the log (`LOG`) of the training ``key`` is; experiments that share it share both."""
-    return results / ".logs" / f"train-{key}{Path(name).suffix}"
+    """Where the page (`PAGE`), the log (`LOG`) or a link to TensorBoard's files (`EVENTS`) of the training ``key`` is;
+    experiments that share it share them."""
+    return results / ".logs" / f"train-{key}{Path(name).suffix or f'.{name}'}"
 
 
 def open_results(results: Path, store: Path, experiment: str, training: str | None) -> Path:
@@ -44,9 +45,11 @@ def open_results(results: Path, store: Path, experiment: str, training: str | No
 
 
 def link_training(results: Path, folder: Path, training: str, checkpoints: Path) -> None:
-    """Let the links in ``folder`` lead to the page, the log and the ``checkpoints`` of the training with key ``training``.
+    """Let the links in ``folder`` lead to the page, the log, TensorBoard's files and the ``checkpoints`` of the training.
     A link whose target does not exist is removed: it led to another training. Files that are no links stay."""
-    targets = {name: training_view(results, training, name) for name in (PAGE, LOG)} | {"checkpoints": checkpoints}
+    targets = {name: training_view(results, training, name) for name in (PAGE, LOG, EVENTS)} | {
+        "checkpoints": checkpoints
+    }
     for name, target in targets.items():
         path = folder / name
         if path.exists() and not path.is_symlink():

@@ -3,14 +3,14 @@
 import logging
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TextIO
 
 from cogtune.runtime.atomic import write_text
 from cogtune.runtime.jsonl import checked_line, read_lines
-from cogtune.runtime.typed_json import from_json, is_mapping, to_json
+from cogtune.runtime.typed_json import from_json, is_list, is_mapping, to_json
 
 _log = logging.getLogger(__name__)
 
@@ -22,7 +22,12 @@ AVERAGED = 20
 class StepRow:
     """One step, from 1. ``loss``: mean over the global batch; ``lr``; ``grad_norm``: before clipping; ``seconds``;
     ``data_wait``: seconds of waiting for data. A skipped step has no loss, but ``skipped`` (the reason) and ``clips``; a
-    step in which DeepSpeed lowered the fp16 loss scale has ``overflow``."""
+    step in which DeepSpeed lowered the fp16 loss scale has ``overflow``.
+
+    Every `args.log_interval` steps a row also has ``loss_mean``, the mean loss of the last `AVERAGED` steps;
+    ``seconds_mean``, ``tokens_per_second`` and ``mfu`` (model FLOPs utilisation, 0 to 1; only on known GPUs) over the steps
+    since the last such row; ``peak_memory_mib`` of the first rank, on its GPU if it has one; and ``skipped_steps`` so far.
+    """
 
     step: int
     skipped: str | None = None
@@ -33,6 +38,12 @@ class StepRow:
     grad_norm: float | None = None
     seconds: float
     data_wait: float
+    loss_mean: float | None = None
+    seconds_mean: float | None = None
+    tokens_per_second: float | None = None
+    mfu: float | None = None
+    peak_memory_mib: float | None = None
+    skipped_steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -55,8 +66,8 @@ class TrainingLog:
 
     def __init__(self, path: Path, last_step: int) -> None:
         self.path = path
-        kept = [row for row in read(path) if row.step <= last_step]
-        write_text(path, "".join(map(_line, kept)))
+        self.kept = [row for row in read(path) if row.step <= last_step]
+        write_text(path, "".join(map(_line, self.kept)))
         self._stream: TextIO = path.open("a")
 
     def add(self, row: Row) -> None:
@@ -101,9 +112,38 @@ def drop_damaged_lines(path: Path) -> None:
 
 
 def _line(row: Row) -> str:
-    values = to_json(row)
-    finite = {name: value for name, value in values.items() if not isinstance(value, float) or math.isfinite(value)}
-    return checked_line(finite)
+    return checked_line(_finite(to_json(row)))
+
+
+def _finite(value: Any) -> Any:
+    """``value`` without numbers that are not finite, which JSON does not have: entries of mappings are omitted, items of
+    lists become null."""
+    if is_mapping(value):
+        return {name: _finite(part) for name, part in value.items() if not _is_wild(part)}
+    if is_list(value):
+        return [None if _is_wild(part) else _finite(part) for part in value]
+    return value
+
+
+def _is_wild(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def scalars(row: Row) -> dict[str, float]:
+    """The finite numbers of a row by name: train/loss, train/lr …, validation/loss …; nested ones as validation/name/part."""
+    values = _finite(to_json(row))
+    del values["step"]
+    prefix = "validation" if isinstance(row, ValidationRow) else "train"
+    return dict(_numbers(prefix, {name.removeprefix("validation_"): value for name, value in values.items()}))
+
+
+def _numbers(prefix: str, value: Any) -> Iterator[tuple[str, float]]:
+    if is_mapping(value) or is_list(value):
+        parts = value.items() if is_mapping(value) else ((str(i), part) for i, part in enumerate(value))
+        for name, part in parts:
+            yield from _numbers(f"{prefix}/{name}", part)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield prefix, float(value)
 
 
 def _parsed(value: Any) -> Row:

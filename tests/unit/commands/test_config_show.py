@@ -76,7 +76,7 @@ def test_explain():
         assert expected in text
     assert "args.lr" in explain("lr")
     assert "ucg_rate" in explain("model.conditioner_config.params.emb_models.0.ucg_rate")
-    assert "ignored        only DeepSpeed's monitor" in explain("args.wandb")
+    assert "ignored        use deepspeed.flops_profiler" in explain("args.profiling")
     assert "not available: any value crashes upstream" in explain("lr_scale")
     with pytest.raises(ConfigError, match=r"did you mean .*scale_factor"):
         explain("scale_facto")

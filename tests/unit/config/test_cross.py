@@ -1,5 +1,6 @@
 """Keys that contradict each other, and keys that decide over others."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -304,10 +305,6 @@ def test_an_image_to_video_model_reads_images_from_its_prompt_file():
             "not supported: model.loss_fn_config.params.fixed_frames: 3, but upstream ignores it too; all frames are noised",
         ),
         (
-            "args.wandb=true",
-            "not supported: args.wandb: true, but only DeepSpeed's monitor logs to Weights & Biases; set deepspeed.wandb",
-        ),
-        (
             "args.train_data=[a] args.valid_data=[a,b]",
             "args.valid_data: a is also in train_data, so the model trains on its clips",
         ),
@@ -327,8 +324,15 @@ def test_what_will_not_happen_is_told_apart_from_what_does_no_harm(override: str
 
 
 def test_a_request_at_its_default_is_no_news():
-    config = load("cogvideox_5b", "model.loss_fn_config.params.fixed_frames=0", "args.wandb=false")
+    config = load("cogvideox_5b", "model.loss_fn_config.params.fixed_frames=0")
     assert not [notice for notice in config.notices if notice.startswith("not supported")]
+
+
+@pytest.mark.skipif(find_spec("wandb") is not None, reason="wandb is installed")
+@pytest.mark.parametrize("key", ["args.wandb", "deepspeed.wandb.enabled"])
+def test_weights_and_biases_must_be_installed(key: str):
+    with pytest.raises(ConfigError, match=rf"{key}: true; Weights & Biases is not installed; `pip install wandb`"):
+        load("cogvideox_5b", f"{key}=true")
 
 
 def test_samples_have_no_clean_prefix():

@@ -34,11 +34,13 @@ def test_the_page_and_its_links_are_there_from_the_start(
     job: Job[TrainInput], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    page = TrainingPage(job)
+    page = TrainingPage(job, job.job_dir() / "tensorboard")
     page.begin()
     assert (page.folder / "training.html").resolve() == page.path.resolve()
     assert "Training starts." in page.path.read_text()
     assert [record.message.count("loss curve:") for record in caplog.records] == [1]
+    assert f"TensorBoard: tensorboard --logdir {page.folder}/tensorboard" in caplog.text
+    assert (page.folder / "tensorboard").resolve() == (job.job_dir() / "tensorboard").resolve()
 
 
 @pytest.mark.heavy

@@ -32,7 +32,17 @@ MADE_FROM_DATA = ("scan", "preprocess", "latents", "images", "text", "train")
 MADE_FROM_TRAINING = ("export", "sample", "evaluate", "report")
 I2V = TINY.with_name("tiny_i2v.yaml")
 RANKS = 2
-_TIMES = {"seconds", "data_wait", "steps_per_second", "data_wait_fraction", "peak_memory", "checksum", "crc32"}
+_TIMES = {
+    "seconds",
+    "data_wait",
+    "seconds_mean",
+    "tokens_per_second",
+    "steps_per_second",
+    "data_wait_fraction",
+    "peak_memory",
+    "checksum",
+    "crc32",
+}
 _VARYING = {"made", "reused", "peak_memory_mib"} | _TIMES
 
 
@@ -101,6 +111,8 @@ def content(root: Path) -> dict[str, Any]:
             continue  # where a log is kept; without links, beside that folder
         if path.name.startswith("training.") or (name.startswith("results/.logs/") and path.suffix == ".html"):
             continue  # a view of the training, which goes on without it
+        if "/tensorboard/" in name:
+            continue  # also by reading: a file of a start that failed holds points of its own
         if path.suffix == ".log" or name.endswith("report.html"):
             found[name] = "there"
         elif "/checkpoints/" in name:

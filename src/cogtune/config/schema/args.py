@@ -145,8 +145,8 @@ class TrainArgs:
     )
     summary_dir: str = key(
         "",
-        "folder for TensorBoard",
-        without_effect="the report plots the curves; deepspeed.tensorboard writes DeepSpeed's",
+        "folder for the event files of TensorBoard; empty: the training's folder, linked from "
+        "results/<experiment>/tensorboard",
     )
     force_train: bool = key(False, "train despite missing weights", without_effect=_STRICT)
     force_pretrain: bool = key(False, "train despite missing weights", without_effect=_STRICT)
@@ -164,14 +164,11 @@ class TrainArgs:
     device: int = key(-1, "device of this process", without_effect=_LAUNCH)
     local_rank: int | None = key(None, "rank on this machine", without_effect=_LAUNCH)
     profiling: int = key(-1, "step at which the profiler starts", without_effect="use deepspeed.flops_profiler")
-    wandb: bool = key(
-        False,
-        "log to Weights & Biases",
-        without_effect="only DeepSpeed's monitor logs to Weights & Biases",
-        request="set deepspeed.wandb: {enabled: true, project: …} and pip install wandb, or read the curves in the report",
+    wandb: bool = key(False, "log to Weights & Biases, which `pip install wandb` installs; as deepspeed.wandb.enabled")
+    wandb_project_name: str = key(
+        "default_project", "project of Weights & Biases; deepspeed.wandb.project takes precedence"
     )
-    wandb_project_name: str = key("default_project", "its project", without_effect="use deepspeed.wandb.project")
-    wandb_project_entity: str | None = key(None, "its team (forks)", without_effect="use deepspeed.wandb.team")
+    wandb_project_entity: str | None = key(None, "team of Weights & Biases; deepspeed.wandb.team takes precedence")
     debug: bool = key(False, "debug mode", without_effect="use `cogtune --debug`")
     log_image: bool = key(
         True, "log images", without_effect="samples are generated after training, and shown in the report"

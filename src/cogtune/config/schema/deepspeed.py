@@ -244,21 +244,24 @@ class ActivationCheckpointing(OmitNulls):
 
 @dataclass(kw_only=True)
 class Monitor(OmitNulls):
-    """`tensorboard`, `csv_monitor`: DeepSpeed's scalars."""
+    """`tensorboard`, `csv_monitor`: the curves of a training, as cogtune writes them: DeepSpeed gets the learning rate
+    only."""
 
-    enabled: bool = key(False, "write scalars")
-    output_path: str | None = key(None, "folder")
-    job_name: str | None = key(None, "name of the run")
+    enabled: bool = key(False, "write the curves")
+    output_path: str | None = key(
+        None, "folder, which gets one for each training; null: in the training's folder in the store"
+    )
+    job_name: str | None = key(None, "folder in output_path")
 
 
 @dataclass(kw_only=True)
 class Wandb(OmitNulls):
-    """`wandb`: DeepSpeed's scalars, for Weights & Biases."""
+    """`wandb`: the curves, for Weights & Biases."""
 
-    enabled: bool = key(False, "write scalars")
+    enabled: bool = key(False, "log the curves; as args.wandb")
     group: str | None = key(None, "group of runs")
-    team: str | None = key(None, "team")
-    project: str | None = key(None, "project")
+    team: str | None = key(None, "team; null: args.wandb_project_entity")
+    project: str | None = key(None, "project; null: args.wandb_project_name")
 
 
 @dataclass(kw_only=True)
@@ -348,9 +351,11 @@ class DeepSpeedSection(OmitNulls):
     )
     flops_profiler: FlopsProfiler | None = key(None, "count operations")
     comms_logger: CommsLogger | None = key(None, "log communication")
-    tensorboard: Monitor | None = key(None, "scalars for TensorBoard")
-    csv_monitor: Monitor | None = key(None, "scalars as CSV")
-    wandb: Wandb | None = key(None, "scalars for Weights & Biases")
+    tensorboard: Monitor | None = key(
+        None, "curves for TensorBoard; null: written if it is installed; `enabled: false`: not written"
+    )
+    csv_monitor: Monitor | None = key(None, "curves as CSV files")
+    wandb: Wandb | None = key(None, "curves for Weights & Biases")
     loss_scale: float | None = key(None, "key of the fp16 section", without_effect=_MISPLACED)
     loss_scale_window: int | None = key(None, "key of the fp16 section", without_effect=_MISPLACED)
     hysteresis: int | None = key(None, "key of the fp16 section", without_effect=_MISPLACED)

@@ -122,13 +122,18 @@ class Network:
         """One forward pass of one clip. A multiply-add counts as two; norms, softmax and positions are not counted."""
         return self._products(grid) + self._adapters(grid) + self._attention(grid)
 
-    def training_flops(self, grid: Grid) -> float:
-        """Forward and backward pass of one clip. The backward pass of a matrix product costs one product for the gradient
-        of its input, and another for the gradient of its weights if they train. That of attention costs 2.5 forward
-        passes, because it recomputes the scores (FlashAttention-2, arXiv:2307.08691). Recomputed activations are added."""
+    def model_flops(self, grid: Grid) -> float:
+        """Forward and backward pass of one clip, without anything that is computed twice: what MFU counts. The backward pass
+        of a matrix product costs one product for the gradient of its input, and another for the gradient of its weights
+        if they train. That of attention costs 2 forward passes."""
         weights = [one for one in self.parameters if not (one.fixed or one.adapter)]
         share = sum(one.count for one in weights if self.trains(one)) / sum(one.count for one in weights)
-        passes = (2 + share) * self._products(grid) + 3 * self._adapters(grid) + 3.5 * self._attention(grid)
+        return (2 + share) * self._products(grid) + 3 * self._adapters(grid) + 3 * self._attention(grid)
+
+    def training_flops(self, grid: Grid) -> float:
+        """Forward and backward pass of one clip, as computed: the backward pass of attention recomputes the scores, half a
+        forward pass (FlashAttention-2, arXiv:2307.08691), and recomputed activations are added."""
+        passes = self.model_flops(grid) + 0.5 * self._attention(grid)
         recomputed = {
             Policy.FULL: self.flops(grid),
             Policy.ATTENTION: self._products(grid) + self._adapters(grid),

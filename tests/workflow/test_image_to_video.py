@@ -1,13 +1,16 @@
 """Image-to-video through the whole workflow: 1.0 with learned positions, then 1.5 with temporal patches and ofs."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+import imageio.v3 as iio
 import numpy as np
 import pytest
 
+from cogtune.__main__ import main
 from tests.workflow.project import Project, lay_out
 from tests.workflow.test_invalidation import made_since
 
@@ -40,6 +43,35 @@ def test_learned_positions(project: Project) -> None:
     assert np.isfinite(record["loss_last"])
 
 
+def test_own_prompts(project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """An image for each line, or one for all prompts; wrong lines of all kinds are listed at once."""
+    monkeypatch.chdir(project.root)
+    y, x = np.mgrid[:40, :50]
+    for name, image in (("a", [x * 5, y * 6, x + y]), ("b", [y * 6, x + y, x * 5])):
+        iio.imwrite(f"{name}.png", np.stack(image, axis=2).astype(np.uint8))
+    Path("prompts.txt").write_text("sea@@a.png\nsea@@b.png\n")
+    sample = ["sample", "tiny", "--prompts", "prompts.txt"]
+    assert main([*sample, "--strength", "0", "1"]) == 0
+    page = Path(capsys.readouterr().out.strip())
+    assert page.read_text().count("data:image/png;base64,") == 2
+    listed = json.loads((page.parent / "prompts.json").read_text())["videos"]
+    assert [Path(one["image"]).name for one in listed] == ["a.png", "a.png", "b.png", "b.png"]
+    assert len({(page.parent / one["file"]).read_bytes() for one in listed}) == 4
+
+    assert main(["sample", "tiny", "--prompt", "sea", "--image", "b.png"]) == 0
+    assert "1 video (1 prompt x 1 strength x 1 seed), 1 of them in the store" in capsys.readouterr().err
+
+    Path("prompts.txt").write_text("sea@@none.png\nsea\na prompt of more than eight tokens is far too long@@a.png\n")
+    assert main(sample) == 1
+    message = capsys.readouterr().err
+    for line, why in (
+        (1, "no such image: 'none.png'"),
+        (2, "expected caption@@image"),
+        (3, "the text encoder takes 8"),
+    ):
+        assert re.search(rf"prompts.txt:{line}: .*{re.escape(why)}", message)
+
+
 @pytest.mark.slow
 def test_temporal_patches_and_ofs_then_an_edit_of_the_noise(project: Project) -> None:
     """9 frames are 3 latents: padded in front for patches of 2. More noised first frames encode no clip again."""
@@ -55,8 +87,6 @@ def test_temporal_patches_and_ofs_then_an_edit_of_the_noise(project: Project) ->
 @pytest.mark.slow
 def test_own_images(project: Project) -> None:
     """Beside the prompt file; an image outside of it ends the run before any job, with exit code 2."""
-    import imageio.v3 as iio
-
     prompts = project.root / "config/prompts"
     prompts.mkdir()
     y, x = np.mgrid[:40, :50]

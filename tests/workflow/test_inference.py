@@ -217,7 +217,9 @@ def test_own_prompts_of_weights(sampling: Project) -> None:
         lora = convert(lora, "comfyui_lora", sampling.root / f"strong-{i}", strength=10)
     same = convert(lora, "diffusers_lora", sampling.root / "same")
     base = ["--base", "config/model.yaml", "--prompt", "sea", "--strength", "0.5", "1", "--", "args.load=weights"]
-    made = [[path.read_bytes() for path in own(sampling, str(file), *base)] for file in (lora, same)]
+    pages = [own(sampling, str(file), *base) for file in (lora, same)]
+    assert pages[0][0].parent != pages[1][0].parent or lora.name != same.name
+    made = [[path.read_bytes() for path in videos] for videos in pages]
     assert made[0] == made[1]
     assert made[0][0] != made[0][1]
     own(sampling, "weights", "--base", "config/model.yaml", "--prompt", "sea")

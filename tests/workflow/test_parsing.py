@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -56,6 +57,9 @@ def test_a_dry_run_needs_no_cores_and_names_the_demo(clone: Path) -> None:
     done = look(clone, ["-n", "--workflow-profile", "none", "--rerun-triggers", "mtime"])
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
     assert "checkpoint demo_clips:" in done.stdout
+    assert re.search(
+        r"^after the scan: about \d+ more jobs; `cogtune plan demo demo_lora` shows them$", done.stderr, re.M
+    )
 
 
 def test_a_run_of_a_fresh_clone_starts(clone: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.workflow.project import Project
+from tests.workflow.project import REPO, Project
 
 pytestmark = pytest.mark.workflow
 
@@ -36,6 +36,19 @@ def test_until_a_stage_asks_for_the_scan_first(fresh: Project) -> None:
     assert {name.split("-")[0] for name in fresh.receipts()} == {"scan"}
     stages = set(re.findall(r"^rule (\w+):", fresh.snakemake("-n", "--until", "train").stdout, re.MULTILINE))
     assert stages == {"preprocess", "latents", "text", "train"}
+
+
+def test_the_clips_of_the_demo_are_made_only_for_experiments_that_use_them(fresh: Project) -> None:
+    """A first run of one's own data must not need the demo's footage."""
+    for name in ("config/tiny", "demo"):
+        shutil.copytree(REPO / name, fresh.root / name)
+    demo = "demo_data: true\nranks: 2\nexperiments:\n  demo:\n    base: [config/tiny/demo.yaml]"
+    fresh.edit("ranks: 2\nexperiments:", demo, fresh.root / "config/config.yaml")
+    own = fresh.snakemake("-n", "experiment_tiny")
+    assert set(re.findall(r"^checkpoint (\w+):", own.stdout, re.MULTILINE)) == {"scan"}
+    assert "after the scan: about 8 more jobs; `cogtune plan tiny` shows them" in own.stderr
+    everything = fresh.snakemake("-n")
+    assert set(re.findall(r"^checkpoint (\w+):", everything.stdout, re.MULTILINE)) == {"demo_clips", "scan"}
 
 
 MISSING = {"train", "export", "sample", "evaluate", "report", "all"}

@@ -11,6 +11,7 @@ from cogtune.runtime.allocation import granted_cores, granted_gpus
 from cogtune.runtime.directory import hold_directory
 from cogtune.runtime.failures import explained
 from cogtune.runtime.submitted_jobs import await_submitted_jobs
+from cogtune.work.demo_data import needs_demo_data
 from cogtune.work.parts import Part, check_scatter, read_part
 from cogtune.work.stages import STAGES, SWEEP
 from cogtune.work.started import load_started, save_started
@@ -43,10 +44,21 @@ DEMO_SOURCES = [
 ]
 
 
-def clips_are_made(workspace):
-    """Whether the files that the configs name can be there: the demo's are made by a job, of the files in demo/."""
-    if not workspace.demo_data:
+NEEDS_DEMO = {}
+"""Experiment -> whether it names files of the demo."""
+
+
+def files_can_exist(workspace, name):
+    """Whether the files that an experiment names can be there: the demo's are made by a job, of the files in demo/."""
+    if not workspace.demo_data or demo_is_made():
         return True
+    if name not in NEEDS_DEMO:
+        NEEDS_DEMO[name] = needs_demo_data(workspace, [name])
+    return not NEEDS_DEMO[name]
+
+
+def demo_is_made():
+    """Whether the demo's clips and weights are there, and up to date."""
     if not os.path.exists(DEMO_CLIPS):
         return False
     made = os.path.getmtime(DEMO_CLIPS)
@@ -62,7 +74,7 @@ def open_workspace():
     workspace = Workspace.load("config/config.yaml", config)
     workspace.writes.held = True
     for name in workspace.targets:
-        if clips_are_made(workspace):
+        if files_can_exist(workspace, name):
             # What lacks files is refused when it is asked for: another experiment may be.
             workspace.available(name)
         else:
@@ -314,10 +326,12 @@ def await_scans(name):
     """
     refuse_forced_stages()
     refuse_selected_stages(name)
-    if not clips_are_made(WORKSPACE):
+    if not files_can_exist(WORKSPACE, name):
+        note_unknown_jobs(name)
         checkpoints.demo_clips.get()
     for path in WORKSPACE.scan_receipts(name):
         if not path.exists():
+            note_unknown_jobs(name)
             checkpoints.scan.get(key=path.stem.removeprefix("scan-"))
 
 
@@ -328,5 +342,5 @@ def await_scans_for(key):
     refuse_forced_stages()
     if not WORKSPACE.knows(key):
         for name in WORKSPACE.experiments:
-            if not clips_are_made(WORKSPACE) or WORKSPACE.available(name):
+            if not files_can_exist(WORKSPACE, name) or WORKSPACE.available(name):
                 await_scans(name)

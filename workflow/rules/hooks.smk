@@ -1,9 +1,11 @@
 """What happens when a run starts and ends. Its results folders are there from the start."""
 
+import atexit
 import logging
 
 from cogtune.runtime.stopped_workflow import StopSentence
 from cogtune.work.machine_limits import refused_here, unknown_device
+from cogtune.work.stages import jobs_of
 
 TARGETS = {}
 """Experiment or sweep that was asked for -> marker of its report, "" before its scan. Snakemake evaluates the inputs of
@@ -23,10 +25,10 @@ def experiments_of(targets):
 
 def asked_for():
     """The experiments that this run is for: all that can run, if it was asked for files."""
-    members = experiments_of(TARGETS)
-    made = clips_are_made(WORKSPACE)
-    return members or [
-        name for name in WORKSPACE.targets if not made or WORKSPACE.available(name)
+    return experiments_of(TARGETS) or [
+        name
+        for name in WORKSPACE.targets
+        if not files_can_exist(WORKSPACE, name) or WORKSPACE.available(name)
     ]
 
 
@@ -34,8 +36,10 @@ def open_results(names):
     """Create results/<experiment>/ of experiments that this run makes, with links to the training once its key is known."""
     if WORKSPACE.writes.held or not workflow.is_main_process:
         return []  # no run has started: a dry run writes nothing
-    known = clips_are_made(WORKSPACE)
-    return [os.path.relpath(WORKSPACE.open_results(name, known)) for name in names]
+    return [
+        os.path.relpath(WORKSPACE.open_results(name, files_can_exist(WORKSPACE, name)))
+        for name in names
+    ]
 
 
 def show_results():
@@ -55,9 +59,9 @@ onstart:
     in_one_sentence(hold_directory)(Path(".cogtune.lock"))
     # Known only now: jobs of another executor may find the GPU that this machine lacks.
     if workflow.local_exec:
-        refused = in_one_sentence(refused_here)(
-            WORKSPACE, asked_for(), clips_are_made(WORKSPACE)
-        )
+        names = asked_for()
+        known = all(files_can_exist(WORKSPACE, name) for name in names)
+        refused = in_one_sentence(refused_here)(WORKSPACE, names, known)
     else:
         refused = in_one_sentence(unknown_device)(WORKSPACE)
     if refused:
@@ -74,6 +78,28 @@ onsuccess:
         if workflow.is_main_process and os.path.exists(marker):
             page = os.path.abspath(f"{RESULTS}/{name}/report.html")
             print(f"report: {page}", file=sys.stderr)
+
+
+UNKNOWN_JOBS = {}
+"""Experiment -> number of jobs that this dry run cannot list, because they are known only after a scan."""
+
+
+def note_unknown_jobs(name):
+    """Remember for the end of a dry run that the jobs of an experiment follow a scan that is not done."""
+    if workflow.is_main_process and workflow.dryrun:
+        UNKNOWN_JOBS[name] = len(jobs_of(WORKSPACE.check(name).values)) - 1
+
+
+@atexit.register
+def show_unknown_jobs():
+    """The last line of a dry run that lists the first jobs only."""
+    if UNKNOWN_JOBS:
+        names = " ".join(UNKNOWN_JOBS)
+        count = sum(UNKNOWN_JOBS.values())
+        print(
+            f"after the scan: about {count} more jobs; `cogtune plan {names}` shows them",
+            file=sys.stderr,
+        )
 
 
 def end_in_one_sentence():

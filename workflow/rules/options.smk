@@ -49,7 +49,7 @@ def refuse_selected_stages(name):
     """Raises UserError for `--until STAGE` and `--omit-from STAGE` where a checkpoint before that stage is left to do:
     Snakemake picks the jobs of the stage before it runs anything, finds none, and would end without a word.
     """
-    if not clips_are_made(WORKSPACE):
+    if not files_can_exist(WORKSPACE, name):
         first, stages = "demo_clips", set(STAGES) | PART_RULES
     elif all(path.exists() for path in WORKSPACE.scan_receipts(name)):
         return

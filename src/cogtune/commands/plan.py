@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from cogtune.commands import stage
@@ -22,6 +21,8 @@ from cogtune.plan.estimate import estimator_of
 from cogtune.plan.history import History
 from cogtune.plan.survey import Survey, Surveyor
 from cogtune.runtime.machines import Machine, machine_of
+from cogtune.work.demo_data import needs_demo_data
+from cogtune.work.experiment import BY_HAND
 from cogtune.work.parts import check_scatter
 from cogtune.work.workspace import Workspace
 
@@ -29,7 +30,6 @@ _log = logging.getLogger(__name__)
 
 WIDTH = 100
 _LONGEST_COUNT = 9
-_DEMO = "data/demo"
 _WITHOUT_DATA = "\n(to plan without data, assume a number of clips: --clips 100)"
 
 
@@ -66,7 +66,7 @@ def add_to(commands: Subcommands) -> None:
         help="plan for jobs that are cut into at most N parts of one device each, as by snakemake --set-scatter "
         "(example: --parts latents=8 sample=8)",
     )
-    plan.add_argument("--name", default="by-hand", help="experiment name for --base (default: by-hand)")
+    plan.add_argument("--name", default=BY_HAND, help=f"experiment name for --base (default: {BY_HAND})")
     plan.add_argument("--plain", action="store_true", help="print progress as lines")
     plan.set_defaults(run_command=run)
 
@@ -104,25 +104,6 @@ def _clips(text: str) -> int:
     if not text.isascii() or not text.isdecimal() or len(text) > _LONGEST_COUNT or not int(text):
         raise argparse.ArgumentTypeError(f"expected a number of clips from 1; found {text!r}")
     return int(text)
-
-
-def needs_demo_data(workspace: Workspace, names: Sequence[str]) -> bool:
-    """Whether one of the experiments, or one that it starts from, names files of the demo, which ``demo_data`` makes."""
-    waiting, seen = list(names), set[str]()
-    while workspace.demo_data and waiting:
-        name = waiting.pop()
-        if name in seen or name not in workspace.experiments:
-            continue
-        seen.add(name)
-        try:
-            config = workspace.check(name)
-        except ConfigErrors:
-            continue  # the plan reports it
-        if any(Path(path).is_relative_to(Path(_DEMO).absolute()) for path in config.files.values()):
-            return True
-        load = config.values["args"].get("load")
-        waiting += [load["experiment"]] if isinstance(load, dict) else []
-    return False
 
 
 def make_demo_data() -> None:

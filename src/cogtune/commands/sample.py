@@ -1,6 +1,7 @@
 """`cogtune sample EXPERIMENT|WEIGHTS`: videos of given prompts, in a page of their own. With `--base` it is the stage."""
 
 import argparse
+import json
 import math
 import shlex
 import sys
@@ -14,15 +15,19 @@ from cogtune.config.errors import ConfigError
 from cogtune.config.key_types import nearest
 from cogtune.config.schema.common import GUIDANCE, SAMPLING_STEPS, SEED, STRENGTH, Range, number
 from cogtune.config.values import Values
+from cogtune.data.prompt_file import Line
 from cogtune.errors import UserError
 from cogtune.plan.counts import Work
 from cogtune.plan.estimate import Estimator
 from cogtune.plan.history import History
+from cogtune.runtime.digest import digest
 from cogtune.runtime.machines import here
 from cogtune.runtime.paths import check_name, named_folder
 from cogtune.runtime.slugs import slug
 from cogtune.runtime.slurm import MAX_RESTARTS
-from cogtune.work.prompt_rows import Asked, asked_prompts, caption_id, file_names, refuse_long, rows_of
+from cogtune.runtime.typed_json import is_mapping
+from cogtune.work.experiment import BY_HAND
+from cogtune.work.prompt_rows import Asked, asked_prompts, caption_id, file_names, rows_of, too_long
 from cogtune.work.prompted import Options, Prompted, check_overrides, of_experiment, of_weights
 from cogtune.work.volatile import PromptRow, PromptsRun
 from cogtune.work.workspace import Workspace
@@ -113,15 +118,15 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     workspace = Workspace.by_hand(arguments.workflow)
     workspace.writes.held = True
     label, model = _model(arguments, workspace, overrides)
-    prompts = asked_prompts(
+    reading = asked_prompts(
         arguments.prompt or [],
         arguments.prompts,
         arguments.image,
         bool(model.config.values["model"]["noised_image_input"]),
     )
     _check_options(arguments, model)
-    request = _Request(workspace, label, model, prompts, arguments)
-    request.check_lengths()
+    request = _Request(workspace, label, model, reading.prompts, arguments)
+    reading.refuse(request.too_long())
     print(request.told(), file=sys.stderr)
     if not arguments.dry_run:
         request.make()
@@ -153,7 +158,7 @@ def _model(arguments: argparse.Namespace, workspace: Workspace, overrides: Seque
         raise UserError(f"{name}: no such experiment ({known}), and no such file or folder{hint}")
     check_overrides(overrides)
     ranks = arguments.ranks or workspace.ranks
-    return "by-hand", of_weights(workspace, path, arguments.base or (), overrides, options, ranks)
+    return BY_HAND, of_weights(workspace, path, arguments.base or (), overrides, options, ranks)
 
 
 def _check_range(option: str, values: Any, valid: Range) -> None:
@@ -204,21 +209,26 @@ class _Request:
         resolver.prompts = PromptsRun(self.rows, None if model.lora is None else str(model.lora.resolve()))
         resolver.loaded = model.train
         self.parts = resolver.all()
+        self.weights = str(Path(self.source).resolve()) if label == BY_HAND else None
         self.page = named_folder(self._pages(), arguments.name or self._name(arguments), "--name")
 
     def _pages(self) -> Path:
         return named_folder(self.workspace.results, self.experiment, "experiment") / FOLDER
 
     def _name(self, arguments: argparse.Namespace) -> str:
-        """The name of the page: of the prompt file, or the first prompt's words; for weights with their name before it."""
+        """The name of the page: of the prompt file, or the first prompt's words; for weights with their name before it, and
+        with a digest of their path if other weights of that name have this page."""
         words = arguments.prompts.stem if arguments.prompts else arguments.prompt[0]
-        name = (
-            slug(words, "prompts") if self.experiment != "by-hand" else f"{slug(Path(self.source).stem)}-{slug(words)}"
-        )
-        return name if check_name(name) is None else "prompts"
+        if self.weights is None:
+            return _valid(slug(words, "prompts"))
+        stem = slug(Path(self.source).stem)
+        name = _valid(f"{stem}-{slug(words)}")
+        if weights_of_page(self._pages() / name) in (None, self.weights):
+            return name
+        return _valid(f"{stem}-{digest(self.weights)[:6]}-{slug(words)}")
 
-    def check_lengths(self) -> None:
-        """Raise UserError for prompts that are longer than the text encoder takes. Captions in the cache are known."""
+    def too_long(self) -> dict[str, str]:
+        """Place -> message, of prompts with more tokens than the text encoder takes. Captions in the cache are known."""
         from cogtune.data.rows import TextRow
         from cogtune.data.store import ShardReader
 
@@ -227,18 +237,14 @@ class _Request:
         cached = dict(TextRow.read_all(reader, {caption_id(one.line.caption) for one in self.prompts} & known))
         new = [one for one in self.prompts if caption_id(one.line.caption) not in cached]
         new += [one for one in self.prompts if (row := cached.get(caption_id(one.line.caption))) and row.truncated]
-        negative = [
-            Asked("--negative", replace(self.prompts[0].line, caption=row.negative))
-            for row in self.rows[:1]
-            if row.negative
-        ]
+        negative = [Asked("--negative", Line(row.negative)) for row in self.rows[:1] if row.negative]
         if not [*new, *negative]:
-            return
+            return {}
         from cogtune.model.text import token_counter
 
         conditioner = self.parts["text"].config()["model"]["conditioner_config"]
-        if counter := token_counter(conditioner):
-            refuse_long([*new, *negative], *counter)
+        counter = token_counter(conditioner)
+        return too_long([*new, *negative], *counter) if counter else {}
 
     def missing(self) -> list[PromptRow]:
         """The rows that the store lacks."""
@@ -312,8 +318,27 @@ class _Request:
 
         samples = self.workspace.store / "sample" / self.parts["sample"].key
         images = {row.id: samples / "images" / f"{row.id}.png" for row in self.rows if row.image is not None}
-        page = PromptsPage(self.source, self.counts(), self.settings(), self.rows, file_names(self.rows), images)
+        page = PromptsPage(
+            self.source, self.weights, self.counts(), self.settings(), self.rows, file_names(self.rows), images
+        )
         return publish_prompts(self.page, page, samples)
+
+
+def weights_of_page(folder: Path) -> str | None:
+    """The absolute path of the weights that made the page in ``folder``; None if there is no such page."""
+    from cogtune.evaluation.report.prompts_page import LIST
+
+    try:
+        page: Any = json.loads((folder / LIST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not is_mapping(page) or not isinstance(page.get("model"), str):
+        return None
+    return str(page.get("weights") or Path(page["model"]).resolve())  # earlier versions wrote only the path as typed
+
+
+def _valid(name: str) -> str:
+    return name if check_name(name) is None else "prompts"
 
 
 def _many(count: int, word: str) -> str:

@@ -12,7 +12,7 @@ from cogtune.commands.options import Subcommands, add_job, add_part, add_ranks
 from cogtune.config.errors import ConfigError
 from cogtune.errors import UserError
 from cogtune.runtime.paths import check_name, quoted
-from cogtune.work.experiment import Experiment
+from cogtune.work.experiment import BY_HAND, Experiment
 from cogtune.work.machine_limits import has_gpu, needs_gpu
 from cogtune.work.resolve import RunPaths
 from cogtune.work.slices import Slice
@@ -21,8 +21,6 @@ from cogtune.work.workspace import Workspace
 
 _log = logging.getLogger(__name__)
 _Raw = argparse.RawDescriptionHelpFormatter
-BY_HAND = "by-hand"
-"""Name of an experiment that no workflow config has."""
 
 
 def add_to(commands: Subcommands) -> None:

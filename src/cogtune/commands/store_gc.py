@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cogtune.commands.receipts import remove_receipts
+from cogtune.commands.store_gc_pages import UnusedRows, free_rows, unused_rows
 from cogtune.errors import UserError
 from cogtune.runtime.paths import check_removable, is_key, remove_folder
 from cogtune.runtime.reservations import hold_alone, user_of
@@ -48,11 +49,18 @@ class Policy:
 
 @dataclass(frozen=True)
 class Collection:
-    """The result of a look at the store. ``kept``: entry -> reason."""
+    """The result of a look at the store. ``kept``: entry -> reason. ``rows``: of entries that are kept."""
 
     kept: dict[Entry, str]
     removable: list[Entry]
     temporary: list[Entry]
+    rows: list[UnusedRows]
+
+    def in_words(self) -> str:
+        """How much can be removed; "" if nothing can."""
+        entries, videos = len(self.removable) + len(self.temporary), sum(len(unused.rows) for unused in self.rows)
+        counts = [f"{entries} entries"] * bool(entries) + [f"{videos} videos of own prompts"] * bool(videos)
+        return " and ".join(counts)
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
@@ -96,9 +104,9 @@ def run(store: Path, results: Path, arguments: argparse.Namespace) -> int:
     forgotten = forgotten_roots(roots_of(store), arguments.forget or ())
     collection = collect(store, results, policy, forgotten)
     _print(collection, arguments.verbose)
-    count = len(collection.removable) + len(collection.temporary)
+    what = collection.in_words()
     if not arguments.yes:
-        print(f"dry run, nothing was removed; --yes removes {count} entries" if count else "nothing to remove")
+        print(f"dry run, nothing was removed; --yes removes {what}" if what else "nothing to remove")
         return 0
     for root in forgotten:
         root.file.unlink(missing_ok=True)
@@ -143,7 +151,7 @@ def collect(store: Path, results: Path, policy: Policy, forgotten: Sequence[Root
         else:
             removable.append(entry)
     temporary = [entry for entry in temporaries(store) if now - entry.changed >= max(policy.age, _SECONDS["h"])]
-    return Collection(kept, removable, temporary)
+    return Collection(kept, removable, temporary, list(unused_rows(store, needs.pages, policy.age)))
 
 
 def _needs(store: Path, roots: Iterable[Root], results: Path, policy: Policy) -> Needs:
@@ -213,6 +221,9 @@ def remove(store: Path, results: Path, policy: Policy, collection: Collection) -
                     yield from remove_receipts(store, entry.folder, results)
                 remove_folder(entry.folder, store)
                 yield entry.folder
+    for unused in collection.rows:
+        used = _needs(store, roots_of(store), results, policy).pages.get(unused.folder, frozenset())
+        free_rows(store, unused, _lock_of(store, unused.folder), used)
     for entry in collection.temporary:
         entry.folder.unlink(missing_ok=True)
         yield entry.folder
@@ -258,6 +269,9 @@ def _print(collection: Collection, verbose: bool) -> None:
             print(f"kept {entry.folder}: {reason}")
     for entry in total[1]:
         print(f"removable {entry.folder} ({decimal(entry.bytes)})")
+    for unused in collection.rows:
+        size = decimal(unused.bytes)
+        print(f"removable in {unused.folder}: {len(unused.rows)} videos that no page shows ({size}, and their frames)")
 
 
 def _both(collection: Collection, stage: str) -> tuple[list[Entry], list[Entry]]:

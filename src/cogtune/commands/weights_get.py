@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from cogtune.checkpoints.locations import SHARD
 from cogtune.checkpoints.published import FOLDER, LAYOUTS, MODELS, Download, PublishedModel
 from cogtune.commands.hub_download import HubFile, Listing, download, list_files, missing_bytes
+from cogtune.config.hub_paths import FOLDER as FOLDER_OF_HUB
 from cogtune.config.hub_paths import PREFIX, HubPath, Pin, PinnedFile, Pins, is_hub_path, parse_hub_path
 from cogtune.errors import UserError
 
@@ -53,9 +54,13 @@ def _get_model(model: PublishedModel, options: Options) -> None:
     downloads = [_moved(each, options.to) for each in model.downloads(layout)]
     if not downloads:
         _by_hand_only(model)
-    revisions = [options.revision or "main", *("main" for _ in downloads[1:])]
+    pins = Pins()
+    known = [(each.repository, pins.folders.get(each.folder)) for each in downloads]
+    revisions = [pin.commit if pin and pin.repository == repository else "main" for repository, pin in known]
+    revisions[0] = options.revision or revisions[0]
     by_hand = [_hf_line(each, revision) for each, revision in zip(downloads, revisions, strict=True)]
     print(_table(model, layout, downloads))
+    print(_free(Path(downloads[0].folder)))
     if options.dry_run:
         print("\n".join(["nothing was downloaded (--dry-run); by hand:", *(f"  {line}" for line in by_hand)]))
         return
@@ -64,9 +69,13 @@ def _get_model(model: PublishedModel, options: Options) -> None:
         for each, revision in zip(downloads, revisions, strict=True):
             listing = list_files(each.repository, revision)
             jobs.append(Job(listing, _complete(each, listing), Path(each.folder)))
-        _download_all(jobs, options.yes)
+        all_hashes = _download_all(jobs, options.yes)
     except UserError as error:
         raise UserError("\n  ".join([f"{error}", "by hand:", *by_hand])) from None
+    for each, job, hashes in zip(downloads, jobs, all_hashes, strict=True):
+        files = {file.path: PinnedFile(hashes[file.path], file.size) for file in job.files}
+        pins.write_folder(each.folder, Pin(each.repository, job.listing.commit, files))
+        print(f"{each.folder}: commit {job.listing.commit[:12]}, {len(files)} files, pinned in {pins.path}")
     print(_result(model, layout, options.to))
 
 
@@ -122,6 +131,7 @@ def _get_hub_path(where: HubPath, options: Options) -> None:
         if value is not None:
             advice = f"; write {PREFIX}{where.repository}@{value}" if name == "--revision" else ""
             raise UserError(f"{name} is for the names of published models, not for {PREFIX} paths{advice}")
+    print(_free(FOLDER_OF_HUB))
     pins = Pins()
     known = None if options.update else pins.all.get(where.pin)
     listing = list_files(where.repository, known.commit if known else where.revision)
@@ -171,11 +181,9 @@ def _names_its_folder(name: str) -> bool:
 def _download_all(jobs: Sequence[Job], yes: bool) -> list[dict[str, str]]:
     """path -> sha256 for each job. Checks the disk and asks first. Raises UserError."""
     needed = sum(missing_bytes(job.files, job.folder) for job in jobs)
-    place = jobs[0].folder.absolute()
-    while not place.exists():
-        place = place.parent
+    place = _existing(jobs[0].folder)
     free = shutil.disk_usage(place).free
-    print(f"to download: {size_text(needed)}; free on the disk of {place}: {size_text(free)}")
+    print(f"to download: {size_text(needed)}")
     if needed > free:
         raise UserError(
             f"{place}: {size_text(needed)} to download, {size_text(free)} free; free space, or use another disk"
@@ -186,6 +194,18 @@ def _download_all(jobs: Sequence[Job], yes: bool) -> list[dict[str, str]]:
         if input("download? [y/N] ").strip().lower() not in ("y", "yes"):
             raise UserError("not confirmed; nothing was downloaded")
     return [download(job.listing, job.files, job.folder) for job in jobs]
+
+
+def _existing(folder: Path) -> Path:
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    return place
+
+
+def _free(folder: Path) -> str:
+    place = _existing(folder)
+    return f"free on the disk of {place}: {size_text(shutil.disk_usage(place).free)}"
 
 
 def size_text(size: int) -> str:

@@ -1,16 +1,18 @@
 """`hf://OWNER/NAME[@REVISION][/PATH]` in a config: weights of a repository of the Hugging Face Hub.
 
 Nothing here uses the network. `cogtune weights get hf://…` downloads the files to ``weights/hub/OWNER/NAME/COMMIT/PATH`` and
-records commit, sizes and sha256 in ``weights/pins.json``. Everything else reads that file: it belongs beside the config, in
-version control. The pin of a branch stays on its commit until `weights get --update`.
+records commit, sizes and sha256 in ``weights/pins.json``; so does `cogtune weights get NAME` for its folders. Everything else
+reads that file: it belongs beside the config, in version control. A branch stays on its commit until `weights get --update`.
 """
 
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from cogtune.errors import UserError
 from cogtune.runtime.directory import alone_in
@@ -115,22 +117,44 @@ class Pins:
     @cached_property
     def all(self) -> dict[str, Pin]:
         """Name -> pin. Raises UserError for a damaged file."""
+        pins = dict[str, Pin]()
+        for name, entry in self._content["pins"].items():
+            where = parse_hub_path(f"{PREFIX}{name}")
+            if where.path:
+                raise self._damaged(f"pin {quoted(name)} has a path")
+            pins[name] = self._pin(name, where.repository, entry)
+        return pins
+
+    @cached_property
+    def folders(self) -> dict[str, Pin]:
+        """Folder of a published model, as `cogtune weights get NAME` names it -> what was downloaded into it. Raises
+        UserError for a damaged file."""
+        folders = dict[str, Pin]()
+        for name, entry in self._content.get("folders", {}).items():
+            repository = entry.get("repository") if is_mapping(entry) else None
+            if not isinstance(repository, str):
+                raise self._damaged(f"folder {quoted(name)} has no repository")
+            folders[name] = self._pin(name, parse_hub_path(f"{PREFIX}{repository}").repository, entry)
+        return folders
+
+    @cached_property
+    def _content(self) -> dict[str, Any]:
         try:
             content = json.loads(self.path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            return {}
+            return {"pins": {}}
         except (OSError, ValueError) as error:
             raise self._damaged(str(error)) from None
-        if not is_mapping(content) or content.get("format") != _FORMAT or not is_mapping(content.get("pins")):
+        sections = [content.get("pins"), content.get("folders", {})] if is_mapping(content) else []
+        if not sections or content.get("format") != _FORMAT or not all(map(is_mapping, sections)):
             raise self._damaged(f"expected format {_FORMAT} with `pins`")
-        return {name: self._pin(name, entry) for name, entry in content["pins"].items()}
+        return dict(content)
 
-    def _pin(self, name: str, entry: object) -> Pin:
-        where = parse_hub_path(f"{PREFIX}{name}")
+    def _pin(self, name: str, repository: str, entry: object) -> Pin:
         commit, files = (entry.get("commit"), entry.get("files")) if is_mapping(entry) else (None, None)
-        if where.path or not isinstance(commit, str) or not COMMIT.fullmatch(commit) or not is_mapping(files):
+        if not isinstance(commit, str) or not COMMIT.fullmatch(commit) or not is_mapping(files):
             raise self._damaged(f"pin {quoted(name)} has no commit or files")
-        return Pin(where.repository, commit, {path: self._file(name, path, file) for path, file in files.items()})
+        return Pin(repository, commit, {path: self._file(name, path, file) for path, file in files.items()})
 
     def _file(self, name: str, path: str, file: object) -> PinnedFile:
         sha256, size = (file.get("sha256"), file.get("size")) if is_mapping(file) else (None, None)
@@ -146,22 +170,30 @@ class Pins:
 
     def write(self, name: str, pin: Pin) -> None:
         """Add or replace one pin. Those that other processes write meanwhile are kept."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with alone_in(self.path.parent, wait=True):
-            self._write(name, pin)
+        self._write({name: pin}, {})
 
-    def _write(self, name: str, pin: Pin) -> None:
+    def write_folder(self, name: str, pin: Pin) -> None:
+        """The same for the folder of a published model."""
+        self._write({}, {name: pin})
+
+    def _write(self, pins: Mapping[str, Pin], folders: Mapping[str, Pin]) -> None:
         from cogtune.runtime.atomic import write_json
 
-        pins = dict(sorted({**Pins(self.path).all, name: pin}.items()))
-        entries = {
-            each: {
-                "commit": pin.commit,
-                "files": {path: {"sha256": f.sha256, "size": f.size} for path, f in sorted(pin.files.items())},
-            }
-            for each, pin in pins.items()
-        }
-        write_json(self.path, {"format": _FORMAT, "pins": entries})
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with alone_in(self.path.parent, wait=True):
+            now = Pins(self.path)
+            pins, folders = {**now.all, **pins}, {**now.folders, **folders}
+            content = {"format": _FORMAT, "pins": {name: _entry(pin) for name, pin in sorted(pins.items())}}
+            if folders:
+                content["folders"] = {
+                    name: {"repository": pin.repository, **_entry(pin)} for name, pin in sorted(folders.items())
+                }
+            write_json(self.path, content)
+
+
+def _entry(pin: Pin) -> dict[str, Any]:
+    files = {path: {"sha256": file.sha256, "size": file.size} for path, file in sorted(pin.files.items())}
+    return {"commit": pin.commit, "files": files}
 
 
 @dataclass(frozen=True)
@@ -188,3 +220,13 @@ def local_copy(text: str, pins: Pins) -> LocalCopy:
             raise UserError(f"{where}: {path} {state}; {run}, which downloads commit {pin.commit[:12]} again")
     hashes = {os.path.abspath(pin.folder / name): file.sha256 for name, file in pin.files.items()}
     return LocalCopy(str(pin.folder / where.path), hashes)
+
+
+def pinned_around(path: str, pins: Pins, root: Path = Path()) -> dict[str, str]:
+    """Absolute path -> sha256 of the files of the published model in whose folder the absolute ``path`` is; empty if it is
+    in none. Raises UserError for a damaged pin file."""
+    for name, pin in pins.folders.items():
+        folder = os.path.abspath(root / name)
+        if PurePosixPath(path).is_relative_to(folder):
+            return {os.path.join(folder, file): pinned.sha256 for file, pinned in pin.files.items()}
+    return {}

@@ -44,7 +44,8 @@ class Config:
     ``files``    dotted path -> absolute path, for every key that names a file or folder.
     ``notices``  messages for the user, each shown once.
     ``missing``  dotted path -> path as written, of files that do not exist and need not (see `check`).
-    ``pinned``   absolute path -> sha256, of the local copies of `hf://…`, whose paths replace it in ``values``.
+    ``pinned``   absolute path -> sha256, of the local copies of `hf://…`, whose paths replace it in ``values``, and of
+                 published models that `cogtune weights get` downloaded.
     """
 
     values: dict[str, Any]
@@ -112,8 +113,7 @@ def check(
     origin = _leaves_only(checker.origin, values)
     if checked.copies:
         values = nest(dict(leaves_of(values)) | {parse_path(key): copy.path for key, copy in checked.copies.items()})
-    pinned = {path: sha256 for copy in checked.copies.values() for path, sha256 in copy.sha256.items()}
-    return Config(values, raw, origin, checked.files, notices + remarks, checked.missing, pinned)
+    return Config(values, raw, origin, checked.files, notices + remarks, checked.missing, checked.pinned)
 
 
 def read(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cogtune.config.check import FileKey
 from cogtune.config.errors import ConfigError, Mark
-from cogtune.config.hub_paths import PREFIX, LocalCopy, Pins, is_hub_path, local_copy, parse_hub_path
+from cogtune.config.hub_paths import PREFIX, LocalCopy, Pins, is_hub_path, local_copy, parse_hub_path, pinned_around
 from cogtune.errors import UserError
 
 _NO_LISTS = (
@@ -26,12 +26,14 @@ _PLACEHOLDER = re.compile(r"\{[^{}]*\}")
 @dataclass(frozen=True)
 class CheckedPaths:
     """``files``: dotted path -> absolute path of each. ``missing``: dotted path -> the path as written, of those that do not
-    exist and need not. ``copies``: dotted path -> the local copy, of each `hf://…`. ``errors``: one for each of the others
-    that does not exist, or is not what its key expects."""
+    exist and need not. ``copies``: dotted path -> the local copy, of each `hf://…`. ``pinned``: absolute path -> sha256 of
+    files in these copies, and in folders of published models. ``errors``: one for each of the others that does not exist, or
+    is not what its key expects."""
 
     files: dict[str, str] = field(default_factory=dict[str, str])
     missing: dict[str, str] = field(default_factory=dict[str, str])
     copies: dict[str, LocalCopy] = field(default_factory=dict[str, LocalCopy])
+    pinned: dict[str, str] = field(default_factory=dict[str, str])
     errors: list[ConfigError] = field(default_factory=list[ConfigError])
 
 
@@ -57,6 +59,11 @@ def check_paths(
             continue
         path = os.path.abspath(os.path.expanduser(key.value))
         checked.files[key.path] = path
+        try:
+            if kind_of(key.path) == WEIGHTS:
+                checked.pinned.update(pinned_around(path, pins))
+        except UserError as error:
+            checked.errors.append(ConfigError(str(error), key=key.path, mark=key.node.mark))
         if must_exist and (problem := _problem(key, path, advice)):
             if kind_of(key.path) in may_miss and not Path(path).exists():
                 checked.missing[key.path] = key.value
@@ -77,6 +84,7 @@ def _check_hub_path(
         parse_hub_path(key.value)
         may_be_missing = not must_exist or kind_of(key.path) in may_miss
         checked.copies[key.path] = copy = local_copy(key.value, pins)
+        checked.pinned.update(copy.sha256)
         checked.files[key.path] = os.path.abspath(copy.path)
     except UserError as error:
         if not may_be_missing:

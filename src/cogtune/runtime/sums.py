@@ -45,6 +45,14 @@ def write_sums(folder: Path, files: Iterable[Path] = ()) -> None:
     _write(folder, sums, sealed)
 
 
+def drop_sums(folder: Path, names: Iterable[str]) -> None:
+    """Remove the lines of ``names``, which are about to be removed, from ``folder``/SHA256SUMS. Raises DamagedError."""
+    if (folder / SUMS).exists():
+        sums, sealed = _read(folder)
+        dropped = set(names)
+        _write(folder, {name: digest for name, digest in sums.items() if name not in dropped}, sealed)
+
+
 def names_in_sums(folder: Path) -> set[str] | None:
     """The files in a sealed SHA256SUMS; None if there is none, or one of an earlier version. Raises
     DamagedError."""

@@ -9,9 +9,9 @@ import yaml
 
 from cogtune.config.errors import ConfigError
 from cogtune.runtime.atomic import write_text
-from cogtune.runtime.paths import check_name, quoted
+from cogtune.runtime.paths import quoted
 from cogtune.setup.settings import NewExperiment
-from cogtune.work.experiment import parse_experiment
+from cogtune.work.experiment import check_experiment_name, parse_experiment
 from cogtune.work.workspace import Workspace
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./=+~][^'\":#{}\[\],&*?|<>!%@`\\]*|[A-Za-z0-9_.]+=\[[A-Za-z0-9_.,/-]*\]")
@@ -21,7 +21,7 @@ _INDENT = "  "
 
 def check_new_name(workspace: Workspace, name: str, path: Path) -> None:
     """Raise ConfigError if ``name`` is no folder name, or is taken by an experiment or a sweep."""
-    if problem := check_name(name):
+    if problem := check_experiment_name(name):
         raise ConfigError(f"{quoted(name)}: {problem}")
     if name in workspace.experiments or name in workspace.sweeps:
         kind = "experiment" if name in workspace.experiments else "sweep"

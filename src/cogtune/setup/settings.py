@@ -229,7 +229,10 @@ def _remarks(wish: Wish, length: Length, choices: list[Length]) -> Iterator[str]
         alternatives = f". Other choices with --frames: {'; '.join(others)}" if others else ""
         yield f"{length}{alternatives}"
     if wish.data.valid is None:
-        yield "no validation clips: put some into another folder and give it with --valid"
+        yield (
+            "no validation clips, so the report cannot show overfitting. A folder is not split: move some clips, which are "
+            "then not trained on, into another folder, and give it with --valid"
+        )
     if wish.data.rejects:
         yield f"{len(wish.data.rejects)} files are not used; `cogtune plan {wish.name}` names the scan that lists them"
 

@@ -70,8 +70,8 @@ class ContentHashes:
             if actual != expected:
                 state = f"sha256 {actual[:16]}…, expected {expected[:16]}…" if expected else "not in the pin"
                 raise ConfigError(
-                    f"{member}: not the file that was pinned ({state}); move it away and run `cogtune weights get` for this "
-                    f"hf:// path again",
+                    f"{member}: not the file that was pinned ({state}); move it away and run `cogtune weights get` for it "
+                    f"again, or remove its pin from weights/pins.json",
                     key=source.key,
                 )
 

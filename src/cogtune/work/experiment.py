@@ -11,6 +11,8 @@ from cogtune.config.schema.common import RANKS
 from cogtune.runtime.paths import check_name
 from cogtune.runtime.typed_json import is_list, is_mapping
 
+BY_HAND = "by-hand"
+"""Name of an experiment that no workflow config has: results of commands with their own files are in results/by-hand/."""
 _KEYS = {"base", "set", "ranks"}
 
 
@@ -45,7 +47,7 @@ def parse_experiment(name: str, body: Any, ranks: int, where: str) -> Experiment
     """Parse an experiment. Raises ConfigError, starting with ``where``."""
     if not is_mapping(body) or not body.get("base"):
         raise ConfigError(f"{where}: expected a mapping with `base: [file.yaml, …]`")
-    if problem := check_name(name):
+    if problem := check_experiment_name(name):
         raise ConfigError(f"{where}: {problem}")
     refuse_unknown(body, _KEYS, where)
     base = _texts(body["base"], f"{where}.base")
@@ -53,6 +55,13 @@ def parse_experiment(name: str, body: Any, ranks: int, where: str) -> Experiment
     if not isinstance(own, int) or isinstance(own, bool) or own not in RANKS:
         raise ConfigError(f"{where}.ranks: expected an integer from {RANKS}; found {own!r}")
     return Experiment(name, base, _texts(body.get("set") or [], f"{where}.set"), own, place=f"{where}.set")
+
+
+def check_experiment_name(name: str) -> str | None:
+    """Why ``name`` cannot be that of an experiment or a sweep; None if it can."""
+    if name == BY_HAND:
+        return f"{BY_HAND} is the folder of results of commands without an experiment; choose another name"
+    return check_name(name)
 
 
 def refuse_unknown(body: Mapping[str, Any], known: Collection[str], where: str) -> None:

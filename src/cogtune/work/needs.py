@@ -22,10 +22,12 @@ _MARKER = re.compile(r"\.(?:published|compared)-[0-9a-f]{12}")
 @dataclass(frozen=True)
 class Needs:
     """``folders``: folder of the store -> the file that needs it. ``stages``: stage -> the receipt whose folder is unknown,
-    because its slice is missing or damaged; then every folder of this stage may be needed."""
+    because its slice is missing or damaged; then every folder of this stage may be needed. ``pages``: folder of own
+    prompts' videos (`cogtune sample EXPERIMENT|WEIGHTS`) -> the rows that pages of these results folders show."""
 
     folders: dict[Path, Path] = field(default_factory=dict[Path, Path])
     stages: dict[str, Path] = field(default_factory=dict[str, Path])
+    pages: dict[Path, frozenset[str]] = field(default_factory=dict[Path, frozenset[str]])
 
     def of(self, folder: Path) -> str:
         """Why a folder of the store is needed; "" if it is not."""
@@ -47,20 +49,31 @@ class Superseded:
 
 @dataclass(frozen=True)
 class _Run:
-    """A run file: its experiment, and job key -> (stage, key, item key) of each upstream job."""
+    """A run file: its experiment, and job key -> (stage, key, item key) of each upstream job. ``prompts``: the key of the
+    job with own prompts, if it is a run of one."""
 
     path: Path
     experiment: str
     jobs: dict[str, list[tuple[str, str, str]]]
+    prompts: str | None = None
 
 
 def needs_of(store: Path, results: Iterable[Path], superseded: Superseded | None = None) -> Needs:
     """What these results folders need. Raises UserError for a run file that is damaged, or a folder that cannot be read:
     what it needs is unknown then."""
+    results = list(results)
+    on_pages = _rows_on_pages(results)
     needs, folders = Needs(), dict(_folders_of_slices(store))
     dropped = frozenset[str]()
     for place in results:
-        runs = [_read_run(path) for path in _listed(place / FOLDER)]
+        runs = list[_Run]()
+        for run in map(_read_run, _listed(place / FOLDER)):
+            if run.prompts is not None:
+                videos = store / "sample" / run.prompts
+                if not (rows := on_pages.get(videos.resolve())):
+                    continue  # its pages were deleted
+                needs.pages[videos] = rows
+            runs.append(run)
         if superseded is not None and superseded.results == place:
             current = _current(place, runs, superseded.since)
             dropped = frozenset(key for run in runs for key in run.jobs) - current
@@ -136,7 +149,19 @@ def _read_run(path: Path) -> _Run:
         if len(upstream) != len(part.get("jobs") or {}):
             raise _unreadable(path, f"the jobs of {key} are damaged")
         jobs[key] = [(job.stage, job.key, job.items) for job in upstream.values()]
-    return _Run(path, str(content.get("experiment", "")), jobs)
+    prompts = next((key for key, part in parts.items() if part.get("prompts")), None)
+    return _Run(path, str(content.get("experiment", "")), jobs, prompts)
+
+
+def _rows_on_pages(results: Iterable[Path]) -> dict[Path, frozenset[str]]:
+    """Folder of the store -> its rows that the pages of own prompts link to."""
+    rows: dict[Path, set[str]] = {}
+    for place in results:
+        for link in place.glob("*/prompts/*/videos/*.mp4"):
+            if link.is_symlink():
+                target = link.parent.resolve() / os.readlink(link)
+                rows.setdefault(target.parent.parent.resolve(), set()).add(target.stem)
+    return {folder: frozenset(names) for folder, names in rows.items()}
 
 
 def _unreadable(path: Path, why: str) -> UserError:

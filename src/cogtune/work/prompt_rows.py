@@ -1,7 +1,7 @@
 """The videos of `cogtune sample EXPERIMENT|WEIGHTS`: each prompt at each strength with each seed, their ids and file names."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,11 +24,26 @@ class Asked:
     line: Line
 
 
-def asked_prompts(texts: Sequence[str], file: Path | None, image: Path | None, takes_image: bool) -> list[Asked]:
-    """The prompts of ``--prompt`` and ``--prompts``, each once. ``image``: the input image of all of them.
+@dataclass(frozen=True)
+class Reading:
+    """``prompts``: those that can be sampled, each once. ``problems``: place -> why that prompt cannot be sampled;
+    ``places``: of all prompts, in their order."""
 
-    Raises UserError that lists all prompts that cannot be sampled, each with its file and line.
-    """
+    prompts: list[Asked]
+    problems: dict[str, str]
+    places: list[str]
+
+    def refuse(self, more: Mapping[str, str]) -> None:
+        """Raise UserError that lists all prompts that cannot be sampled, also those of ``more``."""
+        problems = {**more, **self.problems}
+        listed = [f"{place}: {problems[place]}" for place in [*self.places, *more] if place in problems]
+        if listed:
+            raise UserError("\n  ".join(["these prompts cannot be sampled:", *dict.fromkeys(listed)]))
+
+
+def asked_prompts(texts: Sequence[str], file: Path | None, image: Path | None, takes_image: bool) -> Reading:
+    """The prompts of ``--prompt`` and ``--prompts``. ``image``: the input image of all of them. Raises UserError for a
+    file that cannot be read."""
     named = takes_image and image is None
     if named and texts:
         raise UserError(
@@ -41,29 +56,25 @@ def asked_prompts(texts: Sequence[str], file: Path | None, image: Path | None, t
     except ConfigError as error:
         raise UserError(f"--prompts: {error.message}") from None
     typed = [Asked(f"--prompt {i}", Line(text.strip())) for i, text in enumerate(texts, 1)]
-    prompts = typed + [Asked(f"{file}:{i}", line) for i, line in lines.items()]
-    problems = [f"{one.where}: {why}" for one in typed if (why := line_problem(one.line, takes_image))]
-    invalid |= {i: why for i, line in lines.items() if (why := line_problem(line, takes_image))}
-    problems += [f"{file}:{i}: {why}" for i, why in sorted(invalid.items())]
-    if problems:
-        raise UserError("\n  ".join(["these prompts cannot be sampled:", *problems]))
-    if image is not None:
-        prompts = [Asked(one.where, Line(one.line.caption, image.resolve())) for one in prompts]
+    read = [Asked(f"{file}:{i}", line) for i, line in lines.items()]
+    problems = {one.where: why for one in typed + read if (why := line_problem(one.line, takes_image))}
+    problems |= {f"{file}:{i}": why for i, why in invalid.items()}
+    places = [one.where for one in typed] + [f"{file}:{i}" for i in sorted({*lines, *invalid})]
     first: dict[tuple[str, Path | None], Asked] = {}
-    for one in prompts:
-        first.setdefault((one.line.caption, one.line.image), one)
-    return list(first.values())
+    for one in typed + read:
+        if one.where not in problems:
+            line = one.line if image is None else Line(one.line.caption, image.resolve())
+            first.setdefault((line.caption, line.image), Asked(one.where, line))
+    return Reading(list(first.values()), problems, places)
 
 
-def refuse_long(prompts: Sequence[Asked], tokens: Callable[[str], int], most: int) -> None:
-    """Raise UserError that lists the prompts with more tokens than the text encoder takes."""
-    problems = [
-        f"{one.where}: {count} tokens; the text encoder takes {most}, and would drop the end; shorten it"
+def too_long(prompts: Sequence[Asked], tokens: Callable[[str], int], most: int) -> dict[str, str]:
+    """Place -> message, of the prompts with more tokens than the text encoder takes."""
+    return {
+        one.where: f"{count} tokens; the text encoder takes {most}, and would drop the end; shorten it"
         for one in prompts
         if (count := tokens(one.line.caption)) > most
-    ]
-    if problems:
-        raise UserError("\n  ".join(["these prompts are too long:", *problems]))
+    }
 
 
 def caption_id(caption: str) -> str:

@@ -21,6 +21,7 @@ from cogtune.runtime.typed_json import is_mapping
 from cogtune.work.experiment import Experiment
 from cogtune.work.results import SUMMARY
 from cogtune.work.runs import known_runs
+from cogtune.work.sampled_weights import is_sampled, weights_at
 from cogtune.work.slices import Slice, how_read
 from cogtune.work.stages import PROMPTS, PROMPTS_MODE
 from cogtune.work.workspace import Workspace
@@ -78,11 +79,11 @@ def of_experiment(workspace: Workspace, name: str, options: Options) -> Prompted
 def of_weights(
     workspace: Workspace, path: Path, base: Sequence[str], overrides: Sequence[str], options: Options, ranks: int
 ) -> Prompted:
-    """The weights in a file or folder: a LoRA with its base weights in ``args.load`` of ``base``, or a full network.
+    """The weights in a file or folder (`weights_at`): a LoRA with its base weights in ``args.load`` of ``base``, or a full network.
     ``base``: YAML files; none: those of the experiment that the file's metadata names. Raises UserError."""
-    header = read_header(path)
+    path, header = weights_at(path)
     is_lora = kinds.roles(header) == ["lora"]
-    if not is_lora and "network" not in kinds.roles(header):
+    if not is_sampled(header):
         inside = " and ".join(kinds.WORDS[role] for role in kinds.roles(header)) or "no known weights"
         raise UserError(f"{path}: contains {inside}; expected a LoRA, a transformer, or the name of an experiment")
     experiment = Experiment("weights", tuple(base), tuple(overrides), ranks)

@@ -19,12 +19,13 @@ from cogtune.runtime.digest import DIGESTS, data_digests, digest
 from cogtune.runtime.saved import how_to_repair, read_sealed
 from cogtune.work.batches import BatchMemo, plan_batches
 from cogtune.work.content_hashes import ContentHashes, Source
+from cogtune.work.experiment import BY_HAND
 from cogtune.work.export_formats import export_formats
 from cogtune.work.inputs import ScanInput
 from cogtune.work.runs import run_path, write_run
 from cogtune.work.slices import Slice, cut, reads_identity
 from cogtune.work.stage_input import read_input
-from cogtune.work.stages import Stage, stages_of
+from cogtune.work.stages import Stage, jobs_of, stages_of
 from cogtune.work.volatile import DataFolders, JobMachine, PromptsRun, ReportRun, UpstreamJob
 
 _PROMPTS = "args.input_file"
@@ -42,7 +43,7 @@ class RunPaths:
     store: Path
     results: Path
     ranks: int = 1
-    experiment: str = "by-hand"
+    experiment: str = BY_HAND
     command: str = ""
     made_from: str = ""
 
@@ -129,11 +130,9 @@ class Resolver:
         """The slices of all stages, with their run file. The scan, if any, must be finished."""
         digests = self.digests() if self.scans else {}
         digests |= {"formats": digest(sorted(export_formats(self.config.values)))}
-        for name, stage in self.stages.items():
+        for name, stage in jobs_of(self.config.values).items():
             if name == "scan":
                 self.scan()
-                continue
-            if stage.when is not None and not self._switched_on(stage.when):
                 continue
             upstream = {part: self._cut[part] for part in stage.upstream if part != "scan" and part in self._cut}
             if self.loaded is not None and (stage.trains or "load" in stage.upstream):
@@ -148,10 +147,6 @@ class Resolver:
         run = run_path(*run_content)
         self.writes.do(run, lambda: write_run(*run_content))
         return {name: replace(part, run=run) for name, part in parts.items()}
-
-    def _switched_on(self, key: str) -> bool:
-        section, name = key.split(".")
-        return bool(self.config.values[section].get(name))
 
     def _put(
         self, stage: Stage, upstream: dict[str, Slice], data: str | None, more_values: Mapping[str, Any] | None = None

@@ -223,6 +223,17 @@ def stages_of(values: Mapping[str, Any]) -> dict[str, Stage]:
     return {"inference": SAMPLING, PROMPTS_MODE: PROMPTS}.get(args.get("mode", ""), STAGES)
 
 
+def jobs_of(values: Mapping[str, Any]) -> dict[str, Stage]:
+    """The stages that an experiment has: without those that a key of its config switches off."""
+    stages = stages_of(values)
+    return {name: stage for name, stage in stages.items() if stage.when is None or _switched_on(values, stage.when)}
+
+
+def _switched_on(values: Mapping[str, Any], key: str) -> bool:
+    section, name = key.split(".")
+    return bool(values[section].get(name))
+
+
 SWEEP = Stage(
     "sweep",
     3,

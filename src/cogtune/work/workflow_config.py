@@ -12,7 +12,8 @@ from cogtune.config.schema.workflow import CommandLineSection, ResourcesSection,
 from cogtune.config.tree import Node, from_plain
 from cogtune.config.yaml_source import load_tree
 from cogtune.runtime.machines import gpu_count
-from cogtune.runtime.paths import check_name, quoted
+from cogtune.runtime.paths import quoted
+from cogtune.work.experiment import check_experiment_name
 
 COMMAND_LINE = Mark("--config")
 _ONE_OFF = ("run", "base", "set")
@@ -103,7 +104,7 @@ def _check_names(values: Mapping[str, Any], path: str | Path) -> None:
     for key in ("experiments", "sweep"):
         declared: dict[str, Any] = values[key] or {}
         for name in declared:
-            if problem := check_name(name):
+            if problem := check_experiment_name(name):
                 raise ConfigError(f"{path}: {key}: {quoted(name)}: {problem}")
 
 

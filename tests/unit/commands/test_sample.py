@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cogtune.__main__ import main
+from cogtune.commands.sample import weights_of_page
 from cogtune.evaluation.report.prompts_page import PromptsPage, publish_prompts
 from cogtune.work.prompt_rows import asked_prompts, file_names, rows_of
 
@@ -66,14 +67,14 @@ def test_a_missing_workflow_config_is_not_replaced_by_defaults(
 def test_the_page(tmp_path: Path) -> None:
     """Texts are text; files have readable names; an earlier page of the name leaves nothing behind."""
     hostile = "<script>alert(1)</script>\"&'"
-    asked = asked_prompts([hostile, "sea"], None, None, False)
+    asked = asked_prompts([hostile, "sea"], None, None, False).prompts
     rows = rows_of(asked, [0, 0.5], [1, 2], "<b>", str)
     samples = tmp_path / "store/sample/0123456789ab"
     (samples / "videos").mkdir(parents=True)
     for row in rows:
         (samples / "videos" / f"{row.id}.mp4").write_bytes(b"video of " + row.id.encode())
     folder = tmp_path / "results/mine/prompts/p"
-    made = PromptsPage("mine", "8 videos", "5 frames", rows, file_names(rows), {})
+    made = PromptsPage("mine", None, "8 videos", "5 frames", rows, file_names(rows), {})
     page = publish_prompts(folder, made, samples).read_text(encoding="utf-8")
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
@@ -85,6 +86,22 @@ def test_the_page(tmp_path: Path) -> None:
     listed = json.loads((folder / "prompts.json").read_text(encoding="utf-8"))["videos"]
     assert {one["prompt"] for one in listed} == {hostile, "sea"}
     assert all((folder / one["file"]).is_file() for one in listed)
-    publish_prompts(folder, PromptsPage("mine", "1 video", "5 frames", rows[:1], file_names(rows), {}), samples)
+    publish_prompts(folder, PromptsPage("mine", None, "1 video", "5 frames", rows[:1], file_names(rows), {}), samples)
     assert len(list((folder / "videos").iterdir())) == 1
     assert len(list((samples / "videos").iterdir())) == 8
+
+
+def test_weights_of_one_name_in_two_folders_have_pages_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also with a page of an earlier version, which has the path as typed only."""
+    monkeypatch.chdir(tmp_path)
+    assert weights_of_page(Path("results/by-hand/prompts/lora-sea")) is None
+    for made_of in (
+        {"model": "a/lora.safetensors", "weights": str(tmp_path / "a/lora.safetensors")},
+        {"model": "a/lora.safetensors"},
+    ):
+        (tmp_path / "prompts.json").write_text(json.dumps(made_of))
+        assert weights_of_page(tmp_path) == str(tmp_path / "a/lora.safetensors")
+    (tmp_path / "prompts.json").write_text("[]")
+    assert weights_of_page(tmp_path) is None

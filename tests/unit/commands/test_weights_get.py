@@ -14,6 +14,9 @@ from pathlib import Path
 import pytest
 
 from cogtune.checkpoints.published import MODELS
+from cogtune.config.errors import ConfigError
+from cogtune.config.hub_paths import Pins, pinned_around
+from cogtune.work.content_hashes import ContentHashes, Source
 from tests.hub import TOKEN, Hub, serving
 
 pytestmark = pytest.mark.heavy
@@ -88,6 +91,31 @@ def test_a_model_and_t5_come_into_their_folders_and_again_nothing_is_downloaded(
     assert not [path for _, _, path, _ in hub.requests if "/resolve/" in path or path.startswith("/cdn/")]
 
 
+def test_what_was_downloaded_is_pinned_and_a_changed_file_refused(hub: Hub, tmp_path: Path) -> None:
+    old = hub.repositories[REPOSITORY]["main"]
+    assert "free on the disk of" in get(hub, tmp_path, "cogvideox-2b", code=1, HF_HUB_OFFLINE="1")
+    get(hub, tmp_path, "cogvideox-2b", "--yes")
+    pin = json.loads((tmp_path / "weights/pins.json").read_text())["folders"]["weights/cogvideox-2b"]
+    assert (pin["repository"], pin["commit"]) == (REPOSITORY, old)
+    downloaded = files(tmp_path / "weights/cogvideox-2b")
+    assert pin["files"] == {
+        path: {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+        for path, content in downloaded.items()
+    }
+    hub.add(REPOSITORY, MODEL | {"vae/config.json": b'{"new": 1}'})
+    get(hub, tmp_path, "cogvideox-2b", "--yes")
+    assert files(tmp_path / "weights/cogvideox-2b") == downloaded, "it stays on its commit"
+
+    path = str(tmp_path / "weights/cogvideox-2b/vae")
+    pinned = pinned_around(path, Pins(tmp_path / "weights/pins.json"), tmp_path)
+    hashes = ContentHashes(tmp_path / "hashes.json")
+    hashes.check_pinned(Source(path, "", "", "ckpt_path"), pinned)
+    (tmp_path / "weights/cogvideox-2b/vae/config.json").write_bytes(b"[]")
+    with pytest.raises(ConfigError, match=r"vae/config\.json: not the file that was pinned"):
+        hashes.check_pinned(Source(path, "", "", "ckpt_path"), pinned)
+    assert pinned_around(str(tmp_path / "weights/other"), Pins(tmp_path / "weights/pins.json"), tmp_path) == {}
+
+
 def test_dry_run_asks_nobody(hub: Hub, tmp_path: Path) -> None:
     printed = get(hub, tmp_path, "cogvideox1.5-5b", "--dry-run", "--to", "disk", HF_HUB_OFFLINE="1")
     assert hub.requests == []
@@ -110,7 +138,7 @@ def test_the_lines_by_hand_bring_the_same_files(hub: Hub, tmp_path: Path) -> Non
     by_hand = {name: content for name, content in files(tmp_path / "weights").items() if "/.cache/" not in f"/{name}"}
     shutil.rmtree(tmp_path / "weights")
     get(hub, tmp_path, "cogvideox-2b", "--yes")
-    assert by_hand == files(tmp_path / "weights")
+    assert by_hand == {name: content for name, content in files(tmp_path / "weights").items() if name != "pins.json"}
 
 
 def test_a_killed_download_resumes_where_it_stopped(hub: Hub, tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for seed in (1, 2)
         for strength in (0.0, 1.0)
     ]
-    own = prompts_page.PromptsPage("x", "8 videos", "9 frames", rows, {row.id: video.name for row in rows}, {})
+    own = prompts_page.PromptsPage("x", None, "8 videos", "9 frames", rows, {row.id: video.name for row in rows}, {})
     for name, html in {
         "own_prompts": prompts_page.render(own, folder),
         "report": page.render(report),

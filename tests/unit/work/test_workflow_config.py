@@ -65,3 +65,15 @@ def test_ranks_of_a_profile_win_over_those_of_an_experiment(tmp_path: Path) -> N
     ranks = {name: known.ranks for name, known in Workspace.load(path, {"ranks": 8}).experiments.items()}
     assert ranks == {"a": 8, "b": 8}
     assert Workspace.load(path).experiments["a"].ranks == 2
+
+
+@pytest.mark.parametrize("values", [{"experiments": {"by-hand": {"base": ["a.yaml"]}}}, {"sweep": {"by-hand": {}}}])
+def test_the_folder_of_commands_without_an_experiment_is_no_name_of_one(
+    tmp_path: Path, values: dict[str, object]
+) -> None:
+    """Pages of `cogtune sample WEIGHTS` are in results/by-hand/."""
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(
+        ConfigError, match="'by-hand': by-hand is the folder of results of commands without an experiment"
+    ):
+        workflow_values(tmp_path / "config.yaml", {})

@@ -18,10 +18,12 @@ PAGE, LIST, VIDEOS = "index.html", "prompts.json", "videos"
 
 @dataclass(frozen=True)
 class PromptsPage:
-    """``model``: what was sampled, as typed. ``counts`` and ``settings``: how many videos and how made, in words.
-    ``files``: row -> file name; ``images``: row -> file with its input image."""
+    """``model``: what was sampled, as typed; ``weights``: its absolute path, if it is no experiment. ``counts`` and
+    ``settings``: how many videos and how made, in words. ``files``: row -> file name; ``images``: row -> file with its
+    input image."""
 
     model: str
+    weights: str | None
     counts: str
     settings: str
     rows: Sequence[PromptRow]
@@ -55,7 +57,8 @@ def publish_prompts(folder: Path, page: PromptsPage, samples: Path) -> Path:
         }
         for row in page.rows
     ]
-    write_text(folder / LIST, to_json({"model": page.model, "settings": page.settings, "videos": listed}))
+    made_of = {"model": page.model} | ({} if page.weights is None else {"weights": page.weights})
+    write_text(folder / LIST, to_json(made_of | {"settings": page.settings, "videos": listed}))
     write_text(folder / PAGE, render(page, folder / VIDEOS))
     return folder / PAGE
 

@@ -11,10 +11,10 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-_MOST_SECONDS = 120
+_MOST_SECONDS = 120.0
 
 
-def forked(work: Callable[[], int], output: Path) -> tuple[int, str]:
+def forked(work: Callable[[], int], output: Path, seconds: float = _MOST_SECONDS) -> tuple[int, str]:
     """(exit code, what was printed) of ``work`` in a process of its own; 99 for an error that nobody caught.
 
     ``work`` is pickled: a function of a module, or a `functools.partial` of one. It runs with one thread.
@@ -23,11 +23,11 @@ def forked(work: Callable[[], int], output: Path) -> tuple[int, str]:
     context.set_forkserver_preload(["tests.preloaded"])
     process = context.Process(target=_run, args=(work, output, os.getcwd()))
     process.start()
-    process.join(_MOST_SECONDS)
+    process.join(seconds)
     if process.exitcode is None:
         process.kill()
         process.join()
-        return -1, f"no end after {_MOST_SECONDS} s\n{output.read_text() if output.exists() else ''}"
+        return -1, f"no end after {seconds:.0f} s\n{output.read_text() if output.exists() else ''}"
     return process.exitcode, output.read_text()
 
 

@@ -10,6 +10,7 @@ import os
 import shutil
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from cogtune.checkpoints.folders import read_header
+from cogtune.checkpoints.training import FORMAT, Ranges, read_record
 from cogtune.commands import store_verify
 from cogtune.commands.stage import open_workspace
 from cogtune.commands.store import drop
@@ -250,9 +252,20 @@ def shard_of_a_store(root: Path, name: str) -> Iterable[Path]:
 def file_of_a_checkpoint(root: Path, name: str) -> Iterable[Path]:
     folder = root / "checkpoints" / "step-00000001"
     folder.mkdir(parents=True, exist_ok=True)
-    record = {"format": checkpoint.FORMAT, "step": 1, "ranks": 1, "files": {name: "0" * 64}}
+    values: dict[str, Any] = {"shapes": {"w": [1]}, "ranges": {name: {"w": [0, 1]}}, "states": [], "scalars": {}}
+    values |= {"whole": {}, "whole_keys": {}, "groups": [], "counters": {}, "files": {name: "0" * 64}}
+    record = {"format": FORMAT, "step": 1, "ranks": 1} | values
     (folder / "record.json").write_text(json.dumps(record))
     return [found.path for found in [checkpoint.newest(root / "checkpoints")] if found]
+
+
+@place
+def weights_of_a_checkpoint(root: Path, name: str) -> Iterable[Path]:
+    list(file_of_a_checkpoint(root, name))
+    folder = root / "checkpoints" / "step-00000001"
+    with suppress(ValueError):
+        Ranges(folder, read_record(folder))
+    return []
 
 
 @place

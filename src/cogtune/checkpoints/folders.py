@@ -9,8 +9,10 @@ from typing import Any
 from cogtune.checkpoints import safetensors_file, torch_file
 from cogtune.checkpoints.header import Header, Joined, Source
 from cogtune.checkpoints.locations import SHARD, find_next_to, place_of, shards_like, usual_name
+from cogtune.checkpoints.training import RECORD, Ranges, read_record
 from cogtune.errors import UserError
 from cogtune.runtime.paths import inside
+from cogtune.runtime.saved import DamagedError
 
 _RANKS = "mp_rank_*_model_states.pt"
 TRAINING, FINAL = "training checkpoint", "train/<key>/final/model.safetensors"
@@ -61,7 +63,9 @@ def _folder(folder: Path, component: str) -> Header:
         return _ranks(inside(folder, iteration, folder / "latest"), f"SAT folder, iteration {iteration}")
     if any(folder.glob(_RANKS)):
         return _ranks(folder, "SAT iteration folder")
-    if (folder / "record.json").is_file() and (folder / "state").is_dir():
+    if (folder / RECORD).is_file() and (folder / "state").is_dir():
+        return _earlier_checkpoint(folder)
+    if (folder / RECORD).is_file():
         return _training_checkpoint(folder)
     if (folder / "model_index.json").is_file():
         if not (folder / component).is_dir():
@@ -71,7 +75,16 @@ def _folder(folder: Path, component: str) -> Header:
 
 
 def _training_checkpoint(folder: Path) -> Header:
-    """A checkpoint of `train/checkpoint.py`: the trained weights in the precision of training. With ZeRO-3 they are split."""
+    """A checkpoint of `train/checkpoint.py`: the fp32 master weights, of which each rank's file holds ranges."""
+    try:
+        weights = Ranges(folder, read_record(folder)).weights()
+    except (ValueError, DamagedError) as error:
+        raise UserError(f"{folder}: not a complete training checkpoint ({str(error).split(';')[0]})") from None
+    return Header(folder, f"{TRAINING} {folder.name}", weights)
+
+
+def _earlier_checkpoint(folder: Path) -> Header:
+    """A checkpoint of an earlier version: the trained weights in the precision of training. With ZeRO-3 they are split."""
     if not any((folder / "state").glob(_RANKS)):
         raise UserError(
             f"{folder}: a training checkpoint whose weights are split over the ranks (ZeRO-3); give the finished "

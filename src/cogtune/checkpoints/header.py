@@ -45,10 +45,12 @@ class Joined:
     ``branches``           of modulation: parts are (attention, MLP), each [video shift, scale, gate; text …]; SAT
                            keeps video first, then text
     ``flat``               one part, a convolution's kernel, as a matrix
+    ``ranges``             parts are ranges of the flattened tensor, whose shape is ``full``
     """
 
     join: str
     parts: "tuple[Source, ...]"
+    full: tuple[int, ...] = ()
 
     @property
     def dtype(self) -> str:
@@ -56,6 +58,8 @@ class Joined:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        if self.join == "ranges":
+            return self.full
         first = self.parts[0].shape
         if self.join == "flat":
             return (first[0], math.prod(first[1:]))

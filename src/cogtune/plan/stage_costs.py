@@ -73,10 +73,11 @@ class TrainCost(StageCost):
 
     def host_bytes(self, ranks: int) -> float:
         """Every rank builds the network on the CPU: in fp32 if its weights are random or an experiment's, else in the compute
-        precision; plus the share of offload."""
+        precision. Later it holds the share of offload, and the copy of what is written to a checkpoint."""
         settings, network = self.costs.train, self.costs.network
         width = self.width() if isinstance(settings.load, str) else FP32
-        return ranks * max(float(network.count) * width, memory(network, self.costs.deepspeed, ranks).host)
+        offloaded = ranks * memory(network, self.costs.deepspeed, ranks).host
+        return max(float(ranks * network.count) * width, offloaded + self._checkpoint())
 
     def disk_bytes(self, units: int) -> float:
         """The kept checkpoints, one more during writing, all snapshots, and the final weights with their average."""

@@ -1,35 +1,44 @@
 """Checkpoints: a kill at any line leaves the previous one intact, and only files with a matching checksum are loaded.
 
-    <folder>/step-00000500/state/…         DeepSpeed's files: weights, fp32 masters, optimizer state with the average
-    <folder>/step-00000500/record.json     step, number of ranks, skipped steps, sha256 of every file; written last, before
-                                           the rename
-
-DeepSpeed unpickles its files without restriction, so all checksums are compared with the record first.
+A step waits only until its tensors are copied to host memory. A thread then writes them, each rank what it owns, and hashes
+what it writes. The first rank adds the record (`checkpoints/training.py`) when all files are complete, renames the folder,
+and deletes old ones.
 """
 
+import hashlib
 import logging
 import os
+import threading
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 
+from cogtune.checkpoints.training import EARLIER, FORMAT, MASTER, RECORD, Record, format_of, read_record, stored_name
 from cogtune.errors import UserError
+from cogtune.model.weights.write import stream_safetensors
 from cogtune.runtime.atomic import sync
 from cogtune.runtime.digest import file_digest
+from cogtune.runtime.failures import NOTE, explain
 from cogtune.runtime.paths import remove_own
 from cogtune.runtime.saved import DamagedError, read_sealed, write_sealed
+from cogtune.train.engine import trained_shapes
+from cogtune.train.host_copy import HostCopy
+from cogtune.train.optimizer_state import LocalState, collect
+from cogtune.train.pieces import Piece, optimizer_with_parameters, pieces
+from cogtune.train.restore import engine_counters, restore_engine
 
 _log = logging.getLogger(__name__)
 
-FORMAT = "cogtune-checkpoint-2"
-UNSEALED = "cogtune-checkpoint-1"
-"""Format of earlier versions, whose record has no checksum of itself."""
-_KEYS = {"format": str, "step": int, "ranks": int, "files": dict}
 _SKIPPED = {"step", "why", "clips"}
-TAG = "state"
+_LONGEST_WRITE = timedelta(days=1)
+"""For the ranks to wait for each other's files; the default of 30 minutes is too short for a slow disk."""
+_HASHING_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -42,56 +51,171 @@ class SavedCheckpoint:
     skipped: list[dict[str, Any]] = field(default_factory=list)
 
 
-def save(engine: Any, folder: Path, step: int, keep: int, skipped: Sequence[dict[str, Any]] = ()) -> Path:
-    """Write a checkpoint after ``step`` finished steps and delete all but the newest ``keep``. Collective. ``skipped``:
-    the steps skipped so far (`skipped.Skipped`)."""
-    target, partial = folder / f"step-{step:08d}", folder / f".writing-{step:08d}"
-    if _is_first():
-        remove_own(partial)
-        partial.mkdir(parents=True)
-    dist.barrier()
-    engine.save_checkpoint(str(partial), tag=TAG, save_latest=False, exclude_frozen_parameters=True)
-    dist.barrier()
-    if _is_first():
-        for script in partial.glob("*.py"):  # DeepSpeed's converters; they read its pickles without checking them
-            script.unlink()
-        files = {name: _sync_and_hash(partial / name) for name in _files(partial)}
-        record = {"format": FORMAT, "step": step, "ranks": dist.get_world_size(), "files": files}
-        record |= {"skipped": list(skipped)}
-        write_sealed(partial / "record.json", record)
-        for inner in (partial / TAG, partial):
-            sync(inner)
+@dataclass(frozen=True)
+class _Share:
+    """What a rank wrote: the file, its checksum, and its part of the record; or why it could not."""
+
+    file: str
+    digest: str = ""
+    ranges: dict[str, list[int]] = field(default_factory=dict)
+    states: list[str] = field(default_factory=list)
+    scalars: dict[str, dict[str, Any]] = field(default_factory=dict)
+    whole: list[str] = field(default_factory=list)
+    whole_keys: dict[str, list[str]] = field(default_factory=dict)
+    error: str = ""
+
+
+class Checkpoints:
+    """The checkpoints of a training in ``folder``, of which the newest ``keep`` are kept. Made on all ranks together."""
+
+    def __init__(self, engine: Any, folder: Path, keep: int) -> None:
+        self.engine, self.folder, self.keep = engine, folder, keep
+        self._rank, self._ranks = dist.get_rank(), dist.get_world_size()
+        self._writers = dist.new_group(backend="gloo", timeout=_LONGEST_WRITE)  # for the threads; training goes on
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Wait for the last checkpoint, also if the training ended with an error, which is then the one that is told."""
+        if kind is None:
+            self.wait()
+        elif self._thread is not None:
+            self._thread.join()
+
+    def save(self, step: int, skipped: Sequence[dict[str, Any]] = ()) -> None:
+        """Copy what this rank owns after ``step`` finished steps, and write it in a thread. Waits for the checkpoint
+        before it, and raises its error. ``skipped``: the steps skipped so far (`skipped.Skipped`). Collective."""
+        self.wait()
+        started = time.perf_counter()
+        module = self.engine.module
+        own = pieces(self.engine, module)
+        if not self.engine.zero_optimization():  # all ranks have everything: each writes a part
+            own = [part for piece in own if (part := piece.cut(self._rank, self._ranks))]
+        with optimizer_with_parameters(self.engine) as optimizer:
+            local = collect(optimizer, own)
+        if not self.engine.zero_optimization() and self._rank > 0:
+            local.whole.clear()
+        layout, copy = self._copied(own, local)
+        record = Record(
+            format=FORMAT, step=step, ranks=self._ranks, files={}, ranges={}, states=[], scalars={}, whole={}, whole_keys={},
+            shapes={name: list(shape) for name, shape in trained_shapes(module).items()},
+            groups=local.groups, counters=engine_counters(self.engine), skipped=list(skipped),
+        )  # fmt: skip
+        ranges = {piece.name: [piece.begin, piece.end] for piece in own}
+        share = _Share(
+            f"rank-{self._rank:05d}.safetensors", "", ranges, list(local.tensors), local.scalars, list(local.whole),
+            local.whole_keys,
+        )  # fmt: skip
+        _log.info("checkpoint of step %d: copied in %.3f s", step, time.perf_counter() - started)
+        self._thread = threading.Thread(
+            target=self._write, args=(record, share, layout, copy, started), name="checkpoint", daemon=True
+        )
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raise the error of a checkpoint that could not be written, once its thread has ended."""
+        if self._error is not None:
+            raise self._error
+
+    def wait(self) -> None:
+        """Wait until the last checkpoint is complete. Raises the error if it could not be written."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        self.check()
+
+    def load_newest(self, warn: Callable[[str], object] = _log.warning) -> SavedCheckpoint | None:
+        """Load the newest undamaged checkpoint, of any number of ranks and any ZeRO stage, and return it; None if there is
+        none. Raises UserError for one of an earlier version. Collective."""
+        choice: list[SavedCheckpoint | None] = [newest(self.folder, warn) if self._rank == 0 else None]
+        dist.broadcast_object_list(choice, src=0)
+        saved = choice[0]
+        if saved is not None:
+            restore_engine(self.engine, saved.path, read_record(saved.path))
+        return saved
+
+    def _copied(self, own: list[Piece], local: LocalState) -> tuple[dict[str, Any], HostCopy]:
+        tensors = {stored_name(MASTER, piece.name): piece.of(piece.holder) for piece in own}
+        for state, by_name in local.tensors.items():
+            tensors |= {stored_name(state, name): tensor for name, tensor in by_name.items()}
+        tensors |= local.whole
+        # Larger elements first: then each tensor begins at a multiple of its element's size.
+        ordered = dict(sorted(tensors.items(), key=lambda item: -item[1].element_size()))
+        copy = HostCopy()
+        for tensor in ordered.values():
+            copy.add(tensor)
+        copy.finish()
+        return {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in ordered.items()}, copy
+
+    def _write(self, record: Record, share: _Share, layout: dict[str, Any], copy: HostCopy, started: float) -> None:
+        """In the thread: this rank's file; on the first rank also the record, when all files are there."""
+        partial = self.folder / f".writing-{record.step:08d}"
+        try:
+            try:
+                share = replace(share, digest=_write_file(partial / share.file, layout, copy))
+            except Exception as error:
+                self._error = error
+                share = _Share(share.file, error=str(explain(error) or error))
+            shares: list[Any] = [None] * self._ranks
+            dist.all_gather_object(shares, share, group=self._writers)
+            failed = [share.error for share in shares if share.error]
+            if self._rank == 0 and not failed:
+                try:
+                    self._complete(_merged(record, shares), partial)
+                    _log.info("checkpoint of step %d: on disk after %.1f s", record.step, time.perf_counter() - started)
+                except Exception as error:
+                    self._error = error
+                    failed = [str(explain(error) or error)]
+            outcome = [failed]
+            dist.broadcast_object_list(outcome, src=0, group=self._writers)
+            if outcome[0] and self._error is None:
+                self._error = UserError(outcome[0][0])
+        except Exception as error:
+            self._error = self._error or error
+
+    def _complete(self, record: Record, partial: Path) -> None:
+        write_sealed(partial / RECORD, asdict(record))
+        sync(partial)
+        target = self.folder / f"step-{record.step:08d}"
         remove_own(target)  # exists only if it was damaged
         os.rename(partial, target)
-        sync(folder)
-        _drop_old(folder, keep)
-    dist.barrier()
-    return target
+        sync(self.folder)
+        for path in sorted(self.folder.glob("step-*"))[: -max(1, self.keep)]:
+            remove_own(path)
 
 
-def load_newest(engine: Any, folder: Path, warn: Callable[[str], object] = _log.warning) -> SavedCheckpoint | None:
-    """Load the newest undamaged checkpoint into ``engine`` and return it; None if there is none. Collective.
+def _write_file(path: Path, layout: dict[str, tuple[Any, tuple[int, ...]]], copy: HostCopy) -> str:
+    """Write the bytes of ``copy``; their sha256."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256()
+    try:
+        stream_safetensors(path, layout, copy.drain(), {}, digest.update)
+        sync(path)
+    except OSError as error:
+        error.add_note(f"{NOTE}{path}")
+        raise
+    return digest.hexdigest()
 
-    Raises UserError if it was written by another number of ranks: ZeRO partitions a checkpoint for a fixed number.
-    """
-    choice: list[SavedCheckpoint | None] = [newest(folder, warn) if _is_first() else None]
-    dist.broadcast_object_list(choice, src=0)
-    saved = choice[0]
-    if saved is None:
-        return None
-    if engine.zero_optimization() and saved.ranks != dist.get_world_size():
-        raise UserError(
-            f"{saved.path}: written by {saved.ranks} ranks, but this run has {dist.get_world_size()}; a ZeRO checkpoint "
-            f"cannot be loaded by another number of ranks. Resume with {saved.ranks} ranks (ranks in config/config.yaml, "
-            f"or --ranks {saved.ranks}), or delete {folder} to start over"
-        )
-    # Not strict: frozen parameters are not in the checkpoint; the initial model sets them.
-    engine.load_checkpoint(str(saved.path), tag=TAG, load_module_strict=False)
-    return saved
+
+def _merged(record: Record, shares: Sequence[_Share]) -> Record:
+    """The record with what all ranks wrote."""
+    return replace(
+        record,
+        files={share.file: share.digest for share in shares},
+        ranges={share.file: share.ranges for share in shares},
+        states=sorted({state for share in shares for state in share.states}),
+        scalars={name: values for share in shares for name, values in share.scalars.items()},
+        whole={name: share.file for share in shares for name in share.whole},
+        whole_keys={name: keys for share in shares for name, keys in share.whole_keys.items()},
+    )
 
 
 def newest(folder: Path, warn: Callable[[str], object] = _log.warning) -> SavedCheckpoint | None:
-    """The newest undamaged checkpoint in ``folder``. ``warn`` gets a message for each damaged one that is skipped."""
+    """The newest undamaged checkpoint in ``folder``. ``warn`` gets a message for each damaged one that is skipped. Raises
+    UserError if it is one of an earlier version."""
     damaged = list[str]()
     for path in sorted(folder.glob("step-*"), reverse=True):
         try:
@@ -99,6 +223,12 @@ def newest(folder: Path, warn: Callable[[str], object] = _log.warning) -> SavedC
         except (ValueError, DamagedError) as error:
             damaged.append(f"{path}: this checkpoint is damaged ({str(error).split(';')[0]})")
             continue
+        if format_of(path) in EARLIER:
+            raise UserError(
+                f"{path}: written by an earlier version of cogtune, in a format that this version cannot read. Finish this "
+                f"training with that version, or delete {folder} to train from the beginning: its {saved.step} steps are "
+                f"then lost"
+            )
         _report_damaged(damaged, f"step {saved.step}", warn)
         return saved
     _report_damaged(damaged, "the beginning", warn)
@@ -116,17 +246,24 @@ def _report_damaged(damaged: list[str], start: str, warn: Callable[[str], object
 
 
 def verify(path: Path) -> SavedCheckpoint:
-    """The checkpoint at ``path``. Raises ValueError or DamagedError unless its files are exactly those of its record."""
-    record = read_sealed(path / "record.json", _KEYS, "the checkpoint is not used")
-    if record["format"] not in (FORMAT, UNSEALED):
+    """The checkpoint at ``path``, of this or an earlier version. Raises ValueError or DamagedError unless its files are
+    exactly those of its record."""
+    keys = {"format": str, "step": int, "ranks": int, "files": dict}
+    record = read_sealed(path / RECORD, keys, "the checkpoint is not used")
+    if record["format"] not in (FORMAT, *EARLIER):
         raise ValueError(f"format {record['format']!r}, this version reads {FORMAT!r}")
+    if record["format"] == FORMAT:
+        read_record(path)
     if path.name != f"step-{record['step']:08d}":
         raise ValueError(f"its record is of step {record['step']}")
-    if differing := (set(_files(path)) - {"record.json"}) ^ set(record["files"]):
+    names = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()} - {RECORD}
+    if differing := names ^ set(record["files"]):
         raise ValueError(f"missing or additional files: {sorted(differing)[:3]}")
-    for name, expected in record["files"].items():
-        if file_digest(path / name) != expected:
-            raise ValueError(f"{name}: checksum differs from the record")
+    with ThreadPoolExecutor(_HASHING_THREADS) as threads:
+        digests = threads.map(file_digest, (path / name for name in record["files"]))
+        for (name, expected), digest in zip(record["files"].items(), digests, strict=True):
+            if digest != expected:
+                raise ValueError(f"{name}: checksum differs from the record")
     skipped = record.get("skipped", [])
     if not isinstance(skipped, list) or not all(
         isinstance(skipped_step, dict) and skipped_step.keys() >= _SKIPPED for skipped_step in skipped
@@ -135,25 +272,7 @@ def verify(path: Path) -> SavedCheckpoint:
     return SavedCheckpoint(path, record["step"], record["ranks"], skipped)
 
 
-def _drop_old(folder: Path, keep: int) -> None:
-    for path in sorted(folder.glob("step-*"))[: -max(1, keep)]:
-        remove_own(path)
-
-
 def clear_unfinished(folder: Path) -> None:
     """Remove the partial checkpoints of killed writers. Call it only while no writer is alive."""
     for path in folder.glob(".writing-*"):
         remove_own(path)
-
-
-def _is_first() -> bool:
-    return dist.get_rank() == 0
-
-
-def _files(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-
-
-def _sync_and_hash(path: Path) -> str:
-    sync(path)
-    return file_digest(path)

@@ -15,6 +15,7 @@ from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
 from cogtune.errors import UserError
 from cogtune.runtime.devices import device_for
 from cogtune.train.optim import AdamWEma
+from cogtune.train.pieces import unpartitioned
 from cogtune.work.batches import BatchPlan
 
 NOT_FOR_DEEPSPEED = (
@@ -160,7 +161,7 @@ def take_step(engine: Any, rate: float, hold: bool = False) -> Update:
     """
     for group in engine.optimizer.param_groups:
         group["lr"] = rate
-    masters, norm = _unpartitioned(engine), None
+    masters, norm = _masters(engine), None
     if masters is not None and all(p is master for p, master in masters.items()):
         # fp32 without ZeRO: DeepSpeed computes no norm; every rank has the full averaged gradients.
         norm = float(torch.nn.utils.get_total_norm([p.grad for p in masters if p.grad is not None]))
@@ -219,7 +220,7 @@ def full_tensors(engine: Any, module: nn.Module, state: str | None = None) -> It
         # ZeRO 1 and 2 link the state after the first group's step, when the other groups have no state yet.
         engine.optimizer._hp_optimizer_states_linked = False
         engine.optimizer._lazy_init_hp_params_optimizer_state()
-    masters, parameters = _unpartitioned(engine), dict(module.named_parameters())
+    masters, parameters = _masters(engine), dict(module.named_parameters())
     for name in trained_shapes(module):
         p = parameters[name]
         if masters is not None:
@@ -231,15 +232,9 @@ def full_tensors(engine: Any, module: nn.Module, state: str | None = None) -> It
         yield full.detach().float()
 
 
-def _unpartitioned(engine: Any) -> dict[Tensor, Tensor] | None:
+def _masters(engine: Any) -> dict[Tensor, Tensor] | None:
     """Parameter -> master weight; None with ZeRO."""
-    if engine.zero_optimization():
-        return None
-    optimizer = engine.optimizer
-    if not hasattr(optimizer, "fp32_groups"):
-        return {p: p for group in optimizer.param_groups for p in group["params"]}
-    pairs = zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True)
-    return {p: master for low, high in pairs for p, master in zip(low, high, strict=True)}
+    return None if engine.zero_optimization() else unpartitioned(engine)
 
 
 def keeps_average(engine: Any) -> bool:

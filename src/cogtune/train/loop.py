@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 from cogtune.diffusion.loss import VideoDiffusionLoss
 from cogtune.diffusion.noise import generator
 from cogtune.errors import UserError
-from cogtune.train import checkpoint
+from cogtune.train.checkpoint import Checkpoints
 from cogtune.train.engine import take_step
 from cogtune.train.feed import Feed, MicroBatch, Prefetch, StepFeed
 from cogtune.train.micro_loss import micro_loss
@@ -28,10 +27,9 @@ from cogtune.work.batches import BatchPlan
 
 @dataclass(frozen=True)
 class Intervals:
-    """Intervals in steps, 0 for never: ``save`` a checkpoint (and keep the newest ``keep``), ``snapshot``."""
+    """Intervals in steps, 0 for never: ``save`` a checkpoint, ``snapshot``."""
 
     save: int
-    keep: int
     snapshot: int = 0
 
 
@@ -51,7 +49,7 @@ class Loop:
     schedule: Schedule
     steps: int
     intervals: Intervals
-    folder: Path
+    checkpoints: Checkpoints
     rank: int
     device: torch.device
     monitor: Monitor
@@ -71,6 +69,7 @@ class Loop:
         with Prefetch(step_feed.step, range(start, self.steps)) as batches:
             batch_iterator = iter(batches)
             for step in range(start, self.steps):
+                self.checkpoints.check()
                 started = time.perf_counter()
                 micro_batches = next(batch_iterator)
                 waited = time.perf_counter() - started
@@ -139,4 +138,4 @@ class Loop:
     def _save(self, step: int) -> None:
         self.monitor.sync()
         skipped = [skipped.to_dict() for skipped in self.skips.steps]
-        checkpoint.save(self.engine, self.folder, step, self.intervals.keep, skipped)
+        self.checkpoints.save(step, skipped)

@@ -25,7 +25,8 @@ from cogtune.model.lora import set_trainable
 from cogtune.model.start import Start, initial_model, lora_of
 from cogtune.runtime.devices import gpu_uuid, prepare_torch, visible_gpus
 from cogtune.runtime.typed_json import from_json
-from cogtune.train import checkpoint, result
+from cogtune.train import result
+from cogtune.train.checkpoint import Checkpoints
 from cogtune.train.engine import (
     RankInfo,
     build_engine,
@@ -98,9 +99,7 @@ def train(plan_dict: dict[str, Any], report: TextIO, stop: StopRequest, store: S
         rank_info = with_own_gpu(rank_info, visible_gpus(), gpu_uuid, store)
         connect(rank_info, "", store)
     loop, module = _set_up(plan, read_input(TrainInput, plan.config), rank_info, report, stop)
-    saved = checkpoint.load_newest(
-        loop.engine, loop.folder, lambda text: print(json.dumps({"notice": text}), file=report)
-    )
+    saved = loop.checkpoints.load_newest(lambda text: print(json.dumps({"notice": text}), file=report))
     start = saved.step if saved else 0
     loop.skips.restore(saved.skipped if saved else [])
     if rank_info.rank == 0:
@@ -109,7 +108,8 @@ def train(plan_dict: dict[str, Any], report: TextIO, stop: StopRequest, store: S
         loop.monitor.begin(TrainingLog(Path(plan.folder) / "log.jsonl", start), trackers)
         print(json.dumps({"start": start, "steps": loop.steps}), file=report)
     stop.defer()
-    finished = loop.run(start)
+    with loop.checkpoints:
+        finished = loop.run(start)
     if finished:
         _finish(plan, loop, module, rank_info)
     loop.monitor.close()
@@ -139,8 +139,8 @@ def _set_up(
         plan=batches,
         schedule=_schedule(settings, steps),
         steps=steps,
-        intervals=Intervals(settings.save_interval, settings.keep_checkpoints, settings.snapshot_interval),
-        folder=Path(plan.folder) / "checkpoints",
+        intervals=Intervals(settings.save_interval, settings.snapshot_interval),
+        checkpoints=Checkpoints(engine, Path(plan.folder) / "checkpoints", settings.keep_checkpoints),
         rank=rank_info.rank,
         device=rank_info.device,
         snapshots=_snapshots(plan, settings),

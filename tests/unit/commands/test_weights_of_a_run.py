@@ -1,6 +1,8 @@
 """What a training leaves in the store: final/model.safetensors, without computed tables, and checkpoints/step-…"""
 
+import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,13 @@ from torch import Tensor
 from cogtune.__main__ import main
 from cogtune.checkpoints import kinds, read_header
 from cogtune.checkpoints.shapes import PREFIXES, derived_names
+from cogtune.checkpoints.training import FORMAT, MASTER, RECORD, Record, stored_name
 from cogtune.commands.weights_convert import convert
 from cogtune.errors import UserError
 from cogtune.model.lora import is_adapter
 from cogtune.model.weights import load_weights
 from cogtune.model.weights.lora_formats import read_pairs
+from cogtune.runtime.saved import write_sealed
 from tests.families import FAMILIES, network_config, randomised
 from tests.unit.commands.test_weights_convert import TINY, tiny
 
@@ -29,8 +33,28 @@ def final(folder: Path, state: dict[str, Tensor]) -> Path:
     return folder / "model.safetensors"
 
 
-def checkpoint(folder: Path, state: dict[str, Tensor], file: str = "mp_rank_00_model_states.pt") -> Path:
-    """As `train/checkpoint.py` writes it, without the optimizer."""
+def checkpoint(folder: Path, state: dict[str, Tensor]) -> Path:
+    """As two ranks of `train/checkpoint.py` write it, without the optimizer: the second has the last third of each tensor."""
+    step = folder / "step-00000003"
+    step.mkdir(parents=True)
+    cuts = {name: (0, 2 * tensor.numel() // 3, tensor.numel()) for name, tensor in state.items()}
+    ranges, files = dict[str, dict[str, list[int]]](), dict[str, str]()
+    for rank in range(2):
+        file = f"rank-{rank:05d}.safetensors"
+        ranges[file] = {name: [cut[rank], cut[rank + 1]] for name, cut in cuts.items() if cut[rank] < cut[rank + 1]}
+        parts = {name: state[name].flatten()[begin:end].clone() for name, (begin, end) in ranges[file].items()}
+        save_file({stored_name(MASTER, name): part for name, part in parts.items()}, step / file)
+        files[file] = hashlib.sha256((step / file).read_bytes()).hexdigest()
+    record = Record(
+        format=FORMAT, step=3, ranks=2, files=files, shapes={name: list(t.shape) for name, t in state.items()},
+        ranges=ranges, states=[], scalars={}, whole={}, whole_keys={}, groups=[], counters={},
+    )  # fmt: skip
+    write_sealed(step / RECORD, asdict(record))
+    return step
+
+
+def earlier_checkpoint(folder: Path, state: dict[str, Tensor], file: str = "mp_rank_00_model_states.pt") -> Path:
+    """As versions before wrote it: DeepSpeed's file, without the optimizer."""
     step = folder / "step-00000003"
     (step / "state").mkdir(parents=True)
     torch.save({"module": state}, step / "state" / file)
@@ -52,7 +76,7 @@ def test_computed_tables_may_be_missing(family: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("write", [final, checkpoint])
+@pytest.mark.parametrize("write", [final, checkpoint, earlier_checkpoint])
 def test_inspect_and_convert_read_a_full_training(
     write: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -61,7 +85,7 @@ def test_inspect_and_convert_read_a_full_training(
     assert main(["weights", "inspect", str(source), "--base", *TINY]) == 0
     told = capsys.readouterr().out
     assert "transformer fits" in told
-    assert ("training checkpoint step-00000003" in told) == (write is checkpoint)
+    assert ("training checkpoint step-00000003" in told) == (write is not final)
     sat = read_header(convert(source, "sat", tmp_path / "sat", base=TINY))
     assert kinds.component(sat, PREFIXES["network"]).keys() == state.keys(), "SAT's files hold the tables"
     for form in ("sat", "diffusers"):
@@ -73,7 +97,7 @@ def test_inspect_and_convert_read_a_full_training(
         ] == []
 
 
-@pytest.mark.parametrize("write", [final, checkpoint])
+@pytest.mark.parametrize("write", [final, checkpoint, earlier_checkpoint])
 def test_adapters_of_a_run_need_their_alpha(write: Any, tmp_path: Path) -> None:
     state = randomised(tiny(lora={"r": 4, "lora_alpha": 8}), seed=1).state_dict()
     source = write(tmp_path / "train", {name: tensor for name, tensor in state.items() if is_adapter(name)})
@@ -84,6 +108,6 @@ def test_adapters_of_a_run_need_their_alpha(write: Any, tmp_path: Path) -> None:
 
 
 def test_weights_split_by_zero3_are_told_where_the_whole_ones_are(tmp_path: Path) -> None:
-    source = checkpoint(tmp_path, {}, "zero_pp_rank_0_mp_rank_00_model_states.pt")
+    source = earlier_checkpoint(tmp_path, {}, "zero_pp_rank_0_mp_rank_00_model_states.pt")
     with pytest.raises(UserError, match=r"split over the ranks \(ZeRO-3\).*train/<key>/final/model\.safetensors"):
         read_header(source)

@@ -18,28 +18,29 @@ DTYPES = {
 }  # fmt: skip
 
 
-def read(source: Source) -> Tensor:
+def read(source: Source, finite: bool = True) -> Tensor:
     """The tensor, in the file's dtype, on the CPU. Raises UserError for truncated data, a checksum mismatch (zip files
-    have checksums), and weights that are not finite."""
+    have checksums), and with ``finite`` for values that are infinite or NaN."""
     out = torch.empty(source.shape, dtype=DTYPES[source.dtype])
-    read_into(source, out)
+    read_into(source, out, finite)
     return out
 
 
-def read_into(source: Source, out: Tensor) -> None:
+def read_into(source: Source, out: Tensor, finite: bool = True) -> None:
     """Fill ``out``, which has the tensor's shape; without an extra copy if dtype and layout are equal. Raises UserError as
     `read` does."""
     direct = out.dtype == DTYPES[source.dtype] and out.is_contiguous()
     if isinstance(source, Stored):
         if direct and source.strides is None:
-            _read_bytes(source, out.view(-1))
+            _read_bytes(source, out.view(-1), finite)
         else:
             flat = torch.empty(source.nbytes // SIZES[source.dtype], dtype=DTYPES[source.dtype])
-            _read_bytes(source, flat)
+            _read_bytes(source, flat, finite)
             out.copy_(flat.as_strided(source.shape, source.strides) if source.strides else flat.view(source.shape))
-    elif source.join == "rows":
-        for part, rows in zip(source.parts, out.split([part.shape[0] for part in source.parts]), strict=True):
-            read_into(part, rows)
+    elif source.join in ("rows", "ranges"):
+        joined = out.view(-1) if source.join == "ranges" else out
+        for part, rows in zip(source.parts, joined.split([part.shape[0] for part in source.parts]), strict=True):
+            read_into(part, rows, finite)
     else:
         out.copy_(JOIN[source.join]([read(part) for part in source.parts]))
 
@@ -49,7 +50,7 @@ def read_all(sources: Mapping[str, Source]) -> dict[str, Tensor]:
     return {name: read(source) for name, source in sources.items()}
 
 
-def _read_bytes(source: Stored, flat: Tensor) -> None:
+def _read_bytes(source: Stored, flat: Tensor, finite: bool) -> None:
     """Read the stored elements into ``flat`` and verify them."""
     view, done = flat.view(torch.uint8).numpy().data, 0
     with source.file.open("rb", buffering=0) as file:
@@ -60,7 +61,7 @@ def _read_bytes(source: Stored, flat: Tensor) -> None:
             done += count
     if source.crc is not None and zlib.crc32(view) != source.crc:
         raise UserError(f"{source.file}: checksum mismatch in the data at byte {source.offset}; download it again")
-    if flat.is_floating_point() and flat.dtype.itemsize > 1 and not _finite(flat):
+    if finite and flat.is_floating_point() and flat.dtype.itemsize > 1 and not _finite(flat):
         raise UserError(
             f"{source.file}: contains weights that are infinite or NaN; the file is damaged, or its training diverged"
         )

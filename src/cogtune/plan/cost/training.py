@@ -95,8 +95,8 @@ def partition(network: Network, stage: int, ranks: int) -> list[int]:
 
 
 def checkpoint_bytes(network: Network, deepspeed: DeepSpeedSection) -> float:
-    """Bytes of a checkpoint: weights, masters and optimizer state of what trains."""
-    masters = (element_bytes(deepspeed) + _FP32) * network.trained_count
+    """Bytes of a checkpoint: masters and optimizer state of what trains."""
+    masters = _master_bytes(deepspeed) * network.trained_count
     return masters + optimizer_bytes(deepspeed, partition(network, deepspeed.zero_optimization.stage, 1))
 
 

@@ -72,6 +72,8 @@ def _requeue_behind(held: HeldError, log: Path | None) -> BaseException:
 
 def _requeue(stopped: Stopped, limit: int, log: Path | None) -> None:
     ignore_sigterm()
+    if stopped.by_config:
+        return
     message = slurm.requeue_if_taken(stopped.progress, limit)
     if message is None:
         return

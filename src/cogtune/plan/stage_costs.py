@@ -4,6 +4,8 @@ One class per stage, named by ``cost`` in the table (work/stages.py). A stage th
 are counted as for any stage with rows, and its cost is unknown.
 """
 
+import math
+
 from cogtune.config.build import params_of
 from cogtune.config.schema.args import WHOLE_FORMATS
 from cogtune.config.schema.diffusion import VideoDDIMSamplerParams
@@ -84,7 +86,8 @@ class TrainCost(StageCost):
         if not units:
             return 0.0
         settings, averages = self.costs.train, keeps_average(self.costs.deepspeed)
-        kept = min(settings.keep_checkpoints, -(-units // settings.save_interval))
+        written = math.inf if settings.save_minutes else -(-units // settings.save_interval)
+        kept = min(settings.keep_checkpoints, written)
         weights = float(FP32 * self.costs.network.trained_count)
         snapshot = weights * (2 if averages and self.costs.only_adapters else 1)
         snapshots = units // settings.snapshot_interval if settings.snapshot_interval else 0

@@ -176,7 +176,9 @@ def _train(job: Job[TrainInput]) -> None:
         raise Interrupted from None
     if not done:
         _say_stopped(folder, reports)
-        raise Stopped(progress=reports.steps > 0, log=folder / RANK_LOG, explained=True)
+        raise Stopped(
+            progress=reports.steps > 0, log=folder / RANK_LOG, explained=True, by_config=bool(reports.why_stopped)
+        )
 
 
 def _say_stopped(folder: Path, reports: "_Reports") -> None:
@@ -185,7 +187,8 @@ def _say_stopped(folder: Path, reports: "_Reports") -> None:
     kept = f"the checkpoint of step {saved} is saved" if saved else "there is no checkpoint yet"
     step, steps = reports.place
     place = f"at step {step} of {steps}" if steps else "before the first step"
-    _log.warning("[train] stopped %s; %s. %s", place, kept, RESUME)
+    why = f" because {reports.why_stopped}" if reports.why_stopped else ""
+    _log.warning("[train] stopped %s%s; %s. %s", place, why, kept, RESUME)
 
 
 def _run_ranks(job: Job[TrainInput], plan: Plan, log: RankLog, reports: "_Reports") -> bool:
@@ -213,6 +216,8 @@ class _Reports:
         self._job, self._page = job, page
         self.place = (0, 0)
         """The last step, and the number of all steps."""
+        self.why_stopped = ""
+        """Why the ranks stopped, if not for a signal."""
         self._rates = dict[str, float]()
         self._context: AbstractContextManager[Progress] | None = None
         self._bar: Progress | None = None
@@ -231,6 +236,8 @@ class _Reports:
         report = json.loads(text)
         if "notice" in report:
             _log.warning("[train] %s", report["notice"])
+        elif "stopped" in report:
+            self.why_stopped = report["stopped"]
         elif "start" in report:
             label = f"train from step {report['start']}" if report["start"] else "train"
             self.place = (report["start"], report["steps"])

@@ -21,6 +21,7 @@ from types import FrameType
 from typing import Any, TextIO
 
 from cogtune.runtime.atomic import write_json
+from cogtune.runtime.stopping import STOP_SIGNALS
 from cogtune.train.ends import MemoryKills, RankEnd, RankError, outcome, patience
 
 _log = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ def _start(
 
 @contextmanager
 def forwarding_stops(processes: list[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
-    """Within the context, SIGTERM and the first SIGINT (Ctrl-C) are added to the yielded list, and the ranks get SIGTERM:
+    """Within the context, SIGTERM, SIGUSR1 and the first SIGINT (Ctrl-C) are added to the yielded list, and the ranks get SIGTERM:
     they save a checkpoint after their step. A second Ctrl-C raises KeyboardInterrupt, unless it comes within a second:
     torchrun passes on the SIGINT that the terminal has sent already. Outside the main thread signals are not caught. A
     SIGINT that the shell ignores (a job in the background) stays ignored."""
@@ -110,7 +111,7 @@ def forwarding_stops(processes: list[subprocess.Popen[bytes]]) -> Iterator[list[
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
-    caught = [number for number in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(number) != signal.SIG_IGN]
+    caught = [number for number in (*STOP_SIGNALS, signal.SIGINT) if signal.getsignal(number) != signal.SIG_IGN]
     previous_handlers = {number: signal.signal(number, forward) for number in caught}
     try:
         yield received

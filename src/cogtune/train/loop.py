@@ -4,6 +4,8 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import or_
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from cogtune.diffusion.loss import VideoDiffusionLoss
 from cogtune.diffusion.noise import generator
 from cogtune.errors import UserError
 from cogtune.train.checkpoint import Checkpoints
+from cogtune.train.clock import Clock
 from cogtune.train.engine import take_step
 from cogtune.train.feed import Feed, MicroBatch, Prefetch, StepFeed
 from cogtune.train.micro_loss import micro_loss
@@ -23,6 +26,9 @@ from cogtune.train.skipped import Skipped, Skips
 from cogtune.train.snapshot import Snapshots
 from cogtune.train.validation import Validation
 from cogtune.work.batches import BatchPlan
+
+_STOP, _SAVE, _OVER = 1, 2, 4
+"""Flags of a rank: it received a signal to stop; it is time for a checkpoint; the time of this start is over."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +43,8 @@ class Intervals:
 class Loop:
     """The training loop of one rank.
 
-    ``stopping()`` returns whether this rank received SIGTERM. Random draws depend only on (seed, step, position in the
-    global batch). ``skips``: the skipped steps and their allowed number.
+    ``stopping()`` returns whether this rank received a signal to stop; ``clock`` is the first rank's. Random draws depend
+    only on (seed, step, position in the global batch). ``skips``: the skipped steps and their allowed number.
     """
 
     engine: Any
@@ -56,6 +62,7 @@ class Loop:
     snapshots: Snapshots
     stopping: Callable[[], bool] = lambda: False
     skips: Skips = field(default_factory=lambda: Skips(0))
+    clock: Clock = field(default_factory=Clock)
 
     def run(self, start: int) -> bool:
         """Train from step ``start`` to the end; False if stopped before, after writing a checkpoint.
@@ -79,7 +86,7 @@ class Loop:
                     self.validation.run(step + 1, self.monitor)
                 done = step + 1 == self.steps
                 too_many = self.skips.too_many(self.steps if done else None)
-                save_due = self.intervals.save and (step + 1) % self.intervals.save == 0
+                save_due = outcome.save or (self.intervals.save and (step + 1) % self.intervals.save == 0)
                 if self.intervals.snapshot and (step + 1) % self.intervals.snapshot == 0:
                     # Before the checkpoint: a training that resumes from that does not write this snapshot again.
                     self.snapshots.save(self.engine, step + 1)
@@ -104,7 +111,7 @@ class Loop:
             losses.append(loss_B.detach())
             if len(losses) < self.plan.accumulation:
                 self.engine.step()  # counts the micro batch; only the last one updates the weights
-        ordered, stop = self._agree(torch.stack(losses))
+        ordered, flags = self._agree(torch.stack(losses))
         bad = [position for position, loss in enumerate(ordered) if not math.isfinite(loss)]
         loss = ordered[bad[0]] if bad else math.fsum(ordered) / len(ordered)
         update = take_step(self.engine, rate, hold=bool(bad))
@@ -113,7 +120,17 @@ class Loop:
             why = f"the loss is {loss}" if bad else f"the gradient norm is {update.norm}"
             skipped = Skipped(step + 1, why, step_feed.clips(step, bad or range(self.plan.global_batch)))
             self.skips.steps.append(skipped)
-        return Step(step + 1, loss, rate, update.norm, stop, skipped, update.overflowed)
+        return Step(
+            number=step + 1,
+            loss=loss,
+            rate=rate,
+            norm=update.norm,
+            stop=bool(flags & (_STOP | _OVER)),
+            why_stop=self.clock.why_stop() if flags & _OVER else "",
+            save=bool(flags & _SAVE),
+            skipped=skipped,
+            overflowed=update.overflowed,
+        )
 
     def _seed(self, seed: int) -> None:
         """`torch.manual_seed` without a GPU takes 0.5 ms: it keeps the call, with its stack, for a GPU that may start."""
@@ -124,18 +141,20 @@ class Loop:
     def _positions(self) -> list[range]:
         return [self.plan.positions(self.rank, k) for k in range(self.plan.accumulation)]
 
-    def _agree(self, losses_KB: Tensor) -> tuple[list[float], bool]:
-        """The losses of the global batch by position, so that their sum does not depend on the number of ranks; and
-        whether any rank received SIGTERM, so that all stop at the same step."""
-        stop_flag = torch.full((1,), float(self.stopping()), device=self.device)
-        local = torch.cat([losses_KB.float().flatten(), stop_flag])
+    def _agree(self, losses_KB: Tensor) -> tuple[list[float], int]:
+        """The losses of the global batch by position, so that their sum does not depend on the number of ranks; and the flags
+        that any rank has set, so that all stop, or save, at the same step."""
+        own = _STOP * self.stopping() | _SAVE * self.clock.save_due() | _OVER * self.clock.stop_due()
+        local = torch.cat([losses_KB.float().flatten(), torch.full((1,), float(own), device=self.device)])
         gathered = [torch.empty_like(local) for _ in range(self.plan.ranks)]
         dist.all_gather(gathered, local)
         by_rank = torch.stack(gathered).cpu().double()
         losses_RKB = by_rank[:, :-1].view(self.plan.ranks, self.plan.accumulation, self.plan.micro)
-        return losses_RKB.transpose(0, 1).flatten().tolist(), bool(by_rank[:, -1].any())
+        flags = reduce(or_, map(int, by_rank[:, -1].tolist()))
+        return losses_RKB.transpose(0, 1).flatten().tolist(), flags
 
     def _save(self, step: int) -> None:
         self.monitor.sync()
         skipped = [skipped.to_dict() for skipped in self.skips.steps]
         self.checkpoints.save(step, skipped)
+        self.clock.saved()

@@ -21,13 +21,16 @@ _log = logging.getLogger(__name__)
 class Step:
     """The outcome of one step. ``number`` from 1; ``loss``: mean over the global batch; ``norm``: of the gradient before
     clipping. ``skipped``: loss or gradient was not finite, so nothing was updated; ``overflowed``: nothing was updated
-    because DeepSpeed is searching for a scale of the fp16 loss."""
+    because DeepSpeed is searching for a scale of the fp16 loss. ``stop``: whether all ranks stop after it, and
+    ``why_stop``, if not for a signal; ``save``: whether they write a checkpoint."""
 
     number: int
     loss: float
     rate: float
     norm: float
-    stop: bool
+    stop: bool = False
+    why_stop: str = ""
+    save: bool = False
     skipped: Skipped | None = None
     overflowed: bool = False
 
@@ -75,6 +78,8 @@ class Monitor:
             row = self._with_rates(row)
         self._training_log.add(row)
         self.report(self._progress(row))
+        if outcome.stop and outcome.why_stop:
+            self.report({"stopped": outcome.why_stop})
         if logged:
             self._trackers.add(scalars(row), row.step)
             _log.info("step %d/%d  %s", row.step, self.steps, _line(row))

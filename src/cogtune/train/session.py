@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ from cogtune.runtime.devices import gpu_uuid, prepare_torch, visible_gpus
 from cogtune.runtime.typed_json import from_json
 from cogtune.train import result
 from cogtune.train.checkpoint import Checkpoints
+from cogtune.train.clock import Clock
 from cogtune.train.engine import (
     RankInfo,
     build_engine,
@@ -87,7 +89,7 @@ def train(plan_dict: dict[str, Any], report: TextIO, stop: StopRequest, store: S
 
     ``store`` connects the ranks of several machines; those of one machine use a file, COGTUNE_RENDEZVOUS.
     """
-    plan = from_json(Plan, plan_dict)
+    started, plan = time.monotonic(), from_json(Plan, plan_dict)
     rank_info = RankInfo(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
     prepare_torch(plan.threads)
     allow_plugins(plan.plugins)
@@ -98,12 +100,14 @@ def train(plan_dict: dict[str, Any], report: TextIO, stop: StopRequest, store: S
     else:
         rank_info = with_own_gpu(rank_info, visible_gpus(), gpu_uuid, store)
         connect(rank_info, "", store)
-    loop, module = _set_up(plan, read_input(TrainInput, plan.config), rank_info, report, stop)
+    settings = read_input(TrainInput, plan.config)
+    loop, module = _set_up(plan, settings, rank_info, report, stop)
     saved = loop.checkpoints.load_newest(lambda text: print(json.dumps({"notice": text}), file=report))
     start = saved.step if saved else 0
     loop.skips.restore(saved.skipped if saved else [])
     if rank_info.rank == 0:
         _log.info("%s step %d of %d", "resuming after" if start else "starting at", start, loop.steps)
+        loop.clock = Clock(settings.max_hours, settings.save_minutes, started)
         trackers = open_trackers(plan.tracking, start, plan.config) if plan.tracking else Trackers()
         loop.monitor.begin(TrainingLog(Path(plan.folder) / "log.jsonl", start), trackers)
         print(json.dumps({"start": start, "steps": loop.steps}), file=report)

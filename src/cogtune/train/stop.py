@@ -1,10 +1,12 @@
-"""A rank's answer to SIGTERM: it exits at once before the loop begins, and at the end of a step after that."""
+"""A rank's answer to SIGTERM and SIGUSR1: it exits at once before the loop begins, and at the end of a step after that."""
 
 import os
 import signal
 import threading
 from collections.abc import Callable
 from typing import Any
+
+from cogtune.runtime.stopping import STOP_SIGNALS
 
 
 class StopRequest:
@@ -21,7 +23,8 @@ class StopRequest:
         reading, writing = os.pipe()
         os.set_blocking(writing, False)
         signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-        signal.signal(signal.SIGTERM, lambda number, frame: None)
+        for number in STOP_SIGNALS:
+            signal.signal(number, lambda number, frame: None)
         threading.Thread(target=self._read, args=(reading,), name="stop-request", daemon=True).start()
 
     def __call__(self) -> bool:
@@ -34,7 +37,7 @@ class StopRequest:
 
     def _read(self, reading: int) -> None:
         while numbers := os.read(reading, 64):
-            if signal.SIGTERM not in numbers:
+            if not set(numbers) & set(STOP_SIGNALS):
                 continue
             with self._lock:
                 self._requested = True

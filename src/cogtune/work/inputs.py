@@ -145,6 +145,8 @@ class TrainInput:
     wandb_project: str = volatile("args.wandb_project_name")
     wandb_team: str | None = volatile("args.wandb_project_entity")
     save_interval: int = volatile("args.save_interval")
+    save_minutes: float | None = volatile("args.save_minutes")
+    max_hours: float | None = volatile("args.max_hours")
     keep_checkpoints: int = volatile("args.keep_checkpoints")
     snapshot_interval: int = volatile("args.snapshot_interval")
     max_skipped_steps: int = volatile("args.max_skipped_steps")

@@ -40,7 +40,7 @@ def monitored(folder: Path, start: int, last: int, interval: int = 3) -> tuple[l
             skips.steps.append(skipped)
         norm, seconds = math.inf if step == 5 else 0.5, 60.0 if step == start + 1 else 0.5
         loss = math.nan if step == 4 else 1 / step
-        monitor.step(Step(step, loss, 1e-3, norm, False, skipped, overflowed=step == 5), seconds, 0.1)
+        monitor.step(Step(step, loss, 1e-3, norm, skipped=skipped, overflowed=step == 5), seconds, 0.1)
     monitor.validation(ValidationRow(last, 0.25))
     monitor.validation(ValidationRow(last, math.nan))
     return reports, kept

@@ -3,10 +3,13 @@
 import logging
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
-from cogtune.train import launch
+from cogtune.runtime.stopping import Stopped, stop_on_sigterm
+from cogtune.train import clock, launch
 from cogtune.train.launch import announcing, forwarding_stops
 
 
@@ -40,3 +43,40 @@ def test_the_handler_writes_nothing_and_the_next_poll_says_it_once(caplog: pytes
         poll()
     assert polls == [0, 1, 1]
     assert "Ctrl-C again to stop without one" in caplog.messages[0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=lambda number: number.name)
+def test_a_signal_to_stop_reaches_the_ranks_as_sigterm(number: signal.Signals) -> None:
+    code = (
+        "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(7)); print(flush=True); signal.pause()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as rank:
+        assert rank.stdout is not None
+        rank.stdout.readline()
+        with forwarding_stops([rank]) as received:
+            os.kill(os.getpid(), number)
+        assert (received, rank.wait(10)) == ([number], 7)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=lambda number: number.name)
+def test_a_signal_to_stop_ends_other_stages_too(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(Stopped), stop_on_sigterm():
+        os.kill(os.getpid(), number)
+    assert signal.getsignal(number) == before
+
+
+def test_the_clock_of_the_first_rank_says_when(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(clock.time, "monotonic", lambda: now[0])
+    watch = clock.Clock(max_hours=0.5, save_minutes=10, started=700.0)  # 300 s of loading
+    due = []
+    for now[0] in range(1000, 3000, 100):
+        due.append((watch.save_due(), watch.stop_due()))
+        if watch.save_due():
+            watch.saved()
+    assert [1000 + 100 * i for i, (save, _) in enumerate(due) if save] == [1600, 2200, 2800]
+    assert next(1000 + 100 * i for i, (_, stop) in enumerate(due) if stop) == 2500
+    never = clock.Clock()
+    assert not never.save_due()
+    assert not never.stop_due()

@@ -255,6 +255,18 @@ class OwnArgs:
         unit="steps",
         range=Range(0, 1_000_000_000, "0 writes none, and a multiple that is never reached neither"),
     )
+    save_minutes: float | None = key(
+        None,
+        "minutes between checkpoints, in addition to save_interval, by the clock of the first rank; null: none (ours)",
+        unit="minutes",
+        range=Range(0.01, 100_000, "a checkpoint takes seconds, and 100,000 minutes are ten weeks"),
+    )
+    max_hours: float | None = key(
+        None,
+        "hours after which a training writes a checkpoint and stops; counted anew in each start; null: no limit (ours)",
+        unit="hours",
+        range=Range(0.0001, 10_000, "a step takes a fraction of a second at least, and 10,000 hours are a year"),
+    )
     max_skipped_steps: int = key(
         10,
         "maximum number of steps skipped because loss or gradient is not finite; one more fails the training and lists "

@@ -100,7 +100,7 @@ def test_decoders_are_imported_in_the_child_only(library: str, modules: set[str]
         "cogtune.work.workspace",
         "cogtune.commands.plan",
         "cogtune.commands.config_show",
-        "cogtune.__main__",
+        "cogtune.commands.parser",
         "cogtune.commands.stage",
         "cogtune.stages.execute",
     ],

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cogtune.__main__ import build_parser
+from cogtune.commands.parser import build_parser
 from tests.workflow.project import COPIED, REPO, environment
 
 pytestmark = pytest.mark.workflow

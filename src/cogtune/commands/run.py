@@ -2,7 +2,9 @@
 
 import argparse
 import os
+import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -46,6 +48,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
             "Snakemake is not installed in this environment; run `make setup`, or pip install cogtune again"
         )
     target = target_of(Workspace.load(_CONFIG), arguments.name)
+    refuse_own_options(arguments.options)
     words = command_line(target, arguments.options)
     print(shlex.join(["snakemake", *words]), file=sys.stderr, flush=True)
     os.execv(sys.executable, [sys.executable, "-m", "snakemake", *words])
@@ -57,6 +60,27 @@ def target_of(workspace: Workspace, name: str) -> str:
         return f"sweep_{name}"
     check_known(name, [*workspace.experiments, *workspace.sweeps])
     return f"experiment_{name}"
+
+
+def refuse_own_options(options: Sequence[str]) -> None:
+    """Raise UserError for an option of another command of cogtune that Snakemake does not have."""
+    from cogtune.commands.parser import build_parser
+    from cogtune.commands.suggestions import commands_with
+
+    parser = build_parser()
+    names = {option.partition("=")[0] for option in options if option.startswith("--")}
+    owners = {name: commands_with(parser, name) for name in sorted(names)}
+    suspects = {name: commands for name, commands in owners.items() if commands}
+    if not suspects:
+        return
+    # Some options have one name in both. Asking takes a second, so it is not done for options that only Snakemake can have.
+    usage = subprocess.run([sys.executable, "-m", "snakemake", "--help"], capture_output=True, text=True, check=False)
+    for name, commands in suspects.items():
+        if usage.returncode == 0 and not re.search(rf"(?<![\w-]){name}(?![\w-])", usage.stdout):
+            listed = ", ".join(f"cogtune {command}" for command in commands)
+            raise UserError(
+                f"{name}: cogtune run passes options to Snakemake, which has no {name}; it belongs to {listed}"
+            )
 
 
 def command_line(target: str, options: Sequence[str]) -> list[str]:

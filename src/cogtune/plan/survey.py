@@ -12,7 +12,7 @@ from cogtune.plan.counts import Counts, Work
 from cogtune.plan.estimate import Estimate, Estimator
 from cogtune.plan.history import History
 from cogtune.plan.stage_costs import cost_of
-from cogtune.plan.why import Reason, changed_keys, changed_upstream, data_changes, differences
+from cogtune.plan.why import Reason, changed_keys, changed_upstream, changed_version, data_changes, differences
 from cogtune.work.batches import plan_batches
 from cogtune.work.inputs import TrainInput
 from cogtune.work.machine_limits import cannot_train_on
@@ -244,6 +244,7 @@ class Surveyor:
         changed = changed_keys(before.get("values") or {}, part.identity["values"], config)
         effective = [reason for reason in changed if not (reason.key or "").startswith("as_written.")]
         reasons = effective or [Reason("publish", "the config files changed, but no value")] if changed else []
+        reasons += changed_version(before, part.identity)
         if not reasons:
             reasons = [Reason("publish", f"results/{name} shows another config; the results of this config are cached")]
         return reasons

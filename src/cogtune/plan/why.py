@@ -39,11 +39,18 @@ class Reason:
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any], config: Config) -> list[Reason]:
     """The differences of two identities of a stage, without data: values, then the stage version."""
-    reasons = changed_keys(before.get("values") or {}, after.get("values") or {}, config)
-    if before.get("version") != after.get("version") or before.get("format") != after.get("format"):
-        versions = f"{before.get('version')} → {after.get('version')}"
-        reasons.append(Reason("version", f"stage version changed ({versions})"))
-    return reasons
+    return [
+        *changed_keys(before.get("values") or {}, after.get("values") or {}, config),
+        *changed_version(before, after),
+    ]
+
+
+def changed_version(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Reason]:
+    """A reason if an update of cogtune changed what the stage writes for the same values."""
+    if before.get("version") == after.get("version") and before.get("format") == after.get("format"):
+        return []
+    versions = f"{before.get('version')} → {after.get('version')}"
+    return [Reason("version", f"stage version changed ({versions})")]
 
 
 def changed_upstream(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
@@ -104,7 +111,15 @@ def data_changes(old: Columns, new: Columns, kind: str) -> list[Reason]:
     if kind in ("clips", "captions"):
         which = {"clips": 0, "captions": 1}[kind]
         before, after = set(old[which]), set(new[which])
-        return _counted({f"new {kind[:-1]}": len(after - before), f"removed {kind[:-1]}": len(before - after)})
+        new_rows, removed = after - before, before - after
+        edited = _edited(old, new, new_rows, removed) if kind == "captions" else 0
+        return _counted(
+            {
+                f"new {kind[:-1]}": len(new_rows) - edited,
+                f"removed {kind[:-1]}": len(removed) - edited,
+                "changed caption": edited,
+            }
+        )
     splits = ("train",) if kind == "train" else ("valid", "train")
     before, after = _captions(old, splits), _captions(new, splits)
     gone, came = before.keys() - after.keys(), after.keys() - before.keys()
@@ -118,6 +133,14 @@ def data_changes(old: Columns, new: Columns, kind: str) -> list[Reason]:
         }
     )
     return reasons or [Reason("data", "the data set changed")]
+
+
+def _edited(old: Columns, new: Columns, new_captions: set[str], removed: set[str]) -> int:
+    """The number of captions that replace another one of the same clip. Both may belong to several clips."""
+    before, after = (dict(zip(columns.clips, columns.captions, strict=True)) for columns in (old, new))
+    pairs = {(before[clip], caption) for clip, caption in after.items() if clip in before}
+    replaced = {(was, now) for was, now in pairs if was in removed and now in new_captions}
+    return min(len({was for was, _ in replaced}), len({now for _, now in replaced}))
 
 
 def _captions(columns: Columns, splits: Iterable[str]) -> dict[str, str]:

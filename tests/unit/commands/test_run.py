@@ -84,3 +84,15 @@ def test_sweeps_have_a_target(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("experiments: {a: {base: [x.yaml]}}\nsweep: {lr: {experiment: a, grid: {args.lr: [1e-3]}}}\n")
     assert run.target_of(Workspace.load(path), "lr") == "sweep_lr"
+
+
+@pytest.mark.heavy
+def test_an_option_of_another_command_is_refused(executed: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Snakemake would end in its usage. Options that both have are Snakemake's."""
+    assert main(["run", "demo_lora", "--lora"]) == 1
+    assert "--lora: cogtune run passes options to Snakemake, which has no --lora; it belongs to cogtune new" in (
+        capsys.readouterr().err
+    )
+    with pytest.raises(Executed):
+        main(["run", "demo_lora", "--dry-run"])
+    assert executed[-1] == "--dry-run"

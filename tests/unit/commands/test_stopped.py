@@ -36,7 +36,7 @@ def test_one_sentence(
     parser = argparse.ArgumentParser()
     parser.add_argument("--plain", action="store_true")
     parser.set_defaults(run_command=run, debug=False)
-    monkeypatch.setattr(cogtune, "build_parser", lambda: parser)
+    monkeypatch.setattr("cogtune.commands.parser.build_parser", lambda: parser)
     try:
         ended = cogtune.main(["--plain"] if plain else [])
     except Stopped as stopped:

@@ -1,6 +1,5 @@
 """What a plan says before a run, after it, and after every kind of edit."""
 
-import json
 import re
 import shutil
 from collections.abc import Callable
@@ -16,7 +15,6 @@ from cogtune.config.errors import ConfigError
 from cogtune.errors import UserError
 from cogtune.plan.survey import CACHED, PARTIAL, STALE, UP_TO_DATE
 from cogtune.runtime.atomic import write_json
-from cogtune.runtime.digest import key_of
 from cogtune.work.batches import BatchMemo
 from cogtune.work.machine_limits import has_gpu, refused_here
 from cogtune.work.stages import STAGES
@@ -143,7 +141,7 @@ def test_a_run_that_was_published_before_another_config(world: World) -> None:
         ),
         (
             lambda world: world.clip("clip0", "rewritten"),
-            {"text": ["1 new caption, 1 removed caption"], "train": ["1 changed caption"]},
+            {"text": ["1 changed caption"], "train": ["1 changed caption"]},
         ),
         (
             lambda world: [(world.root / f"data/train/{name}").unlink() for name in ("videos/clip1.mp4", "labels/clip1.txt")],
@@ -238,22 +236,6 @@ def test_a_key_that_no_result_depends_on(world: World) -> None:
     steps = world.steps()
     assert {name for name, step in steps.items() if step.runs} == {"report"}
     assert steps["report"].why[0].text.startswith("args.log_interval 1 → 2 (")
-
-
-def test_another_version_of_a_stage(world: World) -> None:
-    parts = world.run()
-    for stage in ("text", "train"):
-        path = world.store / "slices" / f"{parts[stage].key}.json"
-        path.write_text(path.read_text().replace('"version": 1', '"version": 0'))
-    shutil.rmtree(world.store / "text")
-    shutil.rmtree(world.results / ".receipts")
-    next((world.results / "tiny").glob(".published-*")).unlink()
-    run = world.results / "tiny/run.json"
-    earlier = key_of(json.loads((world.store / "slices" / f"{parts['text'].key}.json").read_text()))
-    run.write_text(run.read_text().replace(parts["text"].key, earlier))
-    path = world.store / "slices" / f"{parts['text'].key}.json"
-    path.rename(path.with_name(f"{earlier}.json"))
-    assert world.why("text") == ["stage version changed (0 → 1)"]
 
 
 def test_a_receipt_without_its_work_is_told(world: World) -> None:

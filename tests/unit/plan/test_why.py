@@ -105,7 +105,13 @@ OLD = Columns(["a", "b", "c", "d"], ["1", "2", "3", "4"], ["train", "train", "tr
     [
         (Columns([*OLD.clips, "e"], [*OLD.captions, "1"], [*OLD.splits, "train"]), "clips", "1 new clip"),
         (Columns(OLD.clips[1:], OLD.captions[1:], OLD.splits[1:]), "clips", "1 removed clip"),
-        (Columns(OLD.clips, ["5", "6", "3", "4"], OLD.splits), "captions", "2 new captions, 2 removed captions"),
+        (Columns(OLD.clips, ["5", "6", "3", "4"], OLD.splits), "captions", "2 changed captions"),
+        (Columns(OLD.clips, ["5", "5", "3", "4"], OLD.splits), "captions", "1 removed caption, 1 changed caption"),
+        (
+            Columns([*OLD.clips, "new"], ["5", "2", "3", "4", "6"], [*OLD.splits, "train"]),
+            "captions",
+            "1 new caption, 1 changed caption",
+        ),
         (Columns(OLD.clips, ["5", "6", "3", "4"], OLD.splits), "train", "2 changed captions"),
         (Columns(OLD.clips, ["2", "1", "3", "4"], OLD.splits), "train", "2 changed captions"),
         (Columns(OLD.clips, OLD.captions, ["train", "train", "valid", "valid"]), "train", "1 removed clip"),

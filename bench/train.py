@@ -82,7 +82,7 @@ def plan_of(root: Path, name: str, threads: int, changes: dict[str, Any]) -> dic
         "latents": str(root / "latents"),
         "text": str(root / "text"),
         "pairs": [{"clip": f"clip{i}", "caption_id": f"text{i}"} for i in range(CLIPS)],
-        "validation_pairs": [],
+        "validation_sets": {},
         "threads": threads,
     }
 

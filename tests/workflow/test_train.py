@@ -70,7 +70,7 @@ class Training:
     def interrupt(self, number: int, at_step: int) -> int:
         """Start, send a signal a little after ``at_step`` steps were logged, wait; returns the exit code."""
         process = self.start()
-        wait_for(lambda: len(self.rows()) >= at_step or process.poll() is not None)
+        wait_for(lambda: len(self.steps()) >= at_step or process.poll() is not None)
         time.sleep(random.uniform(0, 0.2))
         process.send_signal(number)
         process.communicate(timeout=180)
@@ -92,7 +92,7 @@ class Training:
             "latents": str(self.folder.parent / "latents"),
             "text": str(self.folder.parent / "text"),
             "pairs": pairs[:4],
-            "validation_pairs": pairs[4:],
+            "validation_sets": {"valid": pairs[4:]},
             "threads": 1,
             "flops": 1e9,
             "tracking": {name: str(self.folder / name) for name in ("tensorboard", "csv")}
@@ -121,6 +121,10 @@ class Training:
     def table(self, name: str) -> list[list[str]]:
         """The rows of a CSV file of the training."""
         return [line.split(",") for line in (self.folder / f"csv/{name}.csv").read_text().splitlines()]
+
+    def steps(self) -> list[dict[str, Any]]:
+        """The rows of steps alone."""
+        return [row for row in self.rows() if "validation_loss" not in row]
 
     def losses(self) -> list[float]:
         return [row["loss"] for row in self.rows() if "loss" in row]
@@ -169,7 +173,6 @@ SETTINGS = {
     "args.log_interval": 5,
     "args.snapshot_interval": STEPS // 2,
     "args.eval_interval": 25,
-    "args.eval_iters": 2,
     "args.global_batch_size": 4,
     "deepspeed.train_micro_batch_size_per_gpu": 2,
 }
@@ -187,7 +190,18 @@ def test_result(uninterrupted: Training) -> None:
     summary = json.loads((uninterrupted.folder / "final/summary.json").read_text())
     assert set(uninterrupted.result()) == {"model.safetensors", "ema.safetensors"}
     assert [row["step"] for row in uninterrupted.rows() if "loss" in row] == list(range(1, STEPS + 1))
-    assert [row["step"] for row in uninterrupted.rows() if "validation_loss" in row] == [25, 50, 75, 100]
+    validations = [row for row in uninterrupted.rows() if "validation_loss" in row]
+    assert [row["step"] for row in validations] == [step for step in (0, 25, 50, 75, 100, 120) for _ in range(3)]
+    assert [(row.get("set"), row["weights"], row.get("trained_on")) for row in validations[3:6]] == [
+        ("valid", "raw", None),
+        (None, "raw", True),
+        ("valid", "ema", None),
+    ]
+    for row in validations:
+        assert math.fsum(row["bands"]) / 4 == pytest.approx(row["validation_loss"]), "every quarter has as many draws"
+    assert validations[0]["validation_loss"] == validations[2]["validation_loss"], "no step: the average is the weights"
+    assert validations[3]["validation_loss"] != validations[5]["validation_loss"]
+    assert summary["validation_loss_last"] == validations[-1]["validation_loss"]
     assert [path.name for path in uninterrupted.checkpoints()] == ["step-00000110", "step-00000120"]
     snapshots = sorted((uninterrupted.folder / "snapshots").iterdir())
     assert [path.name for path in snapshots] == ["step-00000060", "step-00000120"]
@@ -247,17 +261,22 @@ def test_sigkill_and_a_damaged_checkpoint_change_no_byte(uninterrupted: Training
 
 
 def test_ctrl_c_and_sigterm_checkpoint_and_resume(uninterrupted: Training, caches: Path) -> None:
-    training = Training(caches / "terminated", changes=SETTINGS)
+    """And validations at other steps, with other draws, change no byte of the training."""
+    training = Training(caches / "terminated", changes=SETTINGS | {"args.eval_interval": 7, "args.eval_iters": 3})
     signal.signal(signal.SIGINT, signal.default_int_handler)  # children of a background job would ignore it
     assert training.interrupt(signal.SIGINT, at_step=5) in (130, -signal.SIGINT)
     by_ctrl_c = len(training.losses())
     assert training.checkpoints()[-1].name == f"step-{by_ctrl_c:08d}"
-    assert training.interrupt(signal.SIGTERM, at_step=len(training.rows()) + 5) == 143
+    assert training.interrupt(signal.SIGTERM, at_step=len(training.steps()) + 5) == 143
     stopped_at = len(training.losses())
     assert training.checkpoints()[-1].name == f"step-{stopped_at:08d}"
     training.finish()
     assert re.search(rf"^[\d-]+ [\d:]+ resuming after step {stopped_at} ", training.log(), re.MULTILINE)
-    assert training.rows() == uninterrupted.rows()
+    assert training.steps() == uninterrupted.steps()
+    validated = [row["step"] for row in training.rows() if row.get("set")]
+    assert validated == [step for step in (*range(0, STEPS, 7), STEPS) for _ in range(2)], (
+        "each once, though it was stopped"
+    )
     assert training.result() == uninterrupted.result()
 
 
@@ -277,7 +296,7 @@ def test_sigusr1_and_max_hours_checkpoint_and_minutes_are_those_of_the_first_ran
 def test_a_killed_rank_ends_the_run_with_one_message(caches: Path) -> None:
     training = Training(caches / "rank-killed", changes=SETTINGS)
     process = training.start()
-    wait_for(lambda: len(training.rows()) >= 3 or process.poll() is not None)
+    wait_for(lambda: len(training.steps()) >= 3 or process.poll() is not None)
     os.kill(children_of(process.pid)[1], signal.SIGKILL)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 1, said
@@ -330,7 +349,8 @@ def test_every_checkpoint_policy_trains_the_same_bytes(caches: Path) -> None:
     changes = {f"deepspeed.zero_optimization.{k}": v for k, v in zero.items()}
     changes |= {"args.train_iters": 3, "args.save_interval": 100, "deepspeed.optimizer.params.lr": 0.05}
     for policy in ("full", "attention", "selective", "none"):
-        switched = SETTINGS | changes | {"args.checkpoint_activations": policy}
+        validated = {"args.eval_interval": "null" if policy == "full" else 1}  # which changes no byte either
+        switched = SETTINGS | changes | validated | {"args.checkpoint_activations": policy}
         training = Training(caches / f"zero-3-{policy}", changes=switched)
         training.finish()
         results[policy] = training.losses(), training.result()
@@ -354,7 +374,7 @@ def poisoned(caches: Path, name: str, clips: range) -> Path:
 
 
 SHORT = SETTINGS | {
-    "args.train_iters": 12, "args.save_interval": 3, "args.eval_interval": 100, "args.global_batch_size": 2,
+    "args.train_iters": 12, "args.save_interval": 3, "args.eval_interval": "null", "args.global_batch_size": 2,
     "deepspeed.train_micro_batch_size_per_gpu": 1,
 }  # fmt: skip
 

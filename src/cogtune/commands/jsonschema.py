@@ -107,6 +107,8 @@ def _shape(kind: Any, field: Field, definitions: dict[str, Any]) -> dict[str, An
         item = typing.get_args(kind)[0]
         items = _component(key.node, definitions) if key.node else {"type": _NAMES[item]} | _limits(field)
         return {"type": "array", "items": items}
+    if kind == dict[str, list[str]]:
+        return {"type": "object", "additionalProperties": {"type": "array", "items": {"type": "string"}, "minItems": 1}}
     if dataclasses.is_dataclass(kind):
         return _object(typing.cast(type, kind), definitions)
     if key.keys is not None:

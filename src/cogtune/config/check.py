@@ -16,6 +16,7 @@ from cogtune.config.schema.common import Field, Key, OmitNulls, fields_of, with_
 from cogtune.config.schema.deepspeed import REFUSED, DeepSpeedSection, Optimizer
 from cogtune.config.schema.text import EmbedderKeys
 from cogtune.config.tree import Node, from_plain
+from cogtune.config.valid_data import check_set_name
 
 _OMIT = object()
 _COMPONENT = ("target", "params")
@@ -168,6 +169,8 @@ class Checker:
             for member in members(kind):
                 if is_dataclass(member):
                     return self.section(node, typing.cast(type, member), path)
+                if member == dict[str, list[str]]:
+                    return self._folders_by_set(node, key, path)
                 if member is Any or typing.get_origin(member) is dict:
                     return self._plugged(node, path) if key == Key(key.doc) else node.plain()
         if node.is_list:
@@ -177,6 +180,17 @@ class Checker:
         if not node.is_map and not node.is_list:
             return self._scalar(node, kind, key, path)
         raise Mismatch(f"expected {describe(kind)}; found {short_repr(node.plain())}")
+
+    def _folders_by_set(self, node: Node, key: Key, path: str) -> dict[str, list[Any]]:
+        values: dict[str, list[Any]] = {}
+        for name, child in node.value.items():
+            check_set_name(name)
+            if not child.is_list or not child.value:
+                raise Mismatch(
+                    f"expected a list of folders for {name}; found {short_repr(child.plain()) if not child.is_list else 'an empty list'}"
+                )
+            values[name] = self._list(child, str, key, f"{path}.{name}")
+        return values
 
     def _plugged(self, node: Node, path: str) -> Any:
         """A mapping in a plugin's params: a component if it names a target, else as written."""

@@ -29,6 +29,8 @@ def describe(kind: Any) -> str:
         if typing.get_origin(member) is list:
             (item,) = typing.get_args(member)
             words.append("a list of " + {int: "integers", float: "numbers", str: "strings"}.get(item, "mappings"))
+        elif member == dict[str, list[str]]:
+            words.append("a mapping from names to lists of strings")
         else:
             words.append(NAMES.get(member, "a mapping"))
     return " or ".join(words)

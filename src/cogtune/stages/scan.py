@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from cogtune.config.valid_data import folders
 from cogtune.data.caption_list import NAMES
 from cogtune.data.listing import ClipRow, write_manifest
 from cogtune.data.scan import Memo, Reject, ScanResult, scan
@@ -46,7 +47,7 @@ def run(job: Job[ScanInput]) -> ScanCounts:
     Raises UserError if there is no training clip, or if more than ``args.max_reject_share`` of the files are rejected.
     """
     settings, folder = job.input, job.job_dir()
-    roots = {"train": settings.train_data or [], "valid": settings.valid_data or []}
+    roots = {"train": settings.train_data or [], "valid": folders(settings.valid_data)}
     scanned = _scan(job, roots)
     write_changed(folder / "rejects.jsonl", "".join(map(_line, [*scanned.rejects, *scanned.others])))
     _check(scanned, roots["train"], settings.max_reject_share, folder)

@@ -19,6 +19,7 @@ from cogtune.stages.latents import accepted
 from cogtune.stages.preprocess import clips_of
 from cogtune.stages.run_counts import RunCounts
 from cogtune.stages.train_costs import model_flops
+from cogtune.stages.validation_sets import validation_sets
 from cogtune.stages.watch_training import TrainingPage
 from cogtune.train import checkpoint, result, snapshot
 from cogtune.train.joined import World, run_joined_ranks
@@ -105,10 +106,8 @@ def plan_of(job: Job[TrainInput]) -> Plan:
         if stage in job.upstream:
             job.rows(stage).require(usable)
     job.rows("text").require(row.caption_id for row in rows)
-    pairs = {
-        split: [Pair(row.clip, row.caption_id) for row in rows if row.split == split] for split in ("train", "valid")
-    }
-    if not pairs["train"]:
+    pairs = [Pair(row.clip, row.caption_id) for row in rows if row.split == "train"]
+    if not pairs:
         rejects = job.job_dir("scan") / "rejects.jsonl"
         raise UserError(f"args.train_data: no clip was accepted for training; see {rejects} for the reasons")
     return Plan(
@@ -118,8 +117,8 @@ def plan_of(job: Job[TrainInput]) -> Plan:
         folder=str(job.job_dir()),
         latents=str(job.items_dir("latents")),
         text=str(job.items_dir("text")),
-        pairs=pairs["train"],
-        validation_pairs=pairs["valid"],
+        pairs=pairs,
+        validation_sets=validation_sets(rows, job.input.valid_data),
         threads=job.input.threads,
         names={row.clip: row.path for row in rows},
         plugins=job.slice.volatile.plugins,

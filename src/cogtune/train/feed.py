@@ -79,34 +79,42 @@ class Feed:
         index_B = self.sampling.index(
             uniform(self.seed, "timestep", step, indices=positions), torch.tensor(positions), global_batch
         )
-        key = _DrawKey(step, positions)
+        key = _DrawKey([(step, position) for position in positions])
         kept = (
             self._kept("caption_dropout", self.caption_dropout, key),
             self._kept("image_dropout", self.image_dropout, key),
         )
         return self._assemble(items, index_B, kept, key)
 
-    def validation_batch(self, items: list[int], draws: range, total: int) -> MicroBatch:
-        """A micro batch with fixed draws, so that losses of different steps are comparable. Each sample's timestep is the
-        middle of one of ``total`` strata, and nothing is dropped out."""
-        middle_B = (torch.tensor(draws).double() + 0.5) / total
-        index_B = (middle_B * self.sampling.params.num_idx).long()
-        all_B = torch.ones(len(items), dtype=torch.bool)
-        return self._assemble(items, index_B, (all_B, all_B), _DrawKey(0, draws, "validation_"))
+    def fixed_batch(self, draws: Sequence[tuple[int, int]], strata: int) -> MicroBatch:
+        """A micro batch whose draws are the same at every step: (item, stratum of ``strata``) of each sample.
+
+        The timestep is the middle of the stratum, and nothing is dropped out. Noise is keyed by clip and stratum, so a clip
+        has the same draws whatever other clips there are.
+        """
+        index_B = self.fixed_index([stratum for _, stratum in draws], strata)
+        all_B = torch.ones(len(draws), dtype=torch.bool)
+        key = _DrawKey([(self.data.pairs[item].clip, stratum) for item, stratum in draws], "validation_")
+        return self._assemble([item for item, _ in draws], index_B, (all_B, all_B), key)
+
+    def fixed_index(self, stratum_B: Sequence[int], strata: int) -> Tensor:
+        """Timesteps, (B,) int64: the middle of each stratum of ``strata`` equal intervals."""
+        middle_B = (torch.tensor(stratum_B).double() + 0.5) / strata
+        return (middle_B * self.sampling.params.num_idx).long()
 
     def _kept(self, purpose: str, share: float, key: "_DrawKey") -> Tensor:
-        return uniform(self.seed, purpose, key.step, indices=key.indices) >= share
+        return key.uniform(self.seed, purpose) >= share
 
     def _assemble(self, items: list[int], index_B: Tensor, kept: tuple[Tensor, Tensor], key: "_DrawKey") -> MicroBatch:
         """``kept``: masks (B,) of the samples that keep their caption, and of those that keep their image."""
         caption_kept_B, image_kept_B = kept
         moments_BCTHW = torch.stack([self.data.moments(i) for i in items]).float()
         batch, channels, *grid = moments_BCTHW.shape
-        posterior = self._normal((channels // 2, *grid), "posterior", key)
+        posterior = key.normal((channels // 2, *grid), self.seed, "posterior")
         latent_BCTHW = self.regularizer.sample(moments_BCTHW, posterior) * self.scale_factor
         x0_BTCHW = pad_front(latent_BCTHW.transpose(1, 2), self.frame_multiple).contiguous()
-        noise = self._normal(x0_BTCHW.shape[1:], "noise", key)
-        offset = self._normal((), "offset", key)
+        noise = key.normal(x0_BTCHW.shape[1:], self.seed, "noise")
+        offset = key.normal((), self.seed, "offset")
         context_BLD = torch.stack([self.data.context(i) for i in items])
         context_BLD = context_BLD * caption_kept_B.to(context_BLD.dtype).view(batch, 1, 1)
         concat = (
@@ -118,25 +126,31 @@ class Feed:
         self, image: ImageCondition, items: list[int], frames: int, kept_B: Tensor, key: "_DrawKey"
     ) -> Tensor:
         """The image condition from one of the cached noised first frames of each item, sampled from its posterior."""
-        uniform_B = uniform(self.seed, f"{key.purpose}image_draw", key.step, indices=key.indices)
+        uniform_B = key.uniform(self.seed, "image_draw")
         cached = [self.data.image(i) for i in items]
         drawn = [moments_KCHW[int(u * len(moments_KCHW))] for moments_KCHW, u in zip(cached, uniform_B, strict=True)]
         moments_BCHW = torch.stack(drawn).float()
         channels, *grid = moments_BCHW.shape[1:]
-        posterior = self._normal((channels // 2, *grid), "image_posterior", key)
+        posterior = key.normal((channels // 2, *grid), self.seed, "image_posterior")
         return image(self.regularizer.sample(moments_BCHW, posterior), frames, kept_B)
-
-    def _normal(self, shape: Sequence[int], purpose: str, key: "_DrawKey") -> Tensor:
-        return normal(shape, self.seed, f"{key.purpose}{purpose}", key.step, indices=key.indices)
 
 
 @dataclass(frozen=True)
 class _DrawKey:
-    """The key of draws besides seed and purpose: step, positions in the global batch, and a prefix of the purpose."""
+    """The key of draws besides seed and purpose: two values per sample, and a prefix of the purpose. In training the values
+    are step and position in the global batch; for fixed draws, clip and stratum."""
 
-    step: int
-    indices: range
-    purpose: str = ""
+    samples: list[tuple[int | str, int]]
+    prefix: str = ""
+
+    def normal(self, shape: Sequence[int], seed: int, purpose: str) -> Tensor:
+        """Standard normal noise (B, *shape), fp32."""
+        draws = [normal(shape, seed, self.prefix + purpose, one, indices=[other]) for one, other in self.samples]
+        return torch.cat(draws)
+
+    def uniform(self, seed: int, purpose: str) -> Tensor:
+        """One number in [0, 1) per sample, (B,), float64."""
+        return torch.cat([uniform(seed, self.prefix + purpose, one, indices=[other]) for one, other in self.samples])
 
 
 def pad_front(latent_BTCHW: Tensor, multiple: int) -> Tensor:

@@ -73,6 +73,8 @@ class Loop:
             raise UserError(too_many)
         step_feed = StepFeed(self.feed, self.plan, self.rank)
         self.engine.train()
+        if self.validation is not None:
+            self.validation.begin(start, self.monitor)
         with Prefetch(step_feed.step, range(start, self.steps)) as batches:
             batch_iterator = iter(batches)
             for step in range(start, self.steps):
@@ -82,9 +84,9 @@ class Loop:
                 waited = time.perf_counter() - started
                 outcome = self._step(step, micro_batches, step_feed)
                 self.monitor.step(outcome, time.perf_counter() - started, waited)
-                if self.validation is not None:
-                    self.validation.run(step + 1, self.monitor)
                 done = step + 1 == self.steps
+                if self.validation is not None and self.validation.due(step + 1) and (done or not outcome.stop):
+                    self.validation.run(step + 1, self.monitor)
                 too_many = self.skips.too_many(self.steps if done else None)
                 save_due = outcome.save or (self.intervals.save and (step + 1) % self.intervals.save == 0)
                 if self.intervals.snapshot and (step + 1) % self.intervals.snapshot == 0:

@@ -133,6 +133,11 @@ class Monitor:
         else:
             _log.warning("step %d: the validation loss is %s; it is not logged", row.step, row.validation_loss)
 
+    def has_validation(self, step: int) -> bool:
+        """Whether the log has a validation after ``step``, from an earlier start; False on other ranks than the first."""
+        rows = self._training_log.kept if self._training_log is not None else []
+        return any(isinstance(row, ValidationRow) and row.step == step for row in rows)
+
     def sync(self) -> None:
         """Called before each checkpoint: no earlier row may be missing."""
         if self._training_log is not None:

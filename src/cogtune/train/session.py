@@ -5,7 +5,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -35,6 +35,7 @@ from cogtune.train.engine import (
     connect,
     deepspeed_config,
     engine_dtype,
+    keeps_average,
     with_own_gpu,
 )
 from cogtune.train.feed import Feed
@@ -48,7 +49,8 @@ from cogtune.train.snapshot import Snapshots
 from cogtune.train.stop import StopRequest
 from cogtune.train.throughput import Throughput, latent_tokens, peak_flops
 from cogtune.train.trackers import Trackers, Tracking, open_trackers
-from cogtune.train.validation import Validation
+from cogtune.train.validation import ClipSet, Validation
+from cogtune.train.validation_draws import affordable, chosen, requested, share_of_training
 from cogtune.work.batches import BatchPlan, plan_batches, total_steps
 from cogtune.work.content_hashes import Source, proven
 from cogtune.work.inputs import TrainInput
@@ -63,7 +65,7 @@ _log = logging.getLogger(__name__)
 class Plan:
     """The input of a rank. ``config``: the train slice; ``start``: see `start.Start`; ``folder``: the job's folder;
     ``latents``, ``text``, ``images``: folders of cached rows (images only for image-to-video); ``pairs`` and
-    ``validation_pairs``: the two splits; ``threads``: per rank; ``names``: clip -> its file, for messages."""
+    ``validation_sets``: the two splits, the second by set; ``threads``: per rank; ``names``: clip -> its file, for messages."""
 
     key: str
     config: dict[str, Any]
@@ -72,7 +74,7 @@ class Plan:
     latents: str
     text: str
     pairs: list[Pair]
-    validation_pairs: list[Pair]
+    validation_sets: dict[str, list[Pair]]
     threads: int
     images: str | None = None
     names: dict[str, str] = field(default_factory=dict)
@@ -134,12 +136,12 @@ def _set_up(
     engine = build_engine(module, optimizer, deepspeed_config(section, batches, rank_info.device))
     if rank_info.rank == 0 and section["zero_optimization"].get("load_from_fp32_weights") is False:
         _log.warning("load_from_fp32_weights: false is ignored; exact resume needs true")
-    skips, feed = Skips(settings.max_skipped_steps, plan.names), _feed(plan, settings, plan.pairs, module, loss)
+    skips, feed = Skips(settings.max_skipped_steps, plan.names), _feed(plan, settings, module, loss)
     loop = Loop(
         engine=engine,
         loss=loss,
         feed=feed,
-        validation=_validation(plan, settings, engine, module, loss, batches, rank_info),
+        validation=_validation(plan, settings, engine, feed, loss, batches, steps, rank_info),
         plan=batches,
         schedule=_schedule(settings, steps),
         steps=steps,
@@ -183,14 +185,9 @@ def _check_tensors(module: nn.Module, node: dict[str, Any]) -> None:
         )
 
 
-def _feed(plan: Plan, settings: TrainInput, pairs: list[Pair], module: nn.Module, loss: VideoDiffusionLoss) -> Feed:
+def _feed(plan: Plan, settings: TrainInput, module: nn.Module, loss: VideoDiffusionLoss) -> Feed:
     return Feed(
-        data=CachedDataset(
-            Path(plan.latents),
-            Path(plan.text),
-            pairs,
-            Path(plan.images) if plan.images else None,
-        ),
+        data=_cached(plan, plan.pairs),
         regularizer=build(settings.regularizer),
         sampling=loss.sampling,
         seed=settings.seed,
@@ -200,6 +197,10 @@ def _feed(plan: Plan, settings: TrainInput, pairs: list[Pair], module: nn.Module
         image=image_condition(settings.image_input, settings.image_scale_factor, settings.image_everywhere),
         image_dropout=settings.image_dropout,
     )
+
+
+def _cached(plan: Plan, pairs: list[Pair]) -> CachedDataset:
+    return CachedDataset(Path(plan.latents), Path(plan.text), pairs, Path(plan.images) if plan.images else None)
 
 
 def _throughput(
@@ -228,24 +229,41 @@ def _validation(
     plan: Plan,
     settings: TrainInput,
     engine: Any,
-    module: nn.Module,
+    feed: Feed,
     loss: VideoDiffusionLoss,
     batches: BatchPlan,
+    steps: int,
     rank_info: RankInfo,
 ) -> Validation | None:
-    if not plan.validation_pairs or not settings.eval_interval:
+    sets, interval = plan.validation_sets, settings.eval_interval
+    if not sets or not interval:
         return None
-    size = settings.eval_batch_size or batches.micro
+    batch, most_clips = settings.eval_batch_size or batches.micro, max(map(len, sets.values()))
+    curves = len(sets) * (2 if keeps_average(engine) else 1) + 1
+    if settings.eval_iters is None:
+        draws = affordable(interval, batches.global_batch, curves, most_clips)
+    else:
+        draws = requested(settings.eval_iters, batch, most_clips, loss.sampling.params.num_idx)
+    if rank_info.rank == 0:
+        share = share_of_training(draws, curves, interval, batches.global_batch)
+        each = f"{curves} losses of up to {draws.clips} clips, {draws.strata} draws a clip"
+        _log.info("validation every %d steps: %s; about %.2g %% of the training's time", interval, each, 100 * share)
+
+    def clip_set(name: str | None, pairs: list[Pair], count: int) -> ClipSet:
+        return ClipSet(name, replace(feed, data=_cached(plan, chosen(pairs, count, settings.seed))), draws.strata)
+
+    first = next(iter(sets.values()))
     return Validation(
         engine=engine,
         loss=loss,
-        feed=_feed(plan, settings, plan.validation_pairs, module, loss),
+        sets=[clip_set(name, pairs, draws.clips) for name, pairs in sets.items()],
+        trained=clip_set(None, plan.pairs, min(len(first), draws.clips)),
         rank=rank_info.rank,
         ranks=rank_info.ranks,
         device=rank_info.device,
-        interval=settings.eval_interval,
-        batch=size,
-        draws=size * settings.eval_iters,
+        interval=interval,
+        steps=steps,
+        batch=batch,
     )
 
 

@@ -41,7 +41,7 @@ class ScanInput:
     follow_links: bool = identity(f"{_CLIPS}.follow_links")
     max_reject_share: float = identity("args.max_reject_share")
     train_data: list[str] | None = volatile("args.train_data")
-    valid_data: list[str] | None = volatile("args.valid_data")
+    valid_data: list[str] | dict[str, list[str]] | None = volatile("args.valid_data")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +151,8 @@ class TrainInput:
     snapshot_interval: int = volatile("args.snapshot_interval")
     max_skipped_steps: int = volatile("args.max_skipped_steps")
     eval_interval: int | None = volatile("args.eval_interval")
-    eval_iters: int = volatile("args.eval_iters")
+    valid_data: list[str] | dict[str, list[str]] | None = volatile("args.valid_data")
+    eval_iters: int | None = volatile("args.eval_iters")
     eval_batch_size: int | None = volatile("args.eval_batch_size")
     threads: int = volatile("args.threads_per_rank")
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from cogtune.checkpoints.published import MODEL_DIR
 from cogtune.checkpoints.text_encoder import tokenizer_beside
+from cogtune.config import valid_data
 from cogtune.config.annotate import annotated
 from cogtune.config.errors import ConfigError
 from cogtune.config.merge import Config
@@ -107,12 +108,15 @@ class Resolver:
                 return self._cut["scan"]
             if not args["train_data"]:
                 raise ConfigError("not set; expected a list of folders with videos/ and labels/", key="args.train_data")
-            roots = {name: _absolute(args[name] or []) for name in ("train_data", "valid_data")}
+            roots = {
+                "train_data": _absolute(args["train_data"]),
+                "valid_data": _absolute(valid_data.folders(args["valid_data"])),
+            }
             follow = read_input(ScanInput, self.config.values).follow_links
             known = json.dumps([roots, follow])
             if known not in self.fingerprints:
-                folders = {"train": roots["train_data"], "valid": roots["valid_data"]}
-                self.fingerprints[known] = fingerprint(folders, follow)
+                by_split = {"train": roots["train_data"], "valid": roots["valid_data"]}
+                self.fingerprints[known] = fingerprint(by_split, follow)
             data_fingerprint = self.fingerprints[known]
             folder_values = {f"args.{name}": folders for name, folders in roots.items()}
             self._put(self.stages["scan"], {}, data_fingerprint, folder_values)
@@ -228,6 +232,12 @@ class Resolver:
         if stage.publishes:
             return values | {"experiment": self.place.experiment, "as_written": self.config.raw}
         args = dict(values["args"])
+        if stage.name == "scan":
+            args["valid_data"] = valid_data.folders(args["valid_data"])
+        elif isinstance(args["valid_data"], dict):
+            args["valid_data"] = {name: _absolute(listed) for name, listed in args["valid_data"].items()}
+        elif args["valid_data"]:
+            args["valid_data"] = _absolute(args["valid_data"])
         if isinstance(args.get("load"), dict):
             args["load"] = None  # the other experiment's train key is an upstream identity
         if stage.trains:
@@ -244,7 +254,7 @@ class Resolver:
     def _report(self) -> ReportRun:
         place, args = self.place, self.config.values["args"]
         folders = {
-            name: DataFolders(args[name], self.config.origin_of(f"args.{name}"))
+            name: DataFolders(valid_data.folders(args[name]), self.config.origin_of(f"args.{name}"))
             for name in ("train_data", "valid_data")
             if self.scans and args[name]
         }

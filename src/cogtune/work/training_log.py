@@ -3,7 +3,7 @@
 import logging
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TextIO
@@ -46,12 +46,28 @@ class StepRow:
     skipped_steps: int | None = None
 
 
+RAW_WEIGHTS, AVERAGE_WEIGHTS = "raw", "ema"
+BANDS = 4
+"""Quarters of the noise schedule, by ascending timestep: from almost no noise to almost only noise."""
+
+
 @dataclass(frozen=True)
 class ValidationRow:
-    """The loss on the validation clips after a step."""
+    """The mean loss on fixed draws of clips after a step; at step 0, before the first one.
+
+    ``set``: name of the validation set; ``trained_on``: the clips are training clips instead. ``weights``: RAW_WEIGHTS, or
+    AVERAGE_WEIGHTS for their moving average. ``bands``: mean loss in each of `BANDS` quarters of the schedule, None for one
+    without a draw. ``draws``: identifies clips and timesteps; losses of other draws are not comparable. Rows of earlier
+    versions have step and loss only, of raw weights.
+    """
 
     step: int
     validation_loss: float
+    set: str | None = None
+    weights: str | None = None
+    trained_on: bool | None = None
+    bands: list[float | None] | None = None
+    draws: str | None = None
 
 
 Row = StepRow | ValidationRow
@@ -61,12 +77,13 @@ class TrainingLog:
     """Writer of log.jsonl, one row per line with checksum. Only the first rank has one.
 
     Rows after ``last_step`` are from a run that died before its next checkpoint; they are removed, because their steps
-    are repeated.
+    are repeated. Without a checkpoint (0) all rows are removed.
     """
 
     def __init__(self, path: Path, last_step: int) -> None:
         self.path = path
-        self.kept = [row for row in read(path) if row.step <= last_step]
+        self.kept = [row for row in read(path) if row.step <= last_step] if last_step else []
+        """The rows of earlier starts."""
         write_text(path, "".join(map(_line, self.kept)))
         self._stream: TextIO = path.open("a")
 
@@ -130,20 +147,21 @@ def _is_wild(value: Any) -> bool:
 
 
 def scalars(row: Row) -> dict[str, float]:
-    """The finite numbers of a row by name: train/loss, train/lr …, validation/loss …; nested ones as validation/name/part."""
-    values = _finite(to_json(row))
-    del values["step"]
-    prefix = "validation" if isinstance(row, ValidationRow) else "train"
-    return dict(_numbers(prefix, {name.removeprefix("validation_"): value for name, value in values.items()}))
-
-
-def _numbers(prefix: str, value: Any) -> Iterator[tuple[str, float]]:
-    if is_mapping(value) or is_list(value):
-        parts = value.items() if is_mapping(value) else ((str(i), part) for i, part in enumerate(value))
-        for name, part in parts:
-            yield from _numbers(f"{prefix}/{name}", part)
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        yield prefix, float(value)
+    """The finite numbers of a row by name: train/loss, train/lr …; of a validation validation/SET/raw/loss,
+    validation/SET/raw/quarter_1 …, where training clips are the set training_clips."""
+    if isinstance(row, ValidationRow):
+        prefix = f"validation/{'training_clips' if row.trained_on else row.set}/{row.weights}"
+        named: dict[str, Any] = {"loss": row.validation_loss}
+        named |= {f"quarter_{i}": loss for i, loss in enumerate(row.bands or [], start=1)}
+    else:
+        prefix, named = "train", to_json(row)
+        del named["step"]
+    numbers = ((name, value) for name, value in named.items() if isinstance(value, int | float))
+    return {
+        f"{prefix}/{name}": float(value)
+        for name, value in numbers
+        if not isinstance(value, bool) and math.isfinite(value)
+    }
 
 
 def _parsed(value: Any) -> Row:
@@ -160,6 +178,48 @@ def _parsed(value: Any) -> Row:
 
 
 @dataclass(frozen=True)
+class Curve:
+    """``set``: None for training clips, and in logs of earlier versions; ``rows``: at least one, by step."""
+
+    set: str | None
+    weights: str
+    trained_on: bool
+    rows: Sequence[ValidationRow]
+
+    @property
+    def comparable(self) -> list[ValidationRow]:
+        """The rows with the draws of the last one; others are of other clips or timesteps."""
+        return [row for row in self.rows if row.draws == self.rows[-1].draws]
+
+
+def curves(rows: Iterable[Row]) -> list[Curve]:
+    """The curves among the rows of a log, in the order of the first row of each."""
+    grouped: dict[tuple[str | None, str, bool], list[ValidationRow]] = {}
+    for row in rows:
+        if isinstance(row, ValidationRow):
+            grouped.setdefault((row.set, row.weights or RAW_WEIGHTS, bool(row.trained_on)), []).append(row)
+    return [Curve(*key, of_key) for key, of_key in grouped.items()]
+
+
+def main_curve(every: Sequence[Curve]) -> Curve | None:
+    """The curve that decides which step is the best: of the first validation set in the last validation, of the average
+    weights if there are any."""
+    held_out = [curve for curve in every if not curve.trained_on]
+    if not held_out:
+        return None
+    last = max(curve.rows[-1].step for curve in held_out)
+    current = [curve for curve in held_out if curve.rows[-1].step == last]
+    first = current[0].set
+    return min((curve for curve in current if curve.set == first), key=lambda curve: curve.weights != AVERAGE_WEIGHTS)
+
+
+def best_row(rows: Iterable[ValidationRow]) -> ValidationRow | None:
+    """The row with the lowest loss after a step of the training, the first of equal ones. Step 0 does not count: those
+    weights are not of this training."""
+    return min((row for row in rows if row.step), key=lambda row: row.validation_loss, default=None)
+
+
+@dataclass(frozen=True)
 class LogFigures:
     """The figures of a finished log, as `results.TrainSummary` has them."""
 
@@ -173,13 +233,14 @@ class LogFigures:
 
 
 def figures(rows: Sequence[Row]) -> LogFigures:
-    """Losses are means over `AVERAGED` steps. The first step of the log is not timed, as it is a warm-up."""
+    """Losses are means over `AVERAGED` steps; the validation loss is that of `main_curve`. The first step of the log is not
+    timed, as it is a warm-up."""
     steps = [row for row in rows if isinstance(row, StepRow)]
     trained = [row for row in steps if row.loss is not None]
     losses = [row.loss for row in trained if row.loss is not None]
     timed = trained[1:] or trained
     seconds = sum(row.seconds for row in timed)
-    validation = [row.validation_loss for row in rows if isinstance(row, ValidationRow)]
+    validation = main_curve(curves(rows))
     return LogFigures(
         loss_first=math.fsum(losses[:AVERAGED]) / len(losses[:AVERAGED]),
         loss_last=math.fsum(losses[-AVERAGED:]) / len(losses[-AVERAGED:]),
@@ -187,5 +248,5 @@ def figures(rows: Sequence[Row]) -> LogFigures:
         data_wait_fraction=sum(row.data_wait for row in timed) / seconds,
         skipped_steps=sum(row.skipped is not None for row in steps) or None,
         overflowed_steps=sum(bool(row.overflow) for row in steps) or None,
-        validation_loss_last=validation[-1] if validation else None,
+        validation_loss_last=validation.rows[-1].validation_loss if validation else None,
     )

@@ -313,6 +313,11 @@ def test_an_image_to_video_model_reads_images_from_its_prompt_file():
             "args.valid_data: c/../a/b/, a/b/videos is also in train_data",
         ),
         (
+            "args.train_data=[a] args.valid_data.far=[b] args.valid_data.near=[c,a/d]",
+            "args.valid_data: a/d is also in train_data",
+        ),
+        ("args.valid_data=[b] args.eval_iters=1 args.eval_batch_size=1", "args.eval_iters: 1 x 1 draws per validation"),
+        (
             "model.first_stage_config.params.ckpt_path=null",
             "model.first_stage_config.params.ckpt_path: not set, so the VAE has random",
         ),

@@ -17,6 +17,7 @@ SAMPLED_ELSEWHERE = "position table"
 OURS = {
     "args.train_data",
     "args.valid_data",
+    "args.eval_iters",  # upstream's one draw per validation is mostly noise
     "args.load",  # ours name the folders of `cogtune weights get`
     "model.first_stage_config.params.ckpt_path",
     "model.conditioner_config.params.emb_models.0.params.model_dir",

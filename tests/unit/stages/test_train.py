@@ -35,7 +35,7 @@ def test_the_ranks_are_told_the_pairs_of_each_split(finished: Finished) -> None:
         for split in ("train", "valid")
     }
     assert set(plan.pairs) == pairs["train"]
-    assert set(plan.validation_pairs) == pairs["valid"]
+    assert set(plan.validation_sets["valid"]) == pairs["valid"]
     assert plan.folder == str(finished.job("train").job_dir())
 
 

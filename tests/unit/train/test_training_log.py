@@ -8,7 +8,19 @@ from typing import Any
 import pytest
 
 from cogtune.evaluation.report.gather import loss_curves
-from cogtune.work.training_log import StepRow, TrainingLog, ValidationRow, figures, read
+from cogtune.work.training_log import (
+    AVERAGE_WEIGHTS,
+    RAW_WEIGHTS,
+    Row,
+    StepRow,
+    TrainingLog,
+    ValidationRow,
+    best_row,
+    curves,
+    figures,
+    main_curve,
+    read,
+)
 
 
 def test_the_log_is_cut_back_and_survives_a_torn_line(tmp_path: Path) -> None:
@@ -66,3 +78,51 @@ def test_a_damaged_line_is_left_out_alone_and_told(
     assert [point.step for point in loss_curves(read(path))[0]] == [1, 2, 4, 5]
     TrainingLog(path, 5)
     assert len(path.read_bytes().splitlines()) == 4
+
+
+def test_a_start_without_a_checkpoint_keeps_no_row(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    TrainingLog(path, 0).add(ValidationRow(0, 0.75))
+    TrainingLog(path, 0)
+    assert read(path) == []
+
+
+def validation(
+    step: int, loss: float, name: str | None, weights: str | None = RAW_WEIGHTS, **more: Any
+) -> ValidationRow:
+    return ValidationRow(step, loss, set=name, weights=weights, **more)
+
+
+def test_rows_of_validations_form_curves(tmp_path: Path) -> None:
+    path, bands = tmp_path / "log.jsonl", [0.5, None, 0.25, 1.0]
+    log = TrainingLog(path, 0)
+    log.add(ValidationRow(5, 0.9))  # as an earlier version wrote it
+    for step, loss in ((10, 0.8), (20, 0.7)):
+        log.add(validation(step, loss, "near", bands=bands, draws="0a"))
+        log.add(validation(step, loss + 1, "far", bands=bands, draws="0b"))
+        log.add(validation(step, loss - 0.5, None, trained_on=True, draws="0c"))
+        log.add(validation(step, loss + 2, "near", AVERAGE_WEIGHTS, draws="0a"))
+    every = curves(read(path))
+    assert [(c.set, c.weights, c.trained_on, [row.step for row in c.rows]) for c in every] == [
+        (None, "raw", False, [5]),
+        ("near", "raw", False, [10, 20]),
+        ("far", "raw", False, [10, 20]),
+        (None, "raw", True, [10, 20]),
+        ("near", "ema", False, [10, 20]),
+    ]
+    assert every[1].rows[0].bands == bands
+    assert main_curve(every) == every[4]
+    assert main_curve(every[:4]) == every[1]
+    assert main_curve(every[:1]) == every[0]
+    assert main_curve(every[3:4]) is None, "training clips are not held out"
+    rows: list[Row] = [*read(path), StepRow(step=20, loss=1.0, seconds=1, data_wait=0)]
+    assert figures(rows).validation_loss_last == 2.7
+
+
+def test_the_best_step_is_one_of_the_training_with_the_same_draws() -> None:
+    losses = [(0, 0.1, "a"), (10, 0.2, "a"), (20, 0.6, "b"), (30, 0.5, "b"), (40, 0.5, "b")]
+    (curve,) = curves([validation(step, loss, "near", draws=draws) for step, loss, draws in losses])
+    best = best_row(curve.comparable)
+    assert best is not None
+    assert best.step == 30
+    assert best_row(curve.rows[:1]) is None

@@ -113,18 +113,31 @@ class TrainArgs:
     )
     log_interval: int = key(50, "steps between log lines", unit="steps", range=STEPS)
     save_interval: int = key(5000, "steps between checkpoints", unit="steps", range=STEPS)
-    eval_interval: int | None = key(None, "steps between validations; null: never", unit="steps", range=STEPS)
-    eval_iters: int = key(
-        100, "batches per validation", range=Range(1, 1_000_000, "each is a forward pass of the network")
+    eval_interval: int | None = key(
+        None,
+        "steps between validations, which also precede the first step and follow the last; null: never",
+        unit="steps",
+        range=STEPS,
+    )
+    eval_iters: int | None = key(
+        None,
+        "batches per validation and validation set, over all ranks; null: as many clips as take 5 % of the training's time, "
+        "but at least one, with 16 draws each (ours)",
+        range=Range(1, 1_000_000, "each is a forward pass of the network"),
     )
     eval_batch_size: int | None = key(
-        None, "clips per validation batch; null: as in training", unit="clips", range=CLIPS
+        None, "draws per validation batch and rank; null: as in training", unit="clips", range=CLIPS
     )
     train_data: list[str] | None = key(
         None, "folders with videos/ and labels/", file=True, folder="videos/ and labels/"
     )
-    valid_data: list[str] | None = key(
-        None, "folders with clips for validation, not trained on", file=True, folder="videos/ and labels/"
+    valid_data: list[str] | dict[str, list[str]] | None = key(
+        None,
+        "folders with clips for validation, not trained on: a list, where each folder is a validation set, or a mapping from "
+        "names of sets to lists of folders (ours). Losses are measured for each set; the first one decides which step is the "
+        "best",
+        file=True,
+        folder="videos/ and labels/",
     )
     num_workers: int = key(1, "threads for decoding and reading", range=Range(0, 1024, THREADS.why))
 

@@ -33,7 +33,7 @@ from cogtune.sampling.prompts import ID_DIGITS
 from cogtune.work.records import read_record
 from cogtune.work.results import ExportIndex, TrainSummary
 from cogtune.work.stages import STAGES
-from cogtune.work.training_log import Row, ValidationRow
+from cogtune.work.training_log import Row, StepRow, curves, main_curve
 from cogtune.work.volatile import DataFolders
 
 SPLITS = ("train", "valid")
@@ -89,14 +89,13 @@ def _problem(video: Path) -> str:
 
 
 def loss_curves(log: Iterable[Row]) -> tuple[list[LossPoint], list[LossPoint]]:
-    """The training losses and the validation losses of a training log."""
-    training, validation = list[LossPoint](), list[LossPoint]()
-    for row in log:
-        if isinstance(row, ValidationRow):
-            validation.append(LossPoint(row.step, row.validation_loss))
-        elif row.loss is not None:
-            training.append(LossPoint(row.step, row.loss, row.lr))
-    return training, validation
+    """The training losses and the validation losses (`main_curve`) of a training log."""
+    rows = list(log)
+    training = [
+        LossPoint(row.step, row.loss, row.lr) for row in rows if isinstance(row, StepRow) and row.loss is not None
+    ]
+    curve = main_curve(curves(rows))
+    return training, [LossPoint(row.step, row.validation_loss) for row in curve.rows] if curve else []
 
 
 def stages(records: Path, upstream: Mapping[str, str]) -> list[StageFacts]:

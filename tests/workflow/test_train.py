@@ -230,11 +230,22 @@ def test_tensorboard_and_csv_files_have_the_figures_of_the_log(uninterrupted: Tr
     for row in logged:  # 4 clips of 2 x 2 x 3 patches
         assert row["tokens_per_second"] == pytest.approx(4 * 12 / row["seconds_mean"], rel=1e-3)
     curves = uninterrupted.curves()
-    assert {"train/loss", "train/lr", "train/grad_norm", "train/loss_mean", "validation/loss"} <= curves.keys()
-    for name in curves.keys() - {"validation/loss"}:
-        assert curves[name] == [(row["step"], pytest.approx(row[name[6:]])) for row in logged], name
-    validated = [(row["step"], pytest.approx(row["validation_loss"])) for row in rows if "validation_loss" in row]
-    assert curves["validation/loss"] == validated
+    assert {
+        "train/loss",
+        "train/lr",
+        "train/grad_norm",
+        "train/loss_mean",
+        "validation/valid/ema/loss",
+    } <= curves.keys()
+    for name, points in curves.items():
+        part, _, key = name.partition("/")
+        if part == "train":
+            assert points == [(row["step"], pytest.approx(row[key])) for row in logged], name
+    average = [row for row in rows if row.get("weights") == "ema"]
+    assert curves["validation/valid/ema/loss"] == [
+        (row["step"], pytest.approx(row["validation_loss"])) for row in average
+    ]
+    assert len(curves["validation/training_clips/raw/quarter_4"]) == len(average)
     assert uninterrupted.table("train_loss") == [["step", "loss"], *([str(r["step"]), str(r["loss"])] for r in logged)]
 
 

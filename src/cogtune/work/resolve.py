@@ -18,6 +18,7 @@ from cogtune.data.prompt_file import read_prompts
 from cogtune.runtime.deferred import DeferredWrites
 from cogtune.runtime.digest import DIGESTS, data_digests, digest
 from cogtune.runtime.saved import how_to_repair, read_sealed
+from cogtune.runtime.typed_json import is_mapping
 from cogtune.work.batches import BatchMemo, plan_batches
 from cogtune.work.content_hashes import ContentHashes, Source
 from cogtune.work.experiment import BY_HAND
@@ -232,12 +233,13 @@ class Resolver:
         if stage.publishes:
             return values | {"experiment": self.place.experiment, "as_written": self.config.raw}
         args = dict(values["args"])
+        held_out = args["valid_data"]
         if stage.name == "scan":
-            args["valid_data"] = valid_data.folders(args["valid_data"])
-        elif isinstance(args["valid_data"], dict):
-            args["valid_data"] = {name: _absolute(listed) for name, listed in args["valid_data"].items()}
-        elif args["valid_data"]:
-            args["valid_data"] = _absolute(args["valid_data"])
+            args["valid_data"] = valid_data.folders(held_out)
+        elif is_mapping(held_out):
+            args["valid_data"] = {name: _absolute(listed) for name, listed in held_out.items()}
+        elif held_out:
+            args["valid_data"] = _absolute(held_out)
         if isinstance(args.get("load"), dict):
             args["load"] = None  # the other experiment's train key is an upstream identity
         if stage.trains:

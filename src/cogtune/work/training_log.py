@@ -150,7 +150,8 @@ def scalars(row: Row) -> dict[str, float]:
     """The finite numbers of a row by name: train/loss, train/lr …; of a validation validation/SET/raw/loss,
     validation/SET/raw/quarter_1 …, where training clips are the set training_clips."""
     if isinstance(row, ValidationRow):
-        prefix = f"validation/{'training_clips' if row.trained_on else row.set}/{row.weights}"
+        clips = "training_clips" if row.trained_on else row.set
+        prefix = f"validation/{clips}/{row.weights}" if clips else "validation"
         named: dict[str, Any] = {"loss": row.validation_loss}
         named |= {f"quarter_{i}": loss for i, loss in enumerate(row.bands or [], start=1)}
     else:

@@ -116,3 +116,10 @@ def test_scalars_are_named_and_finite_whatever_the_row() -> None:
     )
     assert scalars(row) == {"train/lr": 0.1, "train/seconds": 1.0, "train/data_wait": 0.0}
     assert scalars(ValidationRow(3, 0.5)) == {"validation/loss": 0.5}
+    bands = [0.25, None, 0.5, math.nan]
+    assert scalars(ValidationRow(3, 0.5, set="near", weights="ema", bands=bands, draws="0a")) == {
+        "validation/near/ema/loss": 0.5,
+        "validation/near/ema/quarter_1": 0.25,
+        "validation/near/ema/quarter_3": 0.5,
+    }
+    assert scalars(ValidationRow(3, 0.5, weights="raw", trained_on=True)) == {"validation/training_clips/raw/loss": 0.5}

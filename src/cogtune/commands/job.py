@@ -14,6 +14,7 @@ from cogtune.runtime.locks import HeldError
 from cogtune.runtime.log import append_note, log_of_all_starts, log_to_file
 from cogtune.runtime.stopping import Stopped, ignore_sigterm, stop_on_sigterm
 from cogtune.work.slices import Slice, read_slice
+from cogtune.work.stages import STAGES
 
 Prepare = Callable[[argparse.Namespace, Sequence[str]], tuple[Slice, Path, Path]]
 """Returns (slice, receipt, store)."""
@@ -29,6 +30,9 @@ def run_job(arguments: argparse.Namespace, overrides: Sequence[str], prepare: Pr
     log: Path | None = log_of_all_starts(arguments.log) if by_snakemake else arguments.log
     with stop_on_sigterm():
         try:
+            if STAGES[arguments.command].trains:
+                with log_to_file(log) if log else nullcontext():
+                    slurm.check_restarts(arguments.max_restarts)
             return _run(arguments, overrides, prepare, log)
         except Stopped as stopped:
             _requeue(stopped, arguments.max_restarts, log)

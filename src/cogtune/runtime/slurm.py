@@ -124,6 +124,18 @@ def decide(job: SlurmJob, progress: bool, limit: int) -> Decision:
     return Decision(True, f"Slurm job {job.id} {why}; requeued (restart {job.restarts + 1} of at most {limit})")
 
 
+def check_restarts(limit: int) -> None:
+    """Raises UserError if this job was restarted more than ``limit`` times: Slurm itself requeues jobs that it had to
+    kill, and asks nobody whether they made progress."""
+    job = this_job()
+    if job is not None and job.restarts > limit:
+        raise UserError(
+            f"Slurm job {job.id} was restarted {job.restarts} times (limit {limit}: --max-restarts, or the resource "
+            "max_restarts of the rule), so it ends now. If it was killed before each checkpoint, reduce args.save_interval, "
+            "or use a partition with a longer grace time. The same command resumes it"
+        )
+
+
 def requeue_if_taken(progress: bool, limit: int) -> str | None:
     """Requeue this job if Slurm is taking its machine; returns what to log, None outside Slurm."""
     try:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from cogtune.__main__ import main
 from cogtune.errors import UserError
 from cogtune.runtime import slurm
 from cogtune.runtime.oom import oom_kills
@@ -91,6 +92,18 @@ def test_the_decision_and_its_reason(
     assert requeued(scontrol) == requeue
     assert message is not None
     assert word in message
+
+
+def test_a_job_that_slurm_restarts_again_and_again_ends(scontrol: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slurm requeues a job that it had to kill without asking it, for ever if no start reaches a checkpoint."""
+    show(scontrol, restarts=3)
+    slurm.check_restarts(3)
+    with pytest.raises(UserError, match=r"restarted 3 times \(limit 2: --max-restarts"):
+        slurm.check_restarts(2)
+    monkeypatch.chdir(scontrol)
+    assert main(["train", "--base", "none.yaml", "--max-restarts", "2", "--log", "train.log"]) == 1
+    assert "restarted 3 times (limit 2" in (scontrol / "train.log").read_text()
+    assert main(["scan", "--base", "none.yaml", "--max-restarts", "2"]) == 2, "it reads the config"
 
 
 def test_a_refused_requeue_says_what_slurm_said(scontrol: Path) -> None:

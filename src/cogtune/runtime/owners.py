@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+_HIDDEN = "hidden"
+"""In place of the start time of a process that runs."""
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -39,8 +42,10 @@ def is_dead(owner: dict[str, Any], silence: float, timing: Timing) -> bool:
         return silence > timing.unnamed
     if owner["machine"] == _machine():
         start = _start_time(owner["pid"])
-        if start is None or owner["start"] is not None:
-            return start is None or start != owner["start"]
+        if start is None:
+            return True
+        if start != _HIDDEN and owner["start"] is not None:
+            return start != owner["start"]
     return silence > timing.stale  # also if the owner's start time is unknown, because pids are reused
 
 
@@ -79,14 +84,15 @@ def _machine() -> str:
 
 
 def _start_time(pid: int) -> str | None:
-    """Start time of a process, in kernel units; None if it has ended, or is a zombie."""
+    """Start time of a process, in kernel units; None if it has ended, or is a zombie. On machines of several users
+    /proc may hide those of others (mount option hidepid): `_HIDDEN` if it runs."""
     if not Path("/proc/self/stat").exists():
         return _answers(pid)
     try:
         # The name in parentheses may hold spaces and parentheses itself; state is field 3, start time field 22.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return None
+        return _answers(pid) and _HIDDEN
     return None if fields[0] in "ZX" else fields[19]
 
 

@@ -20,6 +20,8 @@ from cogtune.errors import UserError
 from cogtune.runtime import locks, owners
 from cogtune.runtime.atomic import write_json
 from cogtune.runtime.locks import HeldError, Timing, hold_lock
+from tests import people
+from tests.workflow.project import REPO, environment
 
 pytestmark = pytest.mark.heavy
 
@@ -240,6 +242,30 @@ def test_a_living_owner_of_unknown_start_is_believed_while_its_heart_beats(tmp_p
     began = time.monotonic()
     with hold_lock(tmp_path / "key.lock", Timing(stale=0.7)):
         assert 0.6 < time.monotonic() - began < 10
+
+
+LOOK = """
+import json, sys
+from cogtune.runtime.owners import Timing, is_dead
+for owner in map(json.loads, sys.argv[1:]):
+    print(is_dead(owner, 1.0, Timing()), is_dead(owner, 61.0, Timing()))
+"""
+
+
+def test_a_process_of_another_user_that_proc_hides_is_believed() -> None:
+    """Shared nodes of clusters mount /proc with hidepid: a colleague's live process is not to be seen there."""
+    if reason := people.refusal():
+        pytest.skip(reason)
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    both = [owners.this_process(), owners.this_process() | {"pid": int(gone.stdout)}]
+    look = people.words(people.BOB, [sys.executable, "-c", LOOK, *map(json.dumps, both)])
+    hide = ["unshare", "--mount", "--propagation", "private", "sh", "-c"]
+    hide += ['mount -t proc -o hidepid=2 proc /proc && exec "$@"', "sh"]
+    paths = environment() | {"PYTHONPATH": f"{REPO}/src"}
+    done = subprocess.run([*hide, *look], env=paths, capture_output=True, text=True)
+    if done.returncode and ("mount:" in done.stderr or "unshare" in done.stderr):
+        pytest.skip(f"this machine cannot mount /proc again: {done.stderr.strip()}")
+    assert done.stdout.splitlines() == ["False True", "True True"], done.stderr
 
 
 @pytest.mark.parametrize("links", [True, False], ids=["hard links", "none"])

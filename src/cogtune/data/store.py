@@ -7,6 +7,7 @@ only loses rows that were not flushed.
 from __future__ import annotations
 
 import json
+import logging
 import re
 import time
 import uuid
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from cogtune.data.shards import FORMAT, Shard, checksums
 from cogtune.errors import UserError
+from cogtune.runtime import slurm
 from cogtune.runtime.atomic import replacing, sync, write_text
 from cogtune.runtime.saved import DamagedError
 from cogtune.runtime.sums import say_unchecked
@@ -35,6 +37,8 @@ _OPEN_ROWS = 20_000
 """Rows whose names, offsets and meta a reader caches: 1 to 3 kB each. A limit in shards would depend on their size:
 with 64 shards, reading 20,000 rows of 100 shards took 24.6 s, because shards were opened again for every row."""
 _ABANDONED_SECONDS = 3600.0
+_LIST_SECONDS = 1.0
+_log = logging.getLogger(__name__)
 
 
 class ShardWriter:
@@ -98,6 +102,8 @@ def write_shard(
 class ShardReader:
     """The rows of a folder at the time of construction. Values are memory mapped, and read on access.
 
+    `settle` and `require` look again for rows that it lacks.
+
     The checksum of each row is verified at its first access. The shard of each row is cached in ``index.json``; only
     shards that are not in it are opened. ``advice``: what to do about a missing row, for the error message. Raises
     DamagedError for a damaged shard or row, UserError for a shard of another format version, or a missing row. A
@@ -110,6 +116,9 @@ class ShardReader:
         self._open_rows = 0
         self._checked: set[str] = set()
         self._shard_of: dict[str, str] = {}
+        self._list()
+
+    def _list(self) -> None:
         for shard, items in _index(self._folder).items():
             for item in items:
                 self._shard_of.setdefault(item, shard)
@@ -124,9 +133,24 @@ class ShardReader:
         """The names of all rows."""
         return set(self._shard_of)
 
+    def settle(self, item_ids: Iterable[str]) -> None:
+        """Wait for rows that others have made: of a job of a cluster, another node may have written them, and a network
+        file system may show new files only after some time. No effect outside Slurm."""
+        wanted, deadline = set(item_ids), time.monotonic() + slurm.visible_seconds()
+        said = False
+        while (missing := wanted - self._shard_of.keys()) and time.monotonic() < deadline:
+            if not said:
+                _log.info("%s: waiting until %d rows of other jobs are visible here", self._folder, len(missing))
+            said = True
+            time.sleep(_LIST_SECONDS)
+            self._list()
+
     def require(self, item_ids: Iterable[str]) -> None:
-        """Raise UserError with advice if a row is missing."""
-        if missing := sorted(set(item_ids) - self._shard_of.keys()):
+        """Raise UserError with advice if a row is missing, also after `settle`."""
+        wanted = set(item_ids)
+        if not wanted <= self._shard_of.keys():
+            self.settle(wanted)
+        if missing := sorted(wanted - self._shard_of.keys()):
             names = f"no row {missing[0]}" + (f" (and {len(missing) - 1} more)" if len(missing) > 1 else "")
             raise UserError(f"{self._folder}: {names}; {self._advice}")
 

@@ -29,6 +29,8 @@ _NO_ANSWER = re.compile(r"contact slurm controller|timed out|zero bytes|connecti
 """What commands print if the controller does not answer; other errors are not repeated."""
 _PATIENCE_SECONDS = 30.0
 """How long a Slurm job waits for a live owner of a lock or of rows: the owner may be about to end."""
+_VISIBLE_SECONDS = 60.0
+"""How long what another node wrote may be invisible on a network file system (NFS: acdirmax)."""
 _LINK_SECONDS = 5.0
 """Limit for linking a requeued job to another one. Slurm kills its processes after KillWait, 30 s by default."""
 _FIELD = re.compile(r"(?:^|\s)(\w+)=(\S*)")
@@ -155,6 +157,11 @@ def requeue_if_taken(progress: bool, limit: int) -> str | None:
 def patience() -> float:
     """Seconds that this process waits for another one that does its work: a Slurm job would hold its GPUs idle."""
     return _PATIENCE_SECONDS if job_id() else math.inf
+
+
+def visible_seconds() -> float:
+    """Seconds that this process waits for files that exist, but that its node may not see yet; 0 outside Slurm."""
+    return _VISIBLE_SECONDS if job_id() else 0.0
 
 
 def requeue_behind(owner: str) -> str | None:

@@ -6,6 +6,7 @@ reserve what they make (`runtime/reservations.py`), so no row is made twice, and
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +17,7 @@ from cogtune.runtime.reservations import Reservations
 from cogtune.runtime.slurm import patience
 from cogtune.stages.job import Job, missing_ids
 from cogtune.stages.run_counts import RunCounts
-from cogtune.work.parts import Part
+from cogtune.work.parts import Part, part_receipts
 
 Unit = Sequence[str]
 """Names of rows that are made together."""
@@ -31,7 +32,10 @@ def make_rows(job: Job[Any], units: Sequence[Unit], make: Callable[[list[str]], 
     if job.part is not None:
         return _make_part(job, job.part, units, make)
     rows = [row for unit in units for row in unit]
-    missing = missing_ids(rows, job.rows().ids())
+    present = job.rows()
+    if _parts_are_done(job):
+        present.settle(rows)
+    missing = missing_ids(rows, present.ids())
     if missing and job.note_wait(Reservations(job.lock_path, patience=patience()).wait(missing)):
         missing = missing_ids(rows, job.rows().ids())
     if missing:
@@ -40,6 +44,13 @@ def make_rows(job: Job[Any], units: Sequence[Unit], make: Callable[[list[str]], 
         with suppress(OSError):  # all rows exist, so nobody needs the split any more
             path.unlink()
     return RunCounts(made=len(missing), reused=len(rows) - len(missing))
+
+
+def _parts_are_done(job: Job[Any]) -> bool:
+    """Whether the receipts of all parts of this job say that its rows exist."""
+    receipts = part_receipts(job.results / ".receipts" / f"{job.slice.stage}-{job.key}.json")
+    counts = Counter(path.stem.rpartition("-of-")[2] for path in receipts)
+    return any(str(number) == count for count, number in counts.items())
 
 
 def _make_part(job: Job[Any], part: Part, units: Sequence[Unit], make: Callable[[list[str]], None]) -> RunCounts:

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import threading
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -15,6 +16,7 @@ from cogtune.data import store
 from cogtune.data.shards import FORMAT
 from cogtune.data.store import INDEX, ShardReader, ShardWriter, write_shard
 from cogtune.errors import UserError
+from cogtune.runtime import slurm
 
 
 def shards(folder: Path) -> list[Path]:
@@ -121,6 +123,29 @@ def test_no_folder_has_no_rows(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
     with pytest.raises(UserError, match="no row"):
         reader.tensors("a")
+
+
+def test_a_job_of_a_cluster_waits_for_rows_that_its_node_does_not_see_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network file system may show what another node wrote after some time. Here it shows it after half a second."""
+    monkeypatch.setattr(store, "_LIST_SECONDS", 0.1)
+    with ShardWriter(tmp_path / "elsewhere") as writer:
+        writer.add("a", {"x": torch.zeros(1)})
+    (shard,) = shards(tmp_path / "elsewhere")
+    (tmp_path / "here").mkdir()
+    with pytest.raises(UserError, match="no row a"):
+        ShardReader(tmp_path / "here").require(["a"])
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    reader = ShardReader(tmp_path / "here")
+    showing = threading.Timer(0.5, lambda: shard.rename(tmp_path / "here" / shard.name))
+    showing.start()
+    reader.require(["a"])
+    showing.join()
+    assert reader.tensor("a", "x", 1).tolist() == [0.0]
+    monkeypatch.setattr(slurm, "_VISIBLE_SECONDS", 0.3)
+    with pytest.raises(UserError, match="no row b"):
+        reader.require(["a", "b"])
 
 
 def test_many_shards_are_not_all_kept_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from cogtune.data.shards import Shard
 from cogtune.data.store import ShardWriter, shard_paths
+from cogtune.runtime.atomic import write_json
 from cogtune.stages import evaluate, export, latents
 from cogtune.stages.execute import execute
 from cogtune.stages.job import Job
@@ -247,6 +248,28 @@ def test_a_killed_part_resumes(project: Caching, tmp_path: Path) -> None:
     assert (resumed.made, resumed.reused) == (2, 1)
     assert rows_of(job.folder) == expected
     assert not list(job.lock_path.with_suffix(".reserved").iterdir())
+
+
+def test_the_gathering_job_waits_for_rows_of_other_nodes(project: Caching, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its node may have no GPU, and may see the rows of parts later than their receipts."""
+    monkeypatch.setattr("cogtune.data.store._LIST_SECONDS", 0.05)
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    job = project.job("text")
+    hidden = job.folder.rename(job.folder.with_name("hidden"))
+    names = [[name] for name in rows_of(hidden)]
+    receipts = [part.receipt(job.results / f".receipts/text-{job.key}.json") for part in (Part(1, 2), Part(2, 2))]
+    for receipt in receipts:
+        write_json(receipt, {})
+    showing = threading.Timer(0.5, lambda: hidden.rename(job.folder))
+    showing.start()
+    assert make_rows(job, names, lambda missing: pytest.fail(f"made {missing}")).made == 0
+    showing.join()
+    hidden = job.folder.rename(job.folder.with_name("hidden"))
+    made: list[list[str]] = []
+    receipts[0].unlink()
+    make_rows(job, names, made.append)
+    receipts[1].unlink()
+    assert made == [[name for (name,) in names]], "one part has not said that it is done"
 
 
 def test_seconds_of_waiting_are_not_the_cost_of_a_part(project: Caching) -> None:

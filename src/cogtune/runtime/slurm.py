@@ -74,8 +74,16 @@ def this_job() -> SlurmJob | None:
         return None
     done = _answer("scontrol", "show", "job", "-o", job)
     if done.returncode:
-        raise UserError(f"`scontrol show job {job}` failed: {_last_line(done.stderr)}")
+        raise UserError(f"`scontrol show job {job}` failed ({_last_line(done.stderr)}); {_advice(done.stderr)}")
     return parse(job, done.stdout)
+
+
+def _advice(message: str) -> str:
+    if "No such file" in message:
+        return "jobs need Slurm's programs, also in a container (docs/cluster.md)"
+    if "Invalid job id" in message:
+        return "if this shell is left from a job that has ended: unset SLURM_JOB_ID"
+    return "run the same command again when Slurm answers"
 
 
 def parse(job: str, text: str) -> SlurmJob:

@@ -146,7 +146,9 @@ def test_a_controller_that_stays_away_is_an_error(scontrol: Path, monkeypatch: p
     monkeypatch.setattr("cogtune.runtime.slurm._AGAIN_SECONDS", 0.01)
     monkeypatch.setattr("cogtune.runtime.slurm._ANSWER_SECONDS", 0.1)
     (scontrol / "away").write_text("x\n" * 1000)
-    with pytest.raises(UserError, match="`scontrol show job 12` failed: Unable to contact slurm controller"):
+    with pytest.raises(
+        UserError, match=r"`scontrol show job 12` failed \(Unable to contact .*run .* when Slurm answers"
+    ):
         slurm.this_job()
 
 
@@ -168,11 +170,22 @@ def test_an_answer_without_a_state_is_an_error(scontrol: Path, answer: str) -> N
     assert not requeued(scontrol)
 
 
-def test_a_job_without_scontrol_is_not_requeued(scontrol: Path) -> None:
+def test_a_shell_that_a_job_left_behind_is_not_in_a_job(scontrol: Path) -> None:
+    (scontrol / "scontrol").write_text(
+        "#!/bin/sh\necho 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1\n"
+    )
+    with pytest.raises(UserError, match="unset SLURM_JOB_ID"):
+        slurm.this_job()
+
+
+def test_a_job_without_scontrol_is_not_requeued(scontrol: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (scontrol / "scontrol").unlink()
+    monkeypatch.setenv("PATH", str(scontrol))
     message = slurm.requeue_if_taken(True, 100)
     assert message is not None
     assert "scontrol" in message
+    with pytest.raises(UserError, match="also in a container"):
+        slurm.this_job()
 
 
 @pytest.mark.parametrize(

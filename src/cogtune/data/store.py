@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import time
 import uuid
@@ -295,8 +296,11 @@ def _cached_index(folder: Path) -> dict[str, list[str]]:
 
 
 def _remove_abandoned(folder: Path) -> None:
-    """Remove temporary files of killed writers: those older than an hour, which is longer than any flush."""
+    """Remove temporary files of killed writers: those older than an hour, which is longer than any flush. The file system
+    says what time it is: the clock of this node may be hours ahead of that of a live writer."""
+    os.utime(folder)
+    now = folder.stat().st_mtime
     for path in folder.glob(".*.tmp"):
         with suppress(FileNotFoundError):
-            if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
+            if now - path.stat().st_mtime > _ABANDONED_SECONDS:
                 path.unlink()

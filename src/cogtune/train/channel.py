@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, TextIO
 
@@ -117,7 +118,8 @@ class Channel:
         return _Reports(self._store)
 
     def say_end(self, rank: int, code: int, error: RankError | None, host: str) -> None:
-        """Report the end of a rank to the stage."""
+        """Report the end of a rank to the stage. Errors are ordered as the store gets them: clocks of machines differ."""
+        error = error and replace(error, time=float(self._store.add("ended", 1)))
         self._store.set(f"end-{rank}", json.dumps({"code": code, "error": error and error.to_dict(), "host": host}))
 
     def why_aborted(self) -> str | None:

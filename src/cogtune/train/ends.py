@@ -18,8 +18,8 @@ _KILLS = (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.S
 
 @dataclass(frozen=True)
 class RankError:
-    """The error that a rank left. ``time``: seconds since the epoch; ``expected``: the message is for the user as it
-    is."""
+    """The error that a rank left. ``time``: orders the errors of one start: seconds since the epoch, or on several machines
+    a count; ``expected``: the message is for the user as it is."""
 
     rank: int
     time: float

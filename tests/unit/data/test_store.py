@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import threading
+import time
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -107,6 +108,19 @@ def test_the_index_follows_the_set_of_shards(tmp_path: Path) -> None:
     )
     gone.unlink()
     assert ShardReader(tmp_path).ids() == {"b"}
+
+
+def test_only_the_clock_of_the_file_system_says_what_is_abandoned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock of a node that is hours ahead must not remove what another node writes."""
+    monkeypatch.setattr(time, "time", lambda: 4e9)
+    for name in (".live.tmp", ".abandoned.tmp"):
+        (tmp_path / name).touch()
+    long_ago = tmp_path.stat().st_mtime - 7200
+    os.utime(tmp_path / ".abandoned.tmp", (long_ago, long_ago))
+    ShardWriter(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".live.tmp"]
 
 
 def test_an_indexed_shard_is_not_opened_to_list_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

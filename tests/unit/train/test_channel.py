@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from torch.distributed import FileStore  # pyright: ignore[reportPrivateImportUs
 
 from cogtune.errors import UserError
 from cogtune.train.channel import Channel
-from cogtune.train.ends import RankError
+from cogtune.train.ends import RankError, verdict
 from cogtune.train.engine import RankInfo, with_own_gpu
 from cogtune.train.joined import World
 from cogtune.train.network import own_address, use_interface
@@ -56,7 +57,11 @@ def test_plan_reports_and_ends_pass() -> None:
     assert [end.code for end in stage.ends(2)] == [None, None]
     left = RankError(1, 2.0, "boom", True, "Traceback")
     second.say_end(1, 1, left, "n2")
-    assert [(end.code, end.error) for end in stage.ends(2)] == [(None, None), (1, left)]
+    assert [(end.code, end.error) for end in stage.ends(2)] == [(None, None), (1, replace(left, time=1.0))]
+    first.say_end(0, 1, RankError(0, 1.0, "peer is gone", False, ""), "n1")
+    ends = stage.ends(2)
+    with pytest.raises(UserError, match="boom"):
+        verdict(ends, False, Path("log"))  # it came first, whatever the clock of the other machine says
     assert first.why_aborted() is None
     stage.abort("enough")
     assert first.why_aborted() == "enough"

@@ -62,10 +62,14 @@ test-gpu: setup  ## tests on a CUDA device
 	pytest -m gpu tests/gpu
 
 test-slurm: setup  ## tests on a Slurm that they start themselves (as root, with the packages slurm-wlm and munge)
-	@# Both mostly wait, each for a Slurm of its own.
-	@log=$$(mktemp); pytest -q -m "slurm and not slow" --durations=5 tests/slurm/test_workflow.py > $$log 2>&1 & whole=$$!; \
-	pytest -m "slurm and not slow" --durations=10 tests/slurm --ignore=tests/slurm/test_workflow.py; rest=$$?; \
-	wait $$whole; whole=$$?; cat $$log; rm $$log; exit $$((rest | whole))
+	@# They mostly wait: three groups side by side, each with a Slurm of its own.
+	@logs=$$(mktemp -d); groups=; \
+	for name in test_workflow test_training; do \
+		pytest -q -m "slurm and not slow" --durations=5 tests/slurm/$$name.py > $$logs/$$name 2>&1 & groups="$$groups $$!"; \
+	done; \
+	pytest -m "slurm and not slow" --durations=10 tests/slurm --ignore=tests/slurm/test_workflow.py --ignore=tests/slurm/test_training.py; failed=$$?; \
+	for group in $$groups; do wait $$group || failed=$$?; done; \
+	cat $$logs/*; rm -r $$logs; exit $$failed
 
 bench-gpu: setup  ## speed and memory on a CUDA device, beside diffusers and the plan (docs/performance.md)
 	python -m bench.gpu

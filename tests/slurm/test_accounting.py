@@ -15,7 +15,7 @@ import pytest
 
 from tests.slurm.cluster import PROGRAMS, Cluster, missing, wait_until
 from tests.slurm.daemons import limits_memory
-from tests.slurm.test_training import ENDLESS, ONE_NODE, TWO_NODES, Run, copy_of, no_rank_left, ranks_of
+from tests.slurm.test_training import ENDLESS, ONE_NODE, STEPS, TWO_NODES, Run, copy_of, no_rank_left, ranks_of
 from tests.workflow.project import Project
 
 ALLOCATE = "import time\nheld = []\nwhile True:\n    held.append(bytearray(b'1') * (4 << 20))\n    time.sleep(0.001)\n"
@@ -73,7 +73,7 @@ def test_a_rank_that_the_kernel_kills_for_memory(accounted: Cluster, run: Run, n
 def test_a_preempted_job_of_the_shipped_profile(accounted: Cluster, run: Run) -> None:
     """Snakemake sees by `sacct` that it was pre-empted, waits for it, and its log keeps both starts."""
     root = run.project.root
-    for old, new in (("train_iters: 6", "train_iters: 500"), ("save_interval: 2", "save_interval: 1000")):
+    for old, new in (("train_iters: 6", f"train_iters: {STEPS}"), ("save_interval: 2", "save_interval: 1000")):
         run.project.edit(old, new)
     run.project.snakemake("--until", "scan")
     shutil.copytree(root / "profiles/slurm", root / "profiles/mycluster")

@@ -19,8 +19,8 @@ import pytest
 from tests.slurm.cluster import Cluster, login_environment, wait_until
 from tests.workflow.project import Project
 
-STEPS = 500
-"""20 s of training on an idle machine: Slurm needs up to 4 s to pre-empt it."""
+STEPS = 350
+"""14 s of training on an idle machine: Slurm needs up to 4 s to pre-empt it."""
 ENDLESS = 100_000
 """Steps of a training that a test stops."""
 LIMIT = 600
@@ -180,9 +180,10 @@ def test_the_signal_before_a_time_limit_requeues_too(cluster: Cluster, run: Run)
 
 
 def limit_soon(cluster: Cluster, job: int) -> None:
-    """Set the time limit of a running job to the next whole minute but one."""
-    hours, minutes, _ = cluster.job(job).fields["RunTime"].split(":")
-    cluster.run("scontrol", "update", f"JobId={job}", f"TimeLimit={int(hours) * 60 + int(minutes) + 1}")
+    """Set the time limit of a running job to a whole minute in 40 to 99 s: the signal comes 30 s before it."""
+    hours, minutes, seconds = map(int, cluster.job(job).fields["RunTime"].split(":"))
+    limit = hours * 60 + minutes + (1 if seconds <= 20 else 2)
+    cluster.run("scontrol", "update", f"JobId={job}", f"TimeLimit={limit}")
 
 
 def test_a_start_without_a_step_is_not_repeated(cluster: Cluster, run: Run) -> None:

@@ -138,11 +138,11 @@ class ShardReader:
         """Wait for rows that others have made: of a job of a cluster, another node may have written them, and a network
         file system may show new files only after some time. No effect outside Slurm."""
         wanted, deadline = set(item_ids), time.monotonic() + slurm.visible_seconds()
-        said = False
+        announced = False
         while (missing := wanted - self._shard_of.keys()) and time.monotonic() < deadline:
-            if not said:
+            if not announced:
                 _log.info("%s: waiting until %d rows of other jobs are visible here", self._folder, len(missing))
-            said = True
+            announced = True
             time.sleep(_LIST_SECONDS)
             self._list()
 

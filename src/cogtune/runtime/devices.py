@@ -1,5 +1,7 @@
 """Devices, dtypes and threads of torch."""
 
+import os
+
 import torch
 
 from cogtune.errors import UserError
@@ -42,6 +44,22 @@ def dtype_of(name: str) -> torch.dtype:
         return _DTYPES[name]
     except KeyError:
         raise UserError(f"precision {name!r}: expected one of {', '.join(_DTYPES)}") from None
+
+
+def make_deterministic() -> None:
+    """Have a GPU give the same bytes in every run. Call it before CUDA is used. On a CPU they are the same anyway.
+
+    PyTorch then takes the deterministic variant of each kernel, and raises an error for one that has none. In the backward
+    pass of attention these are slower: by default they add partial sums in the order in which they finish (atomics).
+    """
+    if not visible_gpus():
+        return
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read by cuBLAS when it starts; 8 buffers of 4 MiB
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]  # nothing reads it
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False  # it would choose kernels by their time
+    torch.backends.cuda.enable_cudnn_sdp(False)  # its backward pass has no deterministic variant
 
 
 def prepare_torch(threads: int | None = None) -> None:

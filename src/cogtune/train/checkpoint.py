@@ -91,11 +91,11 @@ class Checkpoints:
         self.wait()
         started = time.perf_counter()
         module = self.engine.module
-        own = pieces(self.engine, module)
+        held = own = pieces(self.engine, module)
         if not self.engine.zero_optimization():  # all ranks have everything: each writes a part
-            own = [part for piece in own if (part := piece.cut(self._rank, self._ranks))]
+            own = [part for piece in held if (part := piece.cut(self._rank, self._ranks))]
         with optimizer_with_parameters(self.engine) as optimizer:
-            local = collect(optimizer, own)
+            local = collect(optimizer, held, own)
         if not self.engine.zero_optimization() and self._rank > 0:
             local.whole.clear()
         layout, copy = self._copied(own, local)

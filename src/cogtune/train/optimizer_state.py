@@ -34,10 +34,12 @@ class LocalState:
     groups: list[dict[str, Any]] = field(default_factory=list)
 
 
-def collect(optimizer: torch.optim.Optimizer, pieces: list[Piece]) -> LocalState:
-    """The state of ``pieces``; the tensors are the optimizer's own. Raises UserError for a state that cannot be stored."""
+def collect(optimizer: torch.optim.Optimizer, held: list[Piece], written: list[Piece]) -> LocalState:
+    """The state of the pieces ``written``, which are parts of those ``held``; the tensors are the optimizer's own. Raises
+    UserError for a state that cannot be stored."""
     local = LocalState(groups=[_plain(group) for group in optimizer.param_groups])
-    for holder, its_pieces in by_holder(pieces):
+    parts = {id(holder): its for holder, its in by_holder(written)}
+    for holder, its_pieces in by_holder(held):
         for key, value in optimizer.state.get(holder, {}).items():
             if is_single(key, value, holder):
                 for piece in its_pieces:
@@ -45,7 +47,7 @@ def collect(optimizer: torch.optim.Optimizer, pieces: list[Piece]) -> LocalState
             elif type(value) not in (Tensor, torch.nn.Parameter):
                 raise _unsupported(optimizer, key, value)
             elif value.shape == holder.shape and value.is_floating_point():  # integers are quantised in blocks
-                for piece in its_pieces:
+                for piece in parts.get(id(holder), []):
                     local.tensors.setdefault(key, {})[piece.name] = piece.of(value)
             else:
                 local.whole[whole_name(key, its_pieces)] = value.detach()

@@ -24,7 +24,7 @@ from cogtune.diffusion.loss import VideoDiffusionLoss
 from cogtune.errors import UserError
 from cogtune.model.lora import set_trainable
 from cogtune.model.start import Start, initial_model, lora_of
-from cogtune.runtime.devices import gpu_uuid, prepare_torch, visible_gpus
+from cogtune.runtime.devices import gpu_uuid, make_deterministic, prepare_torch, visible_gpus
 from cogtune.runtime.typed_json import from_json
 from cogtune.train import result
 from cogtune.train.checkpoint import Checkpoints
@@ -93,7 +93,10 @@ def train(plan_dict: dict[str, Any], report: TextIO, stop: StopRequest, store: S
     """
     started, plan = time.monotonic(), from_json(Plan, plan_dict)
     rank_info = RankInfo(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+    settings = read_input(TrainInput, plan.config)
     prepare_torch(plan.threads)
+    if settings.deterministic:
+        make_deterministic()
     allow_plugins(plan.plugins)
     with proven(Source(*row) for row in plan.sources):
         load_used(plan.config)
@@ -102,7 +105,6 @@ def train(plan_dict: dict[str, Any], report: TextIO, stop: StopRequest, store: S
     else:
         rank_info = with_own_gpu(rank_info, visible_gpus(), gpu_uuid, store)
         connect(rank_info, "", store)
-    settings = read_input(TrainInput, plan.config)
     loop, module = _set_up(plan, settings, rank_info, report, stop)
     saved = loop.checkpoints.load_newest(lambda text: print(json.dumps({"notice": text}), file=report))
     start = saved.step if saved else 0

@@ -123,6 +123,7 @@ class TrainInput:
     auto_warmup: bool = identity("args.auto_warmup")
     weight_decay: float = identity("args.weight_decay")
     global_batch: int = identity("args.global_batch_size")
+    deterministic: bool = identity("args.deterministic")
     precisions: Unread = unread(
         "args.bf16", "args.fp16", because="the deepspeed section sets it; kept so that keys do not change"
     )

@@ -16,6 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from cogtune.errors import UserError
+
 STEPS, STOP = 8, 4
 GLOBAL_BATCH = 4
 
@@ -28,10 +30,12 @@ class Case:
     stage: int
     precision: str
     offload: bool = False
+    optimizer: str = ""
+    """Of `torch.optim`, or `Blocks`; else AdamW with the average."""
 
     @property
     def name(self) -> str:
-        return f"{self.ranks}x{self.stage}{'o' if self.offload else ''}-{self.precision}"
+        return f"{self.ranks}x{self.stage}{'o' if self.offload else ''}-{self.precision}{self.optimizer}"
 
     def section(self) -> dict[str, Any]:
         zero: dict[str, Any] = {"stage": self.stage, "stage3_param_persistence_threshold": 40}
@@ -48,18 +52,36 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Linear(11, 37), nn.GELU(), nn.LayerNorm(37), nn.Linear(37, 53), nn.Tanh(), nn.Linear(53, 5))
 
 
+class Blocks(torch.optim.SGD):
+    """Keeps a number for every 4 elements, as quantising optimizers do."""
+
+    def step(self, closure: Any = None) -> Any:
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    scales = self.state[p].setdefault("scales", torch.zeros(-(-p.numel() // 4)))
+                    scales.add_(p.grad.abs().mean())
+                    p.grad.div_(1 + scales.max())
+        return super().step(closure)
+
+
 class Run:
     """One rank's engine of a case. ``saved``: the checkpoint in ``folder`` with which it began."""
 
     def __init__(self, case: Case, folder: Path) -> None:
         from cogtune.train.checkpoint import Checkpoints
         from cogtune.train.engine import build_engine, deepspeed_config
+        from cogtune.train.optim import parameter_groups
         from cogtune.train.optimizers import make_optimizer
         from cogtune.work.batches import BatchPlan
 
         self.case, self.module = case, network()
         self.micro = GLOBAL_BATCH // case.ranks
-        optimizer = make_optimizer(self.module, case.section()["optimizer"], 0.01, torch.device("cpu"))
+        if case.optimizer:
+            kind = Blocks if case.optimizer == "Blocks" else getattr(torch.optim, case.optimizer)
+            optimizer = kind(parameter_groups(self.module, 0.01), lr=1e-2)
+        else:
+            optimizer = make_optimizer(self.module, case.section()["optimizer"], 0.01, torch.device("cpu"))
         config = deepspeed_config(case.section(), BatchPlan(self.micro, 1, case.ranks), torch.device("cpu"))
         self.engine = build_engine(self.module, optimizer, config)
         self.checkpoints = Checkpoints(self.engine, folder, keep=1)
@@ -86,7 +108,7 @@ class Run:
         """Masters, and all states of the optimizer, flat."""
         from cogtune.train.engine import full_tensors
 
-        states = (None, "exp_avg", "exp_avg_sq", "shadow")
+        states = (None,) if self.case.optimizer else (None, "exp_avg", "exp_avg_sq", "shadow")
         return {
             str(state): torch.cat([t.flatten() for t in full_tensors(self.engine, self.module, state)]).tolist()
             for state in states
@@ -123,7 +145,10 @@ def undisturbed(case: Case, root: Path) -> dict[str, Any]:
 
 def resumed(source: Case, target: Case, root: Path) -> dict[str, Any]:
     """The steps after the checkpoint of ``source``, as ``target``."""
-    run = Run(target, root / source.name)
+    try:
+        run = Run(target, root / source.name)
+    except UserError as error:
+        return {"error": str(error)}
     assert run.saved is not None
     assert (run.saved.step, run.saved.ranks) == (STOP, source.ranks)
     rounded = run.weights_are_rounded_masters()

@@ -258,6 +258,11 @@ class OwnArgs:
         range=Range(1, 1_000_000, "batches in use have at most thousands of clips"),
     )
     threads_per_rank: int = key(1, "CPU threads per rank; the number affects rounding (ours)", range=THREADS)
+    deterministic: bool = key(
+        False,
+        "GPU: the same bytes in every run with equal ranks and stage, also after a resume; training is slower. A CPU always "
+        "gives the same bytes (ours)",
+    )
     keep_checkpoints: int = key(
         2, "checkpoints kept (ours)", range=Range(1, 1_000_000, "resuming needs one; a large number keeps all")
     )

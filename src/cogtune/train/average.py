@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cogtune.train.engine import _unpartitioned, keeps_average
+from cogtune.train.engine import keeps_average
 from cogtune.train.optim import SHADOW
+from cogtune.train.pieces import unpartitioned
 
 
 def has_average(engine: Any) -> bool:
@@ -26,8 +27,8 @@ def average_weights(engine: Any) -> Iterator[None]:
     kept. If the context is left by an exception, the average stays in the network.
     """
     state = engine.basic_optimizer.state
-    whole = _unpartitioned(engine)
-    if whole is not None:
+    if not engine.zero_optimization():
+        whole = unpartitioned(engine)
         _put_average(whole, state)
         yield
         _put_masters(whole, state)

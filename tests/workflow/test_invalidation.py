@@ -113,6 +113,24 @@ def fewer_ranks(project: Project) -> None:
     project.edit("ranks: 1", "ranks: 2", project.root / "config/config.yaml")
 
 
+VOLATILE = [
+    ("log_interval: 1", "log_interval: 2\n  snapshot_interval: 5"),
+    ("steps_per_print: 50", "flops_profiler: {enabled: true}\n  steps_per_print: 49"),
+    ("overlap_comm: true", "overlap_comm: false"),
+]
+"""Of each kind one; `tests/unit/work/test_engine_keys.py` has all keys of deepspeed."""
+
+
+def log_and_profile(project: Project) -> None:
+    for old, new in VOLATILE:
+        project.edit(old, new)
+
+
+def log_and_profile_no_more(project: Project) -> None:
+    for old, new in VOLATILE:
+        project.edit(new, old)
+
+
 ROWS = [
     Row("nothing", lambda p: None, report=False),
     Row("learning rate", made=TUNED, **replaced("lr: 0.001", "lr: 0.002")),
@@ -147,7 +165,7 @@ ROWS = [
         **replaced("log_interval: 1", "log_interval: 1\n  export_formats: [merged]"),
     ),
     Row("links are not followed", **replaced("skip_frms_num: 0", "skip_frms_num: 0, follow_links: false")),
-    Row("log interval", **replaced("log_interval: 1", "log_interval: 2\n  snapshot_interval: 5")),
+    Row("log interval", log_and_profile, undo=log_and_profile_no_more),
     Row("save folder", **replaced("save: checkpoints", "save: elsewhere")),
     Row("touch of every video and caption", touch_everything, report=False),
     Row("lost .snakemake", lose(".snakemake"), report=False),

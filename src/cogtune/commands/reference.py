@@ -7,7 +7,7 @@ committed.
 import dataclasses
 import json
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import yaml
@@ -21,6 +21,7 @@ from cogtune.config.schema.common import Field, fields_of
 from cogtune.config.schema.deepspeed import REFUSED
 from cogtune.config.schema.text import EmbedderKeys
 from cogtune.config.schema.workflow import WorkflowSection
+from cogtune.work.engine_keys import IDENTITY_KEYS, VOLATILE_KEYS
 
 _HEAD = """\
 # Configuration
@@ -61,6 +62,13 @@ in `docs/snakemake.md`. Snakemake's `--config KEY=VALUE` wins over the file.
 """
 
 
+_ENGINE_KEYS = """## What names a training
+
+Keys of `deepspeed` that are *volatile* may differ from start to start of one training: it goes on from its checkpoint, and
+`final/summary.json` has those of its last start (`engine`). Another value of an *identity* key is another training.
+"""
+
+
 def markdown() -> str:
     """All of config/README.md."""
     parts = [_HEAD, _WORKFLOW, _table(WorkflowSection), *_inner(WorkflowSection, "config.yaml")]
@@ -75,6 +83,10 @@ def markdown() -> str:
         if name == "model":
             for role in _roles():
                 parts += _targets(role, "###")
+    parts.append(_ENGINE_KEYS)
+    sides = (("identity", IDENTITY_KEYS), ("volatile", VOLATILE_KEYS))
+    rows = [(side, ", ".join(names), why) for side, keys in sides for why, names in _grouped(keys)]
+    parts.append(_rows(("side", "keys of deepspeed", "reason"), rows))
     parts.append("## Ignored\n\nThese keys are accepted and ignored; `config check` lists them.\n")
     parts.append(_by_reason((field.key.without_effect, where) for where, field in _all()))
     parts.append("## Not supported\n\nThe default is accepted; any other value is an error.\n")
@@ -128,6 +140,12 @@ def _table(schema: type) -> str:
         if field.key.has_effect
     ]
     return _rows(("key", "meaning", "type", "default"), rows) if rows else ""
+
+
+def _grouped(reasons: Mapping[str, str]) -> Iterator[tuple[str, list[str]]]:
+    """(reason, its keys in backquotes)."""
+    for why in dict.fromkeys(reasons.values()):
+        yield why, [f"`{name}`" for name, reason in reasons.items() if reason == why]
 
 
 def _by_reason(keys: Iterable[tuple[str, str]]) -> str:

@@ -4,7 +4,7 @@ Each row was observed with DeepSpeed 0.19.8: it fails after loading the model, t
 the key. `tests/unit/train/test_deepspeed_limits.py` tests the table with the installed engine.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -36,8 +36,17 @@ def value_of(section: Section, key: str) -> Any:
 
 
 def stage_of(section: Section) -> int:
-    """ZeRO's stage."""
-    return value_of(section, "zero_optimization.stage") or 0
+    """ZeRO's stage, as it runs. With bf16 or fp16, stage 0 runs as 1: DeepSpeed's wrapper without ZeRO accumulates
+    gradients in half precision and does not scale the loss of fp16. Only a plugin that needs whole tensors stays at 0."""
+    stage = value_of(section, "zero_optimization.stage") or 0
+    half = any(value_of(section, f"{name}.enabled") for name in ("bf16", "fp16"))
+    return 1 if stage == 0 and half and not _stages(section)[1] else stage
+
+
+def _stages(section: Section) -> Mapping[int, str]:
+    """The row of the section's optimizer in the table of ZeRO stages."""
+    entry = _optimizer(section)
+    return plugin_stages(load_class(entry.name)) if isinstance(entry, PluginEntry) else STAGES[entry.name]
 
 
 def _on(key: str) -> Callable[[Section], bool]:
@@ -122,7 +131,7 @@ LIMITS = (
     Limit(
         "zero_optimization.stage", _below(1, _on("fp16")),
         "with fp16: DeepSpeed does not scale the loss at stage 0, but divides the gradients by the scale, so they are "
-        "65,536 times too small and not clipped; set it to 1, 2 or 3",
+        "65,536 times too small and not clipped, and this plugin's optimizer needs stage 0; use bf16",
     ),
     Limit("zero_optimization.offload_optimizer.device", _below(1, _offloads("offload_optimizer")), _STAGE_1),
     Limit(
@@ -196,10 +205,8 @@ def refused(section: Section) -> Iterator[tuple[str, str]]:
             value = value_of(section, limit.key)
             value_text = value if isinstance(value, str) else str(0 if value is None else value).lower()
             yield limit.key, f"{value_text}; {limit.message}"
-    entry, stage = _optimizer(section), stage_of(section)
-    stages = plugin_stages(load_class(entry.name)) if isinstance(entry, PluginEntry) else STAGES[entry.name]
-    if stages[stage]:
-        yield "zero_optimization.stage", f"{stage} {stages[stage]}"
+    if problem := _stages(section)[stage_of(section)]:
+        yield "zero_optimization.stage", f"{stage_of(section)} {problem}"
 
 
 def idle(section: Section) -> Iterator[str]:

@@ -10,6 +10,7 @@ from cogtune.config.leaves import parse_path
 from cogtune.config.schema.checkpointing import Policy
 from cogtune.config.schema.checkpointing import canonical as policy_value
 from cogtune.config.values import Values
+from cogtune.plan.cost.training import zero_stage
 from cogtune.plan.cost.work import Costs, Unmodelled
 from cogtune.plan.stage_cost import StageCost
 
@@ -79,7 +80,7 @@ def _train(costs: Costs, ranks: int) -> Iterator[Remedy]:
     full = policy_value(Policy.FULL.value)
     yield Remedy("args.checkpoint_activations=full", {"args.checkpoint_activations": full, NETWORK_POLICY: full})
     yield _set("deepspeed.train_micro_batch_size_per_gpu", 1)
-    stage = costs.deepspeed.zero_optimization.stage
+    stage = zero_stage(costs.deepspeed)
     if stage > 0:
         yield _set("deepspeed.zero_optimization.offload_optimizer.device", "cpu")
     if stage < 3 and ranks > 1:

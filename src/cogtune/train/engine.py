@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
 
+from cogtune.config.deepspeed_limits import stage_of
 from cogtune.errors import UserError
 from cogtune.runtime.devices import device_for
 from cogtune.train.optim import AdamWEma
@@ -110,6 +111,7 @@ def deepspeed_config(section: dict[str, Any], plan: BatchPlan, device: torch.dev
         raise UserError("deepspeed.fp16.enabled: a CPU cannot train in fp16; set it to false, or use bf16")
     config = {name: value for name, value in section.items() if name not in NOT_FOR_DEEPSPEED and value is not None}
     zero = (config.get("zero_optimization") or {}) | {"load_from_fp32_weights": True, "elastic_checkpoint": False}
+    zero["stage"] = stage_of(section)
     # ZeRO-3 would replace F.linear by a function that adds the bias to the product in place. Activation checkpointing
     # that keeps products would then keep them with their bias, and add it again in the backward pass.
     zero["memory_efficient_linear"] = False

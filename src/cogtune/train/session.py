@@ -53,6 +53,7 @@ from cogtune.train.validation import ClipSet, Validation
 from cogtune.train.validation_draws import affordable, chosen, requested, share_of_training
 from cogtune.work.batches import BatchPlan, plan_batches, total_steps
 from cogtune.work.content_hashes import Source, proven
+from cogtune.work.engine_keys import recorded
 from cogtune.work.inputs import TrainInput
 from cogtune.work.results import TrainSummary
 from cogtune.work.stage_input import read_input
@@ -286,6 +287,7 @@ def _finish(plan: Plan, loop: Loop, module: nn.Module, rank_info: RankInfo) -> N
             base=start.origin(),
             ranks=rank_info.ranks,
             threads_per_rank=plan.threads,
+            engine=recorded(read_input(TrainInput, plan.config).deepspeed),
             start=start.to_dict(),
             **vars(figures(read(folder / "log.jsonl"))),  # pyright: ignore[reportArgumentType]  # LogFigures has its fields
             **result.parameter_counts(module),

@@ -5,6 +5,7 @@ A new key is a field here, and a row in `tests/workflow/test_invalidation.py`, i
 
 from dataclasses import dataclass
 
+from cogtune.work.engine_keys import VOLATILE_KEYS
 from cogtune.work.stage_input import WHOLE, Node, Unread, identity, parts, unread, volatile
 
 _VAE = "model.first_stage_config"
@@ -127,18 +128,7 @@ class TrainInput:
     precisions: Unread = unread(
         "args.bf16", "args.fp16", because="the deepspeed section sets it; kept so that keys do not change"
     )
-    deepspeed: Node = identity(
-        "deepspeed",
-        volatile=(
-            "steps_per_print",
-            "wall_clock_breakdown",
-            "train_micro_batch_size_per_gpu",
-            "gradient_accumulation_steps",
-            "tensorboard",
-            "wandb",
-            "csv_monitor",
-        ),
-    )
+    deepspeed: Node = identity("deepspeed", volatile=tuple(VOLATILE_KEYS))
     micro_batch: int = volatile("deepspeed.train_micro_batch_size_per_gpu")
     log_interval: int = volatile("args.log_interval")
     summary_dir: str = volatile("args.summary_dir")

@@ -24,7 +24,8 @@ class TrainSummary:
 
     ``run``: the job's key. ``base``: what it started from, in words; ``start``: the same for `model.start.Start`. Losses
     are means over a few steps; ``data_wait_fraction``: share of the time that steps waited for data. Steps that moved
-    nothing are ``skipped_steps``, and ``overflowed_steps`` where fp16 looked for its scale; None for none.
+    nothing are ``skipped_steps``, and ``overflowed_steps`` where fp16 looked for its scale; None for none. ``engine``: the
+    volatile keys of `deepspeed` at the last start (`engine_keys`); None in summaries of earlier versions.
     """
 
     run: str
@@ -40,6 +41,7 @@ class TrainSummary:
     skipped_steps: int | None = None
     overflowed_steps: int | None = None
     validation_loss_last: float | None = None
+    engine: dict[str, Any] | None = None
     parameters_trained: int
     parameters_total: int
     peak_memory: PeakMemory

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from cogtune.config.deepspeed_limits import LIMITS, idle, refused
+from cogtune.config import plugins
+from cogtune.config.deepspeed_limits import LIMITS, idle, refused, stage_of
 
 pytestmark = pytest.mark.heavy
 
@@ -85,17 +86,26 @@ def test_what_passes_the_check_trains_with_the_gradients_of_fp32(
         assert all(any(words in message for words in NO_EFFECT) for _, message in problems), problems
 
 
-def test_fp16_without_zero_is_not_scaled_and_not_clipped(seen: dict[tuple[Any, ...], Any]) -> None:
-    """Why it is refused: if this fails, DeepSpeed scales the loss there, and the row can go."""
-    assert seen[0, "fp16", ""]["norm"] < 0.5 * CLIPPED
-    ((key, message),) = refused(section(0, "fp16", ""))
-    assert key == "zero_optimization.stage"
-    assert message.startswith("0; with fp16: ")
-    assert message.endswith("set it to 1, 2 or 3")
+PLUGIN = """
+import torch
+
+class OnTensors(torch.optim.SGD):
+    pass
+"""
 
 
-def test_every_row_is_reached() -> None:
+def test_half_precision_at_stage_0_runs_as_stage_1() -> None:
+    assert [stage_of(section(0, precision, "")) for precision in PRECISIONS] == [0, 1, 1]
+
+
+def test_every_row_is_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugins, "_LISTED", {})
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "whole_tensors.py").write_text(PLUGIN)
+    plugins.allow_plugins(["whole_tensors"], tmp_path)
     cases = [section(*case) for case in CASES]
+    on_tensors = {"optimizer": {"type": "whole_tensors.OnTensors"}}
+    cases += [section(0, "fp16", "") | on_tensors, section(0, "bf16", "low states") | on_tensors]
     cases.append(section(0, "fp16", "") | {"fp16": {"enabled": True, "fp16_master_weights_and_grads": True}})
     cases.append(section(3, "bf16", "") | {"zero_optimization": {"stage": 3, "offload_param": {"device": "nvme"}}})
     cases.append(section(2, "bf16", "low states") | {"optimizer": {"type": "FusedEmaAdam"}})

@@ -73,7 +73,9 @@ class ZeroOptimization(OmitNulls):
     """`zero_optimization`: what is split over the ranks."""
 
     stage: int = key(
-        0, "0: nothing, 1: optimizer, 2: also gradients, 3: also weights; fp16 needs at least 1", choices=[0, 1, 2, 3]
+        0,
+        "0: nothing (with bf16 and fp16 it runs as 1), 1: optimizer, 2: also gradients, 3: also weights",
+        choices=[0, 1, 2, 3],
     )
     contiguous_gradients: bool | None = key(None, "copy gradients into one buffer (DeepSpeed: true)")
     overlap_comm: bool | None = key(None, "reduce during the backward pass")

@@ -49,6 +49,11 @@ def element_bytes(deepspeed: DeepSpeedSection) -> int:
     return 2 if deepspeed.bf16.enabled or deepspeed.fp16.enabled else _FP32
 
 
+def zero_stage(deepspeed: DeepSpeedSection) -> int:
+    """The stage as it runs (`deepspeed_limits.stage_of`), for one of cogtune's optimizers."""
+    return deepspeed.zero_optimization.stage or int(element_bytes(deepspeed) < _FP32)
+
+
 def optimizer_params(deepspeed: DeepSpeedSection) -> AdamParams:
     """The params of one of cogtune's optimizers."""
     return params_of({"target": deepspeed.optimizer.type, "params": deepspeed.optimizer.params})
@@ -97,13 +102,13 @@ def partition(network: Network, stage: int, ranks: int) -> list[int]:
 def checkpoint_bytes(network: Network, deepspeed: DeepSpeedSection) -> float:
     """Bytes of a checkpoint: masters and optimizer state of what trains."""
     masters = _master_bytes(deepspeed) * network.trained_count
-    return masters + optimizer_bytes(deepspeed, partition(network, deepspeed.zero_optimization.stage, 1))
+    return masters + optimizer_bytes(deepspeed, partition(network, zero_stage(deepspeed), 1))
 
 
 def memory(network: Network, deepspeed: DeepSpeedSection, ranks: int) -> Memory:
     """Bytes of one of ``ranks`` processes during a step, without activations."""
     zero = deepspeed.zero_optimization
-    stage, width = zero.stage, element_bytes(deepspeed)
+    stage, width = zero_stage(deepspeed), element_bytes(deepspeed)
     sizes = partition(network, stage, ranks)
     own = sum(sizes)
     weights = width * network.count
@@ -112,7 +117,7 @@ def memory(network: Network, deepspeed: DeepSpeedSection, ranks: int) -> Memory:
     wide = _master_bytes(deepspeed)
     masters = 0.0 if stage == 0 and width == _FP32 else float(wide * own)
     optimizer = optimizer_bytes(deepspeed, sizes)
-    gradients = _gradients(network, zero, width, own, wide)
+    gradients = _gradients(network, zero, stage, width, own, wide)
     host = 0.0
     if _offloads(zero.offload_optimizer) and stage > 0:
         # The step's fp32 gradients are on the CPU too.
@@ -127,12 +132,12 @@ def _master_bytes(deepspeed: DeepSpeedSection) -> int:
     return 2 if deepspeed.bf16.bf16_optimizer_states else _FP32
 
 
-def _gradients(network: Network, zero: ZeroOptimization, width: int, own: int, wide: int) -> float:
+def _gradients(network: Network, zero: ZeroOptimization, stage: int, width: int, own: int, wide: int) -> float:
     """Gradients in the compute precision: all of them, or the rank's part and the buckets of the reduce. In addition,
     during the step, the rank's part with ``wide`` bytes per number."""
-    offloaded = _offloads(zero.offload_optimizer) and zero.stage > 0
+    offloaded = _offloads(zero.offload_optimizer) and stage > 0
     step = 0.0 if width == _FP32 or offloaded else float(wide * own)
-    if zero.stage < 2:
+    if stage < 2:
         return float(width * network.trained_count) + step
     bucket = min(zero.reduce_bucket_size or REDUCE_BUCKET_SIZE, network.trained_count)
     buckets = width * bucket * (2 if zero.overlap_comm else 1)

@@ -117,6 +117,7 @@ VOLATILE = [
     ("log_interval: 1", "log_interval: 2\n  snapshot_interval: 5"),
     ("steps_per_print: 50", "flops_profiler: {enabled: true}\n  steps_per_print: 49"),
     ("overlap_comm: true", "overlap_comm: false"),
+    ("zero_optimization: {stage: 2", "zero_optimization: {stage: 1"),
 ]
 """Of each kind one; `tests/unit/work/test_engine_keys.py` has all keys of deepspeed."""
 

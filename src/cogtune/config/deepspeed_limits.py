@@ -160,6 +160,12 @@ LIMITS = (
         "has no effect when ZeRO splits the gradients (stage 2 and higher); remove it",
     ),
     Limit(
+        "zero_optimization.round_robin_gradients",
+        _set("zero_optimization.round_robin_gradients", False),
+        "DeepSpeed then reads master weights in the wrong order (stages 1 and 2), so the weights that a training writes would "
+        "be mixed up; remove it",
+    ),
+    Limit(
         "data_types.grad_accum_dtype", _below(1, _other_accumulation),
         "must equal the training precision at ZeRO stage 0; set zero_optimization.stage to 1, 2 or 3, or remove it",
     ),

@@ -12,6 +12,7 @@ from cogtune.config.deepspeed_limits import stage_of, value_of
 _PRINTED = "only prints or writes reports"
 _SAME_BATCH = "args.global_batch_size names the batch; these only cut it into passes"
 _TRANSFER = "when, and in pieces of which size, the same numbers are sent"
+_LAYOUT = "which device holds which numbers; a checkpoint has them by name, for any layout"
 _ALWAYS = "has one value in every training"
 _ROUNDING = "rounds weights or gradients that are sent"
 _ACCUMULATED = "rounds sums of gradients"
@@ -35,11 +36,18 @@ VOLATILE_KEYS: dict[str, str] = {
         ),
         _TRANSFER,
     ),
+    **dict.fromkeys(
+        (
+            "zero_optimization.stage", "zero_optimization.offload_optimizer", "zero_optimization.offload_param",
+            "zero_optimization.sub_group_size", "zero_optimization.stage3_param_persistence_threshold",
+            "zero_optimization.stage3_model_persistence_threshold", "zero_optimization.round_robin_gradients",
+        ),
+        _LAYOUT,
+    ),
     "zero_optimization.ignore_unused_parameters": "only decides whether a parameter without gradient is an error",
     "zero_optimization.load_from_fp32_weights": _ALWAYS,
 }  # fmt: skip
 
-_LAYOUT = "decides which rank holds which numbers, and checkpoints are cut that way"
 IDENTITY_KEYS: dict[str, str] = {
     "optimizer": "what a step does",
     "gradient_clipping": "what a step does",
@@ -49,14 +57,6 @@ IDENTITY_KEYS: dict[str, str] = {
         ("zero_optimization.zero_quantized_weights", "zero_optimization.zero_quantized_gradients"), _ROUNDING
     ),
     "data_types": _ACCUMULATED,
-    **dict.fromkeys(
-        (
-            "zero_optimization.stage", "zero_optimization.offload_optimizer", "zero_optimization.offload_param",
-            "zero_optimization.round_robin_gradients", "zero_optimization.sub_group_size",
-            "zero_optimization.stage3_param_persistence_threshold", "zero_optimization.stage3_model_persistence_threshold",
-        ),
-        _LAYOUT,
-    ),
 }  # fmt: skip
 """Key below `deepspeed`, with everything below it -> the reason."""
 

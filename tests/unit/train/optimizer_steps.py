@@ -54,7 +54,7 @@ def weights(name: str, stage: int, rank: int, ranks: int) -> Tensor:
         x = torch.randn(BATCH, 64, generator=torch.Generator().manual_seed(step))[rank * micro : (rank + 1) * micro]
         engine.backward((engine(x) - x.flip(1)).square().mean())
         take_step(engine, 2e-3)
-    return torch.cat([tensor.flatten() for _, tensor in full_tensors(engine, module)])
+    return torch.cat([tensor.flatten() for tensor in full_tensors(engine, module)])
 
 
 def main() -> None:

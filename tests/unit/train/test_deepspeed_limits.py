@@ -114,6 +114,8 @@ def test_every_row_is_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     cases += [
         section(2, "bf16", variant) | {"optimizer": {"type": "AdamW8bit"}} for variant in ("offload", "low states")
     ]
+    cases.append({"zero_optimization": {"stage": 2, "round_robin_gradients": True}})
+    cases += [section(0, "fp32", "offload"), section(0, "fp32", "") | {"data_types": {"grad_accum_dtype": "bf16"}}]
     packages = {"tensorboard.enabled": "tensorboard", "wandb.enabled": "wandb", "optimizer.type": "bitsandbytes"}
     for limit in LIMITS:
         absent = limit.key not in packages or find_spec(packages[limit.key]) is None

@@ -17,6 +17,7 @@ from cogtune.config import registry
 from cogtune.config.annotate import flow
 from cogtune.config.hints import Sections
 from cogtune.config.key_types import describe, members
+from cogtune.config.optimizers import UNSUPPORTED
 from cogtune.config.schema.common import Field, fields_of
 from cogtune.config.schema.deepspeed import REFUSED
 from cogtune.config.schema.text import EmbedderKeys
@@ -92,6 +93,9 @@ def markdown() -> str:
     parts.append("## Not supported\n\nThe default is accepted; any other value is an error.\n")
     refused = [(field.key.refused, where) for where, field in _all()]
     parts.append(_by_reason(refused + [(why, f"deepspeed.{name}") for name, why in REFUSED.items()]))
+    parts.append("### Optimizers\n\nNames that `deepspeed.optimizer.type` refuses, in any case.\n")
+    written = {name: why for name, why in UNSUPPORTED.items() if name != name.lower() or "." in name}
+    parts.append(_rows(("names", "reason"), [(", ".join(names), why) for why, names in _grouped(written)]))
     return "\n".join(parts)
 
 

@@ -36,8 +36,8 @@ def value_of(section: Section, key: str) -> Any:
 
 
 def stage_of(section: Section) -> int:
-    """ZeRO's stage, as it runs. With bf16 or fp16, stage 0 runs as 1: DeepSpeed's wrapper without ZeRO accumulates
-    gradients in half precision and does not scale the loss of fp16. Only a plugin that needs whole tensors stays at 0."""
+    """ZeRO's stage, as it runs. With bf16 or fp16, stage 0 runs as 1, so that all stages share one code path: DeepSpeed's
+    wrapper without ZeRO does not scale the loss of fp16. Only a plugin that needs whole tensors stays at 0."""
     stage = value_of(section, "zero_optimization.stage") or 0
     half = any(value_of(section, f"{name}.enabled") for name in ("bf16", "fp16"))
     return 1 if stage == 0 and half and not _stages(section)[1] else stage

@@ -28,8 +28,11 @@ UNSUPPORTED = {
     **dict.fromkeys(("Adam8bit", "PagedAdamW8bit", "Lion8bit", "AdamW4bit", "AdamWFp8"), _BITS),
     **dict.fromkeys(
         ("Lion", "FusedLion", "DeepSpeedCPULion", "Adagrad", "DeepSpeedCPUAdagrad", "SGD", "RMSprop", "RAdam", "NAdam",
-         "Adan", "AdEMAMix", "Sophia", "AdamWScheduleFree"), _ELEMENTWISE,
+         "Adan", "AdEMAMix"), _ELEMENTWISE,
     ),
+    "Sophia": "it estimates the curvature by further backward passes, which the loop does not make; use AdamW",
+    "AdamWScheduleFree": "validation and export need other weights than the steps, and the loop sets the rate of each step; "
+    "use FusedEmaAdam, or AdamW",
     "torch.optim.Adam": "its decay is L2, DeepSpeed's Adam decouples it; set type: Adam, with adam_w_mode: false for L2",
 }  # fmt: skip
 UNSUPPORTED |= {name.lower(): why for name, why in UNSUPPORTED.items() if "." not in name}

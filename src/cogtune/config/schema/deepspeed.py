@@ -201,7 +201,8 @@ class AdamParams:
 
 @dataclass(kw_only=True)
 class AdamW8bitParams(AdamParams):
-    """`optimizer.params` of AdamW8bit: AdamW whose moments take 8 bits each, from the package bitsandbytes. GPU only."""
+    """`optimizer.params` of AdamW8bit: AdamW whose moments take 8 bits each, from the package bitsandbytes. GPU only. A
+    training resumes only with the same number of ranks and ZeRO stage: blocks of moments share a scale."""
 
     amsgrad: bool = key(False, "use the maximum of the second moment", refused="bitsandbytes has no amsgrad")
     adam_w_mode: bool = key(True, "decoupled decay", refused="AdamW8bit always decouples it")

@@ -61,6 +61,29 @@ _OF_THE_FILE = frozenset({
 ENOMEM, EAGAIN, ESTALE, ETIMEDOUT, ENOTCONN (a lost mount) … An unknown number fails the stage rather than lose a clip."""
 
 
+_REQUESTED = re.compile(r"tried to allocate ([\d.]+ ?\w+)", re.I)
+_CAPACITY = re.compile(r"GPU (\d+) has a total capacity of ([\d.]+ \w+) of which ([\d.]+ \w+) is free", re.I)
+
+
+class NoMemoryError(UserError):
+    """Memory ran out. ``gpu``: that of a GPU; ``request``: what was requested and what the device has, as far as known."""
+
+    def __init__(self, text: str) -> None:
+        self.gpu = "CUDA" in text
+        requested, capacity = _REQUESTED.search(text), _CAPACITY.search(text)
+        parts = [f"it requested {_gib(requested[1])} more"] if requested else []
+        parts += [f"GPU {capacity[1]} has {capacity[2]}, of which {capacity[3]} is free"] if capacity else []
+        self.request = "; ".join(parts)
+        first = text.splitlines()[0][:200] if text else "MemoryError"
+        super().__init__(f"out of {'GPU memory' if self.gpu else 'memory'} ({first}); {_MEMORY}")
+
+
+def _gib(size: str) -> str:
+    """``20.00 GiB`` as it is; ``4611686018427387904 bytes`` in GiB."""
+    count, _, unit = size.partition(" ")
+    return f"{int(count) / 2**30:.2f} GiB" if unit == "bytes" else size
+
+
 def explain(error: BaseException) -> UserError | None:
     """The UserError for ``error`` or one of its causes; None if it is not an error of the machine."""
     seen: set[int] = set()
@@ -119,8 +142,7 @@ def is_not_writable(error: OSError) -> bool:
 def _explain(error: BaseException) -> UserError | None:
     text = str(error).strip()
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _NO_MEMORY.search(text)):
-        where = "GPU memory" if "CUDA" in text else "memory"
-        return UserError(f"out of {where} ({text.splitlines()[0][:200] if text else 'MemoryError'}); {_MEMORY}")
+        return NoMemoryError(text)
     code = error.errno if isinstance(error, OSError) else None
     match = None if code is not None else _CODE.search(text)
     if match is not None and not isinstance(error, UserError):

@@ -18,10 +18,11 @@ from cogtune.stages.job import Job
 from cogtune.stages.latents import accepted
 from cogtune.stages.preprocess import clips_of
 from cogtune.stages.run_counts import RunCounts
-from cogtune.stages.train_costs import model_flops
+from cogtune.stages.train_costs import model_flops, out_of_memory
 from cogtune.stages.validation_sets import validation_sets
 from cogtune.stages.watch_training import TrainingPage
 from cogtune.train import checkpoint, result, snapshot
+from cogtune.train.ends import RankMemoryError
 from cogtune.train.joined import World, run_joined_ranks
 from cogtune.train.launch import run_ranks
 from cogtune.train.rank_log import RANK_LOG, RankLog
@@ -173,6 +174,8 @@ def _train(job: Job[TrainInput]) -> None:
     except KeyboardInterrupt:
         _say_stopped(folder, reports)
         raise Interrupted from None
+    except RankMemoryError as error:
+        raise out_of_memory(job, error.error) from None
     if not done:
         _say_stopped(folder, reports)
         raise Stopped(

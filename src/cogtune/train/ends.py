@@ -9,6 +9,7 @@ from typing import Any
 
 from cogtune.errors import UserError
 from cogtune.runtime import slurm
+from cogtune.runtime.failures import NoMemoryError
 from cogtune.runtime.oom import oom_kills
 from cogtune.runtime.stopping import STOPPED
 
@@ -19,22 +20,35 @@ _KILLS = (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.S
 @dataclass(frozen=True)
 class RankError:
     """The error that a rank left. ``time``: orders the errors of one start: seconds since the epoch, or on several machines
-    a count; ``expected``: the message is for the user as it is."""
+    a count; ``expected``: the message is for the user as it is. ``memory``: "GPU" or "CPU" if it ran out of memory, with
+    ``request``: what it requested and what the device has."""
 
     rank: int
     time: float
     message: str
     expected: bool
     traceback: str
+    memory: str = ""
+    request: str = ""
 
     @classmethod
     def of(cls, rank: int, error: BaseException, expected: bool, traceback: str) -> "RankError":
         """``error`` as it is now."""
-        return cls(rank, time.time(), f"{error}", expected, traceback)
+        out = error if isinstance(error, NoMemoryError) else None
+        memory, request = ("GPU" if out.gpu else "CPU", out.request) if out else ("", "")
+        return cls(rank, time.time(), f"{error}", expected, traceback, memory, request)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self)
+
+
+class RankMemoryError(UserError):
+    """A rank ran out of memory, as ``error`` says. The stage adds what needs less."""
+
+    def __init__(self, error: RankError) -> None:
+        super().__init__(error.message)
+        self.error = error
 
 
 @dataclass(frozen=True)
@@ -81,8 +95,8 @@ def outcome(ends: Sequence[RankEnd], received: Sequence[int], log: Path) -> bool
 
 
 def verdict(ends: Sequence[RankEnd], stop_requested: bool, log: Path) -> bool:
-    """True if all ranks are done, False if they were stopped. Raises UserError, or RuntimeError with a traceback, for
-    the rank that failed first: others fail because their peer is gone."""
+    """True if all ranks are done, False if they were stopped. Raises UserError (RankMemoryError if memory ran out), or
+    RuntimeError with a traceback, for the rank that failed first: others fail because their peer is gone."""
     if all(end.code == 0 for end in ends):
         return True
     errors = sorted((end.error for end in ends if end.error), key=lambda error: error.time)
@@ -91,6 +105,8 @@ def verdict(ends: Sequence[RankEnd], stop_requested: bool, log: Path) -> bool:
         raise UserError(
             f"training did not finish: {_killed(killed)}. Run the same command again to resume. Output of the ranks: {log}"
         )
+    if errors and errors[0].memory:
+        raise RankMemoryError(errors[0])
     if errors and errors[0].expected:
         raise UserError(errors[0].message)
     if stop_requested or any(end.code in (STOPPED, -signal.SIGTERM) for end in ends):

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 _OF_SLURM = {"RANK": "SLURM_PROCID", "LOCAL_RANK": "SLURM_LOCALID", "WORLD_SIZE": "SLURM_NTASKS"}
 """Set by srun for each task of a step, which no other program changes before this one reads them."""
 
+ALLOCATOR = {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF"}
+"""A user's own settings of PyTorch's allocator."""
+
 
 def main() -> None:
     """Train, or write the error for the starting process. Exit codes: 0 done, 143 stopped after a checkpoint, 1 error."""
@@ -33,6 +36,7 @@ def main() -> None:
     from cogtune.runtime.children import die_with_parent
     from cogtune.runtime.log import log_to_terminal
 
+    prepare_allocator()
     if parent := os.environ.get("COGTUNE_PARENT"):
         die_with_parent(int(parent))
     parser = argparse.ArgumentParser("python -m cogtune.train.worker", description="One rank of training.")
@@ -48,6 +52,15 @@ def main() -> None:
     except BaseException as error:
         rank.fail(error)
     rank.leave(0 if finished else STOPPED)
+
+
+def prepare_allocator() -> None:
+    """On a machine with GPUs, let the blocks of PyTorch's allocator grow, unless the user has settings: they are less
+    fragmented, as activations and ZeRO's buckets differ in size. Call it before torch is imported."""
+    from cogtune.runtime.machines import gpu_count
+
+    if gpu_count() and not os.environ.keys() & ALLOCATOR:
+        os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
 
 
 class Rank:

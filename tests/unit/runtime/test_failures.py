@@ -12,6 +12,7 @@ import torch
 from safetensors.numpy import save_file
 
 from cogtune import __main__ as main
+from cogtune.commands import config
 from cogtune.errors import UserError
 from cogtune.runtime import atomic
 from cogtune.runtime.failures import explain, explained
@@ -102,7 +103,7 @@ def test_the_command_ends_with_one_sentence_and_code_1(
     def fail(*given: Any) -> int:
         raise PermissionError(errno.EACCES, "Permission denied", "store/slices/x.json")
 
-    monkeypatch.setattr(main.config, "run", fail)
+    monkeypatch.setattr(config, "run", fail)
     assert main.main(["config", "explain", "args.seed"]) == 1
     said = capsys.readouterr().err
     assert said.startswith("cogtune: store/slices/x.json: no write permission")

@@ -10,8 +10,15 @@ import pytest
 from cogtune.data.rows import Pair, Rejected
 from cogtune.data.store import ShardReader, ShardWriter
 from cogtune.errors import UserError
-from cogtune.stages import train
+from cogtune.plan.remedies import savings
+from cogtune.plan.stage_costs import TrainCost
+from cogtune.runtime import machines
+from cogtune.stages import train, train_costs
+from cogtune.stages.job import Job
+from cogtune.stages.train_costs import costs_of
+from cogtune.train.ends import RankError, RankMemoryError
 from cogtune.work.batches import BatchMemo
+from cogtune.work.inputs import TrainInput
 from tests.unit.stages.finished import Finished
 
 
@@ -94,3 +101,47 @@ def test_a_training_that_starts_notes_its_global_batch(finished: Finished, monke
         train._train(job)
     clips = job.input.global_batch
     assert BatchMemo(job.store, "0123456789ab").read() == (clips, job.key)
+
+
+def out_of_memory(memory: str, monkeypatch: pytest.MonkeyPatch, job: Job[TrainInput]) -> str:
+    """The message of the stage when rank 1 runs out of memory."""
+    error = RankError(1, 0.0, "out of memory", True, "Traceback", memory, "it requested 20.00 GiB more")
+
+    def fail(*_: object) -> bool:
+        raise RankMemoryError(error)
+
+    monkeypatch.setattr(train, "run_ranks", fail)
+    with pytest.raises(UserError) as caught:
+        train._train(job)
+    return str(caught.value)
+
+
+def test_out_of_memory_names_settings_by_what_they_save(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The figures are the cost model's, as `cogtune plan` has them."""
+    job = finished.job("train")
+    first, *ways, last = out_of_memory("CPU", monkeypatch, job).splitlines()
+    options = savings("train", TrainCost(costs_of(job)), job.ranks)
+    assert first.startswith(
+        "rank 1 of training is out of memory (it requested 20.00 GiB more). By the cost model a rank needs"
+    )
+    texts = [option.remedy.text for option in options]
+    assert [way.strip().partition(": ")[0] for way in ways] == [text for text in texts if "offload" not in text]
+    assert [option.bytes for option in options] == sorted(option.bytes for option in options)
+    assert "another training" in next(way for way in ways if "max_num_frames" in way)
+    assert last.endswith("then run the same command again: the training resumes from its last checkpoint")
+
+
+def test_host_memory_on_a_machine_with_gpus_is_another_matter(
+    finished: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = machines.find("H100")
+    assert device is not None
+    monkeypatch.setattr(train_costs, "here", lambda: machines.Machine(device))
+    message = out_of_memory("CPU", monkeypatch, finished.job("train"))
+    assert "of CPU memory together: use fewer ranks on this machine" in message
+    message = out_of_memory("GPU", monkeypatch, finished.job("train"))
+    assert message.startswith(
+        "rank 1 of training is out of GPU memory (it requested 20.00 GiB more). By the cost model a rank"
+    )
+    assert "libraries" not in message
+    assert "offload_optimizer.device=cpu: " in message

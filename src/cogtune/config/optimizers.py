@@ -32,7 +32,7 @@ UNSUPPORTED = {
     ),
     "Sophia": "it estimates the curvature by further backward passes, which the loop does not make; use AdamW",
     "AdamWScheduleFree": "validation and export need other weights than the steps, and the loop sets the rate of each step; "
-    "use FusedEmaAdam, or AdamW",
+    "use AdamW, or FusedEmaAdam for an average",
     "torch.optim.Adam": "its decay is L2, DeepSpeed's Adam decouples it; set type: Adam, with adam_w_mode: false for L2",
 }  # fmt: skip
 UNSUPPORTED |= {name.lower(): why for name, why in UNSUPPORTED.items() if "." not in name}

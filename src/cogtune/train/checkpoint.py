@@ -71,7 +71,7 @@ class Checkpoints:
     def __init__(self, engine: Any, folder: Path, keep: int) -> None:
         self.engine, self.folder, self.keep = engine, folder, keep
         self._rank, self._ranks = dist.get_rank(), dist.get_world_size()
-        self._writers = dist.new_group(backend="gloo", timeout=_LONGEST_WRITE)  # for the threads; training goes on
+        self._writers: Any = dist.new_group(backend="gloo", timeout=_LONGEST_WRITE)  # for the threads; training goes on
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 

@@ -59,7 +59,7 @@ class AdamWEma(torch.optim.AdamW):
             self._counts[p] = _Count(step, step._version, n)
             by_step.setdefault(n, []).append(p)
         for n, stepped in by_step.items():  # one n, unless a parameter had no gradient in an earlier step
-            torch._foreach_lerp_([self.state[p][SHADOW] for p in stepped], stepped, 1 - self.decay_after(n))
+            torch._foreach_lerp_([self.state[p][SHADOW] for p in stepped], stepped, 1 - self.decay_after(n))  # pyright: ignore[reportPrivateImportUsage]
         return loss
 
     def decay_after(self, n: int) -> float:

@@ -1,6 +1,7 @@
 """Names and params of optimizers: what they mean, or why they are not accepted."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,7 +45,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("section", "key"), BAD, ids=[key for _, key in BAD])
-def test_combinations_that_do_nothing_are_refused(section: dict, key: str) -> None:
+def test_combinations_that_do_nothing_are_refused(section: dict[str, Any], key: str) -> None:
     assert key in dict(refused(section))
 
 

@@ -197,7 +197,7 @@ def _rank(root: Path, rank: int, ranks: int, meeting: Path, work: list[list[dict
     connect(RankInfo(rank, ranks, rank), f"file://{meeting}")
     for arguments in work:
         cases = [Case(**values) for values in arguments]
-        outcome = undisturbed(*cases, root) if len(cases) == 1 else resumed(cases[0], cases[1], root)
+        outcome = undisturbed(cases[0], root) if len(cases) == 1 else resumed(cases[0], cases[1], root)
         if rank == 0:
             (root / f"{'--'.join(case.name for case in cases)}.json").write_text(json.dumps(outcome))
         dist.barrier()

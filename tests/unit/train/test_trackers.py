@@ -15,8 +15,8 @@ pytestmark = pytest.mark.heavy
 
 def started(folder: Path, start: int, last: int, shift: float, close: bool = True) -> None:
     """One start: the steps after ``start``; values show which start made them."""
-    where = {name: str(folder / name) for name in ("tensorboard", "csv")}
-    trackers = open_trackers(Tracking(str(folder), **where), start, {})
+    where = Tracking(str(folder), tensorboard=str(folder / "tensorboard"), csv=str(folder / "csv"))
+    trackers = open_trackers(where, start, {})
     for step in range(start + 1, last + 1):
         trackers.add({"train/loss": step + shift}, step)
         if step % 4 == 0:

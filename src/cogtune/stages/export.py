@@ -33,7 +33,7 @@ from cogtune.stages.run_counts import RunCounts
 from cogtune.stages.train import start_of, start_sources
 from cogtune.train import result
 from cogtune.work.content_hashes import proven
-from cogtune.work.export_formats import BESIDE_DEFAULT
+from cogtune.work.export_formats import written_formats
 from cogtune.work.inputs import ExportInput, TrainInput
 from cogtune.work.results import INDEX, ExportedFormat, ExportIndex, ForeignCheck, read_index
 
@@ -70,7 +70,7 @@ def run(job: Job[ExportInput]) -> ExportCounts:
     if not index:
         remove_own(folder)  # left by a run that was killed before it wrote index.json
     default = index.format if index else _default(job)
-    formats = dict.fromkeys([default, *BESIDE_DEFAULT.get(default, ()), *job.input.formats])
+    formats = written_formats(default, job.input.formats)
     missing_formats = [name for name in formats if index is None or name not in index.formats]
     if index is None or missing_formats:
         index = _export(job, folder, index, missing_formats)

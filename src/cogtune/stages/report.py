@@ -11,15 +11,16 @@ from cogtune.evaluation.report import gather, page
 from cogtune.evaluation.report.file_names import clip_names, sample_names
 from cogtune.evaluation.report.provenance import commit, versions, weights_of
 from cogtune.evaluation.report.publish import publish, to_json
-from cogtune.evaluation.report.report_data import LossPoint, ReportData, ReportRow
+from cogtune.evaluation.report.report_data import Exported, LossPoint, ReportData, ReportRow
 from cogtune.evaluation.sample_figures import SampleFigures, read_metrics, read_per_sample, with_names
 from cogtune.runtime.paths import inside, named_folder
 from cogtune.stages.job import Job
 from cogtune.stages.report_setup import About
 from cogtune.stages.run_counts import RunCounts
 from cogtune.work import training_log
-from cogtune.work.inputs import ReportInput, SampleInput
-from cogtune.work.results import read_index, read_summary
+from cogtune.work.export_formats import written_formats
+from cogtune.work.inputs import ExportInput, ReportInput, SampleInput
+from cogtune.work.results import ExportIndex, read_index, read_summary
 from cogtune.work.results_folder import link_training
 from cogtune.work.volatile import ReportRun
 
@@ -31,6 +32,7 @@ def run(job: Job[ReportInput]) -> RunCounts:
     figures = Figures.of(job)
     trained = "train" in job.upstream
     index = read_index(job.items_dir("export")) if trained else None
+    exports = _exports(job, index) if index else []
     about = About(job, this_run, figures.strips)
     data = ReportData(
         experiment=this_run.experiment,
@@ -41,11 +43,11 @@ def run(job: Job[ReportInput]) -> RunCounts:
         validation=figures.validation,
         data=about.data,
         stages=gather.stages(job.store / "records", job.upstream),
-        exports=gather.exports(index) if index else [],
+        exports=exports,
         config_yaml=this_run.config_yaml,
         run=_identity(job),
         setup=about.setup(index),
-        use=about.use(gather.exports(index)) if index else None,
+        use=about.use(exports) if index else None,
         command=this_run.command,
         made_from=this_run.made_from,
     )
@@ -67,6 +69,11 @@ def run(job: Job[ReportInput]) -> RunCounts:
         link_training(job.results, target(job), job.upstream["train"], job.job_dir("train") / "checkpoints")
     publish(target(job), job.key, texts, _links(job), files=_files(job, figures.samples, names))
     return RunCounts(made=1, reused=0)
+
+
+def _exports(job: Job[ReportInput], index: ExportIndex) -> list[Exported]:
+    formats = job.upstream_job("export", ExportInput).input.formats
+    return gather.exports(index, written_formats(index.format, formats))
 
 
 def target(job: Job[ReportInput]) -> Path:

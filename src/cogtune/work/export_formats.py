@@ -1,6 +1,6 @@
 """The formats that an export adds to its default one."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cogtune.config.build import params_of
@@ -9,6 +9,11 @@ from cogtune.config.schema.dit import DiffusionTransformerParams
 
 BESIDE_DEFAULT = {"diffusers_lora": ("comfyui_lora",)}
 """Default format -> formats that are always written beside it."""
+
+
+def written_formats(default: str, formats: Iterable[str]) -> list[str]:
+    """What an export with ``args.export_formats`` writes: also the ``default`` format, and those beside it."""
+    return list(dict.fromkeys([default, *BESIDE_DEFAULT.get(default, ()), *formats]))
 
 
 def export_formats(values: Mapping[str, Any]) -> list[str]:

@@ -128,6 +128,14 @@ _SMALLEST_TEXT = """[...document.querySelectorAll('svg text')].filter((text) => 
 _SMALLEST_WORDS = """[...document.querySelectorAll('body *')].filter((one) => one.checkVisibility() && !one.closest('svg')
   && [...one.childNodes].some((node) => node.nodeType === 3 && node.data.trim()))
   .reduce((least, one) => Math.min(least, parseFloat(getComputedStyle(one).fontSize)), 99)"""
+_UNEVEN = """[...document.querySelectorAll('.strip .videos')].filter((videos) => {
+  const rows = {};
+  for (const video of videos.children) { const {top} = video.getBoundingClientRect(); rows[top] = (rows[top] ?? 0) + 1; }
+  return videos.children.length <= 4 && new Set(Object.values(rows)).size > 1;
+}).length"""
+"""Samples whose videos wrap to rows of different lengths, such as 2 + 1."""
+_TALL_CAPTIONS = """[...document.querySelectorAll('.caption')].filter((one) =>
+  one.clientHeight > 3.2 * parseFloat(getComputedStyle(one).lineHeight)).length"""
 _OPEN_ALL = "document.querySelectorAll('details').forEach((one) => one.open = true)"
 
 
@@ -136,6 +144,8 @@ _OPEN_ALL = "document.querySelectorAll('details').forEach((one) => one.open = tr
 def test_nothing_overflows_and_charts_are_readable(browser: Any, pages: Path, name: str, width: int) -> None:
     with Tab(browser, pages / f"{name}.html", width) as tab:
         assert tab.evaluate(_SMALLEST_TEXT) >= 11
+        assert tab.evaluate(_UNEVEN) == 0
+        assert tab.evaluate(_TALL_CAPTIONS) == 0
         tab.evaluate(_OPEN_ALL)
         assert tab.evaluate(_SMALLEST_WORDS) >= 11
         assert tab.evaluate("document.documentElement.scrollWidth") <= width

@@ -69,7 +69,8 @@ def printed(project: Path, *overrides: str) -> Use:
     (results / "export").unlink(missing_ok=True)
     (results / "export").symlink_to(made.job("export").items_dir())
     about = About(made.job("report"), ReportRun("mine", ""), [ReportRow('a "fox"', "fox", [])])
-    return about.use(gather.exports(read_index(made.job("export").items_dir())))
+    index = read_index(made.job("export").items_dir())
+    return about.use(gather.exports(index, index.formats))
 
 
 @pytest.mark.parametrize("kind", [LORA, ()], ids=["lora", "full"])

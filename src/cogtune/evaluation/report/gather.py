@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -115,8 +115,9 @@ def _damaged(path: Path, expected: str) -> DamagedError:
     return DamagedError(f"{path}: expected {expected}; {how_to_repair(path.parent)}")
 
 
-def exports(index: ExportIndex) -> list[Exported]:
-    """The formats in the index of an export folder."""
+def exports(index: ExportIndex, formats: Collection[str]) -> list[Exported]:
+    """What the index of an export folder says about ``formats``, those of the experiment. The folder may have more: other
+    experiments share it."""
     return [
         Exported(
             name,
@@ -128,6 +129,7 @@ def exports(index: ExportIndex) -> list[Exported]:
             entry.foreign.why or "",
         )
         for name, entry in index.formats.items()
+        if name in formats
     ]
 
 

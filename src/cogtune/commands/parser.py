@@ -2,12 +2,13 @@
 
 import argparse
 
-from cogtune.commands import config, doctor, new, plan, run, stage, store, sweep, weights
+from cogtune.commands import config, doctor, new, plan, run, stage, store, sweep, watch, weights
 
 _EXAMPLES = """examples:
   cogtune new mine --data "my clips" --model cogvideox-5b --lora --device 4090
   cogtune plan mine
   cogtune run mine
+  cogtune watch mine
   cogtune sample mine --prompt "a rabbit waves" --strength 0 0.5 1
   cogtune plan demo_lora --device H100 -- deepspeed.optimizer.params.lr=1e-4
   cogtune plan --base config/cogvideox_5b.yaml config/sft.yaml --clips 100 --device H100 --ranks 8
@@ -34,6 +35,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (new, plan, run, stage, sweep, config, weights, store, doctor):
+    for module in (new, plan, run, watch, stage, sweep, config, weights, store, doctor):
         module.add_to(commands)
     return parser

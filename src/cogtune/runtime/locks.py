@@ -101,6 +101,29 @@ def holder(path: Path, silent: float = 3600.0) -> str:
     return "" if is_dead(newest.owner, silence, Timing(stale=silent, unnamed=silent)) else _name(newest)
 
 
+@dataclass(frozen=True)
+class Sign:
+    """What a lock says of its last owner. ``name``: for messages; ``silence``: seconds since its last sign of life, by the
+    clocks of two machines if it runs on another; ``released``: it ended; ``gone``: its process on this machine is gone."""
+
+    name: str
+    silence: float
+    released: bool
+    gone: bool
+
+
+def last_sign(path: Path) -> Sign | None:
+    """What the lock ``path`` says; None if there is no lock. It only looks."""
+    newest = _newest(path) if path.is_dir() else None
+    if newest is None:
+        return None
+    silence = max(0.0, time.time() - newest.stamp / 1e9)
+    released = bool(newest.owner.get("released"))
+    never = Timing(stale=math.inf, unnamed=math.inf)
+    name = _name(newest) if "pid" in newest.owner else "a process"
+    return Sign(name, silence, released, gone=not released and is_dead(newest.owner, silence, never))
+
+
 def _acquire(folder: Path, timing: Timing, patience: float) -> _Claim:
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise UserError(f"{folder}: expected a folder (a lock), found a link or a file; remove it")

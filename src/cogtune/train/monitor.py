@@ -113,6 +113,7 @@ class Monitor:
             mfu=None if mfu is None else round(mfu, 4),
             peak_memory_mib=peak.host_mib if peak.gpu_mib is None else peak.gpu_mib,
             skipped_steps=len(self.skips.steps),
+            total_steps=self.steps,
         )
 
     def _loss_mean(self) -> float | None:

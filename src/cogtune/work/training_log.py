@@ -26,7 +26,8 @@ class StepRow:
 
     Every `args.log_interval` steps a row also has ``loss_mean``, the mean loss of the last `AVERAGED` steps;
     ``seconds_mean``, ``tokens_per_second`` and ``mfu`` (model FLOPs utilisation, 0 to 1; only on known GPUs) over the steps
-    since the last such row; ``peak_memory_mib`` of the first rank, on its GPU if it has one; and ``skipped_steps`` so far.
+    since the last such row; ``peak_memory_mib`` of the first rank, on its GPU if it has one; and ``skipped_steps`` so far;
+    and ``total_steps`` of the training.
     """
 
     step: int
@@ -44,6 +45,7 @@ class StepRow:
     mfu: float | None = None
     peak_memory_mib: float | None = None
     skipped_steps: int | None = None
+    total_steps: int | None = None
 
 
 RAW_WEIGHTS, AVERAGE_WEIGHTS = "raw", "ema"
@@ -156,7 +158,7 @@ def scalars(row: Row) -> dict[str, float]:
         named |= {f"quarter_{i}": loss for i, loss in enumerate(row.bands or [], start=1)}
     else:
         prefix, named = "train", to_json(row)
-        del named["step"]
+        named = {name: value for name, value in named.items() if name not in ("step", "total_steps")}
     numbers = ((name, value) for name, value in named.items() if isinstance(value, int | float))
     return {
         f"{prefix}/{name}": float(value)

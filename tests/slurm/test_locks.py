@@ -1,4 +1,4 @@
-"""A job whose work another live job does frees its allocation, and continues when that one has ended."""
+"""A job whose work another live job does frees its allocation, and continues when that one has ended; what a requeue is of."""
 
 import shlex
 import sys
@@ -43,6 +43,20 @@ def test_a_job_leaves_its_node_while_another_job_does_its_work(cluster: Cluster,
     cluster.start_now(job)
     assert cluster.wait_for(job, "COMPLETED", seconds=180).restarts == 1, output(cluster, job)
     assert (fresh.root / "results/.receipts" / f"{key}.json").exists()
+
+
+def test_only_the_stopped_task_of_an_array_is_requeued(cluster: Cluster) -> None:
+    """The last task has the number of the whole array."""
+    stopped = "from cogtune.runtime.slurm import requeue_if_taken; print(requeue_if_taken(True, 9))"
+    script = f"[ $SLURM_ARRAY_TASK_ID = 0 ] || {python(stopped)}; sleep 600"
+    array = cluster.sbatch(script, "--array=0-1", "--mem=100", "--requeue")
+
+    def tasks() -> dict[str, tuple[str, int]]:
+        mine = [job for job in cluster.jobs() if job.fields.get("ArrayJobId") == str(array)]
+        return {job.fields["ArrayTaskId"]: (job.state, job.restarts) for job in mine}
+
+    wait_until(lambda: tasks().get("1") == ("PENDING", 1), "requeued task", 120)
+    assert tasks() == {"0": ("RUNNING", 0), "1": ("PENDING", 1)}
 
 
 def output(cluster: Cluster, job: int) -> str:

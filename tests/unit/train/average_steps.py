@@ -27,7 +27,7 @@ def trained(section: dict[str, Any], ranks: int, rank: int, look: bool) -> tuple
     """The whole state after four steps, the losses, and what was wrong inside `average_weights`."""
     module = network()
     module[3].bias.requires_grad_(False)
-    optimizer = make_optimizer(module, section["optimizer"], 0.01)
+    optimizer = make_optimizer(module, section["optimizer"], 0.01, torch.device("cpu"))
     engine = build_engine(module, optimizer, deepspeed_config(section, BatchPlan(1, 1, ranks), GPU_ONLY))
     dtype, losses, wrong = next(module.parameters()).dtype, list[float](), list[str]()
     probe = torch.randn(3, 16, generator=torch.Generator().manual_seed(9)).to(dtype)

@@ -20,7 +20,7 @@ from tests.workflow.test_train import REPO, SETTINGS, Training, caches, wait_for
 __all__ = ["caches"]
 
 FEW = SETTINGS | {
-    "args.train_iters": 12, "args.save_interval": 100, "args.eval_interval": 100, "args.global_batch_size": 2,
+    "args.train_iters": 12, "args.save_interval": 100, "args.eval_interval": 100, "args.keep_best": "false", "args.global_batch_size": 2,
     "deepspeed.train_micro_batch_size_per_gpu": 1,
 }  # fmt: skip
 JOINED = """

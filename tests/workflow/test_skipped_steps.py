@@ -27,7 +27,7 @@ def poisoned(caches: Path, name: str, clips: range) -> Path:
 
 
 SHORT = SETTINGS | {
-    "args.train_iters": 12, "args.save_interval": 3, "args.eval_interval": "null", "args.global_batch_size": 2,
+    "args.train_iters": 12, "args.save_interval": 3, "args.eval_interval": "null", "args.keep_best": "false", "args.global_batch_size": 2,
     "deepspeed.train_micro_batch_size_per_gpu": 1,
 }  # fmt: skip
 

@@ -173,6 +173,7 @@ SETTINGS = {
     "args.log_interval": 5,
     "args.snapshot_interval": STEPS // 2,
     "args.eval_interval": 25,
+    "args.keep_best": "true",
     "args.global_batch_size": 4,
     "deepspeed.train_micro_batch_size_per_gpu": 2,
 }
@@ -202,6 +203,12 @@ def test_result(uninterrupted: Training) -> None:
     assert validations[0]["validation_loss"] == validations[2]["validation_loss"], "no step: the average is the weights"
     assert validations[3]["validation_loss"] != validations[5]["validation_loss"]
     assert summary["validation_loss_last"] == validations[-1]["validation_loss"]
+    best = min(
+        (row for row in validations if row["weights"] == "ema" and row["step"]), key=lambda row: row["validation_loss"]
+    )
+    kept = {"set": "valid", "weights": "ema", "snapshot": f"snapshots/best-{best['step']:08d}"}
+    assert summary["best"] == kept | {"step": best["step"], "validation_loss": best["validation_loss"]}
+    assert [path.name for path in (uninterrupted.folder / "snapshots").glob("best-*")] == [kept["snapshot"][10:]]
     assert [path.name for path in uninterrupted.checkpoints()] == ["step-00000110", "step-00000120"]
     snapshots = sorted((uninterrupted.folder / "snapshots").iterdir())
     assert [path.name for path in snapshots] == ["step-00000060", "step-00000120"]
@@ -360,7 +367,8 @@ def test_every_checkpoint_policy_trains_the_same_bytes(caches: Path) -> None:
     changes = {f"deepspeed.zero_optimization.{k}": v for k, v in zero.items()}
     changes |= {"args.train_iters": 3, "args.save_interval": 100, "deepspeed.optimizer.params.lr": 0.05}
     for policy in ("full", "attention", "selective", "none"):
-        validated = {"args.eval_interval": "null" if policy == "full" else 1}  # which changes no byte either
+        validated = {"args.eval_interval": 1, "args.keep_best": "true"}  # which change no byte either
+        validated = {"args.eval_interval": "null", "args.keep_best": "false"} if policy == "full" else validated
         switched = SETTINGS | changes | validated | {"args.checkpoint_activations": policy}
         training = Training(caches / f"zero-3-{policy}", changes=switched)
         training.finish()

@@ -244,6 +244,15 @@ def _steps(at: Values) -> Iterator[Problem]:
         )
 
 
+def _best(at: Values) -> Iterator[Problem]:
+    missing = [key for key in ("args.valid_data", "args.eval_interval") if not at[key]]
+    if at["args.keep_best"] and missing and at["args.mode"] != "inference":
+        yield (
+            "args.keep_best",
+            f"true, but {missing[0]} is not set; the best step is that of the lowest validation loss",
+        )
+
+
 def _prefix(at: Values) -> Iterator[Problem]:
     key = "model.sampler_config.params.fixed_frames"
     own = "." not in kind(at["model.sampler_config.target"])  # in a plugin's class the key may mean something else
@@ -289,4 +298,5 @@ def _trackers(at: Values) -> Iterator[Problem]:
 _CHECKS = (
     _frames, _patch, _size, _fixed_grid, _channels, _groups, _tiles, _text, _heads, _ofs, _timestep, _images, _lora,
     _precision, _deepspeed, _length, _batch, _timesteps, _steps, _prefix, _exports, _inference, _trackers,
+    _best,
 )  # fmt: skip

@@ -91,6 +91,7 @@ class TrainCost(StageCost):
         weights = float(FP32 * self.costs.network.trained_count)
         snapshot = weights * (2 if averages and self.costs.only_adapters else 1)
         snapshots = units // settings.snapshot_interval if settings.snapshot_interval else 0
+        snapshots += 3 if settings.keep_best else 0  # those of the last checkpoints' best steps, until the end
         return (kept + 1) * self._checkpoint() + snapshots * snapshot + weights * (1 + averages)
 
     def notes(self) -> list[str]:

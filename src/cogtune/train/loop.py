@@ -94,6 +94,8 @@ class Loop:
                     self.snapshots.save(self.engine, step + 1)
                 if outcome.stop or done or too_many or save_due:
                     self._save(step + 1)
+                    if self.validation is not None and self.validation.best is not None:
+                        self.validation.best.checkpointed(last=False)
                 if too_many:
                     raise UserError(too_many)
                 if outcome.stop and not done:

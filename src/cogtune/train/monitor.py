@@ -4,7 +4,7 @@ lines of the log."""
 import logging
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from cogtune.train.result import peak_memory
 from cogtune.train.skipped import Skipped, Skips
 from cogtune.train.throughput import Throughput
 from cogtune.train.trackers import Trackers
-from cogtune.work.training_log import AVERAGED, StepRow, TrainingLog, ValidationRow, scalars
+from cogtune.work.training_log import AVERAGED, Row, StepRow, TrainingLog, ValidationRow, scalars
 
 _log = logging.getLogger(__name__)
 
@@ -136,8 +136,12 @@ class Monitor:
 
     def has_validation(self, step: int) -> bool:
         """Whether the log has a validation after ``step``, from an earlier start; False on other ranks than the first."""
-        rows = self._training_log.kept if self._training_log is not None else []
-        return any(isinstance(row, ValidationRow) and row.step == step for row in rows)
+        return any(isinstance(row, ValidationRow) and row.step == step for row in self.kept_rows)
+
+    @property
+    def kept_rows(self) -> Sequence[Row]:
+        """The rows of earlier starts; none on other ranks than the first."""
+        return self._training_log.kept if self._training_log is not None else []
 
     def sync(self) -> None:
         """Called before each checkpoint: no earlier row may be missing."""

@@ -27,6 +27,7 @@ from cogtune.model.start import Start, initial_model, lora_of
 from cogtune.runtime.devices import gpu_uuid, make_deterministic, prepare_torch, visible_gpus
 from cogtune.runtime.typed_json import from_json
 from cogtune.train import result
+from cogtune.train.best import BestStep
 from cogtune.train.checkpoint import Checkpoints
 from cogtune.train.clock import Clock
 from cogtune.train.engine import (
@@ -57,7 +58,7 @@ from cogtune.work.engine_keys import recorded
 from cogtune.work.inputs import TrainInput
 from cogtune.work.results import TrainSummary
 from cogtune.work.stage_input import read_input
-from cogtune.work.training_log import TrainingLog, figures, read
+from cogtune.work.training_log import AVERAGE_WEIGHTS, RAW_WEIGHTS, TrainingLog, figures, read
 
 _log = logging.getLogger(__name__)
 
@@ -255,19 +256,26 @@ def _validation(
     def clip_set(name: str | None, pairs: list[Pair], count: int) -> ClipSet:
         return ClipSet(name, replace(feed, data=_cached(plan, chosen(pairs, count, settings.seed))), draws.strata)
 
-    first = next(iter(sets.values()))
+    measured = [clip_set(name, pairs, draws.clips) for name, pairs in sets.items()]
+    best = _best(plan, settings, engine, measured[0], rank_info) if settings.keep_best else None
     return Validation(
         engine=engine,
         loss=loss,
-        sets=[clip_set(name, pairs, draws.clips) for name, pairs in sets.items()],
-        trained=clip_set(None, plan.pairs, min(len(first), draws.clips)),
+        sets=measured,
+        trained=clip_set(None, plan.pairs, len(measured[0].feed.data)),
         rank=rank_info.rank,
         ranks=rank_info.ranks,
         device=rank_info.device,
         interval=interval,
         steps=steps,
         batch=batch,
+        best=best,
     )
+
+
+def _best(plan: Plan, settings: TrainInput, engine: Any, clips: ClipSet, rank_info: RankInfo) -> BestStep:
+    weights = AVERAGE_WEIGHTS if keeps_average(engine) else RAW_WEIGHTS
+    return BestStep(_snapshots(plan, settings), str(clips.name), weights, clips.digest, rank_info.device)
 
 
 def _snapshots(plan: Plan, settings: TrainInput) -> Snapshots:
@@ -280,6 +288,9 @@ def _finish(plan: Plan, loop: Loop, module: nn.Module, rank_info: RankInfo) -> N
     start = Start.from_dict(plan.start)
     facts = {"run": plan.key, "steps": loop.steps, "base": start.origin()}
     result.write_weights(loop.engine, module, folder / "final", facts, first=rank_info.rank == 0)
+    best = loop.validation.best if loop.validation is not None else None
+    if best is not None:
+        best.checkpointed(last=True)
     if rank_info.rank == 0:
         summary = TrainSummary(
             run=plan.key,
@@ -290,6 +301,7 @@ def _finish(plan: Plan, loop: Loop, module: nn.Module, rank_info: RankInfo) -> N
             engine=recorded(read_input(TrainInput, plan.config).deepspeed),
             start=start.to_dict(),
             **vars(figures(read(folder / "log.jsonl"))),  # pyright: ignore[reportArgumentType]  # LogFigures has its fields
+            best=best.kept() if best is not None else None,
             **result.parameter_counts(module),
             peak_memory=result.peak_memory(),
         )

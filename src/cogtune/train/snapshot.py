@@ -1,14 +1,14 @@
 """Snapshots: the weights of a step, kept for samples and exports. A training cannot resume from one.
 
     <training>/snapshots/step-00000500/        one every `args.snapshot_interval` steps; all are kept
-    <training>/snapshots/best-00000350/        the step with the lowest validation loss so far; only the newest is kept
+    <training>/snapshots/best-00000350/        the step with the lowest validation loss (`args.keep_best`)
 
 A snapshot has the files of final/ (`result.write_weights`): for a LoRA the weights and their average, for a full network
 one of the two, the average if there is one.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,13 +39,24 @@ class Snapshots:
         return self._write(engine, f"{STEP}{step:08d}", {"steps": step})
 
     def save_best(self, engine: Any, step: int, validation_loss: float) -> Path:
-        """Write the snapshot of the best step, then remove that of the previous best step. Collective."""
-        target = self._write(engine, f"{BEST}{step:08d}", {"steps": step, "validation_loss": validation_loss})
-        if _is_first():
-            for path in self.folder.glob(f"{BEST}*"):
-                if path != target:
-                    remove_own(path)
-        return target
+        """Write the snapshot of the best step so far. Collective. Those of earlier best steps stay: see
+        `keep_best_steps`."""
+        return self._write(engine, f"{BEST}{step:08d}", {"steps": step, "validation_loss": validation_loss})
+
+    @staticmethod
+    def best_path(step: int) -> str:
+        """The folder of a best step's snapshot, relative to the training's folder."""
+        return f"{FOLDER}/{BEST}{step:08d}"
+
+    def best_steps(self) -> list[int]:
+        """The steps of the snapshots that `save_best` wrote, in ascending order."""
+        names = (path.name.removeprefix(BEST) for path in self.folder.glob(f"{BEST}*"))
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    def keep_best_steps(self, steps: Iterable[int]) -> None:
+        """Remove the snapshots that `save_best` wrote of other steps. For the first rank."""
+        for step in set(self.best_steps()) - set(steps):
+            remove_own(self.folder / f"{BEST}{step:08d}")
 
     def _write(self, engine: Any, name: str, facts: dict[str, Any]) -> Path:
         target, partial, first = self.folder / name, self.folder / f"{_PARTIAL}{name}", _is_first()

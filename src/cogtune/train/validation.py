@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from cogtune.diffusion.loss import VideoDiffusionLoss
 from cogtune.train.average import average_weights, has_average
+from cogtune.train.best import BestStep
 from cogtune.train.engine import keeps_average
 from cogtune.train.feed import Feed, Prefetch
 from cogtune.train.micro_loss import micro_loss
@@ -27,6 +28,11 @@ class ClipSet:
     name: str | None
     feed: Feed
     strata: int
+
+    @property
+    def digest(self) -> str:
+        """See `validation_draws.digest_of`."""
+        return digest_of(self.feed.data.pairs, self.strata)
 
     @property
     def draws(self) -> list[tuple[int, int]]:
@@ -53,12 +59,15 @@ class Validation:
     interval: int
     steps: int
     batch: int
+    best: BestStep | None = None
 
     def due(self, step: int) -> bool:
         return step % self.interval == 0 or step == self.steps
 
     def begin(self, start: int, monitor: Monitor) -> None:
         """Validate before the first step; after a resume at ``start``, what a stopped run did not. Collective."""
+        if self.best is not None:
+            self.best.begin(start, monitor.kept_rows)
         missing = torch.tensor([not monitor.has_validation(start)], dtype=torch.uint8, device=self.device)
         dist.broadcast(missing, 0)
         if missing.item() and self.due(start):
@@ -67,8 +76,10 @@ class Validation:
 
     def run(self, step: int, monitor: Monitor) -> None:
         """Measure the losses after ``step``. Collective; does not change the training."""
-        for row in self._rows(step):
+        for row in list(self._rows(step)):
             monitor.validation(row)
+            if self.best is not None:
+                self.best.offer(self.engine, row)
 
     def _rows(self, step: int) -> Iterator[ValidationRow]:
         """Rows of the validation sets with raw weights, of the training clips, and of the validation sets with the average
@@ -94,7 +105,7 @@ class Validation:
             weights=weights,
             trained_on=True if clips.name is None else None,
             bands=[_mean(band) if band else None for band in bands],
-            draws=digest_of(clips.feed.data.pairs, clips.strata),
+            draws=clips.digest,
         )
 
     @torch.no_grad()

@@ -143,6 +143,7 @@ class TrainInput:
     max_skipped_steps: int = volatile("args.max_skipped_steps")
     eval_interval: int | None = volatile("args.eval_interval")
     valid_data: list[str] | dict[str, list[str]] | None = volatile("args.valid_data")
+    keep_best: bool = volatile("args.keep_best")
     eval_iters: int | None = volatile("args.eval_iters")
     eval_batch_size: int | None = volatile("args.eval_batch_size")
     threads: int = volatile("args.threads_per_rank")

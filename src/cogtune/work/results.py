@@ -18,6 +18,18 @@ class PeakMemory:
     gpu_mib: float | None = None
 
 
+@dataclass(frozen=True)
+class BestKept:
+    """The step with the lowest validation loss, whose weights `args.keep_best` kept. ``set``: of validation clips;
+    ``weights``: whose loss it is, raw or ema; ``snapshot``: the folder, relative to the training's."""
+
+    step: int
+    validation_loss: float
+    set: str
+    weights: str
+    snapshot: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainSummary:
     """final/summary.json: a finished training.
@@ -42,6 +54,7 @@ class TrainSummary:
     overflowed_steps: int | None = None
     validation_loss_last: float | None = None
     engine: dict[str, Any] | None = None
+    best: BestKept | None = None
     parameters_trained: int
     parameters_total: int
     peak_memory: PeakMemory

@@ -25,6 +25,12 @@ def load(model: str, *overrides: str, rest: str = "sft.yaml"):
 CONTRADICTIONS = [
     ("cogvideox_5b", "data.params.max_num_frames=48", "48 is not 4k . 1, which the VAE needs; expected 45 or 49"),
     ("cogvideox_5b", "data.params.max_num_frames=3", "expected|1 or 5"),
+    ("cogvideox_5b", "args.keep_best=true", "args.keep_best: true, but args.valid_data is not set; the best step"),
+    (
+        "cogvideox_5b",
+        "args.keep_best=true args.valid_data=[a] args.eval_interval=null",
+        "but args.eval_interval is not",
+    ),
     ("cogvideox_5b", f"{NET}.time_compressed_rate=8", "8; expected 4, as the VAE compresses 4 frames into one"),
     ("cogvideox_5b", "data.params.video_size=[480,724]", "width 724 is not a multiple of 16; expected 720 or 736"),
     ("cogvideox_5b", "data.params.video_size=[480]", r"expected \[height, width\]"),

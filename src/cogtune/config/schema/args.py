@@ -285,6 +285,11 @@ class OwnArgs:
         unit="hours",
         range=Range(0.0001, 10_000, "a step takes a fraction of a second at least, and 10,000 hours are a year"),
     )
+    keep_best: bool = key(
+        False,
+        "keep the weights of the step with the lowest validation loss in the training's snapshots/best-STEP: the loss of the first "
+        "set of valid_data, of the average weights if the optimizer keeps one. Needs valid_data and eval_interval (ours)",
+    )
     max_skipped_steps: int = key(
         10,
         "maximum number of steps skipped because loss or gradient is not finite; one more fails the training and lists "

@@ -14,6 +14,7 @@ from cogtune.train.rank_log import RANK_LOG
 from cogtune.work import training_log
 from cogtune.work.inputs import TrainInput
 from cogtune.work.results_folder import EVENTS, LOG, PAGE, folders_of_training, link_training, training_view
+from cogtune.work.training_log import StepRow
 
 FIRST_SECONDS = 10.0
 """The first chart is drawn after this time, so that a short training does not spend a second on one."""
@@ -86,9 +87,11 @@ class TrainingPage:
     def _write(self, running: bool, draw: bool) -> None:
         files = [("Log", str(self._log_path)), ("Loss of each step", str(self._rows))]
         files += [("Report, when all stages are done", str(self.folder / "report.html"))]
-        curves = loss_curves(training_log.read(self._rows, warn=False)) if draw else ([], [])
+        rows = training_log.read(self._rows, warn=False) if draw else []
+        skipped = sum(isinstance(row, StepRow) and row.skipped is not None for row in rows)
         self._drawn = self._drawn or draw
-        write_text(self.path, render(State(self._name, self._step, self._steps, running, files), *curves))
+        state = State(self._name, self._step, self._steps, running, files, skipped)
+        write_text(self.path, render(state, *loss_curves(rows)))
 
 
 def _short(path: Path) -> str:

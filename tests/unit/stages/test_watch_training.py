@@ -26,6 +26,7 @@ def job(finished: Finished, tmp_path: Path) -> Job[TrainInput]:
     assert log is not None
     for step in range(1, 41):
         log.add(StepRow(step=step, loss=1 / step, lr=1e-3, seconds=1.0, data_wait=0.0))
+    log.add(StepRow(step=41, skipped="the loss is nan", clips=["a"], lr=1e-3, seconds=1.0, data_wait=0.0))
     return job
 
 
@@ -75,6 +76,7 @@ def test_the_chart_is_renewed_seldom_and_reloads_until_the_end(
     page.end()
     assert 'class="renew"' not in page.path.read_text()
     assert "Training stopped after step 40 of 41." in page.path.read_text()
+    assert "1 steps were skipped." in page.path.read_text()
 
 
 @pytest.mark.heavy

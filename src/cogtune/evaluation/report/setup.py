@@ -31,12 +31,22 @@ def trained_facts(
         ("Base model", f"{model_name(train.network)}, {base}"),
         ("Method", _method(train.network, summary)),
         ("Learning rate", f"{train.lr:.3g}, {train.lr_decay_style} schedule"),
-        ("Steps", f"{summary.steps:,}"),
+        ("Steps", steps_text(summary)),
         ("Batch", f"{_count(train.global_batch, 'clip')} a step ({' × '.join(split)})"),
         ("Clips", _clips(data)),
         ("Clip size", _size(sample)),
         ("Device", _device(record)),
     ]
+
+
+def steps_text(summary: TrainSummary) -> str:
+    """The number of steps, and of those that changed nothing."""
+    parts = [f"{summary.steps:,}"]
+    if summary.skipped_steps:
+        parts.append(f"{summary.skipped_steps:,} of them skipped, because loss or gradient was not finite")
+    if summary.overflowed_steps:
+        parts.append(f"{summary.overflowed_steps:,} of them without update, while fp16 searched its loss scale")
+    return ", ".join(parts)
 
 
 def sampled_facts(sample: LoadedSampleInput, weights: str, record: Record | None) -> Facts:

@@ -13,13 +13,15 @@ RELOAD_SECONDS = 30
 
 @dataclass(frozen=True)
 class State:
-    """``step`` of ``steps`` are done. ``running``: whether more steps follow in this start. ``files``: (what, path)."""
+    """``step`` of ``steps`` are done. ``running``: whether more steps follow in this start. ``files``: (what, path).
+    ``skipped``: steps that were skipped, because loss or gradient was not finite."""
 
     name: str
     step: int
     steps: int
     running: bool
     files: list[tuple[str, str]]
+    skipped: int = 0
 
 
 def render(state: State, training: Sequence[LossPoint], validation: Sequence[LossPoint]) -> str:
@@ -34,7 +36,9 @@ def render(state: State, training: Sequence[LossPoint], validation: Sequence[Los
         verb = "Training: step" if state.running else "Training stopped after step"
         headline = f"{verb} {state.step:,} of {state.steps:,}."
     chart = plots.both(partial(plots.loss_plot, training, validation)) if len(training) > 1 else None
-    text = " ".join([summary_text.training(training, {}), summary_text.overfitting(training, validation)]).strip()
+    skipped = f"{state.skipped:,} steps were skipped." if state.skipped else ""
+    sentences = [summary_text.training(training, {}), summary_text.overfitting(training, validation), skipped]
+    text = " ".join(filter(None, sentences))
     return (
         environment("training.js")
         .get_template("training.html.j2")

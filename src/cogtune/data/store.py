@@ -298,7 +298,8 @@ def _cached_index(folder: Path) -> dict[str, list[str]]:
 def _remove_abandoned(folder: Path) -> None:
     """Remove temporary files of killed writers: those older than an hour, which is longer than any flush. The file system
     says what time it is: the clock of this node may be hours ahead of that of a live writer."""
-    os.utime(folder)
+    with suppress(OSError):  # then it looks earlier than it is, and nothing is removed too soon
+        os.utime(folder)
     now = folder.stat().st_mtime
     for path in folder.glob(".*.tmp"):
         with suppress(FileNotFoundError):

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from cogtune.config.errors import ConfigErrors
 from cogtune.config.hub_paths import HubPath, Pin, PinnedFile, Pins, local_copy, parse_hub_path
 from cogtune.errors import UserError
+from cogtune.work.load import load_config
 
+REPO = Path(__file__).parents[3]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FILE = PinnedFile("a" * 64, 3)
 
@@ -103,3 +106,18 @@ def test_a_copy_must_be_pinned_and_complete(tmp_path: Path, monkeypatch: pytest.
     copy = local_copy("hf://a/b/vae", Pins())
     assert copy.path == f"weights/hub/a/b/{COMMIT}/vae"
     assert copy.sha256[str(folder / "x")] == FILE.sha256
+
+
+def test_folders_of_published_models_are_pinned_beside_hub_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A config that names weights in such a folder gets the hashes of its files; other writers of the file keep them."""
+    monkeypatch.chdir(tmp_path)
+    Pins().write_folder("weights/cogvideox-2b", Pin("a/b", COMMIT, {"vae/x.pt": FILE}))
+    Pins().write("a/c@main", Pin("a/c", COMMIT))
+    assert list(Pins().folders) == ["weights/cogvideox-2b"]
+    config = load_config([REPO / "config/cogvideox_2b.yaml", REPO / "config/sft.yaml"], check_files=False)
+    assert config.pinned == {str(tmp_path / "weights/cogvideox-2b/vae/x.pt"): FILE.sha256}
+    Path("weights/pins.json").write_text('{"format": 1, "pins": {}, "folders": {"weights/cogvideox-2b": {}}}')
+    with pytest.raises(ConfigErrors, match="has no repository"):
+        load_config([REPO / "config/cogvideox_2b.yaml", REPO / "config/sft.yaml"], check_files=False)

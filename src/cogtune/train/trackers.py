@@ -58,10 +58,13 @@ def open_trackers(tracking: Tracking, start: int, config: Mapping[str, Any]) -> 
     """The trackers of a training that goes on after step ``start``. ``config``: shown by Weights & Biases. Raises UserError
     if Weights & Biases is wanted and cannot start."""
     trackers: list[Tracker] = []
-    if tracking.tensorboard is not None and has_tensorboard():
-        trackers.append(EventFiles(Path(tracking.tensorboard), start))
-    if tracking.csv is not None:
-        trackers.append(CsvFiles(Path(tracking.csv), start))
+    for kind, place in ((EventFiles, tracking.tensorboard if has_tensorboard() else None), (CsvFiles, tracking.csv)):
+        if place is None:
+            continue
+        try:
+            trackers.append(kind(Path(place), start))
+        except Exception as error:  # a folder that cannot be written, a TensorBoard that does not fit another library
+            _log.warning("%s: no curves are written there: %s", place, error)
     if tracking.wandb is not None:
         trackers.append(WeightsAndBiases(tracking.wandb, Path(tracking.folder), config))
     return Trackers(trackers)

@@ -57,6 +57,15 @@ def test_a_tracker_that_fails_stops_nothing(
     ]
 
 
+def test_folders_that_cannot_be_made_stop_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("tensorboard", "csv"):
+        (tmp_path / name).write_text("a file")
+    started(tmp_path, 0, 5, 0.0)
+    assert [record.message.partition(":")[0] for record in caplog.records] == [
+        str(tmp_path / name) for name in ("tensorboard", "csv")
+    ]
+
+
 @pytest.mark.skipif(find_spec("wandb") is not None, reason="wandb is installed")
 def test_weights_and_biases_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cannot be imported .*`pip install wandb`, or set it to false"):

@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from cogtune.config import cross_checks, deepspeed_limits
 from cogtune.data.rows import Pair, Rejected
 from cogtune.data.store import ShardReader, ShardWriter
 from cogtune.errors import UserError
@@ -19,7 +21,9 @@ from cogtune.stages.train_costs import costs_of
 from cogtune.train.ends import RankError, RankMemoryError
 from cogtune.work.batches import BatchMemo
 from cogtune.work.inputs import TrainInput
-from tests.unit.stages.finished import Finished
+from cogtune.work.load import load_config
+from cogtune.work.stage_input import read_input
+from tests.unit.stages.finished import TINY, Finished
 
 
 @pytest.fixture(scope="module")
@@ -145,3 +149,53 @@ def test_host_memory_on_a_machine_with_gpus_is_another_matter(
     )
     assert "libraries" not in message
     assert "offload_optimizer.device=cpu: " in message
+
+
+OWN = "/store/train/0123456789ab"
+TRACKED = {
+    "": (f"{OWN}/tensorboard", None, None),
+    "deepspeed.tensorboard.enabled=false": (None, None, None),
+    "deepspeed.tensorboard.enabled=true": (f"{OWN}/tensorboard", None, None),
+    "args.summary_dir=/curves": ("/curves/mine-0123456789ab", None, None),
+    "args.summary_dir=/curves deepspeed.tensorboard.enabled=true deepspeed.tensorboard.output_path=/boards "
+    "deepspeed.tensorboard.job_name=job": ("/boards/job/mine-0123456789ab", None, None),
+    "deepspeed.csv_monitor.enabled=true": (f"{OWN}/tensorboard", f"{OWN}/csv", None),
+    "deepspeed.csv_monitor.enabled=true deepspeed.csv_monitor.output_path=/tables": (
+        f"{OWN}/tensorboard", "/tables/mine-0123456789ab", None,
+    ),
+    "args.wandb=true": (f"{OWN}/tensorboard", None, ("default_project", None, None)),
+    "args.wandb=true args.wandb_project_name=p args.wandb_project_entity=t": (
+        f"{OWN}/tensorboard", None, ("p", "t", None),
+    ),
+    "args.wandb_project_name=p deepspeed.wandb.enabled=true deepspeed.wandb.group=g deepspeed.wandb.team=t": (
+        f"{OWN}/tensorboard", None, ("p", "t", "g"),
+    ),
+    "deepspeed.wandb.enabled=true deepspeed.wandb.project=q": (f"{OWN}/tensorboard", None, ("q", None, None)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("overrides", TRACKED)
+def test_the_keys_of_upstream_and_deepspeed_say_where_curves_go(
+    overrides: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cross_checks, "find_spec", lambda name: object())
+    monkeypatch.setattr(deepspeed_limits, "find_spec", lambda name: object())
+    values = load_config([TINY], ["args.global_batch_size=2", *overrides.split()], check_files=False).values
+    job = SimpleNamespace(
+        input=read_input(TrainInput, values), key="0123456789ab", experiment="mine", job_dir=lambda: Path(OWN)
+    )
+    tracking = train.tracking_of(job)  # pyright: ignore[reportArgumentType]
+    wandb = tracking.wandb and (tracking.wandb.project, tracking.wandb.team, tracking.wandb.group)
+    assert (tracking.tensorboard, tracking.csv, wandb) == TRACKED[overrides]
+
+
+def test_without_tensorboard_one_line_says_how_to_get_it(
+    finished: Finished, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(train, "has_tensorboard", lambda: False)
+    monkeypatch.setattr(train, "run_ranks", lambda *_: False)
+    with caplog.at_level("INFO"), pytest.raises(SystemExit):
+        train._train(finished.job("train"))
+    assert [text for text in caplog.messages if "TensorBoard" in text] == [
+        "[train] no files for TensorBoard, which is not installed: pip install tensorboard"
+    ]

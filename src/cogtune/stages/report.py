@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ from cogtune.evaluation.report import gather, page
 from cogtune.evaluation.report.file_names import clip_names, sample_names
 from cogtune.evaluation.report.provenance import commit, versions, weights_of
 from cogtune.evaluation.report.publish import publish, to_json
-from cogtune.evaluation.report.report_data import Exported, LossPoint, ReportData, ReportRow
+from cogtune.evaluation.report.report_data import Exported, LossPoint, ReportData, ReportRow, ValidationCurve
+from cogtune.evaluation.report.validation import validation_curves
 from cogtune.evaluation.sample_figures import SampleFigures, read_metrics, read_per_sample, with_names
 from cogtune.runtime.paths import inside, named_folder
 from cogtune.stages.job import Job
@@ -20,8 +21,9 @@ from cogtune.stages.run_counts import RunCounts
 from cogtune.work import training_log
 from cogtune.work.export_formats import written_formats
 from cogtune.work.inputs import ExportInput, ReportInput, SampleInput
-from cogtune.work.results import ExportIndex, read_index, read_summary
+from cogtune.work.results import ExportIndex, TrainSummary, read_index, read_summary
 from cogtune.work.results_folder import link_training
+from cogtune.work.training_log import AVERAGE_WEIGHTS
 from cogtune.work.volatile import ReportRun
 
 
@@ -41,6 +43,8 @@ def run(job: Job[ReportInput]) -> RunCounts:
         strips=figures.strips,
         training=figures.training,
         validation=figures.validation,
+        curves=figures.curves,
+        best=figures.best,
         data=about.data,
         stages=gather.stages(job.store / "records", job.upstream),
         exports=exports,
@@ -87,6 +91,13 @@ def _run_of(job: Job[ReportInput]) -> ReportRun:
     return this_run
 
 
+def _best(summary: TrainSummary) -> str:
+    if (kept := summary.best) is None:
+        return ""
+    weights = "average weights" if kept.weights == AVERAGE_WEIGHTS else "weights"
+    return f"The {weights} of step {kept.step:,}, whose loss on {kept.set} was lowest, are in the training's {kept.snapshot}."
+
+
 @dataclass(frozen=True)
 class Figures:
     """Results of a report job's upstream stages, also used by sweeps. ``samples`` are those of per_sample.json."""
@@ -97,6 +108,8 @@ class Figures:
     strips: list[ReportRow]
     training: list[LossPoint]
     validation: list[LossPoint]
+    curves: list[ValidationCurve] = field(default_factory=list)
+    best: str = ""
 
     @classmethod
     def of(cls, report: Job[ReportInput]) -> "Figures":
@@ -114,13 +127,16 @@ class Figures:
             strips = gather.strips(rows, sample / "videos", None, sample / "images", gather.SAMPLED_LABELS)
             return cls(rows, metrics, gather.timings(None, stages), strips, [], [])
         train, evaluate = report.job_dir("train"), report.job_dir("evaluate")
+        log, summary = training_log.read(train / "log.jsonl"), read_summary(train)
         rows = with_names(read_per_sample(evaluate), report.manifest())
         return cls(
             rows,
             read_metrics(evaluate),
-            gather.timings(read_summary(train), stages),
+            gather.timings(summary, stages),
             gather.strips(rows, sample / "videos", evaluate / "clips", sample / "images"),
-            *gather.loss_curves(training_log.read(train / "log.jsonl")),
+            *gather.loss_curves(log),
+            validation_curves(log),
+            _best(summary),
         )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cogtune.evaluation.report.gather import loss_curves
 from cogtune.evaluation.report.training_page import RELOAD_SECONDS, State, render
+from cogtune.evaluation.report.validation import overfitting, validation_curves
 from cogtune.runtime.atomic import replace_link, write_text
 from cogtune.runtime.paths import named_folder
 from cogtune.stages.job import Job
@@ -91,7 +92,7 @@ class TrainingPage:
         skipped = sum(isinstance(row, StepRow) and row.skipped is not None for row in rows)
         self._drawn = self._drawn or draw
         state = State(self._name, self._step, self._steps, running, files, skipped)
-        write_text(self.path, render(state, *loss_curves(rows)))
+        write_text(self.path, render(state, *loss_curves(rows), overfitting(validation_curves(rows))))
 
 
 def _short(path: Path) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 from cogtune.evaluation.metrics import METRICS as ALL_METRICS
 from cogtune.evaluation.metrics import PSNR, RETRIEVAL
-from cogtune.evaluation.report import page, plots, summary_text
+from cogtune.evaluation.report import page, plots, summary_text, validation
 from cogtune.evaluation.report.gather import folders_of
 from cogtune.evaluation.report.report_data import (
     ClipFacts,
@@ -25,6 +25,7 @@ from cogtune.evaluation.report.report_data import (
     StageFacts,
 )
 from cogtune.evaluation.report.use import Base, Clip, use
+from cogtune.work.training_log import Row, ValidationRow
 from cogtune.work.volatile import DataFolders
 
 HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)>'
@@ -239,6 +240,48 @@ def test_a_validation_loss_that_rises_is_said(validation: list[float], says: str
 def test_a_validation_loss_that_rises_with_the_training_loss_is_not_overfitting():
     rising = [LossPoint(step, step / 10, 1e-3) for step in range(1, 101)]
     assert summary_text.overfitting(rising, [LossPoint(step, step / 10) for step in (25, 50, 100)]) == ""
+
+
+def validation_log(losses: list[float], trained: list[float]) -> list[Row]:
+    """Two sets, the second 1 higher, and training clips; every 10 steps from 0."""
+    rows: list[Row] = []
+    for i, (loss, own) in enumerate(zip(losses, trained, strict=True)):
+        bands = [loss, None, loss, loss]
+        rows.append(ValidationRow(10 * i, loss, set="near", weights="raw", bands=bands, draws="a"))
+        rows.append(ValidationRow(10 * i, loss + 1, set="far", weights="raw", bands=bands, draws="b"))
+        rows.append(ValidationRow(10 * i, own, weights="raw", trained_on=True, bands=bands, draws="c"))
+        rows.append(ValidationRow(10 * i, loss + 2, set="near", weights="ema", bands=bands, draws="a"))
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("losses", "trained", "says"),
+    [
+        (
+            [0.9, 0.7, 0.71, 0.77],
+            [0.9, 0.8, 0.7, 0.6],
+            "loss of near was lowest at step 10 (0.700) and rose to 0.770 by",
+        ),
+        ([0.9, 0.7, 0.705, 0.71], [0.9, 0.8, 0.7, 0.6], ""),
+        ([0.9, 0.7, 0.71, 0.77], [0.9, 0.6, 0.7, 0.8], ""),
+        ([0.7, 0.9], [0.7, 0.6], ""),
+    ],
+)
+def test_overfitting_is_seen_in_the_same_draws(losses: list[float], trained: list[float], says: str):
+    text = validation.overfitting(validation.validation_curves(validation_log(losses, trained)))
+    assert (says in text) if says else text == ""
+
+
+def test_validations_are_curves_and_figures(report: ReportData):
+    curves = validation.validation_curves(validation_log([0.9, 0.7, 0.75], [0.9, 0.8, 0.7]))
+    assert [curve.label for curve in curves] == ["near", "far", "training clips", "near, average"]
+    html = page.render(replace(report, curves=curves, best="The weights of step 10 are kept."))
+    assert "The weights of step 10 are kept." in html
+    assert "0.700 (10)" in html
+    assert "+0.050" in html
+    assert "0.750 – 0.750 0.750" in html
+    assert "Validation losses over training steps" in html
+    assert validation.validation_curves([ValidationRow(5, 0.5)]) == [], "of an earlier version"
 
 
 @pytest.mark.parametrize("count", [1, 2, 19, 40, 1000])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cogtune.evaluation.metrics import METRICS, PSNR, Metric
-from cogtune.evaluation.report import plots, summary_text
+from cogtune.evaluation.report import plots, summary_text, validation
 from cogtune.evaluation.report.report_data import ClipFacts, DataFacts, ReportData, ReportRow, ReportVideo
 
 MAX_VIDEO_BYTES = 48_000_000
@@ -53,7 +53,9 @@ def render(report: ReportData) -> str:
             psnr=PSNR,
             rows=summary_text.rows(report.metrics),
             training=summary_text.training(report.training, report.timings),
-            overfitting=summary_text.overfitting(report.training, report.validation),
+            overfitting=validation.overfitting(report.curves)
+            or ("" if report.curves else summary_text.overfitting(report.training, report.validation)),
+            validation_plot=plots.both(partial(plots.validation_plot, report.curves)),
             sources=summary_text.data_sources(report.data.folders) if report.data else [],
             compared=compared,
             strips=[(strip, [embedded(video) for video in strip.videos]) for strip in strips],

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-from cogtune.evaluation.report.report_data import LossPoint
+from cogtune.evaluation.report.report_data import LossPoint, ValidationCurve
 
 # Matplotlib needs literal colours; each of these is a placeholder that is replaced by a CSS variable of report.css.
 _INK, _FAINT, _ACCENT, _SECOND = "#010203", "#010204", "#010205", "#010206"
@@ -124,6 +124,28 @@ def loss_plot(training: Sequence[LossPoint], validation: Sequence[LossPoint], na
     bottom.set_xlabel("optimizer step")
     few_ticks(bottom, narrow)
     return to_svg(figure, "Loss and learning rate over training steps")
+
+
+@styled
+def validation_plot(curves: Sequence[ValidationCurve], narrow: bool = False) -> str:
+    """Validation losses over steps: a line per set and kind of weights, dashed for the average, and a thin one for training
+    clips. "" for less than two validations."""
+    if max((len(curve.points) for curve in curves), default=0) < 2:
+        return ""
+    figure, (axes,) = new_figure(*((NARROW, 3.4) if narrow else (8.6, 3.0)))
+    markers = dict(
+        zip(dict.fromkeys(curve.clips for curve in curves if not curve.trained_on), "os^Dv<>p", strict=False)
+    )
+    for curve in curves:
+        points = [point.step for point in curve.points], [point.loss for point in curve.points]
+        color = _SECOND if curve.trained_on else _ACCENT
+        style, marker = "--" if curve.weights == "average" else "-", markers.get(curve.clips, ".")
+        axes.plot(*points, style, marker=marker, markersize=4, color=color, linewidth=1.2, label=curve.label)
+    axes.set_ylabel("loss")
+    axes.set_xlabel("optimizer step")
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=1 if narrow else 3, borderpad=0)
+    few_ticks(axes, narrow)
+    return to_svg(figure, "Validation losses over training steps")
 
 
 @styled

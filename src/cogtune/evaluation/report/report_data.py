@@ -37,6 +37,29 @@ class LossPoint:
 
 
 @dataclass(frozen=True)
+class ValidationCurve:
+    """``clips``: name of the validation set, or training clips if ``trained_on``; ``weights``: in words; ``quarters``: the
+    last loss in each quarter of the noise schedule, from almost no noise to almost only noise, None without a draw;
+    ``gap``: what the last loss of a set is above that of training clips, with raw weights, else None. All ``points`` are of
+    the same draws."""
+
+    clips: str
+    weights: str
+    trained_on: bool
+    points: list[LossPoint]
+    quarters: list[float | None]
+    gap: float | None = None
+
+    @property
+    def label(self) -> str:
+        return self.clips if self.weights == "raw" else f"{self.clips}, {self.weights}"
+
+    @property
+    def lowest(self) -> LossPoint:
+        return min(self.points, key=lambda point: point.loss)
+
+
+@dataclass(frozen=True)
 class ClipFacts:
     """What was done to one clip. ``size``: (width, height) of its source; ``scale``: factor of the resize, above 1 for an
     enlarged clip; ``kept``: share of the picture inside the crop, 0 to 1; ``padded``: copies of the last frame at its end;
@@ -166,7 +189,8 @@ class Use:
 @dataclass(frozen=True)
 class ReportData:
     """The content of a report. ``data``: None without training (``args.mode: inference``). ``setup``: (term, value) of the
-    first lines; ``command``: what made it, with ``made_from`` as the files and settings; ``use``: None without an export."""
+    first lines; ``curves``: losses of validations; ``best``: a sentence on the step that was kept;
+    ``command``: what made it, with ``made_from`` as the files and settings; ``use``: None without an export."""
 
     experiment: str
     metrics: dict[str, Any]
@@ -179,6 +203,8 @@ class ReportData:
     exports: list[Exported]
     config_yaml: str
     run: dict[str, Any]
+    curves: list[ValidationCurve] = field(default_factory=list)
+    best: str = ""
     setup: list[tuple[str, str]] = field(default_factory=list)
     use: Use | None = None
     command: str = ""

@@ -24,8 +24,8 @@ class State:
     skipped: int = 0
 
 
-def render(state: State, training: Sequence[LossPoint], validation: Sequence[LossPoint]) -> str:
-    """The page as HTML text, with a chart if there are two steps or more."""
+def render(state: State, training: Sequence[LossPoint], validation: Sequence[LossPoint], overfitting: str = "") -> str:
+    """The page as HTML text, with a chart if there are two steps or more. ``overfitting``: a sentence on it, or ""."""
     from cogtune.evaluation.report.page import environment
 
     if not state.steps:
@@ -37,7 +37,7 @@ def render(state: State, training: Sequence[LossPoint], validation: Sequence[Los
         headline = f"{verb} {state.step:,} of {state.steps:,}."
     chart = plots.both(partial(plots.loss_plot, training, validation)) if len(training) > 1 else None
     skipped = f"{state.skipped:,} steps were skipped." if state.skipped else ""
-    sentences = [summary_text.training(training, {}), summary_text.overfitting(training, validation), skipped]
+    sentences = [summary_text.training(training, {}), overfitting, skipped]
     text = " ".join(filter(None, sentences))
     return (
         environment("training.js")

@@ -31,6 +31,8 @@ def section(stage: int) -> dict[str, Any]:
 
 def measure(folder: Path, rank: int, ranks: int, stage: int, layers: int) -> dict[str, float]:
     """Train a step, write a checkpoint, load it, write the final weights; on one rank."""
+    from torch.distributed import FileStore  # pyright: ignore[reportPrivateImportUsage]
+
     from cogtune.train.checkpoint import Checkpoints
     from cogtune.train.engine import RankInfo, build_engine, connect, deepspeed_config, take_step
     from cogtune.train.optimizers import make_optimizer
@@ -44,7 +46,8 @@ def measure(folder: Path, rank: int, ranks: int, stage: int, layers: int) -> dic
     engine = build_engine(
         module, optimizer, deepspeed_config(section(stage), BatchPlan(1, 1, ranks), torch.device("cpu"))
     )
-    checkpoints = Checkpoints(engine, folder / "checkpoints", keep=1)
+    store = FileStore(str(folder / "store"), ranks)
+    checkpoints = Checkpoints(engine, folder / "checkpoints", keep=1, store=store)
     engine.backward(engine(torch.ones(1, WIDTH, dtype=torch.bfloat16)).float().square().mean())
     take_step(engine, 1e-4)
     with Memory() as memory:

@@ -6,6 +6,7 @@ and deletes old ones.
 """
 
 import hashlib
+import json
 import logging
 import os
 import threading
@@ -13,11 +14,11 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
+from torch.distributed import PrefixStore, Store  # pyright: ignore[reportPrivateImportUsage]
 
 from cogtune.checkpoints.training import EARLIER, FORMAT, MASTER, RECORD, Record, format_of, read_record, stored_name
 from cogtune.errors import UserError
@@ -36,8 +37,9 @@ from cogtune.train.restore import engine_counters, restore_engine
 _log = logging.getLogger(__name__)
 
 _SKIPPED = {"step", "why", "clips"}
-_LONGEST_WRITE = timedelta(days=1)
-"""For the ranks to wait for each other's files; the default of 30 minutes is too short for a slow disk."""
+_POLL_SECONDS = 0.1
+_LEAVE_SECONDS = 600.0
+"""The longest time for which a training that failed waits for its last checkpoint."""
 _HASHING_THREADS = 8
 
 
@@ -66,12 +68,16 @@ class _Share:
 
 
 class Checkpoints:
-    """The checkpoints of a training in ``folder``, of which the newest ``keep`` are kept. Made on all ranks together."""
+    """The checkpoints of a training in ``folder``, of which the newest ``keep`` are kept.
 
-    def __init__(self, engine: Any, folder: Path, keep: int) -> None:
+    The threads of the ranks tell each other through ``store`` what they wrote: a process group for them would be gloo's, which
+    needs host names that resolve between machines, as NCCL does not.
+    """
+
+    def __init__(self, engine: Any, folder: Path, keep: int, store: Store) -> None:
         self.engine, self.folder, self.keep = engine, folder, keep
         self._rank, self._ranks = dist.get_rank(), dist.get_world_size()
-        self._writers: Any = dist.new_group(backend="gloo", timeout=_LONGEST_WRITE)  # for the threads; training goes on
+        self._store = PrefixStore("checkpoints", store)
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
@@ -83,7 +89,7 @@ class Checkpoints:
         if kind is None:
             self.wait()
         elif self._thread is not None:
-            self._thread.join()
+            self._thread.join(_LEAVE_SECONDS)
 
     def save(self, step: int, skipped: Sequence[dict[str, Any]] = ()) -> None:
         """Copy what this rank owns after ``step`` finished steps, and write it in a thread. Waits for the checkpoint
@@ -159,22 +165,31 @@ class Checkpoints:
             except Exception as error:
                 self._error = error
                 share = _Share(share.file, error=str(explain(error) or error))
-            shares: list[Any] = [None] * self._ranks
-            dist.all_gather_object(shares, share, group=self._writers)
-            failed = [share.error for share in shares if share.error]
-            if self._rank == 0 and not failed:
-                try:
-                    self._complete(_merged(record, shares), partial)
-                    _log.info("checkpoint of step %d: on disk after %.1f s", record.step, time.perf_counter() - started)
-                except Exception as error:
-                    self._error = error
-                    failed = [str(explain(error) or error)]
-            outcome = [failed]
-            dist.broadcast_object_list(outcome, src=0, group=self._writers)
-            if outcome[0] and self._error is None:
-                self._error = UserError(outcome[0][0])
+            self._store.set(f"{record.step}-{self._rank}", json.dumps(asdict(share)))
+            if self._rank == 0:
+                shares = [_Share(**json.loads(self._told(f"{record.step}-{rank}"))) for rank in range(self._ranks)]
+                failed = next((share.error for share in shares if share.error), "")
+                if not failed:
+                    try:
+                        self._complete(_merged(record, shares), partial)
+                        _log.info(
+                            "checkpoint of step %d: on disk after %.1f s", record.step, time.perf_counter() - started
+                        )
+                    except Exception as error:
+                        self._error = error
+                        failed = str(explain(error) or error)
+                self._store.set(f"{record.step}-outcome", json.dumps(failed))
+            failed = json.loads(self._told(f"{record.step}-outcome"))
+            if failed and self._error is None:
+                self._error = UserError(failed)
         except Exception as error:
             self._error = self._error or error
+
+    def _told(self, key: str) -> bytes:
+        """A value that another rank sets. Not the store's own waiting, which would keep it from the other threads."""
+        while not self._store.check([key]):
+            time.sleep(_POLL_SECONDS)
+        return self._store.get(key)
 
     def _complete(self, record: Record, partial: Path) -> None:
         write_sealed(partial / RECORD, asdict(record))

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
+from torch.distributed import FileStore, Store  # pyright: ignore[reportPrivateImportUsage]
 
 from cogtune.checkpoints.shapes import shapes_of
 from cogtune.config.build import build
@@ -103,11 +103,13 @@ def train(plan_dict: dict[str, Any], report: TextIO, stop: StopRequest, store: S
     with proven(Source(*row) for row in plan.sources):
         load_used(plan.config)
     if store is None:
-        connect(rank_info, os.environ["COGTUNE_RENDEZVOUS"])
+        meeting = os.environ["COGTUNE_RENDEZVOUS"]
+        connect(rank_info, meeting)
+        store = FileStore(f"{meeting.removeprefix('file://')}-checkpoints", rank_info.ranks)
     else:
         rank_info = with_own_gpu(rank_info, visible_gpus(), gpu_uuid, store)
         connect(rank_info, "", store)
-    loop, module = _set_up(plan, settings, rank_info, report, stop)
+    loop, module = _set_up(plan, settings, rank_info, report, stop, store)
     saved = loop.checkpoints.load_newest(lambda text: print(json.dumps({"notice": text}), file=report))
     start = saved.step if saved else 0
     loop.skips.restore(saved.skipped if saved else [])
@@ -129,7 +131,7 @@ def train(plan_dict: dict[str, Any], report: TextIO, stop: StopRequest, store: S
 
 
 def _set_up(
-    plan: Plan, settings: TrainInput, rank_info: RankInfo, report: TextIO, stopping: Callable[[], bool]
+    plan: Plan, settings: TrainInput, rank_info: RankInfo, report: TextIO, stopping: Callable[[], bool], store: Store
 ) -> tuple[Loop, nn.Module]:
     section = settings.deepspeed
     batches = plan_batches(settings.micro_batch, settings.global_batch, rank_info.ranks)
@@ -150,7 +152,7 @@ def _set_up(
         schedule=_schedule(settings, steps),
         steps=steps,
         intervals=Intervals(settings.save_interval, settings.snapshot_interval),
-        checkpoints=Checkpoints(engine, Path(plan.folder) / "checkpoints", settings.keep_checkpoints),
+        checkpoints=Checkpoints(engine, Path(plan.folder) / "checkpoints", settings.keep_checkpoints, store),
         rank=rank_info.rank,
         device=rank_info.device,
         snapshots=_snapshots(plan, settings),

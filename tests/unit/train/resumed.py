@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed import FileStore  # pyright: ignore[reportPrivateImportUsage]
 
 from cogtune.errors import UserError
 
@@ -84,7 +85,8 @@ class Run:
             optimizer = make_optimizer(self.module, case.section()["optimizer"], 0.01, torch.device("cpu"))
         config = deepspeed_config(case.section(), BatchPlan(self.micro, 1, case.ranks), torch.device("cpu"))
         self.engine = build_engine(self.module, optimizer, config)
-        self.checkpoints = Checkpoints(self.engine, folder, keep=1)
+        store = FileStore(str(folder.with_name(f"{folder.name}--{case.name}.store")), case.ranks)
+        self.checkpoints = Checkpoints(self.engine, folder, keep=1, store=store)
         self.saved = self.checkpoints.load_newest()
 
     def steps(self, begin: int, end: int) -> list[float]:

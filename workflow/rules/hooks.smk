@@ -93,13 +93,14 @@ def note_unknown_jobs(name):
 @atexit.register
 def show_unknown_jobs():
     """The last line of a dry run that lists the first jobs only."""
-    if UNKNOWN_JOBS:
-        names = " ".join(UNKNOWN_JOBS)
-        count = sum(UNKNOWN_JOBS.values())
-        print(
-            f"after the scan: about {count} more jobs; `cogtune plan {names}` shows them",
-            file=sys.stderr,
-        )
+    if not UNKNOWN_JOBS:
+        return
+    line = f"after the scan: about {sum(UNKNOWN_JOBS.values())} more jobs"
+    places = [WORKSPACE.experiments[name].place for name in UNKNOWN_JOBS]
+    if all(place.startswith("config/config.yaml:") for place in places):
+        names = UNKNOWN_JOBS if len(UNKNOWN_JOBS) <= 3 else []  # else a plan of all
+        line += f"; `{' '.join(['cogtune plan', *names])}` shows them"
+    print(line, file=sys.stderr)
 
 
 def end_in_one_sentence():

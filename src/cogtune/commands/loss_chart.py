@@ -25,15 +25,18 @@ def chart(points: Sequence[tuple[int, float]], width: int, height: int) -> list[
 
 
 def _drawn(columns: dict[int, float], width: int, height: int, scale: tuple[float, float]) -> list[str]:
+    """The characters of the curve, with straight lines between columns that have a value."""
     low, high = scale
     cells = [[0] * width for _ in range(height)]
-    previous: int | None = None
-    for column, value in sorted(columns.items()):
-        row = round((high - value) / ((high - low) or 1.0) * (4 * height - 1))
-        between = range(min(row, previous), max(row, previous) + 1) if previous is not None else (row,)
-        for dot in between:
-            cells[dot // 4][column // 2] |= _DOTS[dot % 4][column % 2]
-        previous = row
+    rows = {x: round((high - value) / ((high - low) or 1.0) * (4 * height - 1)) for x, value in columns.items()}
+    known = sorted(rows)
+    above = rows[known[0]]
+    for left, right in zip(known, [*known[1:], known[-1]], strict=True):
+        for x in range(left, max(right, left + 1)):
+            row = round(rows[left] + (rows[right] - rows[left]) * (x - left) / max(1, right - left))
+            for dot in range(min(row, above), max(row, above) + 1):
+                cells[dot // 4][x // 2] |= _DOTS[dot % 4][x % 2]
+            above = row
     return ["".join(chr(0x2800 + cell) for cell in line).rstrip("\u2800") for line in cells]
 
 

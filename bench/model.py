@@ -148,6 +148,11 @@ def main() -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from cogtune.doctor.torch_probe import attention_kernel
+
+    device = torch.device(arguments.device)
+    kernel = attention_kernel(device, torch.float32 if device.type == "cpu" else torch.bfloat16)
+    print(f"attention kernel: {kernel}", file=sys.stderr, flush=True)
     table = Table(
         title=f"cogtune / diffusers on {arguments.device}, {arguments.runs} runs of {TURNS} turns, median (lowest–highest)"
     )

@@ -71,7 +71,7 @@ class Loop:
         """
         if too_many := self.skips.too_many(self.steps if start == self.steps else None):
             raise UserError(too_many)
-        step_feed = StepFeed(self.feed, self.plan, self.rank)
+        step_feed = StepFeed(self.feed, self.plan, self.rank, pin=self.device.type == "cuda")
         self.engine.train()
         if self.validation is not None:
             self.validation.begin(start, self.monitor)

@@ -13,7 +13,7 @@ from cogtune.diffusion.loss import VideoDiffusionLoss
 from cogtune.train.average import average_weights, has_average
 from cogtune.train.best import BestStep
 from cogtune.train.engine import keeps_average
-from cogtune.train.feed import Feed, Prefetch
+from cogtune.train.feed import Feed, MicroBatch, Prefetch
 from cogtune.train.micro_loss import micro_loss
 from cogtune.train.monitor import Monitor
 from cogtune.train.validation_draws import digest_of
@@ -118,7 +118,12 @@ class Validation:
         own = [firsts[min(turn * self.ranks + self.rank, len(firsts) - 1)] for turn in range(turns)]
         losses = torch.zeros(len(draws), dtype=torch.float64, device=self.device)
         self.engine.eval()
-        with Prefetch(lambda k: clips.feed.fixed_batch(draws[k : k + self.batch], clips.strata), own) as micro_batches:
+
+        def made(first: int) -> MicroBatch:
+            micro_batch = clips.feed.fixed_batch(draws[first : first + self.batch], clips.strata)
+            return micro_batch.pinned() if self.device.type == "cuda" else micro_batch
+
+        with Prefetch(made, own) as micro_batches:
             for turn, micro_batch in enumerate(micro_batches):
                 loss_B = micro_loss(self.engine, self.loss, micro_batch.to(self.device))
                 if turn * self.ranks + self.rank < len(firsts):

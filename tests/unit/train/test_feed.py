@@ -172,3 +172,20 @@ def test_prefetch_raises_where_the_result_would_have_been_read() -> None:
         assert [next(source), next(source)] == [0, 1]
         with pytest.raises(OSError, match="shard is gone"):
             next(source)
+
+
+def test_micro_batches_for_a_gpu_are_pinned_in_the_thread_that_makes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned: list[Tensor] = []
+
+    def pin(tensor: Tensor) -> Tensor:
+        pinned.append(tensor)
+        return tensor.clone()
+
+    monkeypatch.setattr(Tensor, "pin_memory", pin)
+    plan = BatchPlan(2, 2, 1)
+    plain = StepFeed(feed(**IMAGE), plan, 0).step(3)
+    assert not pinned
+    for_gpu = StepFeed(feed(**IMAGE), plan, 0, pin=True).step(3)
+    assert len(pinned) == 2 * len(vars(plain[0])), "each tensor of both micro batches"
+    for one, other in zip(plain, for_gpu, strict=True):
+        assert all(torch.equal(tensor, getattr(other, name)) for name, tensor in vars(one).items())

@@ -9,8 +9,8 @@ from cogtune.data.rows import Pair
 from cogtune.runtime.digest import digest
 
 STRATA = 16
-"""Draws per clip, at least: one in each of so many equal intervals of timesteps. On the tiny network the validation loss of
-different seeds spreads by 9.9 % with 1 draw, and by 1.9 % with 16 in 16 intervals."""
+"""Draws per clip, at least: one in each of so many equal intervals of timesteps. Standard deviation over 40 seeds, one
+clip of tests/unit/train/toy.py: 13.8 % of the mean with 1 draw, 4.2 % with 4, 2.1 % with 16."""
 SHARE = 0.05
 """Share of the training's time that validation takes without ``args.eval_iters``, if one clip does not take more."""
 PASSES_PER_SAMPLE = 3

@@ -16,7 +16,7 @@ from pathlib import Path
 from tests.workflow.project import REPO, environment
 
 NODES = ("n1", "n2")
-PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "srun", "unshare", "nsenter")
+PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "srun", "unshare", "nsenter", "setpriv")
 ENDED = frozenset(
     {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT"}
 )
@@ -98,10 +98,11 @@ class Cluster:
         return [*enter, str(cwd or self.folder), *command]
 
     def popen(self, command: Sequence[str], cwd: Path | None = None, log: Path | None = None) -> subprocess.Popen[str]:
-        """Start a command on the login node, with its output appended to ``log``."""
+        """Start a command on the login node, with its output appended to ``log``. It ends with the tests, also killed ones:
+        a Snakemake without its Slurm would ask for its jobs for ever."""
         with (log or Path(os.devnull)).open("a") as output:
             return subprocess.Popen(
-                self.entering(command, cwd),
+                ["setpriv", "--pdeathsig=KILL", *self.entering(command, cwd)],
                 env=login_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=output,

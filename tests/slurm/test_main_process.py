@@ -60,5 +60,5 @@ def test_a_restarted_main_process_waits_for_the_jobs_of_a_killed_one(
     assert main.wait(timeout=300) == 0, second.read_text()[-6000:]
     assert [job.number for job in jobs_of(drained, fresh)] == [scan.number], "its result is used"
     assert drained.job(scan.number).state == "COMPLETED"
-    (text,) = (path.read_text() for path in (fresh.root / "results/.logs").glob("*.log"))
+    (text,) = (path.read_text() for path in (fresh.root / "results/.logs").glob("scan-*.log"))
     assert "[scan]" in text

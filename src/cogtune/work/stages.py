@@ -180,7 +180,7 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             "report",
-            4,
+            5,
             ReportInput,
             help="publish results/<experiment>/: report.html, metrics, config, links",
             unit="report",

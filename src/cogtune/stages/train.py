@@ -160,6 +160,7 @@ def _train(job: Job[TrainInput]) -> None:
         BatchMemo(job.store, memo).write(job.input.global_batch, job.key)
     checkpoint.clear_unfinished(folder / "checkpoints")
     snapshot.clear_unfinished(folder / snapshot.FOLDER)
+    result.clear_unfinished(folder / "final")
     plan = plan_of(job)
     event_files = plan.tracking.tensorboard if plan.tracking else None
     if event_files and not has_tensorboard():

@@ -53,6 +53,12 @@ def write_weights(
         write_sums(folder, [folder / name for name in written])
 
 
+def clear_unfinished(folder: Path) -> None:
+    """Remove the temporary files of killed writers. Call it only while no writer is alive."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink()
+
+
 def parameter_counts(module: nn.Module) -> dict[str, int]:
     """``parameters_trained`` and ``parameters_total``, with the full sizes of partitioned parameters."""
     numel = {id(p): (getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in module.parameters()}

@@ -12,6 +12,7 @@ from cogtune.config.hints import all_keys, with_stars
 from cogtune.config.key_types import members
 from cogtune.config.leaves import leaves_of
 from cogtune.errors import UserError
+from cogtune.work.engine_keys import IDENTITY_KEYS, VOLATILE_KEYS
 from cogtune.work.load import load_config
 from cogtune.work.slices import cut, how_read
 from cogtune.work.stage_input import Node, Unread, identity, parts, read_input, reads_of, unread, volatile
@@ -38,7 +39,10 @@ def leaves() -> set[str]:
 
 @pytest.mark.parametrize("stage", STAGES.values(), ids=lambda stage: stage.name)
 def test_every_pattern_names_a_key(stage: Stage, leaves: set[str]) -> None:
-    for pattern in {*stage.keys, *stage.volatile} - OPTIONAL:
+    engine_keys = {
+        f"deepspeed.{key}" for key in VOLATILE_KEYS | IDENTITY_KEYS
+    }  # compared with the schema by test_engine_keys
+    for pattern in {*stage.keys, *stage.volatile} - OPTIONAL - engine_keys:
 
         @dataclass(frozen=True)
         class Alone:

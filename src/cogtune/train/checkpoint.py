@@ -198,8 +198,7 @@ class Checkpoints:
         remove_own(target)  # exists only if it was damaged
         os.rename(partial, target)
         sync(self.folder)
-        for path in sorted(self.folder.glob("step-*"))[: -max(1, self.keep)]:
-            remove_own(path)
+        remove_old(self.folder, record.step, self.keep)
 
 
 def _write_file(path: Path, layout: dict[str, tuple[Any, tuple[int, ...]]], copy: HostCopy) -> str:
@@ -228,11 +227,26 @@ def _merged(record: Record, shares: Sequence[_Share]) -> Record:
     )
 
 
+def remove_old(folder: Path, step: int, keep: int) -> None:
+    """After the checkpoint of ``step`` was written: keep the newest ``keep`` up to it. Later ones are damaged, or this training
+    would have resumed from them; if they counted, they would displace whole ones."""
+    checkpoints = _by_step(folder)
+    earlier = [other for other in checkpoints if other <= step]
+    for other in checkpoints.keys() - set(earlier[-max(1, keep) :]):
+        remove_own(checkpoints[other])
+
+
+def _by_step(folder: Path) -> dict[int, Path]:
+    """The checkpoints in ``folder`` in ascending order. Folders with other names, such as a user's copies, are none."""
+    names = {path.name.removeprefix("step-"): path for path in folder.glob("step-*")}
+    return {int(name): names[name] for name in sorted(names) if name.isdecimal()}
+
+
 def newest(folder: Path, warn: Callable[[str], object] = _log.warning) -> SavedCheckpoint | None:
     """The newest undamaged checkpoint in ``folder``. ``warn`` gets a message for each damaged one that is skipped. Raises
     UserError if it is one of an earlier version."""
     damaged = list[str]()
-    for path in sorted(folder.glob("step-*"), reverse=True):
+    for path in reversed(_by_step(folder).values()):
         try:
             saved = verify(path)
         except (ValueError, DamagedError) as error:
@@ -252,7 +266,7 @@ def newest(folder: Path, warn: Callable[[str], object] = _log.warning) -> SavedC
 
 def newest_step(folder: Path) -> int | None:
     """The step of the newest checkpoint by its name, which it gets when it is complete; None if there is none."""
-    return max((int(path.name.removeprefix("step-")) for path in folder.glob("step-*")), default=None)
+    return max(_by_step(folder), default=None)
 
 
 def _report_damaged(damaged: list[str], start: str, warn: Callable[[str], object]) -> None:

@@ -76,10 +76,11 @@ class Validation:
 
     def run(self, step: int, monitor: Monitor) -> None:
         """Measure the losses after ``step``. Collective; does not change the training."""
-        for row in list(self._rows(step)):
+        rows = list(self._rows(step))
+        for row in rows if self.best is not None else []:
+            self.best.offer(self.engine, row)
+        for row in rows:  # last: a start that finds them in the log does not validate again, and needs the snapshot
             monitor.validation(row)
-            if self.best is not None:
-                self.best.offer(self.engine, row)
 
     def _rows(self, step: int) -> Iterator[ValidationRow]:
         """Rows of the validation sets with raw weights, of the training clips, and of the validation sets with the average

@@ -14,7 +14,7 @@ from cogtune.checkpoints.training import EARLIER, FORMAT, Ranges, Record, read_r
 from cogtune.errors import UserError
 from cogtune.model.weights.read import read
 from cogtune.runtime.saved import write_sealed
-from cogtune.train.checkpoint import clear_unfinished, newest, verify
+from cogtune.train.checkpoint import clear_unfinished, newest, newest_step, remove_old, verify
 
 ELEMENTS = {"rank-00000.safetensors": [0, 4], "rank-00001.safetensors": [4, 6]}
 
@@ -141,3 +141,20 @@ def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
     write_checkpoint(tmp_path, 3)
     clear_unfinished(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000003"]
+
+
+@pytest.mark.parametrize("keep", [1, 2, 3])
+def test_a_damaged_checkpoint_does_not_displace_whole_ones(tmp_path: Path, keep: int) -> None:
+    """A training that resumed before a damaged checkpoint writes steps below it."""
+    for step in (10, 20, 30):
+        write_checkpoint(tmp_path, step)
+    (tmp_path / "step-00000020").rename(tmp_path / "step-00000020-copy")
+    write_checkpoint(tmp_path, 20)
+    flip_byte(write_checkpoint(tmp_path, 40) / FILE)
+    write_checkpoint(tmp_path, 35)
+    remove_old(tmp_path, 35, keep)
+    left = [f"step-000000{step}" for step in (10, 20, 30, 35)[-keep:]]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*left, "step-00000020-copy"])
+    found = newest(tmp_path)
+    assert found is not None
+    assert found.step == newest_step(tmp_path) == 35

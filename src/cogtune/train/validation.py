@@ -71,7 +71,7 @@ class Validation:
         missing = torch.tensor([not monitor.has_validation(start)], dtype=torch.uint8, device=self.device)
         dist.broadcast(missing, 0)
         if missing.item() and self.due(start):
-            with _unrecorded(self.engine):
+            with unrecorded(self.engine):
                 self.run(start, monitor)
 
     def run(self, step: int, monitor: Monitor) -> None:
@@ -135,12 +135,13 @@ class Validation:
 
 
 @contextmanager
-def _unrecorded(engine: Any) -> Iterator[None]:
-    """Within the context, ZeRO-3 does not record in which order a pass needs the weights.
+def unrecorded(engine: Any) -> Iterator[None]:
+    """Within the context, ZeRO-3 does not record in which order a pass needs the weights; after it, all weights are split.
 
     It records its first pass, and later gathers ahead and releases in that order. It also caches what may be released, and
     keeps that cache when the order changes. After an order of a forward pass alone, a layer's backward pass would gather
-    what its forward pass found gathered, which selective activation checkpointing refuses.
+    what its forward pass found gathered, which selective activation checkpointing refuses. The same happens if the weights
+    that stage 3 keeps whole are so before the first step, as `average_weights` leaves them.
     """
     if engine.zero_optimization_stage() < 3:
         yield
@@ -151,6 +152,7 @@ def _unrecorded(engine: Any) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+    engine.optimizer._partition_all_parameters()
 
 
 def _mean(losses: Iterable[float]) -> float:

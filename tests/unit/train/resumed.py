@@ -14,10 +14,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed import FileStore  # pyright: ignore[reportPrivateImportUsage]
 
+from cogtune.config.schema.checkpointing import Policy
 from cogtune.errors import UserError
+from cogtune.model import checkpointing
 
 STEPS, STOP = 8, 4
 GLOBAL_BATCH = 4
@@ -50,7 +52,15 @@ class Case:
 def network() -> nn.Module:
     """Sizes that no number of ranks divides. Two biases and the norm are small enough to stay whole at stage 3."""
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(11, 37), nn.GELU(), nn.LayerNorm(37), nn.Linear(37, 53), nn.Tanh(), nn.Linear(53, 5))
+    layer = Layer(nn.Linear(11, 37), nn.GELU(), nn.LayerNorm(37), nn.Linear(37, 53))
+    return nn.Sequential(layer, nn.Tanh(), nn.Linear(53, 5))
+
+
+class Layer(nn.Sequential):
+    """Its activations are recomputed but for products, which needs the same operations in the backward pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return checkpointing.run(Policy.SELECTIVE, super().forward, x, adapter_rank=None, has_dropout=False)
 
 
 class Blocks(torch.optim.SGD):
@@ -106,6 +116,20 @@ class Run:
         dist.all_reduce(total)
         return float(total) / self.case.ranks
 
+    @torch.no_grad()
+    def validate(self) -> None:
+        """As a start does that finds no validation of its first step."""
+        from cogtune.train.average import average_weights
+        from cogtune.train.validation import unrecorded
+
+        x = torch.ones(1, 11, dtype=_dtype(self.case))
+        with unrecorded(self.engine):
+            self.engine.eval()
+            self.engine(x)
+            with average_weights(self.engine):
+                self.engine(x)
+            self.engine.train()
+
     def tensors(self) -> dict[str, list[float]]:
         """Masters, and all states of the optimizer, flat."""
         from cogtune.train.engine import full_tensors
@@ -154,6 +178,8 @@ def resumed(source: Case, target: Case, root: Path) -> dict[str, Any]:
     assert run.saved is not None
     assert (run.saved.step, run.saved.ranks) == (STOP, source.ranks)
     rounded = run.weights_are_rounded_masters()
+    if not target.optimizer:
+        run.validate()
     return {"losses": run.steps(STOP, STEPS), "tensors": run.tensors(), "rounded": rounded}
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cogtune.model.weights.write import stream_safetensors, write_safetensors
 from cogtune.runtime.atomic import replacing
 from cogtune.runtime.sums import write_sums
+from cogtune.train.average import has_average
 from cogtune.train.engine import full_tensors, keeps_average, trained_shapes
 from cogtune.train.optim import SHADOW
 from cogtune.work.results import PeakMemory
@@ -33,12 +34,15 @@ def write_weights(
     engine: Any, module: nn.Module, folder: Path, facts: dict[str, Any], first: bool, names: Sequence[str] | None = None
 ) -> None:
     """Write the fp32 master weights of all trained parameters (`MODEL`), and their average (`AVERAGE`) if the optimizer
-    keeps one, into ``folder``, with their checksums. ``names``: only these of the two.
+    keeps one, into ``folder``, with their checksums. ``names``: only these of the two. Before the first update (all steps so
+    far were skipped) the average is the weights.
 
     Collective. The tensors are gathered and written one by one, so the first rank's host holds one of them, and the other
     ranks' hosts none.
     """
-    states: dict[str, str | None] = {MODEL: None} | ({AVERAGE: SHADOW} if keeps_average(engine) else {})
+    states: dict[str, str | None] = {MODEL: None}
+    if keeps_average(engine):
+        states[AVERAGE] = SHADOW if has_average(engine) else None
     written = [name for name in states if names is None or name in names]
     for name in written:
         tensors = full_tensors(engine, module, states[name])

@@ -51,7 +51,7 @@ from cogtune.train.stop import StopRequest
 from cogtune.train.throughput import Throughput, latent_tokens, peak_flops
 from cogtune.train.trackers import Trackers, Tracking, open_trackers
 from cogtune.train.validation import ClipSet, Validation
-from cogtune.train.validation_draws import affordable, chosen, requested, share_of_training
+from cogtune.train.validation_draws import affordable, chosen, requested, share_of_training, steps_between
 from cogtune.work.batches import BatchPlan, plan_batches, total_steps
 from cogtune.work.content_hashes import Source, proven
 from cogtune.work.engine_keys import recorded
@@ -246,12 +246,13 @@ def _validation(
         return None
     batch, most_clips = settings.eval_batch_size or batches.micro, max(map(len, sets.values()))
     curves = len(sets) * (2 if keeps_average(engine) else 1) + 1
+    between = steps_between(interval, steps)
     if settings.eval_iters is None:
-        draws = affordable(interval, batches.global_batch, curves, most_clips)
+        draws = affordable(between, batches.global_batch, curves, most_clips)
     else:
         draws = requested(settings.eval_iters, batch, most_clips, loss.sampling.params.num_idx)
     if rank_info.rank == 0:
-        share = share_of_training(draws, curves, interval, batches.global_batch)
+        share = share_of_training(draws, curves, between, batches.global_batch)
         each = f"{curves} losses of up to {draws.clips} clips, {draws.strata} draws a clip"
         _log.info("validation every %d steps: %s; about %.2g %% of the training's time", interval, each, 100 * share)
 

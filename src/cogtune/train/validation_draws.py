@@ -25,12 +25,13 @@ class Draws:
     strata: int
 
 
-def affordable(interval: int, global_batch: int, curves: int, most_clips: int) -> Draws:
+def affordable(between: float, global_batch: int, curves: int, most_clips: int) -> Draws:
     """As many clips of a set as `SHARE` allows, but at least one, with `STRATA` draws each.
 
-    ``curves``: number of losses per validation, each over so many clips; ``most_clips``: of the largest set.
+    ``between``: see `steps_between`; ``curves``: number of losses per validation, each over so many clips; ``most_clips``: of
+    the largest set.
     """
-    passes = SHARE * PASSES_PER_SAMPLE * interval * global_batch
+    passes = SHARE * PASSES_PER_SAMPLE * between * global_batch
     return Draws(min(most_clips, max(1, int(passes / curves / STRATA))), STRATA)
 
 
@@ -42,9 +43,15 @@ def requested(batches: int, batch: int, most_clips: int, timesteps: int) -> Draw
     return Draws(clips, min(draws // clips, timesteps))
 
 
-def share_of_training(draws: Draws, curves: int, interval: int, global_batch: int) -> float:
+def steps_between(interval: int, steps: int) -> float:
+    """Steps of a training per validation: one precedes the first step, one follows the last of ``steps``, and others come
+    every ``interval`` steps."""
+    return steps / (1 + -(-steps // interval))
+
+
+def share_of_training(draws: Draws, curves: int, between: float, global_batch: int) -> float:
     """The share of the training's time that validation takes, about."""
-    return draws.clips * draws.strata * curves / (PASSES_PER_SAMPLE * interval * global_batch)
+    return draws.clips * draws.strata * curves / (PASSES_PER_SAMPLE * between * global_batch)
 
 
 def chosen(pairs: Sequence[Pair], count: int, seed: int) -> list[Pair]:

@@ -4,15 +4,19 @@ four real steps, once with and once without a look at the moving average after e
 import json
 import os
 import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cogtune.train.average import average_weights, has_average
 from cogtune.train.engine import RankInfo, build_engine, connect, deepspeed_config, full_tensors, take_step
 from cogtune.train.optim import SHADOW
 from cogtune.train.optimizers import make_optimizer
+from cogtune.train.result import AVERAGE, MODEL, write_weights
 from cogtune.work.batches import BatchPlan
 from tests.unit.train.deepspeed_steps import GPU_ONLY
 from tests.unit.train.held_steps import state
@@ -31,6 +35,8 @@ def trained(section: dict[str, Any], ranks: int, rank: int, look: bool) -> tuple
     engine = build_engine(module, optimizer, deepspeed_config(section, BatchPlan(1, 1, ranks), GPU_ONLY))
     dtype, losses, wrong = next(module.parameters()).dtype, list[float](), list[str]()
     probe = torch.randn(3, 16, generator=torch.Generator().manual_seed(9)).to(dtype)
+    if look:
+        wrong += written_before_the_first_step(engine, module, rank)
     for step in range(4):
         x = torch.randn(4, 16, generator=torch.Generator().manual_seed(100 * step + rank)).to(dtype)
         loss = engine(x).float().square().mean()
@@ -40,6 +46,16 @@ def trained(section: dict[str, Any], ranks: int, rank: int, look: bool) -> tuple
         if look:
             wrong += looked_at(engine, module, probe)
     return state(engine, module, optimizer), losses, wrong
+
+
+def written_before_the_first_step(engine: Any, module: nn.Module, rank: int) -> list[str]:
+    """A snapshot before the first update: the average is the weights."""
+    with TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        write_weights(engine, module, folder, {}, first=rank == 0)
+        weights, average = (load_file(folder / name) if rank == 0 else {} for name in (MODEL, AVERAGE))
+    same = all(torch.equal(weights[name], average[name]) for name in weights | average)
+    return [] if same else ["before the first step the average is not the weights"]
 
 
 @torch.no_grad()

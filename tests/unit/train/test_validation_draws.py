@@ -12,6 +12,7 @@ from cogtune.train.validation_draws import (
     digest_of,
     requested,
     share_of_training,
+    steps_between,
 )
 
 PAIRS = [Pair(f"clip{i}", f"text{i}") for i in range(40)]
@@ -19,14 +20,22 @@ PAIRS = [Pair(f"clip{i}", f"text{i}") for i in range(40)]
 
 @pytest.mark.parametrize("curves", [2, 3, 7])
 @pytest.mark.parametrize("global_batch", [1, 16, 128])
-@pytest.mark.parametrize("interval", [10, 100, 5000])
-def test_time_is_bounded_unless_one_clip_takes_more(interval: int, global_batch: int, curves: int) -> None:
-    draws = affordable(interval, global_batch, curves, most_clips=1000)
+@pytest.mark.parametrize("between", [10, 90.9, 5000])
+def test_time_is_bounded_unless_one_clip_takes_more(between: float, global_batch: int, curves: int) -> None:
+    draws = affordable(between, global_batch, curves, most_clips=1000)
     assert draws.strata == STRATA
-    share = share_of_training(draws, curves, interval, global_batch)
+    share = share_of_training(draws, curves, between, global_batch)
     assert share <= SHARE or draws.clips == 1
-    more = share_of_training(Draws(draws.clips + 1, STRATA), curves, interval, global_batch)
+    more = share_of_training(Draws(draws.clips + 1, STRATA), curves, between, global_batch)
     assert more > SHARE or draws.clips == 1000
+
+
+@pytest.mark.parametrize(
+    ("interval", "steps"), [(100, 1000), (100, 1050), (100, 100), (100, 20), (5000, 1), (1, 1), (7, 8)]
+)
+def test_a_short_training_pays_for_its_first_and_last_validation(interval: int, steps: int) -> None:
+    validations = {0, *range(interval, steps, interval), steps}
+    assert steps_between(interval, steps) == steps / len(validations)
 
 
 @pytest.mark.parametrize(

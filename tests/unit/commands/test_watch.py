@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -37,9 +38,20 @@ def log_of(root: Path, key: str) -> None:
     log = TrainingLog(folder / "log.jsonl", 0)
     log.add(ValidationRow(0, 2.0, "held", "raw", False, [1.0, 2.0, None, 3.0], "d"))
     for step in range(1, 41):
-        skipped = {"skipped": "the loss is nan", "clips": ["a"]} if step == 7 else {"loss": 2 / step}
-        rates = {"tokens_per_second": 15432.1, "mfu": 0.371, "peak_memory_mib": 2048.0, "total_steps": 100}
-        row = {"step": step, "lr": 1e-3, "grad_norm": 0.5, "seconds": 9.0 if step == 1 else 2.0, "data_wait": 0.0}
+        skipped: dict[str, Any] = {"skipped": "the loss is nan", "clips": ["a"]} if step == 7 else {"loss": 2 / step}
+        rates: dict[str, Any] = {
+            "tokens_per_second": 15432.1,
+            "mfu": 0.371,
+            "peak_memory_mib": 2048.0,
+            "total_steps": 100,
+        }
+        row: dict[str, Any] = {
+            "step": step,
+            "lr": 1e-3,
+            "grad_norm": 0.5,
+            "seconds": 9.0 if step == 1 else 2.0,
+            "data_wait": 0.0,
+        }
         log.add(StepRow(**row | skipped | (rates if step == 40 else {})))
     log.add(ValidationRow(20, 0.5, "held", "raw", False, None, "d"))
     log.add(ValidationRow(40, 0.75, "held", "raw", False, None, "d"))
@@ -50,7 +62,8 @@ def claim(root: Path, key: str, owner: dict[str, object], silence: float = 0.0) 
     path = root / f"store/locks/train-{key}.lock/1.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(owner))
-    os.utime(path, (time.time() - silence,) * 2)
+    then = time.time() - silence
+    os.utime(path, (then, then))
 
 
 def watch(capsys: pytest.CaptureFixture[str], *words: str) -> str:

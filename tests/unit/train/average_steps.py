@@ -22,7 +22,7 @@ from tests.unit.train.deepspeed_steps import GPU_ONLY
 from tests.unit.train.held_steps import state
 
 
-def network() -> nn.Module:
+def network() -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(16, 32), nn.LayerNorm(32), nn.GELU(), nn.Linear(32, 8))
 
@@ -30,7 +30,7 @@ def network() -> nn.Module:
 def trained(section: dict[str, Any], ranks: int, rank: int, look: bool) -> tuple[list[Tensor], list[float], list[str]]:
     """The whole state after four steps, the losses, and what was wrong inside `average_weights`."""
     module = network()
-    module[3].bias.requires_grad_(False)
+    module.get_parameter("3.bias").requires_grad_(False)
     optimizer = make_optimizer(module, section["optimizer"], 0.01, torch.device("cpu"))
     engine = build_engine(module, optimizer, deepspeed_config(section, BatchPlan(1, 1, ranks), GPU_ONLY))
     dtype, losses, wrong = next(module.parameters()).dtype, list[float](), list[str]()

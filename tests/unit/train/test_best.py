@@ -36,7 +36,8 @@ def best(folder: Path, draws: str = "a") -> BestStep:
 
 
 def row(step: int, loss: float, name: str | None = "near", **more: Any) -> ValidationRow:
-    return ValidationRow(step, loss, set=name, weights=RAW_WEIGHTS, **({"draws": "a"} | more))
+    values: dict[str, Any] = {"draws": "a"} | more
+    return ValidationRow(step, loss, set=name, weights=RAW_WEIGHTS, **values)
 
 
 def test_only_the_rows_of_the_first_set_after_a_step_count(tmp_path: Path) -> None:

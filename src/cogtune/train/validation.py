@@ -77,8 +77,9 @@ class Validation:
     def run(self, step: int, monitor: Monitor) -> None:
         """Measure the losses after ``step``. Collective; does not change the training."""
         rows = list(self._rows(step))
-        for row in rows if self.best is not None else []:
-            self.best.offer(self.engine, row)
+        if self.best is not None:
+            for row in rows:
+                self.best.offer(self.engine, row)
         for row in rows:  # last: a start that finds them in the log does not validate again, and needs the snapshot
             monitor.validation(row)
 

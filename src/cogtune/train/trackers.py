@@ -55,14 +55,15 @@ def has_tensorboard() -> bool:
 
 
 def open_trackers(tracking: Tracking, start: int, config: Mapping[str, Any]) -> "Trackers":
-    """The trackers of a training that goes on after step ``start``. ``config``: shown by Weights & Biases. Raises UserError
-    if Weights & Biases is wanted and cannot start."""
+    """The trackers of a training that goes on after step ``start``, or begins (0): then no earlier point stays. ``config``:
+    shown by Weights & Biases. Raises UserError if Weights & Biases is wanted and cannot start."""
     trackers: list[Tracker] = []
+    last = start or -1  # step 0 has points too: a validation precedes the first step
     for kind, place in ((EventFiles, tracking.tensorboard if has_tensorboard() else None), (CsvFiles, tracking.csv)):
         if place is None:
             continue
         try:
-            trackers.append(kind(Path(place), start))
+            trackers.append(kind(Path(place), last))
         except Exception as error:  # a folder that cannot be written, a TensorBoard that does not fit another library
             _log.warning("%s: no curves are written there: %s", place, error)
     if tracking.wandb is not None:
@@ -95,13 +96,13 @@ class Trackers:
 
 
 class EventFiles:
-    """Event files of TensorBoard in ``folder``. Readers drop the points of earlier files after step ``start``."""
+    """Event files of TensorBoard in ``folder``. Readers drop the points of earlier files after step ``last``."""
 
-    def __init__(self, folder: Path, start: int) -> None:
+    def __init__(self, folder: Path, last: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         folder.mkdir(parents=True, exist_ok=True)
-        self._writer = SummaryWriter(str(folder), purge_step=start + 1)
+        self._writer = SummaryWriter(str(folder), purge_step=last + 1)
 
     def add(self, scalars: Mapping[str, float], step: int) -> None:
         """Written to the disk at once: the process may be killed."""
@@ -115,14 +116,14 @@ class EventFiles:
 
 class CsvFiles:
     """One file per scalar in ``folder``, train_loss.csv with the columns step and loss, as DeepSpeed writes them. Rows after
-    step ``start`` are removed."""
+    step ``last`` are removed."""
 
-    def __init__(self, folder: Path, start: int) -> None:
+    def __init__(self, folder: Path, last: int) -> None:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         for path in [*folder.glob("train_*.csv"), *folder.glob("validation_*.csv")]:
             head, *rows = path.read_text().splitlines(keepends=True) or [""]
-            kept = [row for row in rows if _step_of(row) <= start]
+            kept = [row for row in rows if _step_of(row) <= last]
             if len(kept) < len(rows):
                 write_text(path, "".join([head, *kept]))
 

@@ -17,6 +17,8 @@ def started(folder: Path, start: int, last: int, shift: float, close: bool = Tru
     """One start: the steps after ``start``; values show which start made them."""
     where = Tracking(str(folder), tensorboard=str(folder / "tensorboard"), csv=str(folder / "csv"))
     trackers = open_trackers(where, start, {})
+    if not start:
+        trackers.add({"validation/loss": shift}, 0)
     for step in range(start + 1, last + 1):
         trackers.add({"train/loss": step + shift}, step)
         if step % 4 == 0:
@@ -28,8 +30,9 @@ def started(folder: Path, start: int, last: int, shift: float, close: bool = Tru
 def test_points_after_the_checkpoint_are_replaced(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    started(tmp_path, 0, 5, 0.75, close=False)  # killed before its first checkpoint
     started(tmp_path, 0, 9, 0.25, close=False)  # killed
-    with next((tmp_path / "tensorboard").iterdir()).open("ab") as stream:
+    with max((tmp_path / "tensorboard").iterdir()).open("ab") as stream:
         stream.write(b"\x18\x00\x00")  # in the middle of a record
     with (tmp_path / "csv/train_loss.csv").open("a") as stream:
         stream.write("1")
@@ -38,7 +41,10 @@ def test_points_after_the_checkpoint_are_replaced(tmp_path: Path) -> None:
     wanted = [(step, step + (0.25 if step <= 6 else 0.5 if step <= 8 else 0.0)) for step in range(1, 13)]
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [(event.step, event.value) for event in events.Scalars("train/loss")] == wanted
-    assert [event.step for event in events.Scalars("validation/loss")] == [4, 8, 12]
+    validations = [(0, 0.25), (4, 4.25), (8, 8.5), (12, 12.0)]
+    assert [(event.step, event.value) for event in events.Scalars("validation/loss")] == validations
+    rows = [line.split(",") for line in (tmp_path / "csv/validation_loss.csv").read_text().splitlines()]
+    assert [(int(step), float(value)) for step, value in rows[1:]] == validations
     rows = [line.split(",") for line in (tmp_path / "csv/train_loss.csv").read_text().splitlines()]
     assert rows[0] == ["step", "loss"]
     assert [(int(step), float(value)) for step, value in rows[1:]] == wanted
@@ -53,7 +59,7 @@ def test_a_tracker_that_fails_stops_nothing(
     monkeypatch.setattr(CsvFiles, "add", full)
     started(tmp_path, 0, 5, 0.0)
     assert [record.message for record in caplog.records] == [
-        "step 1: CsvFiles gets no more values: [Errno 28] No space left on device"
+        "step 0: CsvFiles gets no more values: [Errno 28] No space left on device"
     ]
 
 

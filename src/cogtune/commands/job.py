@@ -30,7 +30,8 @@ def run_job(arguments: argparse.Namespace, overrides: Sequence[str], prepare: Pr
     log: Path | None = log_of_all_starts(arguments.log) if by_snakemake else arguments.log
     with stop_on_sigterm():
         try:
-            if STAGES[arguments.command].trains:
+            stage = STAGES.get(arguments.command)  # None: a sweep's report, which is not in the table
+            if stage is not None and stage.trains:
                 with log_to_file(log) if log else nullcontext():
                     slurm.check_restarts(arguments.max_restarts)
             return _run(arguments, overrides, prepare, log)

@@ -85,7 +85,8 @@ class UsedGpus:
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster, self._ended = cluster, threading.Event()
-        self.of_job: dict[int, set[str]] = {}
+        self.of_start: dict[tuple[int, int], set[str]] = {}
+        """(job, its restarts) -> GPUs. A job that requeues itself behind the owner of a lock may get another one."""
         self.shared: set[str] = set()
         """GPUs that two jobs had at the same time."""
 
@@ -108,7 +109,12 @@ class UsedGpus:
                     gpus = gpus_of(line)
                     self.shared |= used & gpus
                     used |= gpus
-                    self.of_job.setdefault(int(match[1]), set()).update(gpus)
+                    start = int(match[1]), int(re.findall(r"Restarts=(\d+)", line)[0])
+                    self.of_start.setdefault(start, set()).update(gpus)
+
+    def of_job(self, number: int) -> list[set[str]]:
+        """The GPUs of each start of a job."""
+        return [gpus for (job, _), gpus in sorted(self.of_start.items()) if job == number]
 
 
 def gpus_of(line: str) -> set[str]:
@@ -241,11 +247,11 @@ def test_two_data_sets_over_one_folder_make_no_row_twice(cluster: Cluster, runs:
     ] == [(0, 4), (0, 3)]
     parts = [job for job in runs.two_data_sets.jobs(cluster) if stage_of(job) in ("latents_part", "text_part")]
     assert len(parts) == 2 * (3 + 2)
-    assert {len(runs.gpus.of_job[job.number]) for job in parts} == {1}
+    assert {len(gpus) for job in parts for gpus in runs.gpus.of_job(job.number)} == {1}
 
 
 def test_no_gpu_is_given_to_two_jobs(runs: Runs) -> None:
-    assert len(set[str]().union(*runs.gpus.of_job.values())) > 1
+    assert len(set[str]().union(*runs.gpus.of_start.values())) > 1
     assert not runs.gpus.shared
 
 
@@ -258,6 +264,7 @@ def test_training_on_two_nodes_by_the_shipped_profile_gives_the_bytes_of_one(
     assert {name: digest for name, digest in weights(project).items() if name.startswith("train/")} == finals
     (job,) = runs.two_nodes.jobs(cluster)
     assert (stage_of(job), job.fields["NumNodes"], job.fields["NumTasks"]) == ("train", "2", "2")
-    assert [gpu.partition(":")[0] for gpu in sorted(runs.gpus.of_job[job.number])] == ["n1", "n2"]
+    (gpus,) = runs.gpus.of_job(job.number)
+    assert [gpu.partition(":")[0] for gpu in sorted(gpus)] == ["n1", "n2"]
     (log,) = (project.root / "results/.logs").glob("train-*.log")
     assert f"2 ranks, Slurm job {job.number}" in log.read_text()

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
+from torch.utils._python_dispatch import _disable_current_modes  # pyright: ignore[reportPrivateUsage]
 
 from cogtune.config.deepspeed_limits import stage_of
 from cogtune.errors import UserError
@@ -144,7 +145,32 @@ def build_engine(module: nn.Module, optimizer: torch.optim.Optimizer, config: di
     if not engine.zero_optimization():
         # To fill the state, the wrapper for bf16 without ZeRO does a step on zero gradients, which must not count.
         optimizer.state.clear()
+    if engine.zero_optimization_partition_weights():
+        _hide_transfers(engine)
     return engine
+
+
+_TRANSFERS = [f"{when}_sub_module_{way}_function" for when in ("pre", "post") for way in ("forward", "backward")]
+
+
+def _hide_transfers(engine: Any) -> None:
+    """Let ZeRO-3 gather and release weights where selective activation checkpointing does not see it.
+
+    That requires equal operations in a layer's forward pass and in its recomputation, and ends the training otherwise. Which
+    weights are gathered within a layer depends on prefetching, on `stage3_max_live_parameters`, and on what is gathered
+    already.
+    """
+
+    def hidden(transfer: Callable[[nn.Module], None]) -> Callable[[nn.Module], None]:
+        def run(module: nn.Module) -> None:
+            with _disable_current_modes():
+                transfer(module)
+
+        return run
+
+    parameter_offload = engine.optimizer.parameter_offload
+    for name in _TRANSFERS:
+        setattr(parameter_offload, name, hidden(getattr(parameter_offload, name)))
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,13 @@ from cogtune.model import checkpointing
 
 STEPS, STOP = 8, 4
 GLOBAL_BATCH = 4
+ODD: dict[str, Any] = {
+    "contiguous_gradients": False, "overlap_comm": True, "reduce_scatter": False, "reduce_bucket_size": 200,
+    "allgather_partitions": False, "allgather_bucket_size": 100, "use_multi_rank_bucket_allreduce": False,
+    "sub_group_size": 500, "stage3_prefetch_bucket_size": 10, "stage3_max_live_parameters": 1,
+    "stage3_max_reuse_distance": 1, "stage3_param_persistence_threshold": 0, "stage3_model_persistence_threshold": 0,
+}  # fmt: skip
+"""Values that nobody sets, of keys that may change within a training."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +42,17 @@ class Case:
     offload: bool = False
     optimizer: str = ""
     """Of `torch.optim`, or `Blocks`; else AdamW with the average."""
+    odd: bool = False
+    """Whether the section has `ODD`."""
 
     @property
     def name(self) -> str:
-        return f"{self.ranks}x{self.stage}{'o' if self.offload else ''}-{self.precision}{self.optimizer}"
+        return f"{self.ranks}x{self.stage}{'o' if self.offload else ''}-{self.precision}{self.optimizer}{'-odd' if self.odd else ''}"
 
     def section(self) -> dict[str, Any]:
         zero: dict[str, Any] = {"stage": self.stage, "stage3_param_persistence_threshold": 40}
+        if self.odd:
+            zero |= ODD
         if self.offload:
             zero["offload_optimizer"] = {"device": "cpu"}
         optimizer = {"type": "sat.ops.FusedEmaAdam", "params": {"betas": [0.9, 0.95]}}

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from cogtune.work.engine_keys import VOLATILE_KEYS
 from tests.forked import forked
-from tests.unit.train.resumed import STEPS, STOP, Case, result, run
+from tests.unit.train.resumed import ODD, STEPS, STOP, Case, result, run
 
 pytestmark = pytest.mark.heavy
 
@@ -25,6 +26,7 @@ PAIRS = [
     (Case(2, 3, "bf16"), Case(1, 0, "bf16")),
     (Case(1, 0, "bf16"), Case(2, 2, "bf16", offload=True)),
 ]
+OTHER_KEYS = [(Case(2, stage, "fp32"), Case(2, stage, "fp32", odd=True)) for stage in (2, 3)]
 ALL = [
     Case(ranks, stage, precision, offload)
     for precision, ranks, stage in itertools.product(("fp32", "bf16"), (1, 2, 4), range(4))
@@ -74,6 +76,17 @@ def test_eight_pairs(tmp_path: Path) -> None:
     assert len(result(tmp_path, PAIRS[0][0])["losses"]) == STEPS
     for source, target in PAIRS:
         difference(tmp_path, source, target)
+
+
+def test_volatile_keys_do_not_change_a_training(tmp_path: Path) -> None:
+    """All of those with which ZeRO sends and places numbers, at once."""
+    zero = {key.split(".")[1] for key in VOLATILE_KEYS if key.startswith("zero_optimization.")}
+    unused = {"load_from_fp32_weights", "round_robin_gradients", "ignore_unused_parameters", "zero_hpz_partition_size"}
+    assert zero - ODD.keys() - unused == {"stage", "offload_optimizer", "offload_param"}
+    trained(tmp_path, OTHER_KEYS)
+    for source, target in OTHER_KEYS:
+        difference(tmp_path, source, target)
+        assert off(result(tmp_path, target)["losses"], result(tmp_path, source)["losses"]) < 1e-5
 
 
 def test_optimizers_with_other_states(tmp_path: Path) -> None:

@@ -35,7 +35,11 @@ def printed_commands(clone: Path) -> None:
     assert len(table) >= 8
     assert len(printed) >= 6
     words = [shlex.split(line)[1:] for line in (*table, *printed)]
-    rest = [line for line in words if line[0] not in ("new", "run", "sample", "doctor") and line != ["plan", "mine"]]
+    rest = [
+        line
+        for line in words
+        if line[0] not in ("new", "run", "sample", "doctor", "watch") and line != ["plan", "mine"]
+    ]
     script = (
         "import sys, json; from cogtune.__main__ import main; print([l for l in json.loads(sys.argv[1]) if main(l)])"
     )

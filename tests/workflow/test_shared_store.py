@@ -48,7 +48,7 @@ def test_a_dry_run_beside_a_run_changes_nothing_of_it(tmp_path: Path) -> None:
     assert run.wait(timeout=240) == 0, log.read_text()[-6000:]
 
     assert (mine.root / "results/tiny/report.html").is_file()
-    assert not (other.root / "results/tiny").exists()
+    assert not (other.root / "results/tiny/report.html").exists()
     assert mine.metrics() == project.metrics()
     assert "Nothing to be done" in mine.snakemake().stderr
 

@@ -19,6 +19,8 @@ from cogtune.runtime.reservations import hold_alone
 from cogtune.work.stages import STAGES
 
 _LOCKS = "locks"
+_CURVES = ("tensorboard", "csv", "wandb")
+"""Folders of a training with what other programs show; its log has the same numbers, with checksums."""
 """Locks are not results; an unreadable lock is taken over."""
 
 
@@ -94,7 +96,9 @@ def _report_unchecked(store: Path, folders: Iterable[Path], checks: dict[Path, l
 
 
 def _is_passed_over(name: Path) -> bool:
-    return name.parts[0] == _LOCKS or name.suffix == ".log" or any(part.startswith(".") for part in name.parts)
+    if name.parts[0] == _LOCKS or name.suffix == ".log" or any(part.startswith(".") for part in name.parts):
+        return True
+    return name.parts[0] == "train" and len(name.parts) > 3 and name.parts[2] in _CURVES
 
 
 def _is_checked(path: Path) -> bool:

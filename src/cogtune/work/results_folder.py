@@ -47,6 +47,7 @@ def open_results(results: Path, store: Path, experiment: str, training: str | No
 def link_training(results: Path, folder: Path, training: str, checkpoints: Path) -> None:
     """Let the links in ``folder`` lead to the page, the log, TensorBoard's files and the ``checkpoints`` of the training.
     A link whose target does not exist is removed: it led to another training. Files that are no links stay."""
+    folder.mkdir(parents=True, exist_ok=True)  # a report by hand comes before its folder
     targets = {name: training_view(results, training, name) for name in (PAGE, LOG, EVENTS)} | {
         "checkpoints": checkpoints
     }
